@@ -1,0 +1,1 @@
+"""Plain data: settings, run events, the module tree and its arithmetic, the run store, errors."""

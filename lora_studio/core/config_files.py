@@ -1,0 +1,159 @@
+"""`RunConfig` as YAML: read with errors that name the file, the line and the field; written so that it reads back equal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from lora_studio.core.config import SCHEMA_VERSION, RunConfig
+from lora_studio.core.errors import InputError
+from lora_studio.core.files import write_atomically
+
+_MOST_BYTES = 4 << 20
+
+
+def read_config(path: Path) -> RunConfig:
+    """Read a config file; relative data and model paths in it are taken from its folder.
+
+    Raises:
+        InputError: The file is missing, no YAML, or no config; the message names file, line and field.
+    """
+    text = _read_text(path)
+    config = parse_config(text, name=str(path))
+    return resolve_paths(config, path.resolve().parent)
+
+
+def parse_config(text: str, name: str = "config") -> RunConfig:
+    """Read a config from YAML text; `name` stands for it in messages.
+
+    Raises:
+        InputError: As `read_config`; `field` is the dotted path of the first field at fault.
+    """
+    try:
+        tree: object = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f"{name}:{mark.line + 1}" if mark else name
+        raise InputError(f"{line}: this is not valid YAML: {getattr(error, 'problem', error)}.", "Mend the line.") from error
+    if not isinstance(tree, dict):
+        raise InputError(f"{name}: a run config is a mapping of settings, such as `name: my-run`.", "See the starter's run.yaml.")
+    return validate_config(tree, name=name, text=text)
+
+
+def validate_config(tree: Mapping[str, Any], name: str = "config", text: str = "") -> RunConfig:
+    """Check a plain tree against `RunConfig`.
+
+    Raises:
+        InputError: A key is unknown or a value out of its range; every fault is listed, `field` is the first one's path.
+    """
+    version = tree.get("schema_version", SCHEMA_VERSION)
+    if version != SCHEMA_VERSION:
+        raise InputError(
+            f"{name}: schema_version {version!r} is not known here; this release reads {SCHEMA_VERSION}.",
+            "Open it with the release that wrote it.", "schema_version",
+        )
+    try:
+        return RunConfig.model_validate(tree)
+    except ValidationError as error:
+        raise _readable(error, name, text) from error
+
+
+def config_to_yaml(config: RunConfig) -> str:
+    """Write every field of a config as YAML, in order."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
+
+
+def write_config(path: Path, config: RunConfig) -> None:
+    """Replace the file at `path` by this config, whole or not at all."""
+    write_atomically(path, config_to_yaml(config))
+
+
+def resolve_paths(config: RunConfig, folder: Path) -> RunConfig:
+    """Make the relative paths of data files and of a local base model absolute, from `folder`."""
+    changes: dict[str, object] = {
+        path: tuple(str(_absolute(entry, folder)) for entry in config.get(path)) for path in ("data.train", "data.eval")
+    }
+    local = _absolute(config.model.name_or_path, folder)
+    if local.exists():
+        changes["model.name_or_path"] = str(local)
+    return config.replace(changes)
+
+
+def field_errors(error: ValidationError) -> dict[str, str]:
+    """Give each faulty field's dotted path and what is wrong with it, as a sentence's end."""
+    found: dict[str, str] = {}
+    for entry in error.errors(include_url=False):
+        path = _field_of(entry["loc"])
+        found.setdefault(path, _sentence(entry))
+    return found
+
+
+def _absolute(entry: str, folder: Path) -> Path:
+    path = Path(entry).expanduser()
+    return path if path.is_absolute() else folder / path
+
+
+def _read_text(path: Path) -> str:
+    try:
+        if path.stat().st_size > _MOST_BYTES:
+            raise InputError(f"{path} is too large for a run config.", "Give the YAML file of a run.")
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"Cannot read {path}: {error.strerror}.", "Give the path of a run config (YAML).") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 text.", "Save it as UTF-8.") from error
+
+
+def _field_of(location: tuple[int | str, ...]) -> str:
+    """Cut pydantic's location to our field: union branches and positions within a value are left off."""
+    parts: list[str] = []
+    section: Any = RunConfig
+    for part in location:
+        if not (isinstance(section, type) and hasattr(section, "model_fields")):
+            break
+        parts.append(str(part))
+        info = section.model_fields.get(part)
+        section = info.annotation if info else None
+    return ".".join(parts)
+
+
+def _sentence(entry: Any) -> str:
+    kind = entry["type"]
+    if kind == "extra_forbidden":
+        return "is no setting of this release"
+    message = str(entry["msg"]).removeprefix("Value error, ").removeprefix("Input ")
+    given = entry.get("input")
+    shown = f" (given: {given!r})" if isinstance(given, str | int | float | bool) and kind != "value_error" else ""
+    return message[:1].lower() + message[1:] + shown
+
+
+def _readable(error: ValidationError, name: str, text: str) -> InputError:
+    faults = field_errors(error)
+    lines = _key_lines(text)
+    told = "; ".join(f"{name}{_line_of(path, lines)}: {path or 'config'} {fault}" for path, fault in faults.items())
+    return InputError(f"{told}.", "Mend the settings named.", next(iter(faults)))
+
+
+def _line_of(path: str, lines: Mapping[str, int]) -> str:
+    while path and path not in lines:
+        path = path.rpartition(".")[0]
+    return f":{lines[path]}" if path else ""
+
+
+def _key_lines(text: str) -> dict[str, int]:
+    """Map each key's dotted path to the line it stands on, counted from 1."""
+    lines: dict[str, int] = {}
+
+    def walk(node: Any, prefix: str) -> None:
+        if isinstance(node, yaml.MappingNode):
+            for key, value in node.value:
+                path = f"{prefix}{key.value}"
+                lines[path] = key.start_mark.line + 1
+                walk(value, f"{path}.")
+
+    walk(yaml.compose(text, Loader=yaml.SafeLoader) if text else None, "")
+    return lines

@@ -1,0 +1,121 @@
+"""Files and folders that are whole or absent: written beside, synced to disk, renamed into place."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from lora_studio.core.errors import InputError
+
+_HASH_BLOCK = 1 << 20
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush a folder's entries to disk, where the system has such a thing (Windows has not)."""
+    if os.name == "nt":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def sync_file(path: Path) -> None:
+    """Flush one file's bytes to disk."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
+def sync_tree(folder: Path) -> None:
+    """Flush every file and folder below `folder`, itself included, to disk."""
+    for parent, _folders, names in os.walk(folder):
+        for name in names:
+            sync_file(Path(parent) / name)
+        sync_folder(Path(parent))
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Replace `path` by `content` so that a reader, or a power cut, sees the old bytes or the new ones.
+
+    Text is written as UTF-8 with "\\n" line ends on every system.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    raw = content.encode("utf-8") if isinstance(content, str) else content
+    handle, beside = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(raw)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(beside).replace(path)
+    except BaseException:
+        Path(beside).unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def whole_folder(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """Give a folder to fill that takes the name `target` only when the block ends well.
+
+    The work happens in a hidden folder beside `target`; on any exception it is removed and `target` is
+    untouched. With `overwrite`, what stood at `target` is moved aside first and removed after the rename.
+
+    Raises:
+        InputError: `target` exists and `overwrite` is false, or its parent cannot be written.
+    """
+    refuse_existing(target, overwrite=overwrite)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        beside = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent))
+    except OSError as error:
+        raise InputError(f"Cannot write to {target.parent}: {error.strerror}.", "Choose a folder you may write to.") from error
+    try:
+        yield beside
+        beside.chmod(0o755)
+        sync_tree(beside)
+        refuse_existing(target, overwrite=overwrite)
+        _take_name(beside, target)
+    except BaseException:
+        shutil.rmtree(beside, ignore_errors=True)
+        raise
+
+
+def refuse_existing(target: Path, *, overwrite: bool) -> None:
+    """Raise `InputError` when `target` exists and may not be replaced; an empty folder counts as free."""
+    if overwrite or not target.exists():
+        return
+    if target.is_dir() and not any(target.iterdir()):
+        return
+    raise InputError(f"{target} exists already.", "Choose another name, or allow it to be replaced.")
+
+
+def _take_name(beside: Path, target: Path) -> None:
+    if not target.exists():
+        beside.rename(target)
+    else:
+        aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".old", dir=target.parent))
+        target.rename(aside / target.name)
+        beside.rename(target)
+        shutil.rmtree(aside, ignore_errors=True)
+    sync_folder(target.parent)
+
+
+def sha256_of(path: Path) -> str:
+    """Give a file's SHA-256 as 64 hexadecimal digits, reading it in blocks of 1 MiB."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_HASH_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def bytes_below(folder: Path) -> int:
+    """Add up the sizes of all files below `folder`, in bytes."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

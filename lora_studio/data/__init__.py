@@ -1,0 +1,1 @@
+"""Rows to tokens: read, validate, template, mask, report; the step plan."""

@@ -1,0 +1,1 @@
+"""Adapter folders, merged models, their certificates and model cards."""

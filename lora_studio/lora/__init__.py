@@ -1,0 +1,1 @@
+"""Adapters: settings to `LoraConfig`, inject, count, memory budget."""

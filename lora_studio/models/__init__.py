@@ -1,0 +1,1 @@
+"""Base models: find, download, read facts, inspect on the meta device, load, fingerprint."""
