@@ -1,0 +1,44 @@
+"""Fixtures every room's tests share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+@pytest.fixture(autouse=True)
+def studio_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Every test has settings, cache and runs of its own."""
+    home = tmp_path / "home"
+    monkeypatch.setenv("LORA_STUDIO_HOME", str(home))
+    return home
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Give the folder of a tiny model by its architecture; made once a session, not to be changed."""
+    from tests.tiny import save_tiny_model
+
+    made: dict[str, Path] = {}
+
+    def folder_of(architecture: str) -> Path:
+        if architecture not in made:
+            made[architecture] = save_tiny_model(tmp_path_factory.mktemp("models") / architecture, architecture)
+        return made[architecture]
+
+    return folder_of
+
+
+@pytest.fixture(scope="session")
+def chat_rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small JSONL file of chat rows."""
+    from tests.tiny import write_chat_rows
+
+    return write_chat_rows(tmp_path_factory.mktemp("rows") / "chat.jsonl", 24)
