@@ -29,21 +29,59 @@ def tiny_config(architecture: str, **changes: Any) -> Any:
     """Give a transformers config of a tiny model; `changes` override its fields."""
     from transformers import AutoConfig
 
-    shape = {"vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
-             "max_position_embeddings": 256, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+    shape = {
+        "vocab_size": VOCABULARY,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 256,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "pad_token_id": 0,
+    }
     grouped = {**shape, "num_key_value_heads": 2, "tie_word_embeddings": False}
     by_name: dict[str, tuple[str, dict[str, Any]]] = {
         "llama": ("llama", grouped),
         "mistral": ("mistral", {**grouped, "sliding_window": None}),
         "qwen3": ("qwen3", {**grouped, "head_dim": 8, "tie_word_embeddings": True}),
-        "gemma3": ("gemma3_text", {**grouped, "head_dim": 8, "tie_word_embeddings": True, "sliding_window": 16,
-                                   "layer_types": ["sliding_attention", "full_attention"]}),
+        "gemma3": (
+            "gemma3_text",
+            {
+                **grouped,
+                "head_dim": 8,
+                "tie_word_embeddings": True,
+                "sliding_window": 16,
+                "layer_types": ["sliding_attention", "full_attention"],
+            },
+        ),
         "phi3": ("phi3", {**grouped, "original_max_position_embeddings": 256}),
-        "gpt2": ("gpt2", {"vocab_size": VOCABULARY, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 256,
-                          "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}),
+        "gpt2": (
+            "gpt2",
+            {
+                "vocab_size": VOCABULARY,
+                "n_embd": 32,
+                "n_layer": 2,
+                "n_head": 4,
+                "n_positions": 256,
+                "bos_token_id": 1,
+                "eos_token_id": 2,
+                "pad_token_id": 0,
+            },
+        ),
         "gpt_neox": ("gpt_neox", {**shape, "tie_word_embeddings": False}),
-        "qwen3_moe": ("qwen3_moe", {**grouped, "head_dim": 8, "num_experts": 4, "num_experts_per_tok": 2,
-                                    "moe_intermediate_size": 16, "decoder_sparse_step": 1, "mlp_only_layers": []}),
+        "qwen3_moe": (
+            "qwen3_moe",
+            {
+                **grouped,
+                "head_dim": 8,
+                "num_experts": 4,
+                "num_experts_per_tok": 2,
+                "moe_intermediate_size": 16,
+                "decoder_sparse_step": 1,
+                "mlp_only_layers": [],
+            },
+        ),
     }
     model_type, fields = by_name[architecture]
     return AutoConfig.for_model(model_type, **{**fields, **changes})
@@ -74,11 +112,19 @@ def save_tiny_tokenizer(folder: Path, chat_template: str | None = CHAT_TEMPLATE)
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()
     special = ["<pad>", "<s>", "</s>", "<|im_start|>", "<|im_end|>"]
-    core.train_from_iterator(_TEXT, trainers.BpeTrainer(
-        vocab_size=VOCABULARY, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False))
+    core.train_from_iterator(
+        _TEXT,
+        trainers.BpeTrainer(
+            vocab_size=VOCABULARY, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+        ),
+    )
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=core, pad_token="<pad>", bos_token="<s>", eos_token="<|im_end|>" if chat_template else "</s>",
-        additional_special_tokens=["<|im_start|>", "<|im_end|>"])
+        tokenizer_object=core,
+        pad_token="<pad>",
+        bos_token="<s>",
+        eos_token="<|im_end|>" if chat_template else "</s>",
+        additional_special_tokens=["<|im_start|>", "<|im_end|>"],
+    )
     if chat_template:
         tokenizer.chat_template = chat_template
     tokenizer.save_pretrained(folder)

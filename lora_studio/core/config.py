@@ -51,12 +51,15 @@ class ModelSettings(_Section):
     """The base model, which stays frozen."""
 
     name_or_path: str = Field(
-        STARTER_MODEL, min_length=1, title="Base model",
+        STARTER_MODEL,
+        min_length=1,
+        title="Base model",
         description="A folder, a GGUF file or a Hub id such as HuggingFaceTB/SmolLM2-135M-Instruct.",
     )
     revision: str | None = Field(None, title="Revision", description="A branch, tag or commit of a Hub model; empty for its main branch.")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "auto", title="Weights",
+        "auto",
+        title="Weights",
         description="How the base model's weights are stored while training. auto keeps the dtype of the files, or takes "
         "bfloat16 where the device is quick with it. float32 takes twice the memory of the others.",
     )
@@ -67,60 +70,101 @@ class AdapterSettings(_Section):
     """The adapter: W + (alpha / r) · B · A, with A random, B zero and W frozen."""
 
     r: int = Field(
-        8, ge=1, le=65536, title="Rank", json_schema_extra={"usual": [4, 64]},
+        8,
+        ge=1,
+        le=65536,
+        title="Rank",
+        json_schema_extra={"usual": [4, 64]},
         description="Rank of the update B·A. More rank, more capacity, memory and file size. Usual: 4 to 64.",
     )
     lora_alpha: int | float = Field(
-        16, gt=0, title="lora_alpha", json_schema_extra={"usual": [8, 128]},
+        16,
+        gt=0,
+        title="lora_alpha",
+        json_schema_extra={"usual": [8, 128]},
         description="The update is scaled by alpha / r (alpha / √r with use_rslora). Usual: r to 2·r.",
     )
     lora_dropout: float = Field(
-        0.0, ge=0, lt=1, title="lora_dropout", json_schema_extra={"usual": [0, 0.1]},
+        0.0,
+        ge=0,
+        lt=1,
+        title="lora_dropout",
+        json_schema_extra={"usual": [0, 0.1]},
         description="Share of the adapter's inputs set to zero while training. Usual: 0 to 0.1; more for small data.",
     )
     target_modules: Names | Literal["all-linear"] = Field(
-        ("q_proj", "v_proj"), title="Target modules", json_schema_extra={"editor": "tree"},
+        ("q_proj", "v_proj"),
+        title="Target modules",
+        json_schema_extra={"editor": "tree"},
         description="Modules that get an adapter: an entry matches a module named so, or ending in a dot and it. "
         "all-linear takes every linear layer but the head.",
     )
     target_parameters: Names = Field(
-        (), title="Target parameters", json_schema_extra={"editor": "tree"},
+        (),
+        title="Target parameters",
+        json_schema_extra={"editor": "tree"},
         description="Parameters that get an adapter though they are no module of their own, such as fused experts.",
     )
     exclude_modules: Names = Field(
-        (), title="Excluded modules", json_schema_extra={"editor": "tree"}, description="Modules left out though target_modules matches them.",
+        (),
+        title="Excluded modules",
+        json_schema_extra={"editor": "tree"},
+        description="Modules left out though target_modules matches them.",
     )
     layers_to_transform: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(
-        None, title="Layers", json_schema_extra={"editor": "tree"}, description="Only these layers get adapters; empty for all.",
+        None,
+        title="Layers",
+        json_schema_extra={"editor": "tree"},
+        description="Only these layers get adapters; empty for all.",
     )
     rank_pattern: RankPattern = Field(
-        default_factory=dict, title="Ranks by module", json_schema_extra={"editor": "tree"}, description="Rank of single modules, by regular expression on their names.",
+        default_factory=dict,
+        title="Ranks by module",
+        json_schema_extra={"editor": "tree"},
+        description="Rank of single modules, by regular expression on their names.",
     )
     alpha_pattern: AlphaPattern = Field(
-        default_factory=dict, title="Alphas by module", json_schema_extra={"editor": "tree"}, description="Alpha of single modules, by regular expression on their names.",
+        default_factory=dict,
+        title="Alphas by module",
+        json_schema_extra={"editor": "tree"},
+        description="Alpha of single modules, by regular expression on their names.",
     )
     modules_to_save: Names = Field(
-        (), title="modules_to_save", json_schema_extra={"more": True},
+        (),
+        title="modules_to_save",
+        json_schema_extra={"more": True},
         description="Modules trained in full and saved with the adapter, such as a new head. Costs their whole size.",
     )
     use_rslora: bool = Field(
-        False, title="use_rslora", json_schema_extra={"more": True},
+        False,
+        title="use_rslora",
+        json_schema_extra={"more": True},
         description="Scale by alpha / √r instead of alpha / r: keeps large ranks learning at the same pace.",
     )
     use_dora: bool = Field(
-        False, title="use_dora", json_schema_extra={"more": True},
+        False,
+        title="use_dora",
+        json_schema_extra={"more": True},
         description="Learn the magnitude of each output apart from its direction (DoRA). Often better at small ranks; slower.",
     )
     bias: Literal["none", "all", "lora_only"] = Field(
-        "none", title="bias", json_schema_extra={"more": True},
-        description="Which bias vectors train too. all and lora_only change the base model: switched off, the adapter no longer gives the base back.",
+        "none",
+        title="bias",
+        json_schema_extra={"more": True},
+        description="Which bias vectors train too. all and lora_only change the base model: switched "
+        "off, the adapter no longer gives the base back.",
     )
     init_lora_weights: Literal[True, "gaussian"] = Field(
-        True, title="init_lora_weights", json_schema_extra={"more": True},
-        description="How A starts: Kaiming uniform (PEFT's default) or gaussian. B starts at zero either way, so the first step starts from the base model.",
+        True,
+        title="init_lora_weights",
+        json_schema_extra={"more": True},
+        description="How A starts: Kaiming uniform (PEFT's default) or gaussian. B starts at zero either way, "
+        "so the first step starts from the base model.",
     )
     dtype: Literal["float32", "bfloat16"] = Field(
-        "float32", title="Adapter weights", json_schema_extra={"more": True},
+        "float32",
+        title="Adapter weights",
+        json_schema_extra={"more": True},
         description="How A and B are stored. float32 keeps small updates; bfloat16 halves a small part of the memory.",
     )
 
@@ -131,70 +175,171 @@ class DataSettings(_Section):
     train: Names = Field((), title="Data", description="Files of training rows. A path is relative to the config's folder.")
     eval: Names = Field((), title="Evaluation data", description="Files of held-out rows; empty to hold out a share of the training rows.")
     format: Literal["auto", "messages", "prompt_completion", "alpaca", "text"] = Field(
-        "auto", title="Format", description="How a row is read; auto looks at every row's keys.",
+        "auto",
+        title="Format",
+        description="How a row is read; auto looks at every row's keys.",
     )
     train_on: Literal["assistant", "last", "all"] = Field(
-        "assistant", title="Trained tokens",
-        description="assistant: every answer and its end token. last: the last answer only. all: every token. Plain text always trains on all.",
+        "assistant",
+        title="Trained tokens",
+        description="assistant: every answer and its end token. last: the last answer only. all: "
+        "every token. Plain text always trains on all.",
     )
     max_length: int = Field(
-        1024, ge=2, le=1 << 22, title="max_length", json_schema_extra={"usual": [256, 4096]},
+        1024,
+        ge=2,
+        le=1 << 22,
+        title="max_length",
+        json_schema_extra={"usual": [256, 4096]},
         description="Rows are cut to this many tokens. Memory and time grow with it.",
     )
-    packing: Literal[False] = Field(False, title="packing", description="Rows are grouped by length instead of packed.", json_schema_extra={"hidden": True})
-    eval_fraction: float = Field(
-        0.1, ge=0, lt=1, title="Held out", description="Share of the training rows held out for evaluation when no evaluation file is given. Usual: 0.05 to 0.1.",
+    packing: Literal[False] = Field(
+        False, title="packing", description="Rows are grouped by length instead of packed.", json_schema_extra={"hidden": True}
     )
-    on_bad_rows: Literal["stop", "skip"] = Field("stop", title="Bad rows", description="stop: refuse to train until every row is sound. skip: leave bad rows out.")
+    eval_fraction: float = Field(
+        0.1,
+        ge=0,
+        lt=1,
+        title="Held out",
+        description="Share of the training rows held out for evaluation when no evaluation file is given. Usual: 0.05 to 0.1.",
+    )
+    on_bad_rows: Literal["stop", "skip"] = Field(
+        "stop", title="Bad rows", description="stop: refuse to train until every row is sound. skip: leave bad rows out."
+    )
 
 
 class TrainingSettings(_Section):
     """The loop."""
 
-    method: Literal["sft"] = Field("sft", title="Method", description="Supervised fine-tuning: learn to give the answers in the data.", json_schema_extra={"hidden": True})
+    method: Literal["sft"] = Field(
+        "sft",
+        title="Method",
+        description="Supervised fine-tuning: learn to give the answers in the data.",
+        json_schema_extra={"hidden": True},
+    )
     learning_rate: float = Field(
-        2e-4, gt=0, le=10, title="learning_rate", json_schema_extra={"usual": [5e-5, 1e-3]},
+        2e-4,
+        gt=0,
+        le=10,
+        title="learning_rate",
+        json_schema_extra={"usual": [5e-5, 1e-3]},
         description="Step size at its highest. Usual for LoRA: 1e-4 to 5e-4.",
     )
     lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = Field(
-        "cosine", title="Schedule", description="How the learning rate falls after the warm-up.",
+        "cosine",
+        title="Schedule",
+        description="How the learning rate falls after the warm-up.",
     )
-    warmup_steps: int = Field(0, ge=0, title="warmup_steps", description="Steps over which the learning rate climbs from zero. Usual: 0 to 10% of all steps.")
+    warmup_steps: int = Field(
+        0, ge=0, title="warmup_steps", description="Steps over which the learning rate climbs from zero. Usual: 0 to 10% of all steps."
+    )
     per_device_train_batch_size: int = Field(
-        4, ge=1, le=65536, title="Batch size", json_schema_extra={"usual": [1, 32]},
+        4,
+        ge=1,
+        le=65536,
+        title="Batch size",
+        json_schema_extra={"usual": [1, 32]},
         description="Rows in one forward and backward pass. Costs memory, not quality.",
     )
     gradient_accumulation_steps: int = Field(
-        1, ge=1, le=65536, title="Accumulation", json_schema_extra={"usual": [1, 32]},
-        description="Passes added up before one step. Batch size times this is what the step learns from; splitting it changes nothing but rounding.",
+        1,
+        ge=1,
+        le=65536,
+        title="Accumulation",
+        json_schema_extra={"usual": [1, 32]},
+        description="Passes added up before one step. Batch size times this is what the step learns "
+        "from; splitting it changes nothing but rounding.",
     )
-    num_train_epochs: float = Field(1, gt=0, le=10000, title="Epochs", json_schema_extra={"usual": [1, 5]}, description="Times the data is gone through. Usual: 1 to 3.")
-    max_steps: int = Field(-1, ge=-1, title="max_steps", json_schema_extra={"more": True}, description="Stop after this many steps; -1 goes by epochs.")
-    optim: Literal["adamw_torch"] = Field("adamw_torch", title="optim", json_schema_extra={"hidden": True}, description="AdamW, over the adapter's parameters alone.")
-    adam_beta1: float = Field(0.9, ge=0, lt=1, title="adam_beta1", json_schema_extra={"more": True}, description="Decay of the mean of gradients.")
-    adam_beta2: float = Field(0.999, ge=0, lt=1, title="adam_beta2", json_schema_extra={"more": True}, description="Decay of the mean of squared gradients.")
-    weight_decay: float = Field(0.0, ge=0, le=10, title="weight_decay", json_schema_extra={"more": True}, description="Pull of the adapter's weights towards zero. Usual: 0 to 0.1.")
-    max_grad_norm: float = Field(1.0, ge=0, title="max_grad_norm", json_schema_extra={"more": True}, description="Gradients are scaled down to this norm; 0 leaves them. Usual: 0.3 to 1.")
+    num_train_epochs: float = Field(
+        1, gt=0, le=10000, title="Epochs", json_schema_extra={"usual": [1, 5]}, description="Times the data is gone through. Usual: 1 to 3."
+    )
+    max_steps: int = Field(
+        -1, ge=-1, title="max_steps", json_schema_extra={"more": True}, description="Stop after this many steps; -1 goes by epochs."
+    )
+    optim: Literal["adamw_torch"] = Field(
+        "adamw_torch", title="optim", json_schema_extra={"hidden": True}, description="AdamW, over the adapter's parameters alone."
+    )
+    adam_beta1: float = Field(
+        0.9, ge=0, lt=1, title="adam_beta1", json_schema_extra={"more": True}, description="Decay of the mean of gradients."
+    )
+    adam_beta2: float = Field(
+        0.999, ge=0, lt=1, title="adam_beta2", json_schema_extra={"more": True}, description="Decay of the mean of squared gradients."
+    )
+    weight_decay: float = Field(
+        0.0,
+        ge=0,
+        le=10,
+        title="weight_decay",
+        json_schema_extra={"more": True},
+        description="Pull of the adapter's weights towards zero. Usual: 0 to 0.1.",
+    )
+    max_grad_norm: float = Field(
+        1.0,
+        ge=0,
+        title="max_grad_norm",
+        json_schema_extra={"more": True},
+        description="Gradients are scaled down to this norm; 0 leaves them. Usual: 0.3 to 1.",
+    )
     gradient_checkpointing: bool = Field(
-        False, title="gradient_checkpointing", json_schema_extra={"more": True},
+        False,
+        title="gradient_checkpointing",
+        json_schema_extra={"more": True},
         description="Compute activations again instead of keeping them: much less memory, about a third more time.",
     )
     compute_dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "auto", title="Computation", json_schema_extra={"more": True},
+        "auto",
+        title="Computation",
+        json_schema_extra={"more": True},
         description="Precision of the matrix products. auto takes bfloat16 where the device is quick with it. float16 scales the loss.",
     )
-    device: Literal["auto", "cuda", "mps", "cpu"] = Field("auto", title="Device", json_schema_extra={"more": True}, description="auto takes CUDA, then MPS, then the CPU.")
+    device: Literal["auto", "cuda", "mps", "cpu"] = Field(
+        "auto", title="Device", json_schema_extra={"more": True}, description="auto takes CUDA, then MPS, then the CPU."
+    )
     train_sampling_strategy: Literal["random", "sequential", "group_by_length"] = Field(
-        "group_by_length", title="Order of rows", json_schema_extra={"more": True},
+        "group_by_length",
+        title="Order of rows",
+        json_schema_extra={"more": True},
         description="group_by_length puts rows of like length into one batch, so little padding is computed.",
     )
-    logging_steps: int = Field(1, ge=1, title="logging_steps", json_schema_extra={"more": True}, description="A point on the curves every so many steps.")
-    eval_steps: int = Field(0, ge=0, title="eval_steps", json_schema_extra={"more": True}, description="Evaluate every so many steps; 0 once an epoch. Always at the end.")
-    save_steps: int = Field(0, ge=0, title="save_steps", json_schema_extra={"more": True}, description="Checkpoint every so many steps; 0 once an epoch. Always at the end, on pause and on stop.")
-    save_total_limit: int = Field(3, ge=1, title="save_total_limit", json_schema_extra={"more": True}, description="Checkpoints kept; older ones are removed.")
-    sample_rows: int = Field(5, ge=0, le=1000, title="Sampled rows", json_schema_extra={"more": True}, description="Held-out prompts answered before and after the run.")
-    sample_max_new_tokens: int = Field(96, ge=1, le=8192, title="Answer length", json_schema_extra={"more": True}, description="Most tokens of one sampled answer.")
-    seed: int = Field(0, ge=0, lt=1 << 63, title="seed", json_schema_extra={"more": True}, description="Decides the adapter's start, the order of rows, dropout and the held-out rows.")
+    logging_steps: int = Field(
+        1, ge=1, title="logging_steps", json_schema_extra={"more": True}, description="A point on the curves every so many steps."
+    )
+    eval_steps: int = Field(
+        0,
+        ge=0,
+        title="eval_steps",
+        json_schema_extra={"more": True},
+        description="Evaluate every so many steps; 0 once an epoch. Always at the end.",
+    )
+    save_steps: int = Field(
+        0,
+        ge=0,
+        title="save_steps",
+        json_schema_extra={"more": True},
+        description="Checkpoint every so many steps; 0 once an epoch. Always at the end, on pause and on stop.",
+    )
+    save_total_limit: int = Field(
+        3, ge=1, title="save_total_limit", json_schema_extra={"more": True}, description="Checkpoints kept; older ones are removed."
+    )
+    sample_rows: int = Field(
+        5,
+        ge=0,
+        le=1000,
+        title="Sampled rows",
+        json_schema_extra={"more": True},
+        description="Held-out prompts answered before and after the run.",
+    )
+    sample_max_new_tokens: int = Field(
+        96, ge=1, le=8192, title="Answer length", json_schema_extra={"more": True}, description="Most tokens of one sampled answer."
+    )
+    seed: int = Field(
+        0,
+        ge=0,
+        lt=1 << 63,
+        title="seed",
+        json_schema_extra={"more": True},
+        description="Decides the adapter's start, the order of rows, dropout and the held-out rows.",
+    )
 
 
 class RunConfig(_Section):
@@ -202,7 +347,11 @@ class RunConfig(_Section):
 
     schema_version: Literal[1] = Field(SCHEMA_VERSION, title="Schema version", description="Version of this layout.")
     name: str = Field(
-        "untitled", min_length=1, max_length=80, pattern=r"^[\w][\w .+-]*$", title="Name",
+        "untitled",
+        min_length=1,
+        max_length=80,
+        pattern=r"^[\w][\w .+-]*$",
+        title="Name",
         description="Names the run and its folder: letters, digits, spaces, and . _ + -",
     )
     model: ModelSettings = ModelSettings()

@@ -31,5 +31,5 @@ class InputError(StudioError):
     exit_status = 2
 
 
-class Cancelled(Exception):
+class Cancelled(Exception):  # noqa: N818 - it ends a task and is no error
     """A person asked the task to stop; raised inside it to unwind, reported by its host as stopped."""
