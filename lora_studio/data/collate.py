@@ -1,0 +1,51 @@
+"""Rows to one padded micro-batch, as numpy arrays; what makes tensors of them is the engine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lora_studio.data.token_rows import TokenRow
+
+IGNORED_LABEL = -100  # torch's cross_entropy leaves this label out by default
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """Rows padded on the right to the longest of them; every array has the shape (rows, longest).
+
+    Attributes:
+        input_ids: Token ids, `pad_id` beyond a row's end.
+        attention_mask: 1 on a row's tokens, 0 on padding.
+        position_ids: 0, 1, 2, … along each row; 0 on padding.
+        trained: Where the token itself is one to learn.
+        labels: The token's id where trained, else -100; not shifted, as transformers expects them.
+    """
+
+    input_ids: NDArray[np.int64]
+    attention_mask: NDArray[np.int64]
+    position_ids: NDArray[np.int64]
+    trained: NDArray[np.bool_]
+    labels: NDArray[np.int64]
+
+
+def collate(rows: Sequence[TokenRow], pad_id: int) -> MicroBatch:
+    """Pad rows to one length."""
+    longest = max(row.input_ids.size for row in rows)
+    shape = (len(rows), longest)
+    lengths = np.array([row.input_ids.size for row in rows])
+    inside = np.arange(longest) < lengths[:, None]
+    input_ids = np.full(shape, pad_id, dtype=np.int64)
+    trained = np.zeros(shape, dtype=np.bool_)
+    input_ids[inside] = np.concatenate([row.input_ids for row in rows])
+    trained[inside] = np.concatenate([row.trained for row in rows])
+    return MicroBatch(
+        input_ids=input_ids,
+        attention_mask=inside.astype(np.int64),
+        position_ids=np.arange(longest, dtype=np.int64) * inside,
+        trained=trained,
+        labels=np.where(trained, input_ids, IGNORED_LABEL),
+    )
