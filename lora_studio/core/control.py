@@ -13,12 +13,20 @@ from typing import Any
 
 from lora_studio.core.errors import Cancelled
 
+REQUESTS = ("pause", "resume", "stop", "abandon", "checkpoint_now", "sample_now")
+
 
 class Control:
-    """Requests to a running task: pause, resume, stop, abandon, checkpoint now, sample now."""
+    """Requests to a running task: pause, resume, stop, abandon, checkpoint now, sample now.
 
-    def __init__(self) -> None:
+    Args:
+        listener: Told the name of every request after it is taken in; a host uses it to pass requests on to a child
+            or to take a waiting job out of its queue.
+    """
+
+    def __init__(self, listener: Callable[[str], None] | None = None) -> None:
         self._changed = threading.Condition()
+        self._listener = listener
         self._paused = False
         self._stop = False
         self._abandon = False
@@ -27,27 +35,51 @@ class Control:
 
     def pause(self) -> None:
         """Ask the task to wait before its next micro-batch."""
-        self._set(_paused=True)
+        with self._changed:
+            self._paused = not self._stop
+        self._tell("pause")
 
     def resume(self) -> None:
         """Let a paused task go on."""
-        self._set(_paused=False)
+        with self._changed:
+            self._paused = False
+        self._tell("resume")
 
     def stop(self) -> None:
         """Ask the task to end after this micro-batch with its work saved; asked twice, abandon the step too."""
-        self._set(_stop=True, _paused=False, _abandon=self._stop)
+        with self._changed:
+            self._abandon = self._abandon or self._stop
+            self._stop, self._paused = True, False
+        self._tell("stop")
 
     def abandon(self) -> None:
         """Ask the task to end at once and drop the step under way; the last checkpoint stays."""
-        self._set(_stop=True, _abandon=True, _paused=False)
+        with self._changed:
+            self._abandon = self._stop = True
+            self._paused = False
+        self._tell("abandon")
 
     def checkpoint_now(self) -> None:
         """Ask for a checkpoint after the step under way."""
-        self._set(_checkpoint=True)
+        with self._changed:
+            self._checkpoint = True
+        self._tell("checkpoint_now")
 
     def sample_now(self) -> None:
         """Ask for samples after the step under way."""
-        self._set(_sample=True)
+        with self._changed:
+            self._sample = True
+        self._tell("sample_now")
+
+    def request(self, name: str) -> None:
+        """Make the request of this name, one of `REQUESTS`.
+
+        Raises:
+            ValueError: There is no such request.
+        """
+        if name not in REQUESTS:
+            raise ValueError(f"no request is called {name!r}")
+        getattr(self, name)()
 
     @property
     def paused(self) -> bool:
@@ -86,11 +118,11 @@ class Control:
         if self._stop:
             raise Cancelled
 
-    def _set(self, **requests: bool) -> None:
+    def _tell(self, name: str) -> None:
         with self._changed:
-            for name, value in requests.items():
-                setattr(self, name, value)
             self._changed.notify_all()
+        if self._listener:
+            self._listener(name)
 
 
 @dataclass

@@ -7,11 +7,10 @@ host writes it, not the task. An attempt without one was interrupted.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 Level = Literal["info", "warning", "error"]
 
@@ -181,7 +180,7 @@ def event_from_json(line: str | bytes) -> RunEvent:
     Raises:
         ValueError: The line is no event.
     """
-    return _ADAPTER.validate_python(json.loads(line))
+    return _ADAPTER.validate_json(line)
 
 
 def read_events(lines: Iterable[str | bytes]) -> Iterator[RunEvent]:
@@ -189,5 +188,5 @@ def read_events(lines: Iterable[str | bytes]) -> Iterator[RunEvent]:
     for line in lines:
         try:
             yield event_from_json(line)
-        except (ValueError, ValidationError):
+        except ValueError:
             continue

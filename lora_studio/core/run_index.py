@@ -1,0 +1,205 @@
+"""A table of the runs, so that listing thousands is quick. It is a cache: every row can be made again from its folder.
+
+A row stands for as long as the run's `run.yaml` and `events.jsonl` keep their sizes and times. Whether a run without a
+last event is alive is never cached: its lock is asked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from lora_studio.core.errors import InputError
+from lora_studio.core.runs import ENDED, RunFolder, RunState, RunSummary
+
+INDEX_NAME = ".index.sqlite"
+_VERSION = 1
+_COLUMNS = "folder, stamp, name, started, ended, base_model, r, lora_alpha, steps, total_steps, last_loss, best_eval, duration"
+
+
+@dataclass(frozen=True)
+class _Progress:
+    """What the events of a run add up to."""
+
+    started: float = 0.0
+    ended: str = ""
+    steps: int = 0
+    total_steps: int = 0
+    last_loss: float | None = None
+    best_eval: float | None = None
+    duration: float = 0.0
+
+
+class RunIndex:
+    """The index of the runs below `root`; a context manager.
+
+    A missing, stale or corrupt index is made again; where the folder cannot be written it lives in memory.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._database = self._open()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None) -> None:
+        self._database.close()
+
+    def summaries(self) -> list[RunSummary]:
+        """Give every run below the root, the latest first, with the index brought up to date."""
+        try:
+            rows = self._rows()
+        except sqlite3.Error:
+            self._database.close()
+            self._database = _fresh(":memory:")
+            rows = self._rows()
+        found = [_summary(self._root, row) for row in rows.values()]
+        return sorted(found, key=lambda run: (run.started or float("inf"), run.path.name), reverse=True)
+
+    def _rows(self) -> dict[str, tuple[Any, ...]]:
+        known = {row[0]: row for row in self._database.execute(f"SELECT {_COLUMNS} FROM runs")}
+        stamps = dict(_stamps(self._root))
+        stale = [name for name, stamp in stamps.items() if name not in known or known[name][1] != stamp]
+        fresh = [row for row in (_row(self._root / name, stamps[name]) for name in stale) if row]
+        gone = [(name,) for name in known if name not in stamps]
+        if fresh or gone:
+            with self._database:
+                self._database.executemany("DELETE FROM runs WHERE folder = ?", gone)
+                self._database.executemany(f"INSERT OR REPLACE INTO runs ({_COLUMNS}) VALUES ({', '.join('?' * 13)})", fresh)
+        unreadable = set(stale) - {row[0] for row in fresh}
+        kept = {name: row for name, row in known.items() if name in stamps and name not in unreadable}
+        return {**kept, **{row[0]: row for row in fresh}}
+
+    def _open(self) -> sqlite3.Connection:
+        path = self._root / INDEX_NAME
+        try:
+            return _fresh(str(path))
+        except sqlite3.DatabaseError:
+            if not os.access(self._root, os.W_OK):
+                return _fresh(":memory:")
+        for suffix in ("", "-wal", "-shm"):
+            with contextlib.suppress(OSError):
+                Path(f"{path}{suffix}").unlink(missing_ok=True)
+        try:
+            return _fresh(str(path))
+        except sqlite3.DatabaseError:
+            return _fresh(":memory:")
+
+
+def _fresh(name: str) -> sqlite3.Connection:
+    """Open the database and see that it has our table; one of another version is emptied."""
+    database = sqlite3.connect(name, timeout=5)
+    try:
+        database.execute("PRAGMA journal_mode=WAL")
+        database.execute("PRAGMA synchronous=NORMAL")
+        if database.execute("PRAGMA user_version").fetchone()[0] != _VERSION:
+            database.execute("DROP TABLE IF EXISTS runs")
+            database.execute(f"CREATE TABLE IF NOT EXISTS runs ({_COLUMNS.replace('folder', 'folder TEXT PRIMARY KEY', 1)})")
+            database.execute(f"PRAGMA user_version={_VERSION}")
+        database.execute(f"SELECT {_COLUMNS} FROM runs LIMIT 1")
+    except BaseException:
+        database.close()
+        raise
+    return database
+
+
+def _stamps(root: Path) -> Iterator[tuple[str, str]]:
+    """Give each run's folder name and what tells that its files have changed."""
+    with os.scandir(root) as entries:
+        for entry in entries:
+            if entry.name.startswith(".") or not entry.is_dir():
+                continue
+            config = _stat(f"{entry.path}/run.yaml")
+            if config:
+                yield entry.name, f"{config} {_stat(f'{entry.path}/events.jsonl')}"
+
+
+def _stat(path: str) -> str:
+    try:
+        found = os.stat(path)  # noqa: PTH116 - a string from scandir: making a Path costs more than the call, ten thousand times
+    except OSError:
+        return ""
+    return f"{found.st_size}:{found.st_mtime_ns}"
+
+
+def _row(path: Path, stamp: str) -> tuple[Any, ...] | None:
+    try:
+        config = RunFolder(path).config
+    except InputError:
+        return None
+    progress = _progress(path / "events.jsonl")
+    chosen = (config.model.name_or_path, config.adapter.r, float(config.adapter.lora_alpha))
+    done = (progress.steps, progress.total_steps, progress.last_loss, progress.best_eval, progress.duration)
+    return (path.name, stamp, config.name, progress.started, progress.ended, *chosen, *done)
+
+
+def _summary(root: Path, row: tuple[Any, ...]) -> RunSummary:
+    folder, _stamp, name, started, ended, base, r, alpha, steps, total, loss, best, duration = row
+    path = root / folder
+    state: RunState = ENDED.get(ended) or RunFolder(path).state
+    return RunSummary(path, name, started, state, base, r, alpha, steps, total, loss, best, duration)
+
+
+def _progress(path: Path) -> _Progress:
+    """Fold a run's events into one row; the many memory lines are not even parsed, unless they are first or last."""
+    progress = _Progress()
+    attempt, begun, latest = 0, 0.0, 0.0
+    for event in _events(path):
+        if event["attempt"] != attempt:
+            progress = replace(progress, duration=progress.duration + latest - begun, started=progress.started or event["time"])
+            attempt, begun = event["attempt"], event["time"]
+        latest = event["time"]
+        progress = _folded(progress, event)
+    return replace(progress, duration=progress.duration + latest - begun)
+
+
+def _folded(progress: _Progress, event: dict[str, Any]) -> _Progress:
+    kind = event["event"]
+    if kind == "step":
+        return replace(progress, steps=event["step"], last_loss=_finite(event["loss"]), ended="")
+    if kind == "evaluation":
+        losses = [loss for loss in (progress.best_eval, _finite(event["loss"])) if loss is not None]
+        return replace(progress, best_eval=min(losses, default=None), ended="")
+    if kind == "run_started":
+        return replace(progress, total_steps=event["total_steps"], ended="")
+    if kind == "run_resumed":
+        return replace(progress, total_steps=event["total_steps"], steps=event["from_step"], ended="")
+    return replace(progress, ended=kind if kind in ENDED else "")
+
+
+def _finite(value: float) -> float | None:
+    """Keep what SQL can hold: it has no NaN, and JSON readers elsewhere neither."""
+    return value if value == value and abs(value) != float("inf") else None
+
+
+def _events(path: Path) -> Iterator[dict[str, Any]]:
+    try:
+        file = path.open("rb")
+    except OSError:
+        return
+    skipped = b""
+    with file:
+        for line in file:
+            if b'"event":"memory"' in line:
+                skipped = line
+                continue
+            skipped = b""
+            yield from _mapping(line)
+    yield from _mapping(skipped)
+
+
+def _mapping(line: bytes) -> Iterator[dict[str, Any]]:
+    try:
+        value: object = json.loads(line)
+    except ValueError:
+        return
+    if isinstance(value, dict) and {"event", "attempt", "time"} <= value.keys():
+        yield value

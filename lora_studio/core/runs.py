@@ -1,0 +1,298 @@
+"""Runs on disk: a run is a folder, its state is what its lock and its last event say.
+
+`run.yaml` is the exact config, `events.jsonl` all that happened, `run.lock` an operating system's lock held by the one
+who writes. Nothing else has to be right for a run to be read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import shutil
+import time
+import unicodedata
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from typing import IO, Any, Literal
+
+from lora_studio.core.config import RunConfig
+from lora_studio.core.config_files import config_to_yaml, parse_config
+from lora_studio.core.errors import InputError, StudioError
+from lora_studio.core.events import RunEvent, read_events
+from lora_studio.core.files import refuse_existing, write_atomically
+from lora_studio.core.locks import is_locked, lock_file, unlock_file
+
+RunState = Literal["new", "running", "finished", "stopped", "failed", "interrupted"]
+ENDED: dict[str, RunState] = {"run_finished": "finished", "run_stopped": "stopped", "run_failed": "failed"}
+
+_TAIL_BLOCK = 1 << 16
+_LOCK_PATIENCE_S = 1.0
+
+
+class RunFolder:
+    """One run's folder. `RunFolder.open` checks that it is one; the constructor believes it.
+
+    Attributes:
+        path: The folder, absolute.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.resolve()
+
+    @classmethod
+    def open(cls, path: Path) -> RunFolder:
+        """Give the run at `path`.
+
+        Raises:
+            InputError: There is no such folder, or it holds no run.
+        """
+        if not path.is_dir():
+            raise InputError(f"There is no folder {path}.", "Give the folder of a run; `lora-studio runs` lists them.")
+        if not (path / "run.yaml").is_file():
+            raise InputError(f"{path} is no run: it has no run.yaml.", "Give the folder of a run; `lora-studio runs` lists them.")
+        return cls(path)
+
+    def __repr__(self) -> str:
+        return f"RunFolder({str(self.path)!r})"
+
+    @property
+    def name(self) -> str:
+        """The folder's own name."""
+        return self.path.name
+
+    @property
+    def config_path(self) -> Path:
+        """The run's `run.yaml`."""
+        return self.path / "run.yaml"
+
+    @property
+    def events_path(self) -> Path:
+        """The run's `events.jsonl`; absent until the run starts."""
+        return self.path / "events.jsonl"
+
+    @property
+    def lock_path(self) -> Path:
+        """The file whose lock the writer holds."""
+        return self.path / "run.lock"
+
+    @property
+    def control_path(self) -> Path:
+        """Where requests to a child process are laid down."""
+        return self.path / "control"
+
+    @property
+    def adapter_path(self) -> Path:
+        """The finished PEFT adapter; absent until the run has saved one."""
+        return self.path / "adapter"
+
+    @property
+    def exports_path(self) -> Path:
+        """Where exports of this run go unless told otherwise."""
+        return self.path / "exports"
+
+    @cached_property
+    def config(self) -> RunConfig:
+        """The exact config of the run, which never changes.
+
+        Raises:
+            InputError: `run.yaml` cannot be read.
+        """
+        try:
+            text = self.config_path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"Cannot read {self.config_path}: {error}.", "Give the folder of a run.") from error
+        return parse_config(text, name=str(self.config_path))
+
+    @property
+    def state(self) -> RunState:
+        """What the run is at: `running` while someone holds its lock, `new` before its first event, else how it ended."""
+        if is_locked(self.lock_path):
+            return "running"
+        last = last_line(self.events_path)
+        return "new" if last is None else ENDED.get(str(last.get("event")), "interrupted")
+
+    def events(self) -> Iterator[RunEvent]:
+        """Read all events in order; none for a run that never started. Torn lines are passed over."""
+        if not self.events_path.is_file():
+            return
+        with self.events_path.open("rb") as file:
+            yield from read_events(file)
+
+    @property
+    def checkpoints(self) -> list[Path]:
+        """Whole checkpoints, the oldest first."""
+        return sorted(path for path in (self.path / "checkpoints").glob("step-*") if path.is_dir())
+
+    @property
+    def exports(self) -> list[Path]:
+        """Whole exports, by name."""
+        return sorted(path for path in self.exports_path.glob("*") if not path.name.startswith("."))
+
+    @contextlib.contextmanager
+    def lock(self) -> Generator[None]:
+        """Hold the run for writing.
+
+        Raises:
+            StudioError: Someone else writes to this run.
+        """
+        handle = self._take_lock()
+        try:
+            yield
+        finally:
+            unlock_file(handle)
+
+    def delete(self) -> None:
+        """Remove the run and all that is in it.
+
+        Raises:
+            StudioError: The run is alive.
+        """
+        with self.lock():
+            aside = self.path.with_name(f".{self.path.name}.deleted")
+            shutil.rmtree(aside, ignore_errors=True)
+            self.path.rename(aside)
+        shutil.rmtree(aside)
+
+    def _take_lock(self) -> IO[bytes]:
+        """Try for a moment: whoever looks at the state holds the lock for an instant too."""
+        until = time.monotonic() + _LOCK_PATIENCE_S
+        while True:
+            handle = lock_file(self.lock_path)
+            if handle is not None:
+                return handle
+            if time.monotonic() > until:
+                raise StudioError(f"Another program is writing to the run {self.path}.", "Wait until it ends, or stop it there.")
+            time.sleep(0.02)
+
+
+def last_line(path: Path) -> dict[str, Any] | None:
+    """Give the last whole line of a JSON-lines file as a dictionary, reading from its end; None when there is none."""
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, 2)
+            block = _TAIL_BLOCK
+            while True:
+                file.seek(max(0, size - block))
+                lines = file.read(block).split(b"\n")
+                found = _last_mapping(lines if block >= size else lines[1:])
+                if found is not None or block >= size:
+                    return found
+                block *= 4
+    except FileNotFoundError:
+        return None
+
+
+def _last_mapping(lines: list[bytes]) -> dict[str, Any] | None:
+    for line in reversed(lines):
+        try:
+            value: object = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(value, dict):
+            return value
+    return None
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """One row of the list of runs.
+
+    Attributes:
+        path: The run's folder.
+        name: The config's name.
+        started: When the first event was written, in seconds since the epoch; 0 for a run that never started.
+        state: As `RunFolder.state`.
+        base_model: The config's `model.name_or_path`.
+        r: The adapter's rank.
+        lora_alpha: The adapter's alpha.
+        steps: Optimizer steps taken.
+        total_steps: Steps planned; 0 when not known.
+        last_loss: Loss of the last step; None before the first.
+        best_eval: Lowest evaluation loss; None before the first.
+        duration: Seconds spent in all attempts.
+    """
+
+    path: Path
+    name: str
+    started: float
+    state: RunState
+    base_model: str
+    r: int
+    lora_alpha: float
+    steps: int
+    total_steps: int
+    last_loss: float | None
+    best_eval: float | None
+    duration: float
+
+
+RunSummaries = list[RunSummary]
+
+
+class RunStore:
+    """All runs below one folder.
+
+    Args:
+        root: The folder; it is made with the first run.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def create(self, config: RunConfig, output: Path | None = None) -> RunFolder:
+        """Make a new run's folder with its `run.yaml`: below the root, or `output` itself.
+
+        Raises:
+            InputError: `output` exists and holds something, or the folder cannot be written.
+        """
+        try:
+            path = self._new_folder(config.name) if output is None else _exact_folder(output)
+            self._fill(path, config)
+        except OSError as error:
+            place = output or self.root
+            raise InputError(f"Cannot make a run folder at {place}: {error.strerror}.", "Choose a folder you may write to.") from error
+        return RunFolder(path)
+
+    def list(self) -> RunSummaries:
+        """Give every run, the latest first. Folders that hold no readable run are left out."""
+        from lora_studio.core.run_index import RunIndex
+
+        if not self.root.is_dir():
+            return []
+        with RunIndex(self.root) as index:
+            return index.summaries()
+
+    def _new_folder(self, name: str) -> Path:
+        self.root.mkdir(parents=True, exist_ok=True)
+        stem = f"{datetime.now():%Y%m%d-%H%M%S}-{slug(name)}"
+        for attempt in range(1, 10_000):
+            path = self.root / (stem if attempt == 1 else f"{stem}-{attempt}")
+            try:
+                path.mkdir()
+            except FileExistsError:
+                continue
+            return path
+        raise InputError(f"{self.root} has too many runs called {stem}.", "Give the run another name.")
+
+    def _fill(self, path: Path, config: RunConfig) -> None:
+        try:
+            write_atomically(path / "run.yaml", config_to_yaml(config))
+        except BaseException:
+            shutil.rmtree(path, ignore_errors=True)
+            raise
+
+
+def slug(name: str) -> str:
+    """Turn a run's name into a part of a file name: lower case ASCII letters, digits and dashes."""
+    plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
+    return re.sub(r"[^a-z0-9]+", "-", plain.lower()).strip("-") or "run"
+
+
+def _exact_folder(output: Path) -> Path:
+    refuse_existing(output, overwrite=False)
+    output.mkdir(parents=True, exist_ok=True)
+    return output
