@@ -1,0 +1,48 @@
+"""The task that makes a base model ready on disk: convert the starter or a GGUF file, download a Hub model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from lora_studio.core.control import TaskContext
+from lora_studio.core.errors import InputError
+from lora_studio.core.events import RunEvent, RunFinished
+from lora_studio.models.check import FIELD
+from lora_studio.models.sources import ModelSource, find_model
+
+
+def prepare(context: TaskContext, name_or_path: str, revision: str | None = None, *, weights: bool = True) -> Iterator[RunEvent]:
+    """Task: make a base model ready on disk; result `{"path", "commit"}`.
+
+    Args:
+        context: Its control can cancel a conversion or a download; what is whole stays.
+        name_or_path: A folder, a GGUF file, `starter` or a Hub id.
+        revision: Branch, tag or commit of a Hub model.
+        weights: Whether a folder without weights is refused (`inspect` needs none).
+
+    Raises:
+        InputError: The model cannot be had: the message says why and what to do.
+    """
+    source = find_model(name_or_path, revision)
+    path = source.path
+    if source.needs == "convert":
+        path = yield from _convert(context, source)
+    elif source.needs == "download":
+        path = yield from _download(context, source)
+    elif source.needs == "weights" and weights:
+        raise InputError(f"{path} has a config.json but no weights.", "Put the model's *.safetensors files beside it.", FIELD)
+    yield RunFinished(result={"path": str(path), "commit": source.commit})
+
+
+def _convert(context: TaskContext, source: ModelSource) -> Iterator[RunEvent]:
+    from lora_studio.models.convert import convert_gguf
+
+    assert source.file is not None
+    return (yield from convert_gguf(source.file, source.name, context.control))
+
+
+def _download(context: TaskContext, source: ModelSource) -> Iterator[RunEvent]:
+    from lora_studio.models.download import download_model
+
+    return (yield from download_model(source.name, source.revision, context.control))
