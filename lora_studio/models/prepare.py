@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 from lora_studio.core.control import TaskContext
@@ -24,25 +24,33 @@ def prepare(context: TaskContext, name_or_path: str, revision: str | None = None
     Raises:
         InputError: The model cannot be had: the message says why and what to do.
     """
+    path = yield from ready_model(context, name_or_path, revision, weights=weights)
+    yield RunFinished(result={"path": str(path), "commit": find_model(name_or_path, revision).commit})
+
+
+def ready_model(
+    context: TaskContext, name_or_path: str, revision: str | None = None, *, weights: bool = True
+) -> Generator[RunEvent, None, Path]:
+    """Make a base model ready on disk from within another task, and return its folder; arguments and errors as `prepare`."""
     source = find_model(name_or_path, revision)
-    path = source.path
     if source.needs == "convert":
-        path = yield from _convert(context, source)
-    elif source.needs == "download":
-        path = yield from _download(context, source)
-    elif source.needs == "weights" and weights:
-        raise InputError(f"{path} has a config.json but no weights.", "Put the model's *.safetensors files beside it.", FIELD)
-    yield RunFinished(result={"path": str(path), "commit": source.commit})
+        return (yield from _convert(context, source))
+    if source.needs == "download":
+        return (yield from _download(context, source))
+    if source.needs == "weights" and weights:
+        raise InputError(f"{source.path} has a config.json but no weights.", "Put the model's *.safetensors files beside it.", FIELD)
+    assert source.path is not None
+    return source.path
 
 
-def _convert(context: TaskContext, source: ModelSource) -> Iterator[RunEvent]:
+def _convert(context: TaskContext, source: ModelSource) -> Generator[RunEvent, None, Path]:
     from lora_studio.models.convert import convert_gguf
 
     assert source.file is not None
     return (yield from convert_gguf(source.file, source.name, context.control))
 
 
-def _download(context: TaskContext, source: ModelSource) -> Iterator[RunEvent]:
+def _download(context: TaskContext, source: ModelSource) -> Generator[RunEvent, None, Path]:
     from lora_studio.models.download import download_model
 
     return (yield from download_model(source.name, source.revision, context.control))

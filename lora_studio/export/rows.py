@@ -1,0 +1,46 @@
+"""The rows an artefact is compared on: the run's own held-out rows, or general text where there are none."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from lora_studio.core.config import RunConfig
+from lora_studio.core.errors import StudioError
+from lora_studio.core.paths import resources_folder
+from lora_studio.data.prepare import prepare_data
+
+_MOST_ROWS = 8
+_MOST_TOKENS = 256
+
+
+@dataclass(frozen=True)
+class ComparisonRows:
+    """Token ids to compare logits on.
+
+    Attributes:
+        rows: At most 8 rows of at most 256 token ids each.
+        origin: Where they came from, for the certificate.
+    """
+
+    rows: tuple[tuple[int, ...], ...]
+    origin: str
+
+
+def comparison_rows(config: RunConfig | None, tokenizer: Any) -> ComparisonRows:
+    """Choose the rows: held-out rows of the run where its data can still be read, else general text of our own."""
+    held_out = _held_out(config, tokenizer) if config else ()
+    if held_out:
+        return ComparisonRows(held_out, "held-out rows of the run")
+    lines = (resources_folder() / "general_text.txt").read_text(encoding="utf-8").splitlines()
+    rows = (tuple(tokenizer(line)["input_ids"][:_MOST_TOKENS]) for line in lines if len(line) > 40)
+    return ComparisonRows(tuple(row for row in rows if row)[:_MOST_ROWS], "general text")
+
+
+def _held_out(config: RunConfig, tokenizer: Any) -> tuple[tuple[int, ...], ...]:
+    try:
+        evaluation = prepare_data(config.data, tokenizer, config.training.seed).evaluation
+    except StudioError:  # the data moved or changed since: the certificate then says "general text"
+        return ()
+    count = min(_MOST_ROWS, len(evaluation))
+    return tuple(tuple(int(token) for token in evaluation[number].input_ids[:_MOST_TOKENS]) for number in range(count))

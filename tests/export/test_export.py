@@ -1,0 +1,202 @@
+"""Exports of every architecture, loaded again by plain peft and plain transformers; planted faults are refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from lora_studio.core.control import TaskContext
+from lora_studio.core.errors import Cancelled, InputError, StudioError
+from lora_studio.core.events import Phase, RunEvent
+from lora_studio.export import task
+from tests.tiny import ARCHITECTURES, save_tiny_model
+
+TARGETS: dict[str, dict[str, Any]] = {
+    "phi3": {"target_modules": ["qkv_proj", "down_proj"]},
+    "gpt2": {"target_modules": ["c_attn", "c_proj"], "fan_in_fan_out": True},
+    "gpt_neox": {"target_modules": ["query_key_value", "dense_h_to_4h"]},
+    "qwen3_moe": {"target_modules": ["q_proj"], "target_parameters": ["mlp.experts.down_proj"]},
+}
+PLAIN = {"target_modules": ["q_proj", "down_proj"]}
+PROBE = torch.tensor([[5, 9, 120, 33, 7, 250, 18]])
+
+
+def make_adapter(base: Path, folder: Path, **settings: Any) -> Path:
+    """Write a PEFT adapter with random A and B, so that it changes the base."""
+    torch.manual_seed(1)
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(base), LoraConfig(r=4, lora_alpha=8, init_lora_weights=False, **settings))
+    for name, parameter in model.named_parameters():
+        if "modules_to_save" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    model.save_pretrained(folder)
+    return folder
+
+
+def logits(model: Any) -> torch.Tensor:
+    with torch.inference_mode():
+        return model.eval()(input_ids=PROBE).logits.float()
+
+
+def result_of(events: list[RunEvent]) -> dict[str, Any]:
+    return events[-1].result  # type: ignore[union-attr]
+
+
+def run_export(**arguments: Any) -> dict[str, Any]:
+    return result_of(list(task.export(TaskContext(), **arguments)))
+
+
+@pytest.fixture(scope="module")
+def llama_adapter(tiny_model: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_adapter(tiny_model("llama"), tmp_path_factory.mktemp("adapter") / "lora", **PLAIN)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_exports_loaded_by_plain_libraries_answer_as_base_and_adapter(
+    architecture: str, tiny_model: Callable[[str], Path], tmp_path: Path
+) -> None:
+    base = tiny_model(architecture)
+    adapter = make_adapter(base, tmp_path / "made", **TARGETS.get(architecture, PLAIN))
+    expected = logits(PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), adapter))
+    assert (expected - logits(AutoModelForCausalLM.from_pretrained(base))).abs().max() > 1e-2  # the adapter does something
+
+    told = run_export(source=str(adapter), kind="adapter", to=str(tmp_path / "adapter"))
+    assert told["certificate"]["verdict"] == "exact"
+    again = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), tmp_path / "adapter")
+    assert (logits(again) - expected).abs().max() <= 1e-4
+
+    told = run_export(source=str(adapter), kind="merged", to=str(tmp_path / "merged"), dtype="float32")
+    assert told["certificate"]["verdict"] == "exact"
+    assert told["certificate"]["max_abs_logit_difference"] <= 1e-4
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
+    assert (logits(merged) - expected).abs().max() <= 1e-4
+    assert AutoTokenizer.from_pretrained(tmp_path / "merged").chat_template == AutoTokenizer.from_pretrained(base).chat_template
+
+
+@pytest.mark.parametrize("settings", [
+    {"use_rslora": True}, {"use_dora": True}, {"rank_pattern": {r"layers\.0\.self_attn\.q_proj": 2}, "alpha_pattern": {"down_proj": 32}},
+    {"modules_to_save": ["lm_head"]}, {"bias": "lora_only", "lora_bias": True},
+])
+def test_variants_of_lora_merge_to_what_they_were(settings: dict[str, Any], tiny_model: Callable[[str], Path], tmp_path: Path) -> None:
+    base = tiny_model("llama")
+    if settings.get("lora_bias"):
+        base = save_tiny_model(tmp_path / "with_bias", "llama", attention_bias=True, mlp_bias=True)
+        settings = {"lora_bias": True}
+    adapter = make_adapter(base, tmp_path / "made", **PLAIN, **settings)
+    expected = logits(PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), adapter))
+    run_export(source=str(adapter), kind="merged", to=str(tmp_path / "merged"), dtype="float32")
+    assert (logits(AutoModelForCausalLM.from_pretrained(tmp_path / "merged")) - expected).abs().max() <= 1e-4
+
+
+@pytest.mark.parametrize("architecture", ["qwen3", "gpt2"])
+def test_a_head_trained_apart_from_its_tied_embedding_is_untied_in_the_merge(
+    architecture: str, tiny_model: Callable[[str], Path], tmp_path: Path
+) -> None:
+    base = tiny_model(architecture)
+    adapter = make_adapter(base, tmp_path / "made", **TARGETS.get(architecture, PLAIN), modules_to_save=["lm_head"])
+    expected = logits(PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), adapter))
+    run_export(source=str(adapter), kind="merged", to=str(tmp_path / "merged"), dtype="float32")
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
+    assert merged.config.tie_word_embeddings is False
+    assert (logits(merged) - expected).abs().max() <= 1e-4
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_a_smaller_dtype_is_the_rounding_of_the_exact_sum_and_says_its_cost(dtype: str, llama_adapter: Path, tmp_path: Path) -> None:
+    told = run_export(source=str(llama_adapter), kind="merged", to=str(tmp_path / "small"), dtype=dtype)
+    run_export(source=str(llama_adapter), kind="merged", to=str(tmp_path / "exact"), dtype="float32")
+    exact = AutoModelForCausalLM.from_pretrained(tmp_path / "exact", dtype=torch.float32).state_dict()
+    small = AutoModelForCausalLM.from_pretrained(tmp_path / "small", dtype="auto").state_dict()
+    for name, tensor in exact.items():
+        assert torch.equal(tensor.to(getattr(torch, dtype)), small[name]), name
+    assert told["certificate"]["verdict"] == "rounded"
+    assert 0 < told["certificate"]["effect_lost"] < 1
+
+
+def test_without_a_dtype_the_merge_keeps_the_base_models(tmp_path: Path) -> None:
+    base = save_tiny_model(tmp_path / "base", "llama")
+    AutoModelForCausalLM.from_pretrained(base).to(torch.bfloat16).save_pretrained(base)
+    adapter = make_adapter(base, tmp_path / "made", **PLAIN)
+    assert run_export(source=str(adapter), kind="merged", to=str(tmp_path / "merged"))["dtype"] == "bfloat16"
+
+
+def test_the_artefact_carries_its_certificate_and_a_card(llama_adapter: Path, tmp_path: Path) -> None:
+    told = run_export(source=str(llama_adapter), kind="merged", to=str(tmp_path / "merged"))
+    assert json.loads((tmp_path / "merged/certificate.json").read_text()) == told["certificate"]
+    card = (tmp_path / "merged/README.md").read_text()
+    assert "AutoModelForCausalLM.from_pretrained" in card
+    assert "| `r` | 4 |" in card
+    assert str(tmp_path) not in card
+
+
+def spoil_scale(model: Any) -> Any:
+    with torch.no_grad():
+        model.model.layers[0].self_attn.q_proj.weight.mul_(1.01)
+    return model
+
+
+def test_a_merge_that_is_wrong_is_refused_and_not_kept(
+    llama_adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sound = task.finish_merge
+    monkeypatch.setattr(task, "finish_merge", lambda model: spoil_scale(sound(model)))
+    with pytest.raises(StudioError, match="refused: logits differ"):
+        run_export(source=str(llama_adapter), kind="merged", to=str(tmp_path / "merged"), dtype="float32")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_reads_back_otherwise_is_refused(llama_adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = AutoModelForCausalLM.from_pretrained
+    monkeypatch.setattr(task.AutoModelForCausalLM, "from_pretrained", lambda *args, **kwargs: spoil_scale(loaded(*args, **kwargs)))
+    with pytest.raises(StudioError, match="read back otherwise than written"):
+        run_export(source=str(llama_adapter), kind="merged", to=str(tmp_path / "merged"), dtype="bfloat16")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_stands_at_the_target_is_never_replaced_unasked(llama_adapter: Path, tmp_path: Path) -> None:
+    target = tmp_path / "there"
+    target.mkdir()
+    (target / "precious.txt").write_text("mine")
+    with pytest.raises(InputError, match="exists already"):
+        run_export(source=str(llama_adapter), kind="adapter", to=str(target))
+    assert (target / "precious.txt").read_text() == "mine"
+    run_export(source=str(llama_adapter), kind="adapter", to=str(target), overwrite=True)
+    assert not (target / "precious.txt").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["there"]
+
+
+@pytest.mark.parametrize("kind", ["adapter", "merged"])
+def test_a_cancelled_export_leaves_nothing(kind: str, llama_adapter: Path, tmp_path: Path) -> None:
+    context = TaskContext()
+    events = task.export(context, str(llama_adapter), kind, str(tmp_path / "out"))
+    with pytest.raises(Cancelled):  # noqa: PT012 - the task is stopped once it works beside its target
+        for event in events:
+            if isinstance(event, Phase) and event.name in ("merging", "checking") and any(tmp_path.iterdir()):
+                context.control.stop()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_adapter_of_another_base_is_refused_with_the_reason(tiny_model: Callable[[str], Path], tmp_path: Path) -> None:
+    wide = save_tiny_model(tmp_path / "wide", "llama", hidden_size=64, intermediate_size=80)
+    adapter = make_adapter(wide, tmp_path / "made", **PLAIN)
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    (adapter / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": str(tiny_model("llama"))}))
+    with pytest.raises(InputError, match="does not fit this base model"):
+        run_export(source=str(adapter), kind="merged", to=str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("arguments", "told"), [
+    ({"kind": "gguf"}, "no export as 'gguf'"),
+    ({"kind": "merged", "dtype": "int3"}, "int3"),
+    ({"kind": "adapter", "dtype": "float32"}, "trained in"),
+])
+def test_requests_that_cannot_be_met_say_what_can(arguments: dict[str, str], told: str, llama_adapter: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=told):
+        run_export(source=str(llama_adapter), to=str(tmp_path / "out"), **arguments)

@@ -1,0 +1,78 @@
+"""Finding the adapter that a path means, and refusing what is none."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from lora_studio.core.config import RunConfig
+from lora_studio.core.config_files import write_config
+from lora_studio.core.errors import InputError
+from lora_studio.export.source import find_source
+
+
+def make_adapter(folder: Path, **changes: object) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    config = {"peft_type": "LORA", "base_model_name_or_path": "some/base", "r": 4, **changes}
+    (folder / "adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
+    save_file({"base_model.model.q.lora_A.weight": torch.zeros(4, 8)}, folder / "adapter_model.safetensors")
+    return folder
+
+
+def test_an_adapter_folder_of_anyone_names_its_base(tmp_path: Path) -> None:
+    source = find_source(make_adapter(tmp_path / "mine"))
+    assert (source.base_name, source.run_dir, source.label) == ("some/base", None, "mine")
+
+
+def test_a_run_gives_its_final_adapter_with_its_own_config(tmp_path: Path) -> None:
+    write_config(tmp_path / "run.yaml", RunConfig(name="triage"))
+    make_adapter(tmp_path / "adapter")
+    source = find_source(tmp_path)
+    assert source.adapter == tmp_path / "adapter"
+    assert source.config == RunConfig(name="triage")
+    assert source.label == "triage"
+
+
+def test_a_run_without_final_adapter_gives_its_newest_checkpoint(tmp_path: Path) -> None:
+    write_config(tmp_path / "run.yaml", RunConfig(name="triage"))
+    make_adapter(tmp_path / "checkpoints/step-000010")
+    make_adapter(tmp_path / "checkpoints/step-000020")
+    source = find_source(tmp_path)
+    assert source.adapter.name == "step-000020"
+    assert source.label == "triage, step 20"
+    assert source.run_dir == tmp_path
+
+
+def test_a_checkpoint_knows_its_run(tmp_path: Path) -> None:
+    write_config(tmp_path / "run.yaml", RunConfig(name="triage"))
+    assert find_source(make_adapter(tmp_path / "checkpoints/step-000010")).run_dir == tmp_path
+
+
+@pytest.mark.parametrize(("break_it", "told"), [
+    (lambda folder: (folder / "adapter_model.safetensors").unlink(), "adapter_model.safetensors is missing"),
+    (lambda folder: (folder / "adapter_config.json").write_text("{"), "not valid JSON"),
+    (lambda folder: (folder / "adapter_config.json").write_text("[]"), "not a JSON object"),
+    (lambda folder: (folder / "adapter_config.json").write_text('{"peft_type": "IA3"}'), "only LORA"),
+    (lambda folder: (folder / "adapter_config.json").write_text('{"peft_type": "LORA"}'), "does not name its base"),
+    (lambda folder: (folder / "adapter_config.json").unlink(), "neither a run nor a PEFT adapter"),
+    (lambda folder: (folder / "adapter_model.safetensors").write_bytes(b"\x08\0\0\0\0\0\0\0{"), "adapter_model.safetensors"),
+    (lambda folder: (folder / "adapter_model.safetensors").rename(folder / "adapter_model.bin"), "pickle"),
+])
+def test_what_is_no_sound_adapter_is_refused_by_name(tmp_path: Path, break_it, told: str) -> None:
+    folder = make_adapter(tmp_path / "mine")
+    break_it(folder)
+    with pytest.raises(InputError, match=told):
+        find_source(folder)
+
+
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="nowhere: no such folder"):
+        find_source(tmp_path / "nowhere")
+
+
+def test_a_run_that_has_saved_nothing_says_so(tmp_path: Path) -> None:
+    write_config(tmp_path / "run.yaml", RunConfig(name="triage"))
+    with pytest.raises(InputError, match="no adapter yet"):
+        find_source(tmp_path)
