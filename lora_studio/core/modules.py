@@ -18,7 +18,10 @@ Kind = Literal["linear", "conv1d", "embedding", "experts", "other"]
 
 @dataclass(frozen=True)
 class ModuleInfo:
-    """One module of the base model, or one fused 3-D expert parameter (`kind` "experts").
+    """One module of the base model, or one parameter that PEFT reaches by its own name (`kind` "experts").
+
+    Such a parameter is a fused 3-D stack of experts, or the 2-D weight of a router that is no Linear
+    (`model.layers.0.mlp.gate.weight`, with `num_experts` 1).
 
     Attributes:
         name: Its path as in `named_modules()`, such as `model.layers.0.self_attn.q_proj`; the root is "".
@@ -31,7 +34,7 @@ class ModuleInfo:
         own_parameters: Parameters directly on it.
         in_features: What an adapter's A reads; 0 where it has no adapter.
         out_features: What an adapter's B writes; 0 where it has no adapter.
-        num_experts: Experts fused in the parameter; 0 elsewhere.
+        num_experts: Experts fused in the parameter; 1 for a router's weight; 0 elsewhere.
         targetable: Whether an adapter can go here.
         reason: Why not, or what to know ("tied to model.embed_tokens"); a sentence without its full stop, or empty.
         tied_to: Name of the module whose weight this one shares, else empty.
@@ -90,6 +93,14 @@ class ModuleTree:
     def by_name(self) -> dict[str, ModuleInfo]:
         """Modules by their name."""
         return {module.name: module for module in self.modules}
+
+    @cached_property
+    def by_leaf_name(self) -> dict[str, tuple[ModuleInfo, ...]]:
+        """Modules by the last part of their name, in order: a name that ends in a dot and an entry ends in the entry's last part."""
+        found: dict[str, list[ModuleInfo]] = {}
+        for module in self.modules:
+            found.setdefault(module.leaf_name, []).append(module)
+        return {leaf: tuple(modules) for leaf, modules in found.items()}
 
     @cached_property
     def children(self) -> dict[str, tuple[ModuleInfo, ...]]:

@@ -1,0 +1,201 @@
+"""From modules to settings: the smallest settings that PEFT 0.21 reads as exactly a selection.
+
+What "smallest" counts. The size of settings is the number of entries in target_modules (all-linear is one), target_parameters and exclude_modules,
+one more when layers_to_transform is set, however many layers it names, and the keys of rank_pattern and alpha_pattern. Of settings with as many
+entries, those with fewer characters (digits, for layers) are smaller; of those, a list before all-linear and no layers before layers.
+
+What may be used. Entries are endings of the model's names. A complete name, which PEFT takes whatever layers_to_transform says, is not used to
+reach beyond the layers: from 20 entries on PEFT shortens names itself, and the meaning would change. Keys of patterns are escaped endings, of which
+none matches a target that another matches, so that the order PEFT saves them in means nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from lora_studio.core.errors import InputError
+from lora_studio.core.modules import ModuleInfo, ModuleTree
+from lora_studio.core.targets.cover import Cost, Cover, Wish, cheapest_cover, cheapest_exclusion, uniform_endings
+from lora_studio.core.targets.fused import rewritten_names
+from lora_studio.core.targets.matching import layer_of
+from lora_studio.core.targets.selection import Selection, targetable_reason
+
+
+@dataclass(frozen=True)
+class CompiledTargets:
+    """The settings a selection compiles to; names as in `AdapterSettings`."""
+
+    target_modules: tuple[str, ...] | Literal["all-linear"] = ()
+    target_parameters: tuple[str, ...] = ()
+    exclude_modules: tuple[str, ...] = ()
+    layers_to_transform: tuple[int, ...] | None = None
+    rank_pattern: Mapping[str, int] = field(default_factory=dict[str, int])
+    alpha_pattern: Mapping[str, int | float] = field(default_factory=dict[str, "int | float"])
+
+    @property
+    def size(self) -> Cost:
+        """What "smallest" counts."""
+        listed = ("all-linear",) if self.target_modules == "all-linear" else self.target_modules
+        texts = [*listed, *self.target_parameters, *self.exclude_modules, *self.rank_pattern, *self.alpha_pattern]
+        layers = self.layers_to_transform
+        digits = sum(len(str(layer)) for layer in layers or ())
+        return Cost(len(texts) + (layers is not None), sum(map(len, texts)) + digits)
+
+    def changes(self) -> dict[str, object]:
+        """Give the settings as `{dotted path: value}`, for `RunConfig.replace`."""
+        return {
+            "adapter.target_modules": self.target_modules,
+            "adapter.target_parameters": self.target_parameters,
+            "adapter.exclude_modules": self.exclude_modules,
+            "adapter.layers_to_transform": self.layers_to_transform,
+            "adapter.rank_pattern": dict(self.rank_pattern),
+            "adapter.alpha_pattern": dict(self.alpha_pattern),
+        }
+
+
+def compile_selection(selection: Selection, tree: ModuleTree, r: int, lora_alpha: float) -> CompiledTargets:
+    """Give the smallest settings that mean the selection, with `r` and `lora_alpha` the config's own.
+
+    Raises:
+        InputError: A name is not in the tree, or cannot have an adapter, or no settings can tell it from another module.
+    """
+    _check_selection(selection, tree)
+    parameters = frozenset(name for name in selection.modules if tree.by_name[name].kind == "experts")
+    modules = selection.modules - parameters
+    reached = _cheapest_modules(modules, tree)
+    patterns = compile_patterns(selection, r, lora_alpha)
+    return CompiledTargets(
+        reached.target_modules, _cheapest_parameters(parameters, tree), reached.exclude_modules, reached.layers_to_transform,
+        patterns.rank_pattern, patterns.alpha_pattern,
+    )
+
+
+def compile_patterns(selection: Selection, r: int, lora_alpha: float) -> CompiledTargets:
+    """Give `rank_pattern` and `alpha_pattern` alone: the fewest escaped keys that share no module."""
+    ranks = {name: selection.ranks.get(name, r) for name in selection.modules} if selection.ranks else {}
+    alphas = {name: float(selection.alphas.get(name, lora_alpha)) for name in selection.modules} if selection.alphas else {}
+    return CompiledTargets(
+        rank_pattern={_escaped(ending): ranks[name] for ending, name in _ordered(uniform_endings(ranks, r))},
+        alpha_pattern={_escaped(ending): _plain(alphas[name]) for ending, name in _ordered(uniform_endings(alphas, float(lora_alpha)))},
+    )
+
+
+def _check_selection(selection: Selection, tree: ModuleTree) -> None:
+    for name in selection.modules:
+        module = tree.by_name.get(name)
+        reason = "the model has no such module" if module is None else targetable_reason(module, tree)
+        if reason:
+            raise InputError(f"{name} cannot be targeted: {reason}.", "Untick it.", "adapter.target_modules")
+
+
+def _cheapest_modules(wanted: frozenset[str], tree: ModuleTree) -> CompiledTargets:
+    """Choose between a list, a list within layers, and all-linear less some."""
+    if not wanted:
+        return CompiledTargets()
+    leaves = list(dict.fromkeys(name.rpartition(".")[2] for name in sorted(wanted)))
+    ways: list[CompiledTargets] = []
+    listed = _as_list(wanted, leaves, tree, None)
+    if listed is not None:
+        ways.append(listed)
+    if listed is None or listed.size.entries > len(leaves) + 1:
+        layers = {layer_of(name) for name in wanted}
+        within = None if None in layers else _as_list(wanted, leaves, tree, frozenset(layer for layer in layers if layer is not None))
+        ways.extend(way for way in (within,) if way is not None)
+    if listed is None or listed.size.entries > 1:
+        ways.extend(way for way in (_as_all_linear(wanted, tree),) if way is not None)
+    if not ways:
+        raise InputError(
+            "PEFT cannot tell the ticked modules from others: names that are the ending of longer names are ticked apart from them.",
+            "Tick or untick modules of the same name together.", "adapter.target_modules")
+    return min(ways, key=lambda way: way.size)
+
+
+def _as_list(wanted: frozenset[str], leaves: Iterable[str], tree: ModuleTree, layers: frozenset[int] | None) -> CompiledTargets | None:
+    include: list[str] = []
+    exclude: list[str] = []
+    for leaf in leaves:
+        names = [module.name for module in tree.by_leaf_name[leaf] if module.kind != "experts"]
+        cover = cheapest_cover([(name, _wish(name, wanted, layers)) for name in names])
+        if cover is None:
+            return None
+        include.extend(cover.include)
+        exclude.extend(cover.exclude)
+    numbers = None if layers is None else tuple(sorted(layers))
+    return CompiledTargets(_in_tree_order(include, tree), (), _in_tree_order(exclude, tree), numbers)
+
+
+def _wish(name: str, wanted: frozenset[str], layers: frozenset[int] | None) -> Wish:
+    if name in wanted:
+        return Wish.IN
+    return Wish.EITHER if layers is not None and layer_of(name) not in layers else Wish.OUT
+
+
+def _as_all_linear(wanted: frozenset[str], tree: ModuleTree) -> CompiledTargets | None:
+    """Give all-linear and what to exclude; None where it reaches too little, or means something else to PEFT."""
+    if rewritten_names(tree.model_type) or _has_names_within_names(tree):
+        return None
+    linear = [module for module in tree.modules if module.kind in ("linear", "conv1d") and module.name != tree.output_module]
+    if not wanted.issubset(module.name for module in linear):
+        return None
+    by_leaf: dict[str, list[tuple[str, Wish]]] = {}
+    for module in linear:
+        by_leaf.setdefault(module.leaf_name, []).append((module.name, Wish.IN if module.name in wanted else Wish.OUT))
+    covers = [cheapest_exclusion(names) for names in by_leaf.values()]
+    if any(cover is None for cover in covers):
+        return None
+    exclude = [entry for cover in covers if cover is not None for entry in cover.exclude]
+    return CompiledTargets("all-linear", (), _in_tree_order(exclude, tree))
+
+
+def _has_names_within_names(tree: ModuleTree) -> bool:
+    """Say whether the first part of some name is also a later part of one, so that one name may end in another."""
+    return any(top.name in tree.by_leaf_name and len(tree.by_leaf_name[top.name]) > 1 for top in tree.children.get("", ()))
+
+
+def _cheapest_parameters(wanted: frozenset[str], tree: ModuleTree) -> tuple[str, ...]:
+    """Cover parameters by endings; nothing excludes a parameter again."""
+    found = Cover()
+    for leaf in dict.fromkeys(name.rpartition(".")[2] for name in sorted(wanted)):
+        cover = cheapest_cover([(name, Wish.IN if name in wanted else Wish.OUT) for name in _parameter_names(leaf, tree)], may_exclude=False)
+        if cover is None:
+            raise InputError(f"PEFT cannot tell the ticked parameters {leaf} from others.", "Tick parameters of the same name together.", "adapter.target_parameters")
+        found = found.plus(cover)
+    return _in_tree_order(found.include, tree)
+
+
+def _parameter_names(leaf: str, tree: ModuleTree) -> list[str]:
+    names = [module.name for module in tree.by_leaf_name.get(leaf, ()) if module.kind == "experts"]
+    if leaf in ("weight", "bias"):
+        names += [f"{module.name}.{leaf}" for module in _owners(leaf, tree) if f"{module.name}.{leaf}" not in tree.by_name]
+    return names
+
+
+def _owners(parameter: str, tree: ModuleTree) -> list[ModuleInfo]:
+    return [module for module in tree.modules if module.kind != "experts" and (module.shape if parameter == "weight" else module.has_bias)]
+
+
+def _in_tree_order(entries: Iterable[str], tree: ModuleTree) -> tuple[str, ...]:
+    """Order entries as the tree first shows their last parts, then by themselves."""
+    position = {leaf: place for place, leaf in enumerate(tree.by_leaf_name)}
+    return tuple(sorted(entries, key=lambda entry: (position[entry.rpartition(".")[2]], *_numbered(entry))))
+
+
+def _ordered(endings: Mapping[str, str]) -> list[tuple[str, str]]:
+    return sorted(endings.items(), key=lambda item: _numbered(item[0]))
+
+
+def _numbered(text: str) -> list[tuple[int, int, str]]:
+    """Sort numbers in names as numbers."""
+    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in text.split(".")]
+
+
+def _escaped(ending: str) -> str:
+    """Escape an ending for a pattern key; one that must be the complete name keeps its ^."""
+    return f"^{re.escape(ending[1:])}" if ending.startswith("^") else re.escape(ending)
+
+
+def _plain(alpha: float) -> int | float:
+    return int(alpha) if alpha.is_integer() else alpha

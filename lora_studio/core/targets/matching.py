@@ -1,0 +1,67 @@
+"""PEFT 0.21's rules for matching a list of names against a model, on names alone.
+
+Source: `check_target_module_exists` and `_find_minimal_target_modules` in `peft.tuners.tuners_utils`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from lora_studio.core.modules import ModuleInfo, ModuleTree
+
+# From this many entries on, PEFT replaces a list by shorter names that match the same modules.
+PEFT_SHORTENS_FROM = 20
+
+
+def modules_matching(entry: str, tree: ModuleTree) -> list[ModuleInfo]:
+    """Give the modules whose name is `entry` or ends in a dot and `entry`; parameters are no modules."""
+    ending = f".{entry}"
+    return [
+        module for module in tree.by_leaf_name.get(entry.rpartition(".")[2], ())
+        if module.kind != "experts" and module.name and (module.name == entry or module.name.endswith(ending))
+    ]
+
+
+def matching_names(entries: Iterable[str], tree: ModuleTree) -> set[str]:
+    """Give the names of the modules that some entry matches."""
+    return {module.name for entry in entries for module in modules_matching(entry, tree)}
+
+
+def layer_of(name: str) -> int | None:
+    """Give the layer a module belongs to as `layers_to_transform` counts them, or None.
+
+    It is the first number among the parts of the name that has two parts before it and one behind.
+    """
+    parts = name.split(".")
+    return next((int(part) for part in parts[2:-1] if part.isdecimal()), None)
+
+
+def within_layers(names: set[str], entries: frozenset[str], layers: tuple[int, ...], tree: ModuleTree) -> set[str]:
+    """Keep of the matched `names` those in `layers`; a complete name among the entries is taken whatever its layer."""
+    exact = shortened(entries, tree) if len(entries) >= PEFT_SHORTENS_FROM else entries
+    return {name for name in names if name in exact or layer_of(name) in layers}
+
+
+def shortened(entries: frozenset[str], tree: ModuleTree) -> frozenset[str]:
+    """Give the shorter list PEFT puts in place of a long one; the same modules end in its entries."""
+    matched = matching_names(entries, tree)
+    other = {suffix for module in tree.modules if module.kind != "experts" and module.name not in matched for suffix in suffixes(module.name)}
+    needed: set[str] = set()
+    for _, choices in sorted((suffixes(entry), entry) for entry in entries):
+        found = _shortest_new(choices, needed, other)
+        if found:
+            needed.add(found)
+    return frozenset(needed) if needed and len(needed) < len(entries) else entries
+
+
+def _shortest_new(entry: str, needed: set[str], other: set[str]) -> str | None:
+    parts = suffixes(entry)
+    if any(suffix in needed for suffix in parts[:-1]):
+        return None
+    return next((suffix for suffix in parts if suffix not in needed and suffix not in other), None)
+
+
+def suffixes(name: str) -> list[str]:
+    """Give every ending of a name at a dot, the shortest first, the name itself last."""
+    parts = name.split(".")
+    return [".".join(parts[start:]) for start in range(len(parts) - 1, -1, -1)]

@@ -1,0 +1,214 @@
+"""From settings to modules: exactly what PEFT 0.21 would wrap, with the rank and alpha of each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+from lora_studio.core.config import AdapterSettings
+from lora_studio.core.errors import InputError
+from lora_studio.core.findings import Finding
+from lora_studio.core.modules import Kind, ModuleInfo, ModuleTree
+from lora_studio.core.targets.fused import rewrite_for_fused_experts
+from lora_studio.core.targets.matching import matching_names, modules_matching, within_layers
+from lora_studio.core.targets.patterns import PatternTable, changed_by_sorting, unused_patterns
+from lora_studio.core.targets.saved import excluded_by_saving, saved_modules
+
+_MODULES = "adapter.target_modules"
+_PARAMETERS = "adapter.target_parameters"
+
+
+class Target(NamedTuple):
+    """One module, or one parameter, that gets an adapter."""
+
+    name: str
+    kind: Kind
+    r: int
+    lora_alpha: float
+
+
+@dataclass(frozen=True)
+class Resolution:
+    """What settings come to on one model.
+
+    Attributes:
+        adapter: The settings PEFT goes on with: those given, rewritten where PEFT rewrites them (fused experts).
+        targets: What gets an adapter, in the order of the tree.
+        saved_modules: Names of the modules trained in full and saved with the adapter.
+        findings: What is wrong or worth knowing; `check` raises the first error.
+    """
+
+    adapter: AdapterSettings
+    targets: tuple[Target, ...]
+    saved_modules: tuple[str, ...]
+    findings: tuple[Finding, ...]
+
+    @cached_property
+    def by_name(self) -> dict[str, Target]:
+        """Targets by their name."""
+        return {target.name: target for target in self.targets}
+
+    @property
+    def errors(self) -> tuple[Finding, ...]:
+        """Findings that keep a run from starting."""
+        return tuple(finding for finding in self.findings if finding.level == "error")
+
+    def check(self) -> Resolution:
+        """Give itself when nothing is wrong.
+
+        Raises:
+            InputError: The first error found.
+        """
+        for finding in self.errors:
+            raise finding.as_error()
+        return self
+
+
+def resolve(adapter: AdapterSettings, tree: ModuleTree) -> Resolution:
+    """Find out which modules and parameters the settings mean on this model; never raises for what a person typed."""
+    findings: list[Finding] = []
+    try:
+        effective = rewrite_for_fused_experts(adapter, tree)
+        ranks = PatternTable(effective.rank_pattern, "adapter.rank_pattern")
+        alphas = PatternTable(effective.alpha_pattern, "adapter.alpha_pattern")
+        names = _module_names(effective, tree, findings)
+    except InputError as error:
+        return Resolution(adapter, (), (), (Finding("error", "setting_refused", error.message, error.hint, error.field),))
+    names |= _parameter_names(effective, tree, findings)
+    chosen = [module for module in tree.modules if module.name in names] if names else []
+    targets = tuple(
+        Target(module.name, module.kind, ranks.get(module.name, effective.r), alphas.get(module.name, effective.lora_alpha))
+        for module in _wrappable(chosen, findings)
+    )
+    saved = saved_modules(effective.modules_to_save, tree, names, findings)
+    if not chosen and not any(finding.level == "error" for finding in findings):
+        findings.append(Finding("error", "no_target", "No module is targeted, so there is nothing to train.", "Tick modules in the tree, or take a preset.", _MODULES))
+    _check_settings(effective, targets, findings)
+    _check_patterns(effective, targets, findings)
+    return Resolution(effective, targets, saved, tuple(findings))
+
+
+def _module_names(adapter: AdapterSettings, tree: ModuleTree, findings: list[Finding]) -> set[str]:
+    names = _every_linear(adapter, tree, findings) if adapter.target_modules == "all-linear" else _listed(adapter, tree, findings)
+    excluded = set[str]()
+    for entry in adapter.exclude_modules:
+        found = {module.name for module in modules_matching(entry, tree)}
+        excluded |= found
+        if not found:
+            findings.append(Finding("warning", "exclude_unmatched", f"exclude_modules: nothing in the model is named {entry!r}.", "Take the entry out.", "adapter.exclude_modules"))
+    left = names - excluded
+    left -= excluded_by_saving(adapter.modules_to_save, left)
+    if names and not left:
+        findings.append(Finding(
+            "error", "targets_excluded", "Every targeted module is left out again by exclude_modules or modules_to_save.",
+            "Take some of them out of exclude_modules.", "adapter.exclude_modules"))
+    return left
+
+
+def _every_linear(adapter: AdapterSettings, tree: ModuleTree, findings: list[Finding]) -> set[str]:
+    if adapter.layers_to_transform:
+        findings.append(Finding(
+            "error", "layers_with_all_linear", "layers_to_transform cannot stand beside target_modules: all-linear.",
+            "Name the modules in a list, or leave layers_to_transform empty.", "adapter.layers_to_transform"))
+    linear = {module.name for module in tree.modules if module.kind in ("linear", "conv1d") and module.name != tree.output_module}
+    roots = {module.name for module in tree.children.get("", ())}
+    inner = {module.leaf_name for module in tree.modules if module.name.count(".")}
+    # PEFT turns all-linear into a list of names, which may happen to be endings of longer ones.
+    return matching_names(linear, tree) if roots & inner else linear
+
+
+def _listed(adapter: AdapterSettings, tree: ModuleTree, findings: list[Finding]) -> set[str]:
+    names = set[str]()
+    for entry in adapter.target_modules:
+        found = {module.name for module in modules_matching(entry, tree)}
+        names |= found
+        if not found:
+            findings.append(Finding("error", "target_unmatched", f"target_modules: nothing in the model is named {entry!r}.", _names_hint(tree), _MODULES))
+    if not adapter.layers_to_transform or not names:
+        return names
+    left = within_layers(names, frozenset(adapter.target_modules), adapter.layers_to_transform, tree)
+    if not left:
+        findings.append(Finding(
+            "error", "layers_unmatched", f"layers_to_transform: no targeted module is in layer {', '.join(map(str, adapter.layers_to_transform))}.",
+            "Layers count from 0.", "adapter.layers_to_transform"))
+    return left
+
+
+def _names_hint(tree: ModuleTree) -> str:
+    leaves = dict.fromkeys(module.leaf_name for module in tree.targetable if module.kind != "experts")
+    return f"This model has {', '.join(list(leaves)[:12])}." if leaves else "This model has no module an adapter can go on."
+
+
+def _parameter_names(adapter: AdapterSettings, tree: ModuleTree, findings: list[Finding]) -> set[str]:
+    names = set[str]()
+    for entry in adapter.target_parameters:
+        ending = f".{entry}"
+        found = {module.name for module in tree.by_leaf_name.get(entry.rpartition(".")[2], ()) if module.kind == "experts" and _ends(module.name, entry, ending)}
+        names |= found
+        plain = _weight_owner(entry, tree)
+        if plain is not None:
+            findings.append(Finding(
+                "error", "parameter_of_module", f"target_parameters: {entry!r} is a plain parameter of {plain}, which is a module of its own or has no adapter.",
+                "Give the module's name in target_modules.", _PARAMETERS))
+        elif not found:
+            findings.append(Finding("error", "target_unmatched", f"target_parameters: no parameter of the model is named {entry!r}.", _parameters_hint(tree), _PARAMETERS))
+    return names
+
+
+def _ends(name: str, entry: str, ending: str) -> bool:
+    return name == entry or name.endswith(ending)
+
+
+def _weight_owner(entry: str, tree: ModuleTree) -> str | None:
+    """Name a module whose plain weight or bias an entry of `target_parameters` takes."""
+    owner, _, parameter = entry.rpartition(".")
+    if parameter not in ("weight", "bias"):
+        return None
+    candidates: Iterable[ModuleInfo] = modules_matching(owner, tree) if owner else tree.modules
+    return next((
+        module.name for module in candidates
+        if (module.shape if parameter == "weight" else module.has_bias) and module.kind != "experts" and f"{module.name}.{parameter}" not in tree.by_name
+    ), None)
+
+
+def _parameters_hint(tree: ModuleTree) -> str:
+    leaves = dict.fromkeys(module.leaf_name for module in tree.modules if module.kind == "experts")
+    return f"This model has {', '.join(leaves)}." if leaves else "This model has no fused experts: leave target_parameters empty."
+
+
+def _wrappable(chosen: list[ModuleInfo], findings: list[Finding]) -> list[ModuleInfo]:
+    refused: dict[str, list[str]] = {}
+    for module in chosen:
+        if not module.targetable:
+            refused.setdefault(module.reason or f"a {module.class_name} has no adapter", []).append(module.name)
+    for reason, names in refused.items():
+        shown = names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
+        findings.append(Finding("error", "not_targetable", f"{shown} cannot be targeted: {reason}.", "Take it out of target_modules, or leave it out with exclude_modules.", _MODULES))
+    return [module for module in chosen if module.targetable]
+
+
+def _check_settings(adapter: AdapterSettings, targets: tuple[Target, ...], findings: list[Finding]) -> None:
+    if not any(target.kind == "experts" for target in targets):
+        return
+    for wrong, code, what, field in (
+        (adapter.lora_dropout > 0, "dropout_on_experts", "lora_dropout", "adapter.lora_dropout"),
+        (adapter.use_dora, "dora_on_experts", "use_dora", "adapter.use_dora"),
+    ):
+        if wrong:
+            findings.append(Finding("error", code, f"{what} cannot be used on fused experts.", f"Set {what} to {'0' if what == 'lora_dropout' else 'false'}, or leave the experts out.", field))
+
+
+def _check_patterns(adapter: AdapterSettings, targets: tuple[Target, ...], findings: list[Finding]) -> None:
+    names = [target.name for target in targets]
+    for field, patterns in (("adapter.rank_pattern", adapter.rank_pattern), ("adapter.alpha_pattern", adapter.alpha_pattern)):
+        if not patterns or not names:
+            continue
+        for key in unused_patterns(patterns, names, field):
+            findings.append(Finding("warning", "pattern_unused", f"{field.partition('.')[2]}: {key!r} matches no targeted module.", "Take it out.", field))
+        moved = changed_by_sorting(patterns, names, field)
+        if moved:
+            findings.append(Finding(
+                "warning", "pattern_overlap", f"{field.partition('.')[2]}: several keys match {moved}, and PEFT saves keys sorted, so the saved adapter would mean another value.",
+                "The run uses keys that do not overlap, with the values in the order written.", field))
