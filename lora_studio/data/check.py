@@ -118,8 +118,10 @@ def file_readers(settings: DataSettings) -> list[tuple[Split, FileReader]]:
     """
     if not settings.train:
         raise InputError("No data file is given.", "Name a file of rows (JSONL, JSON, CSV or text).", "data.train")
-    named: list[tuple[Split, str]] = [("train", path) for path in settings.train]
-    named += [("eval", path) for path in settings.eval]
+    splits: tuple[tuple[Split, tuple[str, ...]], ...] = (("train", settings.train), ("eval", settings.eval))
+    named: list[tuple[Split, str]] = []
+    for split, paths in splits:
+        named.extend((split, path) for path in paths)
     seen: set[Path] = set()
     for split, path in named:
         where = Path(path).resolve()
