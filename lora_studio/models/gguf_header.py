@@ -35,7 +35,7 @@ Value = str | int | float | bool
 
 @dataclass(frozen=True)
 class GgufTensor:
-    """One tensor of a GGUF file; `shape` is in ggml's order, the fastest dimension first."""
+    """One tensor of a GGUF file; `shape` is in ggml's order, the fastest dimension first, `offset` from the data's start."""
 
     name: str
     dtype: str
@@ -51,11 +51,12 @@ class GgufTensor:
 
 @dataclass(frozen=True)
 class GgufHeader:
-    """A GGUF file's settings (arrays by their length alone) and tensors."""
+    """A GGUF file's settings (arrays by their length alone), its tensors, and the byte their data starts at."""
 
     settings: dict[str, Value]
     array_lengths: dict[str, int]
     tensors: tuple[GgufTensor, ...]
+    data_start: int
 
     @property
     def architecture(self) -> str:
@@ -79,20 +80,20 @@ def read_gguf(path: Path) -> GgufHeader:
         if file.read(4) != b"GGUF":
             raise InputError(f"{path} is not a GGUF file.", "Choose another file: a GGUF file starts with these four letters.", FIELD)
         try:
-            header, position, alignment = _read_body(path, file)
+            header = _read_body(path, file)
         except (struct.error, UnicodeDecodeError, OverflowError) as error:
             raise InputError(f"{path} is cut or damaged inside its header.", "Download or copy the file again.", FIELD) from error
-    start = -(-position // alignment) * alignment
-    needed = max((start + tensor.offset + tensor.bytes for tensor in header.tensors), default=start)
+    needed = max((header.data_start + tensor.offset + tensor.bytes for tensor in header.tensors), default=0)
     if needed > size:
         raise InputError(f"{path} is cut: {size:,} of {needed:,} bytes are there.", "Download or copy the file again.", FIELD)
     return header
 
 
-def _read_body(path: Path, file: BinaryIO) -> tuple[GgufHeader, int, int]:
+def _read_body(path: Path, file: BinaryIO) -> GgufHeader:
     version, tensor_count, setting_count = struct.unpack("<IQQ", file.read(20))
     if version not in (2, 3):
-        raise InputError(f"{path} is GGUF version {version}.", "LoRA Studio reads versions 2 and 3, little-endian: convert the model again.", FIELD)
+        hint = "LoRA Studio reads versions 2 and 3, little-endian: convert the model again."
+        raise InputError(f"{path} is GGUF version {version}.", hint, FIELD)
     if max(tensor_count, setting_count) > _MAX_ENTRIES:
         raise InputError(f"{path} claims {max(tensor_count, setting_count):,} entries.", "The file is damaged: download it again.", FIELD)
     settings: dict[str, Value] = {}
@@ -108,7 +109,7 @@ def _read_body(path: Path, file: BinaryIO) -> tuple[GgufHeader, int, int]:
     alignment = settings.get("general.alignment", 32)
     if not isinstance(alignment, int) or not 1 <= alignment <= 1 << 20:
         raise InputError(f"{path} has alignment {alignment}.", "The file is damaged: download it again.", FIELD)
-    return GgufHeader(settings, lengths, tensors), file.tell(), alignment
+    return GgufHeader(settings, lengths, tensors, data_start=-(-file.tell() // alignment) * alignment)
 
 
 def _number(file: BinaryIO, form: str) -> int | float | bool:
@@ -159,6 +160,7 @@ def _tensor(path: Path, file: BinaryIO) -> GgufTensor:
     shape = tuple(int(_number(file, "<Q")) for _ in range(dimensions))
     kind, offset = int(_number(file, "<I")), int(_number(file, "<Q"))
     if kind not in _TYPES:
-        raise InputError(f"{path} stores {name} as type {kind}, which is not known.", "Choose a file of a common type, such as Q8_0 or F16.", FIELD)
+        message = f"{path} stores {name} as type {kind}, which is not known."
+        raise InputError(message, "Choose a file of a common type, such as Q8_0 or F16.", FIELD)
     dtype, block, block_bytes = _TYPES[kind]
     return GgufTensor(name, dtype, shape, math.prod(shape) // block * block_bytes, offset)

@@ -47,10 +47,10 @@ def _convert(context: TaskContext, source: ModelSource) -> Generator[RunEvent, N
     from lora_studio.models.convert import convert_gguf
 
     assert source.file is not None
-    return (yield from convert_gguf(source.file, source.name, context.control))
+    return (yield from convert_gguf(source.file, source.name, context))
 
 
 def _download(context: TaskContext, source: ModelSource) -> Generator[RunEvent, None, Path]:
     from lora_studio.models.download import download_model
 
-    return (yield from download_model(source.name, source.revision, context.control))
+    return (yield from download_model(source.name, source.revision, context))

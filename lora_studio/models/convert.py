@@ -1,0 +1,200 @@
+"""Turn a GGUF file into an ordinary model folder, once: safetensors, config, tokenizer, chat template.
+
+Unpacking adds no precision: quantized weights are kept as bfloat16 (half the size of float32, and its rounding is far below
+the quantization's), float ones as they were.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Generator, Iterator
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from lora_studio.core.config import STARTER_MODEL
+from lora_studio.core.control import TaskContext
+from lora_studio.core.errors import Cancelled, InputError
+from lora_studio.core.events import Phase, RunEvent
+from lora_studio.core.files import whole_folder
+from lora_studio.core.locks import lock_file, unlock_file
+from lora_studio.models.check import FIELD
+from lora_studio.models.converted import ConvertedFrom, converted_folder, converted_root
+from lora_studio.models.facts import gguf_dtype
+from lora_studio.models.gguf_header import GgufHeader, GgufTensor, read_gguf
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+_STARTER_LICENCE = "apache-2.0"
+_WAIT_SECONDS = 0.2
+_PROGRESS_SECONDS = 0.1
+_NO_WEIGHTS = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
+
+
+def convert_gguf(file: Path, name: str, context: TaskContext) -> Generator[RunEvent, None, Path]:
+    """Convert a GGUF file into the cache unless that was done before, and return the folder.
+
+    Args:
+        file: The GGUF file.
+        name: What the studio calls the model.
+        context: Its control cancels between tensors.
+
+    Raises:
+        InputError: The file is damaged, or transformers does not know its family or its types.
+        Cancelled: A person asked to stop; nothing is left behind.
+    """
+    target = converted_folder(file)
+    if target.is_dir():
+        return target
+    converted_root().mkdir(parents=True, exist_ok=True)
+    lock = yield from _take_lock(converted_root() / f".{target.name}.lock", context)
+    try:
+        if not target.is_dir():  # another process may have made it while this one waited
+            with whole_folder(target) as folder:
+                yield from _convert_into(folder, file, name, context)
+    finally:
+        unlock_file(lock)
+    return target
+
+
+def _take_lock(path: Path, context: TaskContext) -> Generator[RunEvent, None, IO[bytes]]:
+    handle = lock_file(path)
+    if handle is None:
+        yield Phase(name="converting", message="Waiting for another program that is converting this model")
+    while handle is None:
+        context.control.check()
+        time.sleep(_WAIT_SECONDS)
+        handle = lock_file(path)
+    return handle
+
+
+def _convert_into(folder: Path, file: Path, name: str, context: TaskContext) -> Iterator[RunEvent]:
+    header = read_gguf(file)
+    total = len(header.tensors)
+    yield Phase(name="converting", message=f"Reading {file.name}", done=0, total=total, unit="tensors")
+    with _foreseen_errors(file, header):
+        config = _read_config(file, header)
+        model = yield from _read_model(file, header, config, context)
+    yield Phase(name="converting", message="Reading the tokenizer", done=total, total=total, unit="tensors")
+    context.control.check()
+    with _foreseen_errors(file, header):
+        _save_tokenizer(file, folder)
+    yield Phase(name="converting", message="Writing safetensors", done=total, total=total, unit="tensors")
+    context.control.check()
+    model.save_pretrained(folder)
+    licence = str(header.settings.get("general.license", "")) or (_STARTER_LICENCE if name == STARTER_MODEL else "")
+    ConvertedFrom(str(file), name, licence, gguf_dtype(header)).write(folder)
+
+
+def _read_config(file: Path, header: GgufHeader) -> Any:
+    """Read the file's settings as a transformers config."""
+    import torch
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(str(file.parent), gguf_file=file.name, local_files_only=True)
+    if hasattr(config, "_model_name_or_path"):
+        del config._model_name_or_path
+    config.dtype = {"F32": torch.float32, "F16": torch.float16}.get(gguf_dtype(header), torch.bfloat16)
+    return config
+
+
+def _read_model(file: Path, header: GgufHeader, config: Any, context: TaskContext) -> Generator[RunEvent, None, PreTrainedModel]:
+    """Unpack the file's tensors one by one into a model; llama.cpp's renaming and permutation are undone by transformers.
+
+    Written apart from `from_pretrained(gguf_file=…)`, which reads the header twice more, says nothing meanwhile, cannot be
+    cancelled, and leaves marks of quantization that `save_pretrained` refuses.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+    from transformers.modeling_gguf_pytorch_utils import TENSOR_PROCESSORS, TensorProcessor
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    processor: Any = TENSOR_PROCESSORS.get(header.architecture, TensorProcessor)(config=config.to_dict())
+    names = _names_of(model, processor, header)
+    state: dict[str, Any] = {}
+    told = time.monotonic()
+    for number, tensor in enumerate(header.tensors):
+        context.control.check()
+        if time.monotonic() - told > _PROGRESS_SECONDS:
+            told = time.monotonic()
+            yield Phase(name="converting", message=f"Unpacking {file.name}", done=number, total=len(header.tensors), unit="tensors")
+        parsed = {"tensors": state, "config": config.to_dict()}
+        made = processor.process(
+            weights=_unpacked(file, header, tensor), name=tensor.name, tensor_key_mapping=names, parsed_parameters=parsed,
+        )
+        if made.name in names:
+            state[names[made.name]] = torch.from_numpy(made.weights.copy()).to(config.dtype)
+    _fill(model, {name: value.to(config.dtype) for name, value in state.items()}, file)
+    return model
+
+
+def _names_of(model: PreTrainedModel, processor: Any, header: GgufHeader) -> dict[str, str]:
+    """Map llama.cpp's tensor names to the model's.
+
+    transformers' own map asks every submodule in turn, which takes seconds and only Bloom-like files need; the model as a
+    whole is asked first.
+    """
+    from transformers.modeling_gguf_pytorch_utils import get_gguf_hf_weights_map
+
+    class Whole:
+        config = model.config
+
+        def state_dict(self) -> dict[str, Any]:
+            return model.state_dict()
+
+        def named_children(self) -> tuple[()]:
+            return ()
+
+    names: dict[str, str] = get_gguf_hf_weights_map(Whole(), processor)
+    if all(tensor.name in names or tensor.name in _NO_WEIGHTS for tensor in header.tensors):
+        return names
+    return get_gguf_hf_weights_map(model, processor)
+
+
+def _unpacked(file: Path, header: GgufHeader, tensor: GgufTensor) -> Any:
+    """Give one tensor as a float array in torch's order of dimensions."""
+    import numpy as np
+    from gguf import GGMLQuantizationType
+    from gguf.quants import dequantize
+
+    shape = tuple(reversed(tensor.shape))
+    raw = np.memmap(file, np.uint8, "r", header.data_start + tensor.offset, (tensor.bytes,))
+    if tensor.dtype in ("F32", "F16", "F64"):
+        return raw.view({"F32": np.float32, "F16": np.float16, "F64": np.float64}[tensor.dtype]).reshape(shape)
+    rows = raw.reshape(-1, tensor.bytes * shape[-1] // max(1, tensor.elements))
+    return dequantize(rows, GGMLQuantizationType[tensor.dtype]).reshape(shape)
+
+
+def _fill(model: PreTrainedModel, state: dict[str, Any], file: Path) -> None:
+    """Put the tensors into the model, and refuse a file that leaves some of its weights open."""
+    missing, _unexpected = model.load_state_dict(state, assign=True, strict=False)
+    model.tie_weights()
+    head = model.get_output_embeddings()
+    open_weights = [name for name, parameter in model.named_parameters() if parameter.is_meta]
+    if open_weights or (head is not None and head.weight.is_meta):
+        first = (open_weights or missing)[0]
+        raise InputError(f"{file} lacks {len(open_weights)} weights of its family, first {first}.", "Download or copy the file again.", FIELD)
+
+
+def _save_tokenizer(file: Path, folder: Path) -> None:
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(str(file.parent), gguf_file=file.name, local_files_only=True)
+    tokenizer.save_pretrained(folder)
+
+
+@contextlib.contextmanager
+def _foreseen_errors(file: Path, header: GgufHeader) -> Iterator[None]:
+    """Say in one message what transformers, gguf and tokenizers say in many ways."""
+    try:
+        yield
+    except (Cancelled, InputError, MemoryError):
+        raise
+    except Exception as error:
+        if "not supported" in str(error) or "does not recognize" in str(error):
+            message = f"{file} is of the family {header.architecture}, which transformers does not read from GGUF."
+            raise InputError(message, "Choose the model's safetensors version instead.", FIELD) from error
+        first_line = str(error).strip().split("\n")[0][:300]
+        raise InputError(f"{file} cannot be converted: {first_line}", "Choose the model's safetensors version instead.", FIELD) from error
