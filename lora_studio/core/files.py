@@ -7,7 +7,7 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 
 from lora_studio.core.errors import InputError
@@ -61,7 +61,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
 
 @contextlib.contextmanager
-def whole_folder(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
+def whole_folder(target: Path, *, overwrite: bool = False) -> Generator[Path]:
     """Give a folder to fill that takes the name `target` only when the block ends well.
 
     The work happens in a hidden folder beside `target`; on any exception it is removed and `target` is

@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 TREE_VERSION = 1
 
@@ -128,11 +128,16 @@ class ModuleTree:
             ValueError: It is no tree, or one of another version: make it again.
         """
         raw: Any = json.loads(text)
-        if not isinstance(raw, dict) or raw.get("version") != TREE_VERSION:
+        if not isinstance(raw, dict) or cast("dict[str, Any]", raw).get("version") != TREE_VERSION:
             raise ValueError("a module tree of another version")
         try:
             rows = raw.pop("modules")
-            modules = tuple(ModuleInfo(**{**row, "shape": tuple(row["shape"])}) for row in rows)
+            modules = tuple(_module_from(row) for row in rows)
             return cls(modules=modules, **raw)
         except (TypeError, KeyError) as error:
             raise ValueError(f"not a module tree: {error}") from error
+
+
+def _module_from(row: dict[str, Any]) -> ModuleInfo:
+    shape: list[int] = row.pop("shape")
+    return ModuleInfo(shape=tuple(shape), **row)

@@ -33,7 +33,7 @@ KINDS = ("adapter", "merged")
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Work:
     """What one export works with: source, base folder, comparison rows and the logits they must give."""
 
@@ -42,6 +42,12 @@ class _Work:
     tokenizer: Any
     rows: ComparisonRows
     expected: list[torch.Tensor]
+    model: Any
+
+    def take_model(self) -> Any:
+        """Hand base + adapter over, so that it is freed before the artefact is loaded beside it."""
+        model, self.model = self.model, None
+        return model
 
 
 def export(
@@ -67,12 +73,12 @@ def export(
     found = _check_request(source, kind, target, dtype, overwrite)
     base = yield from ready_model(context, found.base_name, found.base_revision)
     _check_space(base, target, kind, dtype)
-    work, model = yield from _load(context, found, base)
+    work = yield from _load(context, found, base)
     with _told_when_disk_fails(target), whole_folder(target, overwrite=overwrite) as folder:
         if kind == "adapter":
             certificate, written = yield from _export_adapter(context, work, folder)
         else:
-            certificate, written = yield from _export_merged(context, work, model, folder, dtype)
+            certificate, written = yield from _export_merged(context, work, folder, dtype)
         if not certificate.passed:
             raise _refusal(kind, certificate)
         _write_papers(folder, work.source, kind, written, certificate)
@@ -87,7 +93,7 @@ def _refusal(kind: str, certificate: Certificate) -> StudioError:
 
 
 @contextlib.contextmanager
-def _told_when_disk_fails(target: Path) -> Iterator[None]:
+def _told_when_disk_fails(target: Path) -> Generator[None]:
     """Turn a full or failing disk into an error a person can act on; nothing half-written stays."""
     try:
         yield
@@ -115,7 +121,7 @@ def _check_space(base: Path, target: Path, kind: str, dtype: str | None) -> None
         return
     facts = read_facts(base)
     width = torch.empty((), dtype=_DTYPES[dtype]).element_size() if dtype else 0
-    needed = facts.parameters * width if width else facts.bytes_on_disk
+    needed = (facts.parameters or 0) * width if width else facts.bytes_on_disk
     parent = next(folder for folder in target.parents if folder.exists())
     free = shutil.disk_usage(parent).free
     if free < needed:
@@ -123,7 +129,7 @@ def _check_space(base: Path, target: Path, kind: str, dtype: str | None) -> None
         raise InputError(message, "Free some space or choose another disk.", "to")
 
 
-def _load(context: TaskContext, source: AdapterSource, base: Path) -> Generator[RunEvent, None, tuple[_Work, Any]]:
+def _load(context: TaskContext, source: AdapterSource, base: Path) -> Generator[RunEvent, None, _Work]:
     yield Phase(name="loading", message="Loading base model and adapter")
     tokenizer = load_tokenizer(base)
     model = _with_adapter(load_model(base, torch.float32, torch.device("cpu")), source.adapter)
@@ -133,7 +139,7 @@ def _load(context: TaskContext, source: AdapterSource, base: Path) -> Generator[
         context.control.check()
         expected.append(logits)
         yield Phase(name="checking", message="Computing base + adapter", done=done, total=len(rows.rows), unit="rows")
-    return _Work(source, base, tokenizer, rows, expected), model
+    return _Work(source, base, tokenizer, rows, expected, model)
 
 
 def _with_adapter(model: Any, adapter: Path) -> Any:
@@ -145,6 +151,7 @@ def _with_adapter(model: Any, adapter: Path) -> Any:
 
 
 def _export_adapter(context: TaskContext, work: _Work, folder: Path) -> Generator[RunEvent, None, tuple[Certificate, str]]:
+    work.take_model()
     for name in (CONFIG_NAME, WEIGHTS_NAME):
         shutil.copyfile(work.source.adapter / name, folder / name)
     model = _with_adapter(load_model(work.base, torch.float32, torch.device("cpu")), folder)
@@ -154,10 +161,11 @@ def _export_adapter(context: TaskContext, work: _Work, folder: Path) -> Generato
 
 
 def _export_merged(
-    context: TaskContext, work: _Work, model: Any, folder: Path, dtype: str | None
+    context: TaskContext, work: _Work, folder: Path, dtype: str | None
 ) -> Generator[RunEvent, None, tuple[Certificate, str]]:
     written = dtype or read_facts(work.base).dtype
     loss = RoundingLoss(_DTYPES[written])
+    model = work.take_model()
     for done, total in merge_by_module(model, loss):
         context.control.check()
         yield Phase(name="merging", message="Merging", done=done, total=total, unit="modules")
