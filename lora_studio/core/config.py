@@ -51,26 +51,28 @@ class ModelSettings(_Section):
     """The base model, which stays frozen."""
 
     name_or_path: str = Field(
-        STARTER_MODEL,
+        default=STARTER_MODEL,
         min_length=1,
         title="Base model",
         description="A folder, a GGUF file or a Hub id such as HuggingFaceTB/SmolLM2-135M-Instruct.",
     )
-    revision: str | None = Field(None, title="Revision", description="A branch, tag or commit of a Hub model; empty for its main branch.")
+    revision: str | None = Field(
+        default=None, title="Revision", description="A branch, tag or commit of a Hub model; empty for its main branch."
+    )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "auto",
+        default="auto",
         title="Weights",
         description="How the base model's weights are stored while training. auto keeps the dtype of the files, or takes "
         "bfloat16 where the device is quick with it. float32 takes twice the memory of the others.",
     )
-    quantization: Literal["none"] = Field("none", title="Quantization", description="The base model is held unquantized.")
+    quantization: Literal["none"] = Field(default="none", title="Quantization", description="The base model is held unquantized.")
 
 
 class AdapterSettings(_Section):
     """The adapter: W + (alpha / r) · B · A, with A random, B zero and W frozen."""
 
     r: int = Field(
-        8,
+        default=8,
         ge=1,
         le=65536,
         title="Rank",
@@ -78,14 +80,14 @@ class AdapterSettings(_Section):
         description="Rank of the update B·A. More rank, more capacity, memory and file size. Usual: 4 to 64.",
     )
     lora_alpha: int | float = Field(
-        16,
+        default=16,
         gt=0,
         title="lora_alpha",
         json_schema_extra={"usual": [8, 128]},
         description="The update is scaled by alpha / r (alpha / √r with use_rslora). Usual: r to 2·r.",
     )
     lora_dropout: float = Field(
-        0.0,
+        default=0.0,
         ge=0,
         lt=1,
         title="lora_dropout",
@@ -93,26 +95,26 @@ class AdapterSettings(_Section):
         description="Share of the adapter's inputs set to zero while training. Usual: 0 to 0.1; more for small data.",
     )
     target_modules: Names | Literal["all-linear"] = Field(
-        ("q_proj", "v_proj"),
+        default=("q_proj", "v_proj"),
         title="Target modules",
         json_schema_extra={"editor": "tree"},
         description="Modules that get an adapter: an entry matches a module named so, or ending in a dot and it. "
         "all-linear takes every linear layer but the head.",
     )
     target_parameters: Names = Field(
-        (),
+        default=(),
         title="Target parameters",
         json_schema_extra={"editor": "tree"},
         description="Parameters that get an adapter though they are no module of their own, such as fused experts.",
     )
     exclude_modules: Names = Field(
-        (),
+        default=(),
         title="Excluded modules",
         json_schema_extra={"editor": "tree"},
         description="Modules left out though target_modules matches them.",
     )
     layers_to_transform: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(
-        None,
+        default=None,
         title="Layers",
         json_schema_extra={"editor": "tree"},
         description="Only these layers get adapters; empty for all.",
@@ -130,39 +132,39 @@ class AdapterSettings(_Section):
         description="Alpha of single modules, by regular expression on their names.",
     )
     modules_to_save: Names = Field(
-        (),
+        default=(),
         title="modules_to_save",
         json_schema_extra={"more": True},
         description="Modules trained in full and saved with the adapter, such as a new head. Costs their whole size.",
     )
     use_rslora: bool = Field(
-        False,
+        default=False,
         title="use_rslora",
         json_schema_extra={"more": True},
         description="Scale by alpha / √r instead of alpha / r: keeps large ranks learning at the same pace.",
     )
     use_dora: bool = Field(
-        False,
+        default=False,
         title="use_dora",
         json_schema_extra={"more": True},
         description="Learn the magnitude of each output apart from its direction (DoRA). Often better at small ranks; slower.",
     )
     bias: Literal["none", "all", "lora_only"] = Field(
-        "none",
+        default="none",
         title="bias",
         json_schema_extra={"more": True},
         description="Which bias vectors train too. all and lora_only change the base model: switched "
         "off, the adapter no longer gives the base back.",
     )
     init_lora_weights: Literal[True, "gaussian"] = Field(
-        True,
+        default=True,
         title="init_lora_weights",
         json_schema_extra={"more": True},
         description="How A starts: Kaiming uniform (PEFT's default) or gaussian. B starts at zero either way, "
         "so the first step starts from the base model.",
     )
     dtype: Literal["float32", "bfloat16"] = Field(
-        "float32",
+        default="float32",
         title="Adapter weights",
         json_schema_extra={"more": True},
         description="How A and B are stored. float32 keeps small updates; bfloat16 halves a small part of the memory.",
@@ -172,21 +174,23 @@ class AdapterSettings(_Section):
 class DataSettings(_Section):
     """The rows to learn from."""
 
-    train: Names = Field((), title="Data", description="Files of training rows. A path is relative to the config's folder.")
-    eval: Names = Field((), title="Evaluation data", description="Files of held-out rows; empty to hold out a share of the training rows.")
+    train: Names = Field(default=(), title="Data", description="Files of training rows. A path is relative to the config's folder.")
+    eval: Names = Field(
+        default=(), title="Evaluation data", description="Files of held-out rows; empty to hold out a share of the training rows."
+    )
     format: Literal["auto", "messages", "prompt_completion", "alpaca", "text"] = Field(
-        "auto",
+        default="auto",
         title="Format",
         description="How a row is read; auto looks at every row's keys.",
     )
     train_on: Literal["assistant", "last", "all"] = Field(
-        "assistant",
+        default="assistant",
         title="Trained tokens",
         description="assistant: every answer and its end token. last: the last answer only. all: "
         "every token. Plain text always trains on all.",
     )
     max_length: int = Field(
-        1024,
+        default=1024,
         ge=2,
         le=1 << 22,
         title="max_length",
@@ -194,17 +198,17 @@ class DataSettings(_Section):
         description="Rows are cut to this many tokens. Memory and time grow with it.",
     )
     packing: Literal[False] = Field(
-        False, title="packing", description="Rows are grouped by length instead of packed.", json_schema_extra={"hidden": True}
+        default=False, title="packing", description="Rows are grouped by length instead of packed.", json_schema_extra={"hidden": True}
     )
     eval_fraction: float = Field(
-        0.1,
+        default=0.1,
         ge=0,
         lt=1,
         title="Held out",
         description="Share of the training rows held out for evaluation when no evaluation file is given. Usual: 0.05 to 0.1.",
     )
     on_bad_rows: Literal["stop", "skip"] = Field(
-        "stop", title="Bad rows", description="stop: refuse to train until every row is sound. skip: leave bad rows out."
+        default="stop", title="Bad rows", description="stop: refuse to train until every row is sound. skip: leave bad rows out."
     )
 
 
@@ -212,13 +216,13 @@ class TrainingSettings(_Section):
     """The loop."""
 
     method: Literal["sft"] = Field(
-        "sft",
+        default="sft",
         title="Method",
         description="Supervised fine-tuning: learn to give the answers in the data.",
         json_schema_extra={"hidden": True},
     )
     learning_rate: float = Field(
-        2e-4,
+        default=2e-4,
         gt=0,
         le=10,
         title="learning_rate",
@@ -226,15 +230,18 @@ class TrainingSettings(_Section):
         description="Step size at its highest. Usual for LoRA: 1e-4 to 5e-4.",
     )
     lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = Field(
-        "cosine",
+        default="cosine",
         title="Schedule",
         description="How the learning rate falls after the warm-up.",
     )
     warmup_steps: int = Field(
-        0, ge=0, title="warmup_steps", description="Steps over which the learning rate climbs from zero. Usual: 0 to 10% of all steps."
+        default=0,
+        ge=0,
+        title="warmup_steps",
+        description="Steps over which the learning rate climbs from zero. Usual: 0 to 10% of all steps.",
     )
     per_device_train_batch_size: int = Field(
-        4,
+        default=4,
         ge=1,
         le=65536,
         title="Batch size",
@@ -242,7 +249,7 @@ class TrainingSettings(_Section):
         description="Rows in one forward and backward pass. Costs memory, not quality.",
     )
     gradient_accumulation_steps: int = Field(
-        1,
+        default=1,
         ge=1,
         le=65536,
         title="Accumulation",
@@ -251,22 +258,32 @@ class TrainingSettings(_Section):
         "from; splitting it changes nothing but rounding.",
     )
     num_train_epochs: float = Field(
-        1, gt=0, le=10000, title="Epochs", json_schema_extra={"usual": [1, 5]}, description="Times the data is gone through. Usual: 1 to 3."
+        default=1,
+        gt=0,
+        le=10000,
+        title="Epochs",
+        json_schema_extra={"usual": [1, 5]},
+        description="Times the data is gone through. Usual: 1 to 3.",
     )
     max_steps: int = Field(
-        -1, ge=-1, title="max_steps", json_schema_extra={"more": True}, description="Stop after this many steps; -1 goes by epochs."
+        default=-1, ge=-1, title="max_steps", json_schema_extra={"more": True}, description="Stop after this many steps; -1 goes by epochs."
     )
     optim: Literal["adamw_torch"] = Field(
-        "adamw_torch", title="optim", json_schema_extra={"hidden": True}, description="AdamW, over the adapter's parameters alone."
+        default="adamw_torch", title="optim", json_schema_extra={"hidden": True}, description="AdamW, over the adapter's parameters alone."
     )
     adam_beta1: float = Field(
-        0.9, ge=0, lt=1, title="adam_beta1", json_schema_extra={"more": True}, description="Decay of the mean of gradients."
+        default=0.9, ge=0, lt=1, title="adam_beta1", json_schema_extra={"more": True}, description="Decay of the mean of gradients."
     )
     adam_beta2: float = Field(
-        0.999, ge=0, lt=1, title="adam_beta2", json_schema_extra={"more": True}, description="Decay of the mean of squared gradients."
+        default=0.999,
+        ge=0,
+        lt=1,
+        title="adam_beta2",
+        json_schema_extra={"more": True},
+        description="Decay of the mean of squared gradients.",
     )
     weight_decay: float = Field(
-        0.0,
+        default=0.0,
         ge=0,
         le=10,
         title="weight_decay",
@@ -274,55 +291,55 @@ class TrainingSettings(_Section):
         description="Pull of the adapter's weights towards zero. Usual: 0 to 0.1.",
     )
     max_grad_norm: float = Field(
-        1.0,
+        default=1.0,
         ge=0,
         title="max_grad_norm",
         json_schema_extra={"more": True},
         description="Gradients are scaled down to this norm; 0 leaves them. Usual: 0.3 to 1.",
     )
     gradient_checkpointing: bool = Field(
-        False,
+        default=False,
         title="gradient_checkpointing",
         json_schema_extra={"more": True},
         description="Compute activations again instead of keeping them: much less memory, about a third more time.",
     )
     compute_dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "auto",
+        default="auto",
         title="Computation",
         json_schema_extra={"more": True},
         description="Precision of the matrix products. auto takes bfloat16 where the device is quick with it. float16 scales the loss.",
     )
     device: Literal["auto", "cuda", "mps", "cpu"] = Field(
-        "auto", title="Device", json_schema_extra={"more": True}, description="auto takes CUDA, then MPS, then the CPU."
+        default="auto", title="Device", json_schema_extra={"more": True}, description="auto takes CUDA, then MPS, then the CPU."
     )
     train_sampling_strategy: Literal["random", "sequential", "group_by_length"] = Field(
-        "group_by_length",
+        default="group_by_length",
         title="Order of rows",
         json_schema_extra={"more": True},
         description="group_by_length puts rows of like length into one batch, so little padding is computed.",
     )
     logging_steps: int = Field(
-        1, ge=1, title="logging_steps", json_schema_extra={"more": True}, description="A point on the curves every so many steps."
+        default=1, ge=1, title="logging_steps", json_schema_extra={"more": True}, description="A point on the curves every so many steps."
     )
     eval_steps: int = Field(
-        0,
+        default=0,
         ge=0,
         title="eval_steps",
         json_schema_extra={"more": True},
         description="Evaluate every so many steps; 0 once an epoch. Always at the end.",
     )
     save_steps: int = Field(
-        0,
+        default=0,
         ge=0,
         title="save_steps",
         json_schema_extra={"more": True},
         description="Checkpoint every so many steps; 0 once an epoch. Always at the end, on pause and on stop.",
     )
     save_total_limit: int = Field(
-        3, ge=1, title="save_total_limit", json_schema_extra={"more": True}, description="Checkpoints kept; older ones are removed."
+        default=3, ge=1, title="save_total_limit", json_schema_extra={"more": True}, description="Checkpoints kept; older ones are removed."
     )
     sample_rows: int = Field(
-        5,
+        default=5,
         ge=0,
         le=1000,
         title="Sampled rows",
@@ -330,10 +347,10 @@ class TrainingSettings(_Section):
         description="Held-out prompts answered before and after the run.",
     )
     sample_max_new_tokens: int = Field(
-        96, ge=1, le=8192, title="Answer length", json_schema_extra={"more": True}, description="Most tokens of one sampled answer."
+        default=96, ge=1, le=8192, title="Answer length", json_schema_extra={"more": True}, description="Most tokens of one sampled answer."
     )
     seed: int = Field(
-        0,
+        default=0,
         ge=0,
         lt=1 << 63,
         title="seed",
@@ -345,9 +362,9 @@ class TrainingSettings(_Section):
 class RunConfig(_Section):
     """Everything that decides a run."""
 
-    schema_version: Literal[1] = Field(SCHEMA_VERSION, title="Schema version", description="Version of this layout.")
+    schema_version: Literal[1] = Field(default=SCHEMA_VERSION, title="Schema version", description="Version of this layout.")
     name: str = Field(
-        "untitled",
+        default="untitled",
         min_length=1,
         max_length=80,
         pattern=r"^[\w][\w .+-]*$",
