@@ -94,6 +94,7 @@ class Host(ABC):
             self._closing = True
             waiting, active = tuple(self._queue), tuple(self._active)
             self._changed.notify_all()
+        active = tuple(job for job in active if self._must_end(job))
         for job in (*waiting, *active):
             if not job.control.stopping:
                 job.control.stop()
@@ -107,6 +108,10 @@ class Host(ABC):
     @abstractmethod
     def _run(self, job: Job) -> None:
         """Run a job until its last event has been received; called on a thread of its own or the engine thread."""
+
+    def _must_end(self, job: Job) -> bool:
+        """Say whether a job has to end when the host closes."""
+        return not job.ended
 
     def _forward(self, job: Job, request: str) -> None:  # noqa: B027 - a thread shares the job's control: nothing to pass on
         """Pass a request on to where the job runs, when that is not this process."""

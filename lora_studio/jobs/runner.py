@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import traceback
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 
 from lora_studio.core.control import TaskContext
 from lora_studio.core.errors import Cancelled, StudioError
@@ -14,16 +14,15 @@ from lora_studio.jobs.spec import JobSpec
 from lora_studio.jobs.telemetry import MemorySampler
 
 
-def run_task(spec: JobSpec, context: TaskContext, deliver: Callable[[RunEvent], None]) -> None:
-    """Run a task and deliver its events, the last one always; nothing it raises gets out.
+def run_task(spec: JobSpec, context: TaskContext, recorder: Recorder) -> None:
+    """Run a task and record its events, the last one always; nothing it raises gets out.
 
     Jobs on the device, and runs, have `memory` events merged in.
     """
-    recorder = Recorder(spec.run_dir, deliver)
     try:
         recorder.open()
     except (StudioError, OSError) as error:
-        deliver(_failure(error))
+        recorder.finish(_failure(error))
         return
     context.post = recorder.record
     sampled = spec.device or spec.run_dir is not None

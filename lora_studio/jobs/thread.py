@@ -8,6 +8,7 @@ from typing import Any
 from lora_studio.core.control import TaskContext
 from lora_studio.jobs.host import Host
 from lora_studio.jobs.job import Job
+from lora_studio.jobs.recorder import Recorder
 from lora_studio.jobs.runner import run_task
 
 # Python's 5 ms make a window stutter beside a training thread; at 0.5 ms its event loop waits 2 ms at worst (99 in 100).
@@ -22,13 +23,14 @@ class ThreadHost(Host):
         self._warm: dict[str, Any] = {}
 
     def _run(self, job: Job) -> None:
+        recorder = Recorder(job.spec.run_dir, job.receive)
         if not job.spec.device:
-            run_task(job.spec, TaskContext(job.control), job.receive)
+            run_task(job.spec, TaskContext(job.control), recorder)
             return
         usual = sys.getswitchinterval()
         sys.setswitchinterval(_SWITCH_INTERVAL_S)
         try:
-            run_task(job.spec, TaskContext(job.control, self._warm), job.receive)
+            run_task(job.spec, TaskContext(job.control, self._warm), recorder)
         finally:
             sys.setswitchinterval(usual)
 

@@ -1,0 +1,55 @@
+"""Following a run through its folder, as `tail -f` follows a log."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from lora_studio.core.events import LastEvent, RunEvent, RunFailed, RunFinished, RunStopped, read_events
+from lora_studio.core.locks import is_locked
+from lora_studio.core.runs import RunFolder
+
+_LOOK_S = 0.1
+
+
+def follow_events(folder: RunFolder, after: int, given_up: Callable[[], bool]) -> Iterator[RunEvent]:
+    """Give a run's events with `seq` above `after` as they are written; end behind the last one, or when the writer is gone.
+
+    Args:
+        folder: The run.
+        after: The `seq` already known; -1 for all.
+        given_up: Says that nobody wants more.
+    """
+    tail = _Tail(folder.events_path)
+    last: LastEvent | None = None  # how an attempt ended ends the job only if no other attempt follows
+    while not given_up():
+        alive = is_locked(folder.lock_path)  # asked before the file is read: what a dying writer wrote is read then
+        for event in read_events(tail.lines()):
+            last = event if isinstance(event, RunFinished | RunStopped | RunFailed) else None
+            if last is None and event.seq > after:
+                yield event
+        if not alive:
+            break
+        time.sleep(_LOOK_S)
+    if last is not None:
+        yield last
+
+
+class _Tail:
+    """Whole lines appended to a file since last time."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._offset = 0
+
+    def lines(self) -> list[bytes]:
+        try:
+            with self._path.open("rb") as file:
+                file.seek(self._offset)
+                data = file.read()
+        except FileNotFoundError:
+            return []
+        whole = data[: data.rfind(b"\n") + 1]
+        self._offset += len(whole)
+        return whole.splitlines()

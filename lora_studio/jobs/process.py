@@ -1,0 +1,210 @@
+"""The host for runs apart from the window: the same task in a child process, behind the same interface."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import IO, cast
+
+from lora_studio.core.events import LastEvent, RunFailed, RunStopped, read_events
+from lora_studio.core.runs import RunFolder
+from lora_studio.jobs.child import DETACH
+from lora_studio.jobs.follow import follow_events
+from lora_studio.jobs.host import Host
+from lora_studio.jobs.job import Job
+from lora_studio.jobs.mailbox import send_request
+from lora_studio.jobs.spec import JobSpec
+
+GRACE_S = 5.0
+_LOOK_S = 0.05
+_LOG_TAIL = 8192
+_FOLLOW = "follow"
+
+
+@dataclass
+class _Link:
+    """Our end of one child: requests sent before it is there wait for it."""
+
+    mutex: threading.Lock = field(default_factory=threading.Lock)
+    waiting: list[str] = field(default_factory=list)
+    stdin: IO[bytes] | None = None
+    detached: bool = False
+
+    def send(self, line: str) -> None:
+        with self.mutex:
+            if self.stdin is None:
+                self.waiting.append(line)
+                return
+            with contextlib.suppress(OSError):  # the child is gone: its end is told by the thread that waits for it
+                self.stdin.write(line.encode() + b"\n")
+                self.stdin.flush()
+
+    def connect(self, stdin: IO[bytes], order: str) -> None:
+        with self.mutex:
+            self.stdin = stdin
+            lines = [order, *self.waiting]
+        for line in lines:
+            self.send(line)
+
+
+class ProcessHost(Host):
+    """Runs each task in a child of its own; jobs on the device one after the other.
+
+    Args:
+        grace: Seconds an abandoned task has to unwind before its process is ended.
+    """
+
+    def __init__(self, grace: float = GRACE_S) -> None:
+        super().__init__()
+        self._grace = grace
+        self._links: dict[str, _Link] = {}
+
+    def follow(self, run_dir: Path, after: int = -1) -> Job:
+        """Attach to a run that another program started: its events from `seq` `after` + 1 on, its controls, its end.
+
+        A run that is not alive is told to its last event; one without any ends as failed, since it was interrupted.
+
+        Raises:
+            InputError: `run_dir` holds no run.
+        """
+        folder = RunFolder.open(run_dir)
+        spec = JobSpec(_FOLLOW, {"after": after}, title=folder.name, run_dir=str(folder.path))
+        return self.start(spec)
+
+    def detach(self, job: Job) -> None:
+        """Let a run go on when this host closes; nothing more is heard of it here, `follow` finds it again."""
+        link = self._link(job)
+        link.detached = True
+        link.send(DETACH)
+
+    def close(self, timeout: float | None = None) -> None:
+        """End all jobs but runs that survive, as `Host.close`; those are let go of."""
+        for job in self.jobs:
+            if job.spec.target == _FOLLOW or (job.spec.survives and job not in self.queue):
+                self.detach(job)
+        super().close(timeout)
+
+    def _must_end(self, job: Job) -> bool:
+        return super()._must_end(job) and not self._link(job).detached
+
+    def _run(self, job: Job) -> None:
+        try:
+            if job.spec.target == _FOLLOW:
+                self._follow(job)
+            else:
+                with _log_of(job.spec) as log:
+                    self._run_child(job, log)
+        except OSError as error:
+            told = f"Cannot start a process: {error.strerror}."
+            job.receive(RunFailed(message=told, hint="Train in a thread instead.", time=time.time()))
+        finally:
+            self._links.pop(job.id, None)
+
+    def _run_child(self, job: Job, log: IO[bytes]) -> None:
+        link = self._link(job)
+        child = _start_child(log)
+        stdin, stdout = cast("IO[bytes]", child.stdin), cast("IO[bytes]", child.stdout)
+        reader = threading.Thread(target=_read, args=(stdout, job), name=f"reader-{job.id}")
+        reader.start()
+        link.connect(stdin, json.dumps({"spec": asdict(job.spec), "grace": self._grace}))
+        try:
+            self._await(child, job, link)
+        finally:
+            if not link.detached:
+                _kill(child)
+            reader.join()
+            with contextlib.suppress(OSError):
+                stdin.close()
+            stdout.close()
+        if not link.detached:
+            job.receive(_how_it_died(child.returncode, job, log))
+
+    def _await(self, child: subprocess.Popen[bytes], job: Job, link: _Link) -> None:
+        """Wait until the child ends or is let go of; one that was abandoned and does not end itself is killed in time."""
+        deadline = float("inf")
+        while child.poll() is None and not link.detached:
+            if job.control.abandoning:
+                deadline = min(deadline, time.monotonic() + 2 * self._grace + 1)
+            if time.monotonic() > deadline:
+                return
+            time.sleep(_LOOK_S)
+
+    def _follow(self, job: Job) -> None:
+        link = self._link(job)
+        folder = RunFolder(Path(str(job.spec.run_dir)))
+        for event in follow_events(folder, int(job.spec.arguments["after"]), lambda: link.detached):
+            job.receive(event)
+        if not link.detached:
+            job.receive(_interrupted("The program that ran it ended without a word."))
+
+    def _forward(self, job: Job, request: str) -> None:
+        if job.spec.target == _FOLLOW:
+            send_request(RunFolder(Path(str(job.spec.run_dir))).control_path, request)
+        else:
+            self._link(job).send(request)
+
+    def _link(self, job: Job) -> _Link:
+        return self._links.setdefault(job.id, _Link())
+
+
+def _start_child(log: IO[bytes]) -> subprocess.Popen[bytes]:
+    """Start a child out of reach of the terminal's Ctrl+C: who started it decides what a person means by that."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "lora_studio.jobs.child"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,
+        start_new_session=sys.platform != "win32", creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0))
+
+
+def _log_of(spec: JobSpec) -> IO[bytes]:
+    """Open a file for what the child says on standard error: kept in the run's folder, else for as long as it is needed."""
+    if spec.run_dir is None:
+        return tempfile.TemporaryFile()
+    folder = RunFolder(Path(spec.run_dir)).control_path
+    folder.mkdir(parents=True, exist_ok=True)
+    return (folder / "process.log").open("wb+")
+
+
+def _read(stdout: IO[bytes], job: Job) -> None:
+    for event in read_events(stdout):
+        job.receive(event)
+
+
+def _kill(child: subprocess.Popen[bytes]) -> None:
+    """End the child and whatever it started, so that nothing outlives the job and its pipe closes."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        if sys.platform == "win32":
+            child.kill()
+        else:
+            os.killpg(child.pid, signal.SIGKILL)
+    child.wait()
+
+
+def _how_it_died(status: int, job: Job, log: IO[bytes]) -> LastEvent:
+    """Say how a child ended that left no last event; `Job.receive` drops this where there is one."""
+    if job.control.abandoning:
+        return RunStopped(time=time.time())
+    size = log.seek(0, os.SEEK_END)
+    log.seek(max(0, size - _LOG_TAIL))
+    return _interrupted(f"Its process {_exit_words(status)}.", log.read().decode(errors="replace"))
+
+
+def _exit_words(status: int) -> str:
+    if status >= 0:
+        return f"ended by itself with status {status}"
+    try:
+        return f"was killed by {signal.Signals(-status).name}"
+    except ValueError:
+        return f"was killed by signal {-status}"
+
+
+def _interrupted(told: str, details: str = "") -> RunFailed:
+    hint = "A run can be resumed from its last checkpoint."
+    return RunFailed(message=f"The job was interrupted. {told}", hint=hint, details=details, time=time.time())
