@@ -71,7 +71,8 @@ class Step(_Event):
     trained_tokens: int  # cumulative
     tokens_per_second: float
     epoch: float
-    seconds: float  # wall time of this step
+    seconds: float  # computing this step, pauses left out
+    micro_batch_seconds: float = 0.0  # its longest micro-batch: how long a stop takes at most
     peak_memory: int = 0  # bytes: CUDA's peak allocation in the step, or the resident set on a CPU
     skipped: bool = False  # the loss or a gradient was not finite: the adapter did not move
 

@@ -1,0 +1,71 @@
+"""Rows of tokens as tensors of one forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lora_studio.data.collate import collate
+from lora_studio.data.token_rows import TokenRow, TokenRows
+
+Rows = Sequence[TokenRow] | TokenRows
+
+_PADDING = 0
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows of one forward pass.
+
+    Attributes:
+        input_ids: (B, T) tokens, padded on the right. A causal model's real positions never see the padding behind them, so no
+            attention mask is needed.
+        positions: (N,) places in the flattened B·T whose next token is trained, row by row.
+        targets: (N,) those next tokens.
+        counts: Trained tokens of each row; they add up to N.
+    """
+
+    input_ids: Tensor
+    positions: Tensor
+    targets: Tensor
+    counts: tuple[int, ...]
+
+    def to(self, device: torch.device) -> Batch:
+        """Give the batch on `device`."""
+        return Batch(self.input_ids.to(device), self.positions.to(device), self.targets.to(device), self.counts)
+
+
+def make_batch(rows: Sequence[TokenRow]) -> Batch:
+    """Put rows into one batch, padded to the longest of them."""
+    padded = collate(rows, _PADDING)
+    predicts = np.zeros_like(padded.trained)
+    predicts[:, :-1] = padded.trained[:, 1:]
+    positions = np.flatnonzero(predicts)
+    targets = padded.input_ids.reshape(-1)[positions + 1]
+    counts = tuple(int(count) for count in predicts.sum(axis=1))
+    return Batch(torch.from_numpy(padded.input_ids), torch.from_numpy(positions), torch.from_numpy(targets), counts)
+
+
+def trained_count(row: TokenRow) -> int:
+    """Count the tokens of a row that a loss is taken of: the marked ones but the first."""
+    return int(row.trained[1:].sum())
+
+
+def by_length(lengths: Sequence[int], most_tokens: int, most_rows: int = 64) -> list[list[int]]:
+    """Group row numbers so that rows of like length share a batch of at most `most_tokens` padded tokens.
+
+    Longest first: what does not fit into memory shows at once. A row longer than the bound gets a batch of its own.
+    """
+    groups: list[list[int]] = []
+    width = 0
+    for number in sorted(range(len(lengths)), key=lambda place: -lengths[place]):
+        if groups and len(groups[-1]) < most_rows and width * (len(groups[-1]) + 1) <= most_tokens:
+            groups[-1].append(number)
+        else:
+            groups.append([number])
+            width = lengths[number]
+    return groups

@@ -1,0 +1,67 @@
+"""One question to a base model, to an adapter on it, or to both."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from lora_studio.core.config import ModelSettings
+from lora_studio.core.control import TaskContext
+from lora_studio.core.errors import InputError
+from lora_studio.core.events import Phase, RunEvent, RunFinished
+from lora_studio.generate.adapters import AdapterSource, find_adapter
+from lora_studio.generate.ready import ReadyBase, ready_base
+from lora_studio.generate.sampling import answer
+
+
+def chat(context: TaskContext, source: str, prompt: str, compare: bool = False, max_new_tokens: int = 256) -> Iterator[RunEvent]:
+    """Task: answer a prompt greedily; result `{"base": text, "adapter": text}`, each None where it was not asked.
+
+    Args:
+        context: Its control ends an answer where it is.
+        source: A run folder, a checkpoint, a PEFT adapter folder or a base model.
+        prompt: What the user says.
+        compare: Answer without the adapter too.
+        max_new_tokens: Most tokens of an answer.
+
+    Raises:
+        InputError: There is no such model or adapter, or the prompt is empty.
+    """
+    if not prompt.strip():
+        raise InputError("The prompt is empty.", "Write what to answer.")
+    found = find_adapter(source)
+    base = yield from ready_base(context, _model_settings(found), _device(found))
+    prompts = [prompt_ids(base.tokenizer, prompt)]
+    result: dict[str, str | None] = {"base": None, "adapter": None}
+    if compare or found.adapter is None:
+        yield Phase(name="sampling", message="The base model answers")
+        result["base"] = _ask(context, base, base.model, prompts, max_new_tokens)
+    if found.adapter is not None:
+        yield Phase(name="sampling", message="The adapter answers")
+        with base.host.with_adapter(found.adapter) as model:
+            result["adapter"] = _ask(context, base, model, prompts, max_new_tokens)
+    yield RunFinished(result=dict(result))
+
+
+def prompt_ids(tokenizer: Any, prompt: str) -> list[int]:
+    """Give the tokens of one user's turn in the model's chat template, or of the bare text where it has none."""
+    if not tokenizer.chat_template:
+        return list(tokenizer(prompt)["input_ids"])
+    turns = [{"role": "user", "content": prompt}]
+    return list(tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=True, return_dict=True)["input_ids"])
+
+
+def _ask(context: TaskContext, base: ReadyBase, model: Any, prompts: list[list[int]], max_new_tokens: int) -> str:
+    text = answer(model, base.tokenizer, prompts, max_new_tokens, lambda: context.control.stopping)[0]
+    context.control.check()
+    return text
+
+
+def _model_settings(found: AdapterSource) -> ModelSettings:
+    if found.run is not None:
+        return found.run.config.model
+    return ModelSettings(name_or_path=found.base, revision=found.revision)
+
+
+def _device(found: AdapterSource) -> str:
+    return found.run.config.training.device if found.run is not None else "auto"

@@ -1,0 +1,117 @@
+"""The task that trains: from a run folder with its `run.yaml` to an adapter in it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Generator, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+
+from lora_studio.core.config import RunConfig
+from lora_studio.core.control import TaskContext
+from lora_studio.core.errors import InputError
+from lora_studio.core.events import Phase, RunEvent, RunResumed, RunStarted
+from lora_studio.core.runs import RunFolder
+from lora_studio.data.prepare import PreparedData, prepare_data
+from lora_studio.generate.host import ModelHost
+from lora_studio.generate.ready import ReadyBase, folder_of, load_base
+from lora_studio.lora.inject import inject, parameter_counts
+from lora_studio.models.load import has_quick_bfloat16, pick_device
+from lora_studio.train.precision import Precision
+from lora_studio.train.records import environment_of, write_records
+from lora_studio.train.session import Session
+
+
+def train(context: TaskContext, run_dir: str, resume: bool = False) -> Iterator[RunEvent]:
+    """Task: train the adapter of a run; result `{"adapter", "steps", "eval_loss"}`.
+
+    Args:
+        context: Control, and the warm base model.
+        run_dir: The run's folder with its `run.yaml`.
+        resume: Go on from the newest whole checkpoint, from step 0 where there is none.
+
+    Raises:
+        InputError: The model, the data or a setting is wrong; or the run has checkpoints already and `resume` is false.
+        StudioError: Out of memory, or a loss that stays not a number.
+        Cancelled: The person stopped it; what was to be saved is.
+    """
+    run = RunFolder.open(Path(run_dir))
+    config = run.config
+    if not resume and (run.checkpoints or run.adapter_path.exists()):
+        raise InputError(f"The run {run.path} has been trained already.", "Resume it, or start a new run with the same settings.")
+    pick_device(config.training.device)
+    folder, commit = yield from folder_of(context, config.model.name_or_path, config.model.revision)
+    data = yield from _prepared(context, config, folder)  # before the model: what is wrong with the data shows first
+    base = yield from load_base(context, config.model, folder, commit, config.training.device, _wanted_base_dtype(config))
+    precision = pick_precision(config, base)
+    write_records(run, environment_of(config.model, base, precision), data, resume)
+    torch.manual_seed(config.training.seed)
+    with base.host.adapted(lambda model: inject(model, config.adapter)) as model, _checkpointing(model, config):
+        session = Session(context, run, model, base.tokenizer, data, precision)
+        if resume:
+            yield from session.restore()
+            yield RunResumed(step=session.step, from_step=session.step, total_steps=session.plan.total_steps)
+        else:
+            yield _started(session, model, data, precision)
+        yield from session.take()
+
+
+def pick_precision(config: RunConfig, base: ReadyBase) -> Precision:
+    """Give the precision of a run.
+
+    Raises:
+        InputError: float32 is asked of half-precision weights, which products in float32 are not of.
+    """
+    wanted = config.training.compute_dtype
+    if wanted == "float32" and base.dtype != torch.float32:
+        raise InputError(
+            f"Computing in float32 needs weights in float32, not {config.model.dtype}.",
+            "Set model.dtype to float32 or auto, or compute_dtype to auto.", "training.compute_dtype",
+        )
+    if wanted != "auto":
+        return Precision(base.device, getattr(torch, wanted))
+    if base.dtype == torch.float32 and has_quick_bfloat16(base.device):
+        return Precision(base.device, torch.bfloat16)
+    return Precision(base.device, base.dtype)
+
+
+def _wanted_base_dtype(config: RunConfig) -> torch.dtype | None:
+    """`auto` weights follow a computation in float32."""
+    follows = config.model.dtype == "auto" and config.training.compute_dtype == "float32"
+    return torch.float32 if follows else None
+
+
+def _prepared(context: TaskContext, config: RunConfig, folder: Path) -> Generator[RunEvent, None, PreparedData]:
+    """Tokenize the data with the tokenizer of the model in `folder`."""
+
+    def progress(done: int, total: int) -> None:
+        context.control.check()
+        context.post(Phase(name="preparing", message="Tokenizing", done=done, total=total, unit="rows"))
+
+    yield Phase(name="preparing", message="Reading and tokenizing the data")
+    data = prepare_data(config.data, ModelHost.of(context).tokenizer(folder), config.training.seed, progress)
+    context.control.check()
+    return data
+
+
+@contextlib.contextmanager
+def _checkpointing(model: PeftModel, config: RunConfig) -> Iterator[None]:
+    """Compute activations again in the backward pass, where the config asks for it."""
+    base: Any = model.get_base_model()
+    if config.training.gradient_checkpointing:
+        base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    try:
+        yield
+    finally:
+        base.gradient_checkpointing_disable()
+
+
+def _started(session: Session, model: PeftModel, data: PreparedData, precision: Precision) -> RunStarted:
+    trainable, everything = parameter_counts(model)
+    return RunStarted(
+        total_steps=session.plan.total_steps, train_rows=len(data.train), eval_rows=len(data.evaluation), trainable_parameters=trainable,
+        all_parameters=everything, device=str(precision.device), compute_dtype=str(precision.compute).removeprefix("torch."),
+    )

@@ -1,0 +1,46 @@
+"""Precision of the matrix products: autocast, and the loss scale float16 needs."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from peft import PeftModel
+from peft.helpers import disable_input_dtype_casting
+from torch.amp.grad_scaler import GradScaler
+
+
+@dataclass(frozen=True)
+class Precision:
+    """Where and how precisely a run computes.
+
+    Attributes:
+        device: Where the model is.
+        compute: dtype of the matrix products.
+    """
+
+    device: torch.device
+    compute: torch.dtype
+
+    @property
+    def mixed(self) -> bool:
+        """Whether products are taken in fewer bits than the adapter is stored in."""
+        return self.compute != torch.float32
+
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+        """Give the context that forward passes run in."""
+        return torch.autocast(self.device.type, dtype=self.compute) if self.mixed else contextlib.nullcontext()
+
+    def scaler(self) -> GradScaler:
+        """Give the loss scaler: float16 gradients underflow without one; for other dtypes it does nothing."""
+        return GradScaler(self.device.type, enabled=self.compute == torch.float16)
+
+    def lean_inputs(self, model: PeftModel) -> contextlib.AbstractContextManager[None]:
+        """Spare PEFT's cast of each adapter's input to the adapter's dtype: under autocast the product casts it back at once.
+
+        DoRA takes norms and products outside of autocast's reach, so it keeps its cast.
+        """
+        config: Any = model.peft_config[model.active_adapter]
+        return disable_input_dtype_casting(model, active=self.mixed and not config.use_dora and not config.target_parameters)
