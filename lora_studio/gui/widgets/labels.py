@@ -62,8 +62,8 @@ class ElidedLabel(QLabel):
         """Draw the text, shortened."""
         area = self.contentsRect()
         text = self.fontMetrics().elidedText(self.text(), self._mode, area.width())
-        painter = QPainter(self)
-        self.style().drawItemText(painter, area, int(self.alignment()), self.palette(), self.isEnabled(), text, QPalette.ColorRole.WindowText)
+        role = QPalette.ColorRole.WindowText
+        self.style().drawItemText(QPainter(self), area, int(self.alignment()), self.palette(), self.isEnabled(), text, role)
 
     def _show_tip(self) -> None:
         super().setToolTip(self._own_tip or (self.text() if self.is_elided else ""))

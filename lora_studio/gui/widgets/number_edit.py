@@ -9,7 +9,7 @@ import math
 import re
 from decimal import Decimal
 
-from PySide6.QtCore import QEvent, QObject, Qt, Signal
+from PySide6.QtCore import QEvent, Qt, Signal
 from PySide6.QtGui import QFocusEvent, QKeyEvent, QKeySequence, QWheelEvent
 from PySide6.QtWidgets import QLineEdit
 
@@ -25,8 +25,8 @@ def format_number(value: Number) -> str:
     """Write a number the shortest way that reads back as itself: `1,024`, `0.05`, `2e-4`."""
     if isinstance(value, int):
         return f"{value:,}"
-    if not math.isfinite(value) or value == 0:
-        return "0" if value == 0 else str(value)
+    if not value or not math.isfinite(value):
+        return str(value) if value else "0"
     if _SCIENTIFIC_BELOW <= abs(value) < _SCIENTIFIC_FROM:
         return format(Decimal(repr(value)).normalize(), "f")
     sign, digits, exponent = Decimal(repr(value)).normalize().as_tuple()
@@ -123,12 +123,8 @@ class NumberEdit(LineEdit):
 
     value_edited = Signal(object)
 
-    def __init__(
-        self, whole: bool = False, minimum: Number | None = None, maximum: Number | None = None, name: str = "number", parent: QObject | None = None
-    ) -> None:
+    def __init__(self, whole: bool = False, minimum: Number | None = None, maximum: Number | None = None, name: str = "number") -> None:
         super().__init__("", name)
-        if parent is not None:
-            self.setParent(parent)
         self._whole = whole
         self._minimum = minimum
         self._maximum = maximum
