@@ -1,0 +1,152 @@
+"""One field on a form: title, a hint, its editor, and what is wrong with it."""
+
+from __future__ import annotations
+
+from PySide6.QtCore import Signal
+from PySide6.QtWidgets import QCheckBox, QHBoxLayout, QSizePolicy, QVBoxLayout, QWidget
+
+from lora_studio.gui.forms.fields import FieldSpec
+from lora_studio.gui.text import tr
+from lora_studio.gui.widgets import ComboBox, ElidedLabel, ErrorLabel, LineEdit, NumberEdit, identifier
+
+_EDITOR_WIDTH = 92
+_WIDE_EDITOR_WIDTH = 130
+_LABELS = {True: "default", "none": "none"}
+
+
+class FieldRow(QWidget):
+    """Shows one value and says what a person wants it to be; the draft decides.
+
+    Signals:
+        edited: A person gave another value that parses; carries it.
+        refused: What is typed does not parse; carries why. Empty once it does.
+    """
+
+    edited = Signal(object)
+    refused = Signal(str)
+
+    def __init__(self, spec: FieldSpec, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self.spec = spec
+        name = identifier(spec.path)
+        self.setObjectName(f"row_{name}")
+        self.title = ElidedLabel(spec.title, name=f"title_{name}")
+        self.hint = ElidedLabel("", "note", f"hint_{name}")
+        self.was = ElidedLabel("", "note", f"was_{name}")
+        self.error = ErrorLabel(f"error_{name}")
+        self.editor = self._build_editor()
+        self._lay_out()
+        self.setToolTip(spec.tooltip)
+        self.title.setToolTip(spec.tooltip)
+        self.editor.setObjectName(f"edit_{name}")
+        self.editor.setAccessibleName(spec.title)
+        self.editor.setAccessibleDescription(spec.description)
+
+    def show_value(self, value: object) -> None:
+        """Show a value of the config; what is wrong with an earlier one is forgotten."""
+        self.set_error("")
+        match self.editor:
+            case NumberEdit():
+                self.editor.set_value(value)
+            case ComboBox():
+                self.editor.setCurrentIndex(self.editor.findData(_key(value)))
+            case QCheckBox():
+                self.editor.setChecked(bool(value))
+            case LineEdit():
+                self.editor.setText(_as_text(value))
+            case _:
+                raise TypeError(type(self.editor).__name__)
+
+    def set_error(self, message: str) -> None:
+        """Say what is wrong beside the editor; empty for nothing."""
+        self.error.set_error(message)
+        if isinstance(self.editor, NumberEdit | LineEdit):
+            self.editor.set_error(message)
+
+    def set_hint(self, text: str) -> None:
+        """Show a short note between title and editor."""
+        self.hint.setText(text)
+        self.hint.setVisible(bool(text))
+
+    def set_was(self, text: str) -> None:
+        """Show what the run that is shown has, where it is another value."""
+        self.was.setText(text)
+        self.was.setVisible(bool(text))
+
+    def set_locked(self, locked: bool) -> None:
+        """Let a person read the value but not change it."""
+        self.editor.setEnabled(not locked)
+
+    def _lay_out(self) -> None:
+        line = QHBoxLayout()
+        line.setSpacing(8)
+        line.addWidget(self.title, 1)
+        line.addWidget(self.was)
+        line.addWidget(self.hint)
+        line.addWidget(self.editor)
+        outer = QVBoxLayout(self)
+        outer.setContentsMargins(0, 0, 0, 0)
+        outer.setSpacing(3)
+        outer.addLayout(line)
+        outer.addWidget(self.error)
+        for note in (self.hint, self.was):
+            note.setSizePolicy(QSizePolicy.Policy.Maximum, QSizePolicy.Policy.Fixed)
+            note.hide()
+
+    def _build_editor(self) -> QWidget:
+        match self.spec.kind:
+            case "int" | "float":
+                return self._number_editor()
+            case "choice":
+                return self._choice_editor()
+            case "bool":
+                box = QCheckBox()
+                box.clicked.connect(self.edited.emit)
+                return box
+            case "text" | "names":
+                return self._text_editor()
+
+    def _number_editor(self) -> NumberEdit:
+        spec = self.spec
+        editor = NumberEdit(whole=spec.kind == "int", minimum=spec.minimum, maximum=spec.maximum)
+        editor.setFixedWidth(_EDITOR_WIDTH)
+        editor.value_edited.connect(self._on_number)
+        editor.editingFinished.connect(lambda: self.refused.emit(editor.error))
+        return editor
+
+    def _on_number(self, value: int | float) -> None:
+        whole = self.spec.whole_too and isinstance(value, float) and value.is_integer()
+        self.edited.emit(int(value) if whole else value)
+
+    def _choice_editor(self) -> ComboBox:
+        editor = ComboBox()
+        editor.setFixedWidth(_WIDE_EDITOR_WIDTH)
+        for choice in self.spec.choices:
+            editor.addItem(tr(_LABELS.get(choice, str(choice))), _key(choice))  # type: ignore[call-overload]
+        editor.activated.connect(lambda index: self.edited.emit(self.spec.choices[index]))
+        return editor
+
+    def _text_editor(self) -> LineEdit:
+        editor = LineEdit()
+        editor.setFixedWidth(_WIDE_EDITOR_WIDTH)
+        editor.editingFinished.connect(self._on_text)
+        return editor
+
+    def _on_text(self) -> None:
+        assert isinstance(self.editor, LineEdit)
+        text = self.editor.text().strip()
+        if self.spec.kind == "names":
+            self.edited.emit(tuple(part for part in text.replace(",", " ").split() if part))
+        else:
+            self.edited.emit(text or (None if self.spec.optional else text))
+
+
+def _key(value: object) -> str:
+    """Give a choice as a combo box's data: text, since Qt turns True into 1."""
+    return repr(value)
+
+
+def _as_text(value: object) -> str:
+    if value is None:
+        return ""
+    return ", ".join(str(part) for part in value) if isinstance(value, tuple) else str(value)

@@ -1,0 +1,109 @@
+"""What the draft comes to on its base model: the modules that get an adapter at once, parameters and memory a moment later."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from PySide6.QtCore import QObject, QTimer, Signal
+
+from lora_studio.core.config import AdapterSettings, RunConfig
+from lora_studio.core.errors import StudioError
+from lora_studio.core.findings import Finding
+from lora_studio.core.targets import Resolution, Selection, resolve, selection_of
+from lora_studio.data.plan import StepPlan
+from lora_studio.lora.plan import make_plan
+
+if TYPE_CHECKING:
+    from lora_studio.core.modules import ModuleTree
+    from lora_studio.gui.workspace import Workspace
+    from lora_studio.lora.plan import Plan
+
+_PLAN_AFTER_MS = 20
+
+
+class Planner(QObject):
+    """Follows the draft, its tree and its data.
+
+    Attributes:
+        plan: Parameters, file size and memory; None without a tree.
+        error: Why there is no plan; empty when there is one.
+        hint: The way out of the error.
+        field: The setting at fault.
+    """
+
+    changed = Signal()
+
+    def __init__(self, workspace: Workspace) -> None:
+        super().__init__(workspace)
+        self._workspace = workspace
+        self._resolved: tuple[AdapterSettings, ModuleTree, Resolution] | None = None
+        self.plan: Plan | None = None
+        self.error = self.hint = self.field = ""
+        self._timer = QTimer(self, singleShot=True, interval=_PLAN_AFTER_MS)
+        self._timer.timeout.connect(self.replan)
+        workspace.config_changed.connect(self._on_config)
+        workspace.model.changed.connect(self._timer.start)
+        workspace.data.changed.connect(self._timer.start)
+
+    @property
+    def resolution(self) -> Resolution | None:
+        """Which modules the draft's adapter wraps, always of the draft as it is now; None without a tree."""
+        tree = self._workspace.tree
+        if tree is None:
+            return None
+        adapter = self._workspace.config.adapter
+        known = self._resolved
+        if known is None or known[0] != adapter or known[1] is not tree:
+            known = self._resolved = (adapter, tree, resolve(adapter, tree))
+        return known[2]
+
+    @property
+    def selection(self) -> Selection:
+        """The ticks and overrides of the draft."""
+        resolution = self.resolution
+        return selection_of(resolution) if resolution else Selection()
+
+    @property
+    def total_steps(self) -> int | None:
+        """Steps a run of the draft takes; None until the rows are counted."""
+        check, config = self._workspace.data_check, self._workspace.config
+        if check is None or not check.train_rows:
+            return None
+        held_out = 0 if config.data.eval else round(check.train_rows * config.data.eval_fraction)
+        rows = [1] * max(1, check.train_rows - held_out)
+        return StepPlan(rows, rows, config.training).total_steps
+
+    def replan(self) -> None:
+        """Work out the plan now."""
+        self._timer.stop()
+        self.plan = None
+        self.error = self.hint = self.field = ""
+        resolution = self.resolution
+        if resolution is not None and self._workspace.facts is not None:
+            try:
+                self.plan = self._make_plan()
+            except StudioError as error:
+                self._fail(error.message, error.hint, error.field)
+            for finding in resolution.errors:
+                self._fail(finding.message, finding.hint, finding.field)
+                break
+        self.changed.emit()
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """What a person should know of the draft before it runs."""
+        return self.plan.findings if self.plan else ()
+
+    def _make_plan(self) -> Plan:
+        workspace = self._workspace
+        assert workspace.facts is not None
+        assert workspace.tree is not None
+        return make_plan(workspace.config, workspace.facts, workspace.tree)
+
+    def _on_config(self, before: RunConfig, after: RunConfig) -> None:
+        if before.name != after.name and before.replace({"name": after.name}) == after:
+            return
+        self._timer.start()
+
+    def _fail(self, message: str, hint: str, field: str) -> None:
+        self.error, self.hint, self.field = message, hint, field

@@ -1,0 +1,92 @@
+"""What a start needs, item by item: the line above the window, and what a click on it leads to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from lora_studio.gui.text import tr
+from lora_studio.gui.units import format_bytes
+
+if TYPE_CHECKING:
+    from lora_studio.gui.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class ReadyItem:
+    """One thing a start needs.
+
+    Attributes:
+        name: A word or two for the readiness line.
+        ok: Whether it is there.
+        message: What is missing, or what is there, as a sentence.
+        field: Dotted path of the setting to go to.
+        pending: Whether it is only waited for.
+    """
+
+    name: str
+    ok: bool
+    message: str = ""
+    field: str = ""
+    pending: bool = False
+
+
+def readiness_of(workspace: Workspace) -> list[ReadyItem]:
+    """Say what a start of the draft needs, and whether it is there."""
+    items = [_model(workspace), _targets(workspace), _data(workspace), _memory(workspace)]
+    for path, message in workspace.invalid.items():
+        items.append(ReadyItem(tr("settings"), False, f"{path}: {message}", path))
+    return items
+
+
+def _model(workspace: Workspace) -> ReadyItem:
+    name, field, model = tr("model"), "model.name_or_path", workspace.model
+    if model.error:
+        return ReadyItem(name, False, f"{model.error} {model.hint}".strip(), field)
+    if model.job is not None:
+        return ReadyItem(name, False, tr("{title}…", title=model.job.spec.title), field, pending=True)
+    if model.needs == "download":
+        return ReadyItem(name, False, tr("The base model is not on this machine: download it."), field)
+    if model.needs == "convert":
+        return ReadyItem(name, False, tr("The base model has to be converted first."), field)
+    if model.source is None:
+        return ReadyItem(name, False, tr("Looking for the base model…"), field, pending=True)
+    return ReadyItem(name, True, tr("The base model is ready."), field)
+
+
+def _targets(workspace: Workspace) -> ReadyItem:
+    name, field, planner = tr("targets"), "adapter.target_modules", workspace.planner
+    if planner.error:
+        return ReadyItem(name, False, f"{planner.error} {planner.hint}".strip(), planner.field or field)
+    if planner.resolution is None:
+        return ReadyItem(name, False, tr("The modules are not known yet."), field, pending=workspace.model.job is not None)
+    count = len(planner.resolution.targets)
+    if not count:
+        return ReadyItem(name, False, tr("No module is ticked: tick at least one in the tree."), field)
+    return ReadyItem(name, True, tr("{count} modules get an adapter.", count=count), field)
+
+
+def _data(workspace: Workspace) -> ReadyItem:
+    name, data = tr("data"), workspace.data
+    if data.error:
+        return ReadyItem(name, False, f"{data.error} {data.hint}".strip(), data.field)
+    check = data.check
+    if check is None:
+        return ReadyItem(name, False, tr("Reading the rows…"), "data.train", pending=True)
+    if not check.train_rows:
+        return ReadyItem(name, False, tr("The data holds no row to train on."), "data.train")
+    if check.bad_rows and workspace.config.data.on_bad_rows == "stop":
+        return ReadyItem(name, False, tr("{count} bad rows: mend them, or skip bad rows.", count=len(check.bad_rows)), "data.on_bad_rows")
+    return ReadyItem(name, True, tr("{count} rows.", count=check.rows), "data.train")
+
+
+def _memory(workspace: Workspace) -> ReadyItem:
+    name, field, plan = tr("fits memory"), "training.per_device_train_batch_size", workspace.plan
+    if plan is None:
+        return ReadyItem(name, False, tr("Memory is told when the modules are known."), field, pending=True)
+    memory = plan.memory
+    told = {"peak": format_bytes(memory.peak_bytes), "capacity": format_bytes(memory.capacity_bytes)}
+    if not memory.fits:
+        return ReadyItem(name, False, tr("It needs about {peak} of {capacity}: take a smaller batch, a shorter max_length or "
+                                         "gradient checkpointing.", **told), field)
+    return ReadyItem(name, True, tr("About {peak} of {capacity}.", **told), field)

@@ -1,0 +1,1 @@
+"""The target tree: which modules of the base model get an adapter."""
