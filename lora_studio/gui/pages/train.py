@@ -1,0 +1,149 @@
+"""The Train page: the run bar, figures, curves, answers before and after, and the log; before a run, three ways in."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from PySide6.QtCore import Qt
+from PySide6.QtWidgets import QFrame, QScrollArea, QStackedWidget, QVBoxLayout, QWidget
+
+from lora_studio.core.errors import StudioError
+from lora_studio.core.events import RunFailed, RunFinished, RunStopped
+from lora_studio.gui.before_after import BeforeAfterCard
+from lora_studio.gui.export_dialogs import ExportDialog
+from lora_studio.gui.export_text import ExportKind
+from lora_studio.gui.job_center import JobCenter
+from lora_studio.gui.pages.curves import CurvesArea
+from lora_studio.gui.pages.log_card import LogCard
+from lora_studio.gui.pages.start_cards import StartCards
+from lora_studio.gui.pages.tiles import TilesCard
+from lora_studio.gui.path_asker import PathAsker
+from lora_studio.gui.run_bar import RunBar
+from lora_studio.gui.run_starter import RunStarter
+from lora_studio.gui.run_view import RunView
+from lora_studio.gui.text import tr
+from lora_studio.gui.units import format_when
+from lora_studio.gui.widgets import Banner
+
+if TYPE_CHECKING:
+    from lora_studio.gui.workspace import Workspace
+
+_SPACING = 10
+
+
+class TrainPage(QWidget):
+    """Shows the run of the `RunView`, live or from disk, or the start cards while there is none."""
+
+    def __init__(
+        self, workspace: Workspace, jobs: JobCenter, run_view: RunView, starter: RunStarter, asker: PathAsker | None = None,
+    ) -> None:
+        super().__init__()
+        self.setObjectName("train_page")
+        self._workspace = workspace
+        self._jobs = jobs
+        self._run_view = run_view
+        self._starter = starter
+        self._asker = asker or PathAsker()
+        self._dialogs: list[ExportDialog] = []
+        self._build()
+        self._connect()
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Show the run, or the way to one."""
+        self._stack.setCurrentWidget(self._start_area if self._run_view.config is None else self._run_area)
+        self._show_end()
+
+    def export(self, kind: ExportKind) -> ExportDialog | None:
+        """Open the dialog that exports the shown run; None while there is nothing to export."""
+        if self._run_view.folder is None or not self._run_view.has_weights:
+            return None
+        dialog = ExportDialog(kind, self._run_view.folder, self._jobs, self._asker, self.window())
+        dialog.finished.connect(lambda _code: self._forget(dialog))
+        self._dialogs.append(dialog)
+        dialog.show()
+        return dialog
+
+    def _build(self) -> None:
+        self.run_bar = RunBar(self._workspace, self._run_view, self._starter)
+        self.banner = Banner(closable=True, name="run_banner")
+        self._start_area = _scrolling(StartCards(self._workspace, self._asker), "start_area")
+        self._run_area = _scrolling(self._build_run(), "run_area")
+        self._stack = QStackedWidget()
+        self._stack.setObjectName("train_stack")
+        self._stack.addWidget(self._start_area)
+        self._stack.addWidget(self._run_area)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(_SPACING)
+        layout.addWidget(self.run_bar)
+        layout.addWidget(self.banner)
+        layout.addWidget(self._stack, 1)
+
+    def _build_run(self) -> QWidget:
+        content = QWidget()
+        content.setObjectName("run_content")
+        layout = QVBoxLayout(content)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(_SPACING)
+        self.curves = CurvesArea(self._run_view)
+        layout.addWidget(TilesCard(self._run_view))
+        layout.addWidget(self.curves, 1)
+        layout.addWidget(BeforeAfterCard(self._run_view))
+        layout.addWidget(LogCard(self._run_view))
+        return content
+
+    def _connect(self) -> None:
+        self._run_view.changed.connect(self.refresh)
+        self.run_bar.export_requested.connect(lambda: self.export("adapter"))
+        self.run_bar.merge_requested.connect(lambda: self.export("merged"))
+        self.run_bar.resume_requested.connect(self._resume)
+        self.banner.action_clicked.connect(self._on_cure)
+
+    def _show_end(self) -> None:
+        """Say how the run ended, with the next step as a button."""
+        state, last = self._run_view.state, self._run_view.history.last_event
+        when = format_when(last.time) if last else ""
+        name, step = self._run_view.config.name if self._run_view.config else "", self._run_view.history.step
+        match last:
+            case _ if self._run_view.is_live or state in ("none", "elsewhere"):
+                self.banner.hide()
+                return
+            case RunFinished():
+                self.banner.show_message("good", tr("{name} finished {when}.", name=name, when=when), tr("Merge this run…"))
+            case RunStopped():
+                self.banner.show_message("warning", tr("{name} stopped at step {step}, {when}.", name=name, step=step, when=when), tr("Resume"))
+            case RunFailed():
+                self.banner.show_message("error", f"{name}: {last.message} {last.hint}".strip(), tr("Resume"))
+            case _:
+                self.banner.show_message("warning", tr("{name} was interrupted at step {step}.", name=name, step=step), tr("Resume"))
+        self.banner.show()
+
+    def _on_cure(self) -> None:
+        if self._run_view.state == "finished":
+            self.export("merged")
+        else:
+            self._resume()
+
+    def _resume(self) -> None:
+        path = self._run_view.path
+        if path is None:
+            return
+        try:
+            self._starter.resume_run(path)
+        except (StudioError, OSError) as error:
+            self._workspace.tell("error", str(error))
+
+    def _forget(self, dialog: ExportDialog) -> None:
+        self._dialogs.remove(dialog)
+        dialog.deleteLater()
+
+
+def _scrolling(content: QWidget, name: str) -> QScrollArea:
+    area = QScrollArea()
+    area.setObjectName(name)
+    area.setWidget(content)
+    area.setWidgetResizable(True)
+    area.setFrameShape(QFrame.Shape.NoFrame)
+    area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+    return area

@@ -1,0 +1,133 @@
+"""Start, pause, continue, stop and resume: the draft becomes a run here, and nowhere else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from PySide6.QtCore import QObject, Signal
+
+from lora_studio.core.config import RunConfig
+from lora_studio.core.paths import studio_paths
+from lora_studio.core.runs import RunFolder, RunStore
+from lora_studio.gui.job_center import JobCenter
+from lora_studio.gui.run_view import RunView
+from lora_studio.gui.text import tr
+from lora_studio.gui.units import format_seconds
+from lora_studio.jobs.job import Job
+from lora_studio.jobs.spec import JobSpec
+
+if TYPE_CHECKING:
+    from lora_studio.gui.workspace import Workspace
+
+TRAIN_TASK = "lora_studio.train.engine:train"
+
+
+@dataclass(frozen=True)
+class StartState:
+    """What the Start button reads, whether it may be pressed, and why or what will happen."""
+
+    text: str
+    tooltip: str
+    enabled: bool
+
+
+class RunStarter(QObject):
+    """Freezes the draft into a run and passes a person's wishes to the run that is shown.
+
+    Signals:
+        changed: `start_state` or `stop_text` may read otherwise now.
+        run_added: A run was started or put behind the one that trains; carries its folder's path.
+    """
+
+    changed = Signal()
+    run_added = Signal(object)
+
+    def __init__(self, workspace: Workspace, jobs: JobCenter, run_view: RunView, parent: QObject | None = None) -> None:
+        super().__init__(parent)
+        self.setObjectName("run_starter")
+        self._workspace = workspace
+        self._jobs = jobs
+        self._run_view = run_view
+        workspace.readiness_changed.connect(self.changed)
+        jobs.jobs_changed.connect(self.changed)
+        run_view.changed.connect(self.changed)
+
+    @property
+    def store(self) -> RunStore:
+        """The runs on this machine."""
+        return RunStore(studio_paths().runs)
+
+    @property
+    def start_state(self) -> StartState:
+        """What Start offers now."""
+        blocking = [item for item in self._workspace.readiness if not item.ok]
+        live = self._jobs.live_run
+        text = tr("Start") if live is None else tr("Add to queue")
+        if blocking:
+            return StartState(text, "\n".join(f"{item.name}: {item.message}" for item in blocking), enabled=False)
+        if live is None:
+            return StartState(text, tr("Freeze this draft as a run and train it."), enabled=True)
+        return StartState(text, tr("Freeze this draft as a run; it trains when {title} has ended.", title=live.spec.title), enabled=True)
+
+    def start_run(self) -> Path:
+        """Freeze the draft as a run and train it, after the runs that are there already; give its folder.
+
+        Raises:
+            InputError: The runs folder cannot be written.
+        """
+        folder = self.store.create(self._workspace.config)
+        self._train(self._workspace.config, folder.path, resume=False)
+        return folder.path
+
+    def resume_run(self, path: Path) -> None:
+        """Go on with a run from its newest sound checkpoint, with its own config; from the start where it has none.
+
+        Raises:
+            InputError: The folder holds no run.
+        """
+        folder = RunFolder.open(path)
+        self._train(folder.config, folder.path, resume=bool(folder.checkpoints))
+
+    def pause(self) -> None:
+        """Ask the shown run to wait before its next micro-batch."""
+        self._ask("pause")
+
+    def go_on(self) -> None:
+        """Let the shown run go on."""
+        self._ask("resume")
+
+    def stop(self) -> None:
+        """Ask the shown run to end and save; asked again, to abandon the step under way."""
+        self._ask("stop")
+
+    @property
+    def stop_text(self) -> str:
+        """How long stopping takes, as a sentence's end; a second press's meaning once it is asked."""
+        state = self._run_view.state
+        if state == "abandoning":
+            return tr("abandoning this step; the last checkpoint is kept")
+        if state != "stopping":
+            return ""
+        seconds = self._run_view.seconds_to_stop
+        about = tr(", about {time}", time=format_seconds(max(1.0, seconds))) if seconds is not None else ""
+        return tr("stopping after this micro-batch{about}", about=about)
+
+    def _train(self, config: RunConfig, path: Path, *, resume: bool) -> None:
+        arguments: dict[str, object] = {"run_dir": str(path)}
+        if resume:
+            arguments["resume"] = True
+        spec = JobSpec(TRAIN_TASK, arguments, title=config.name, device=True, run_dir=str(path))
+        alone = self._jobs.live_run is None
+        job = self._jobs.start(spec)
+        if alone:
+            self._run_view.attach(job, path)
+        self.run_added.emit(path)
+
+    def _ask(self, wish: str) -> None:
+        job: Job | None = self._run_view.job
+        if job is not None:
+            getattr(job.control, wish)()
+            self._jobs.job_changed.emit(job)
+            self.changed.emit()
