@@ -55,8 +55,8 @@ def inject(model: PreTrainedModel, adapter: AdapterSettings, seed: int | None = 
         with _seeded(seed), _without_false_alarms():
             peft_model: Any = get_peft_model(model, config)
     except (ValueError, TypeError, NotImplementedError) as error:
-        first_line = str(error).strip().split("\n")[0][:300]
-        raise StudioError(f"PEFT refused the adapter: {first_line}", "Choose other targets or settings.", "adapter.target_modules") from error
+        message = f"PEFT refused the adapter: {(str(error).strip() or type(error).__name__).splitlines()[0][:300]}"
+        raise StudioError(message, "Choose other targets or settings.", "adapter.target_modules") from error
     _check_injection(peft_model, resolution, trainable_parameters(adapter, tree, resolution))
     _cast_adapter(peft_model, getattr(torch, adapter.dtype))
     return peft_model
@@ -84,18 +84,17 @@ def wrapped_modules(model: nn.Module) -> dict[str, Wrapped]:
 
 
 def _check_injection(model: nn.Module, resolution: Resolution, trainable: int) -> None:
-    adapter = resolution.adapter
+    power = 0.5 if resolution.adapter.use_rslora else 1
     found = wrapped_modules(model)
-    wanted = {
-        target.name: Wrapped(target.r, target.lora_alpha / (math.sqrt(target.r) if adapter.use_rslora else target.r)) for target in resolution.targets
-    }
+    wanted = {target.name: Wrapped(target.r, target.lora_alpha / target.r**power) for target in resolution.targets}
     for name in (wanted.keys() ^ found.keys()) | {name for name in wanted.keys() & found.keys() if not _agree(wanted[name], found[name])}:
         raise StudioError(
             f"PEFT made {found.get(name, 'nothing')} of {name} where the settings say {wanted.get(name, 'nothing')}.",
             "Nothing was trained. Tick the modules again in the tree.", "adapter.target_modules")
     trains = parameter_counts(model)[0]
     if trains != trainable:
-        raise StudioError(f"{trains:,} parameters would train where the settings say {trainable:,}.", "Nothing was trained.", "adapter.modules_to_save")
+        message = f"{trains:,} parameters would train where the settings say {trainable:,}."
+        raise StudioError(message, "Nothing was trained.", "adapter.modules_to_save")
 
 
 def _agree(wanted: Wrapped, found: Wrapped) -> bool:

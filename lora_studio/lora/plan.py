@@ -1,0 +1,184 @@
+"""What a config comes to before it runs: targets, parameters, file size, memory, and what a person should know. Light."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from lora_studio.core.adapter_file import adapter_bytes
+from lora_studio.core.config import RunConfig
+from lora_studio.core.counts import all_parameters, trainable_parameters
+from lora_studio.core.findings import Finding
+from lora_studio.core.modules import ModuleTree
+from lora_studio.core.targets import Resolution, resolve
+from lora_studio.lora.budget import MemoryBudget, Workload, estimate_memory, precisions_of, workload_of
+from lora_studio.lora.device import Device, find_device
+
+if TYPE_CHECKING:
+    from lora_studio.models.facts import ModelFacts
+
+_LEARNING_RATES = (1e-5, 2e-3)
+
+
+class TokenFigures(Protocol):
+    """Tokens of a data set, as `data.report.TokenCounts` has them."""
+
+    @property
+    def total(self) -> int: ...
+    @property
+    def trained(self) -> int: ...
+    @property
+    def max(self) -> int: ...
+
+
+class DataFigures(Protocol):
+    """What a plan takes from `data.report.DataReport`."""
+
+    @property
+    def rows(self) -> int: ...
+    @property
+    def tokens(self) -> TokenFigures: ...
+    @property
+    def truncated_rows(self) -> int: ...
+    @property
+    def untrained_rows(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a config comes to.
+
+    Attributes:
+        resolution: Its targets, each with rank and alpha.
+        trainable_parameters: PEFT's first number.
+        all_parameters: PEFT's second number.
+        adapter_bytes: Size of `adapter_model.safetensors`.
+        memory: The memory of a step.
+        findings: What is wrong or worth knowing.
+    """
+
+    resolution: Resolution
+    trainable_parameters: int
+    all_parameters: int
+    adapter_bytes: int
+    memory: MemoryBudget
+    findings: tuple[Finding, ...]
+
+    def to_json(self) -> dict[str, object]:
+        """Give `plan --json`."""
+        return {
+            "targets": [target.name for target in self.resolution.targets],
+            "trainable_parameters": self.trainable_parameters,
+            "all_parameters": self.all_parameters,
+            "adapter_bytes": self.adapter_bytes,
+            "memory": self.memory.to_json(),
+            "findings": [finding.to_json() for finding in self.findings],
+        }
+
+
+def make_plan(
+    config: RunConfig, facts: ModelFacts, tree: ModuleTree, data: DataFigures | None = None, device: Device | None = None,
+    resolution: Resolution | None = None,
+) -> Plan:
+    """Work out what a config comes to on a model; what is wrong is in `findings`, nothing is raised.
+
+    Args:
+        config: The run.
+        facts: Sizes of the base model.
+        tree: Its modules.
+        data: Token counts of the data, where known; without them rows of `max_length` are assumed.
+        device: Where it would run; None looks for the one the config means.
+        resolution: What the adapter's settings come to, where known.
+    """
+    resolution = resolution or resolve(config.adapter, tree)
+    device = device or find_device(config.training.device)
+    workload = _workload(config, data)
+    memory = estimate_memory(config, facts, tree, resolution, workload, device)
+    precisions = precisions_of(config, facts, device)
+    plan = Plan(
+        resolution, trainable_parameters(config.adapter, tree, resolution), all_parameters(config.adapter, tree, resolution),
+        adapter_bytes(config.adapter, tree, resolution, precisions.base), memory, (),
+    )
+    found = [*resolution.findings, *_settings_findings(config, tree, resolution), *_memory_findings(config, facts, tree, resolution, workload, memory)]
+    return Plan(**{**vars(plan), "findings": (*found, *_data_findings(config, data))})
+
+
+def _workload(config: RunConfig, data: DataFigures | None) -> Workload:
+    if data is None or not data.tokens.total:
+        return workload_of(config)
+    return workload_of(config, data.tokens.max, data.tokens.trained / data.tokens.total)
+
+
+def _settings_findings(config: RunConfig, tree: ModuleTree, resolution: Resolution) -> Iterator[Finding]:
+    low, high = _LEARNING_RATES
+    rate = config.training.learning_rate
+    if not low <= rate <= high:
+        yield Finding(
+            "warning", "learning_rate_unusual", f"learning_rate {rate:g} is {'high' if rate > high else 'low'} for LoRA.",
+            "Usual: 1e-4 to 5e-4.", "training.learning_rate")
+    oversized = [target for target in resolution.targets if target.r > _smaller_side(target.name, tree)]
+    if oversized:
+        first = oversized[0]
+        others = f" and {len(oversized) - 1} more" if len(oversized) > 1 else ""
+        yield Finding(
+            "warning", "rank_over_dimension",
+            f"r {first.r} is more than the rank {_smaller_side(first.name, tree)} that {first.name}{others} can have.",
+            "A smaller r trains the same with fewer parameters.", "adapter.r")
+    differing = sum(target.r != resolution.adapter.r or target.lora_alpha != resolution.adapter.lora_alpha for target in resolution.targets)
+    if differing:
+        yield Finding("note", "overrides", f"{differing} of {len(resolution.targets)} modules have a rank or alpha of their own.", "", "adapter.rank_pattern")
+    if config.adapter.bias != "none":
+        yield Finding(
+            "note", "bias_changes_base", f"bias: {config.adapter.bias} trains biases of the base model: switched off, the adapter does not give the base back.",
+            "", "adapter.bias")
+
+
+def _smaller_side(name: str, tree: ModuleTree) -> int:
+    module = tree.by_name[name]
+    return min(module.in_features, module.out_features)
+
+
+def _memory_findings(
+    config: RunConfig, facts: ModelFacts, tree: ModuleTree, resolution: Resolution, workload: Workload, memory: MemoryBudget,
+) -> Iterator[Finding]:
+    if memory.fits:
+        return
+
+    def fits(change: dict[str, object], rows: int | None = None) -> bool:
+        smaller = config.replace(change)
+        work = workload if rows is None else Workload(rows, workload.length, max(1, workload.trained * rows // workload.rows))
+        return estimate_memory(smaller, facts, tree, resolution, work, memory.device).fits
+
+    yield Finding(
+        "warning", "memory_over_capacity",
+        f"A step needs about {memory.peak_bytes / 1e9:.1f} GB, and the {memory.device.kind} has {memory.capacity_bytes / 1e9:.1f} GB.",
+        _way_to_fit(config, fits), "training.per_device_train_batch_size")
+
+
+def _way_to_fit(config: RunConfig, fits: Callable[..., bool]) -> str:
+    """Name the mildest change that makes it fit: smaller micro-batches, then checkpointing, then both."""
+    rows, steps = config.training.per_device_train_batch_size, config.training.gradient_accumulation_steps
+    for checkpointing in (config.training.gradient_checkpointing, True):
+        smaller = rows
+        while smaller >= 1:
+            changes: dict[str, object] = {"training.per_device_train_batch_size": smaller, "training.gradient_checkpointing": checkpointing}
+            if fits(changes, smaller):
+                split = f"batch size {smaller} with accumulation {steps * rows // smaller}" if smaller < rows else ""
+                switch = "gradient_checkpointing" if checkpointing and not config.training.gradient_checkpointing else ""
+                return f"It fits with {' and '.join(part for part in (split, switch) if part)}."
+            smaller //= 2
+    return "Choose a smaller model, store its weights in bfloat16, or lower max_length."
+
+
+def _data_findings(config: RunConfig, data: DataFigures | None) -> Iterator[Finding]:
+    if data is None:
+        return
+    if data.truncated_rows:
+        yield Finding(
+            "warning", "rows_cut", f"{data.truncated_rows} of {data.rows} rows are longer than max_length {config.data.max_length} and are cut.",
+            f"The longest has {data.tokens.max} tokens.", "data.max_length")
+    if data.untrained_rows:
+        yield Finding(
+            "warning", "rows_untrained", f"{data.untrained_rows} of {data.rows} rows have no trained token and are left out.",
+            "Raise max_length, or look at the rows' answers.", "data.max_length")
