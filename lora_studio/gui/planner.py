@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from PySide6.QtCore import QObject, QTimer, Signal
 
 from lora_studio.core.config import AdapterSettings, RunConfig
-from lora_studio.core.errors import StudioError
 from lora_studio.core.findings import Finding
 from lora_studio.core.targets import Resolution, Selection, resolve, selection_of
 from lora_studio.data.plan import StepPlan
+from lora_studio.lora.device import Device, find_device
 from lora_studio.lora.plan import make_plan
 
 if TYPE_CHECKING:
@@ -21,12 +23,38 @@ if TYPE_CHECKING:
 _PLAN_AFTER_MS = 20
 
 
+@dataclass(frozen=True)
+class TokenCounts:
+    """Tokens of the data, from its report."""
+
+    total: int
+    trained: int
+    max: int
+
+
+@dataclass(frozen=True)
+class DataFigures:
+    """What a plan takes from the data's report."""
+
+    rows: int
+    tokens: TokenCounts
+    truncated_rows: int
+    untrained_rows: int
+
+    @classmethod
+    def of(cls, report: Mapping[str, Any]) -> DataFigures:
+        """Read them from `data --json`."""
+        tokens = report["tokens"]
+        return cls(
+            report["rows"], TokenCounts(tokens["total"], tokens["trained"], tokens["max"]), report["truncated_rows"], report["untrained_rows"])
+
+
 class Planner(QObject):
     """Follows the draft, its tree and its data.
 
     Attributes:
         plan: Parameters, file size and memory; None without a tree.
-        error: Why there is no plan; empty when there is one.
+        error: What keeps the targets from being trained; empty when nothing does.
         hint: The way out of the error.
         field: The setting at fault.
     """
@@ -37,6 +65,7 @@ class Planner(QObject):
         super().__init__(workspace)
         self._workspace = workspace
         self._resolved: tuple[AdapterSettings, ModuleTree, Resolution] | None = None
+        self._devices: dict[str, Device] = {}
         self.plan: Plan | None = None
         self.error = self.hint = self.field = ""
         self._timer = QTimer(self, singleShot=True, interval=_PLAN_AFTER_MS)
@@ -80,13 +109,9 @@ class Planner(QObject):
         self.error = self.hint = self.field = ""
         resolution = self.resolution
         if resolution is not None and self._workspace.facts is not None:
-            try:
-                self.plan = self._make_plan()
-            except StudioError as error:
-                self._fail(error.message, error.hint, error.field)
-            for finding in resolution.errors:
-                self._fail(finding.message, finding.hint, finding.field)
-                break
+            self.plan = self._make_plan()
+            for finding in resolution.errors[:1]:
+                self.error, self.hint, self.field = finding.message, finding.hint, finding.field
         self.changed.emit()
 
     @property
@@ -98,12 +123,18 @@ class Planner(QObject):
         workspace = self._workspace
         assert workspace.facts is not None
         assert workspace.tree is not None
-        return make_plan(workspace.config, workspace.facts, workspace.tree)
+        report = workspace.data.report
+        return make_plan(
+            workspace.config, workspace.facts, workspace.tree, DataFigures.of(report) if report else None, self._device(), self.resolution)
+
+    def _device(self) -> Device:
+        """Give the device a run would take; looked for once for each wish, since asking a driver takes its time."""
+        wanted = self._workspace.config.training.device
+        if wanted not in self._devices:
+            self._devices[wanted] = find_device(wanted)
+        return self._devices[wanted]
 
     def _on_config(self, before: RunConfig, after: RunConfig) -> None:
         if before.name != after.name and before.replace({"name": after.name}) == after:
             return
         self._timer.start()
-
-    def _fail(self, message: str, hint: str, field: str) -> None:
-        self.error, self.hint, self.field = message, hint, field

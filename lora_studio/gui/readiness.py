@@ -85,8 +85,8 @@ def _memory(workspace: Workspace) -> ReadyItem:
     if plan is None:
         return ReadyItem(name, False, tr("Memory is told when the modules are known."), field, pending=True)
     memory = plan.memory
-    told = {"peak": format_bytes(memory.peak_bytes), "capacity": format_bytes(memory.capacity_bytes)}
     if not memory.fits:
-        return ReadyItem(name, False, tr("It needs about {peak} of {capacity}: take a smaller batch, a shorter max_length or "
-                                         "gradient checkpointing.", **told), field)
-    return ReadyItem(name, True, tr("About {peak} of {capacity}.", **told), field)
+        over = next(finding for finding in plan.findings if finding.code == "memory_over_capacity")
+        return ReadyItem(name, False, f"{over.message} {over.hint}".strip(), over.field)
+    told = {"peak": format_bytes(memory.peak_bytes), "capacity": format_bytes(memory.capacity_bytes)}
+    return ReadyItem(name, True, tr("About {peak} of {capacity}.", **told) if memory.capacity_bytes else "", field)

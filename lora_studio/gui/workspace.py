@@ -12,7 +12,7 @@ from PySide6.QtCore import QObject, QTimer, Signal
 from PySide6.QtGui import QUndoStack
 
 from lora_studio.core.config import RunConfig
-from lora_studio.core.config_files import config_to_yaml, field_errors, parse_config, read_config, write_config
+from lora_studio.core.config_files import config_to_yaml, field_errors, read_config, write_config
 from lora_studio.gui.data_reader import DataReader
 from lora_studio.gui.draft_files import DraftFiles, starter_config
 from lora_studio.gui.edits import Draft, EditCommand
@@ -140,14 +140,6 @@ class Workspace(QObject):
     def new_from_run(self, config: RunConfig) -> None:
         """Make a run's config the draft; the draft before comes back by undo."""
         self.take_over(config, tr("New run from {name}", name=config.name))
-
-    def set_yaml(self, text: str) -> None:
-        """Make YAML text the draft.
-
-        Raises:
-            InputError: It is no config; the message names the line and the field.
-        """
-        self.take_over(parse_config(text, name=self.config.name), tr("Edit YAML"), self.path)
 
     @property
     def yaml(self) -> str:

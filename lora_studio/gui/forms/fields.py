@@ -74,7 +74,8 @@ class FieldSpec:
     def _range(self) -> str:
         low, high = self.minimum, self.maximum
         if low is not None and high is not None:
-            return tr(": {low} to {high}", low=f"{'> ' if self.open_minimum else ''}{low:,}", high=f"{'< ' if self.open_maximum else ''}{high:,}")
+            above, below = "> " if self.open_minimum else "", "< " if self.open_maximum else ""
+            return tr(": {low} to {high}", low=f"{above}{low:,}", high=f"{below}{high:,}")
         if low is not None:
             return tr(": more than {low}", low=low) if self.open_minimum else tr(": {low} or more", low=low)
         return ""

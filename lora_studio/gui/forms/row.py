@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from PySide6.QtCore import Signal
+from PySide6.QtCore import QEvent, Qt, Signal
 from PySide6.QtWidgets import QCheckBox, QHBoxLayout, QSizePolicy, QVBoxLayout, QWidget
 
 from lora_studio.gui.forms.fields import FieldSpec
 from lora_studio.gui.text import tr
 from lora_studio.gui.widgets import ComboBox, ElidedLabel, ErrorLabel, LineEdit, NumberEdit, identifier
 
-_EDITOR_WIDTH = 92
-_WIDE_EDITOR_WIDTH = 130
-_LABELS = {True: "default", "none": "none"}
+_NUMBER_LETTERS = 7
+_CHOICE_LETTERS = 9
+_PADDING = {"choice": 44}  # of an editor in pixels, as the style sheet has it
+_USUAL_PADDING = 24
+_NO_LIMIT = 16777215  # Qt's QWIDGETSIZE_MAX
+_LABELS: dict[object, str] = {True: "default", "sft": "SFT"}
 
 
 class FieldRow(QWidget):
@@ -34,8 +37,10 @@ class FieldRow(QWidget):
         self.hint = ElidedLabel("", "note", f"hint_{name}")
         self.was = ElidedLabel("", "note", f"was_{name}")
         self.error = ErrorLabel(f"error_{name}")
+        self._letters: int | None = _CHOICE_LETTERS if spec.kind in ("choice", "names") else _NUMBER_LETTERS
         self.editor = self._build_editor()
         self._lay_out()
+        self._fit()
         self.setToolTip(spec.tooltip)
         self.title.setToolTip(spec.tooltip)
         self.editor.setObjectName(f"edit_{name}")
@@ -77,6 +82,27 @@ class FieldRow(QWidget):
         """Let a person read the value but not change it."""
         self.editor.setEnabled(not locked)
 
+    def set_letters(self, letters: int | None) -> None:
+        """Give the editor room for so many letters of whatever size; None lets it take all there is."""
+        self._letters = letters
+        self._fit()
+
+    def changeEvent(self, event: QEvent) -> None:
+        """Keep the editor as wide as its letters need when the text size changes."""
+        super().changeEvent(event)
+        if event.type() in (QEvent.Type.FontChange, QEvent.Type.StyleChange):
+            self._fit()
+
+    def _fit(self) -> None:
+        if not hasattr(self, "editor") or isinstance(self.editor, QCheckBox):
+            return
+        if self._letters is None:
+            self.editor.setMinimumWidth(0)
+            self.editor.setMaximumWidth(_NO_LIMIT)
+        else:
+            padding = _PADDING.get(self.spec.kind, _USUAL_PADDING)
+            self.editor.setFixedWidth(self._letters * self.fontMetrics().horizontalAdvance("0") + padding)
+
     def _lay_out(self) -> None:
         line = QHBoxLayout()
         line.setSpacing(8)
@@ -109,7 +135,6 @@ class FieldRow(QWidget):
     def _number_editor(self) -> NumberEdit:
         spec = self.spec
         editor = NumberEdit(whole=spec.kind == "int", minimum=spec.minimum, maximum=spec.maximum)
-        editor.setFixedWidth(_EDITOR_WIDTH)
         editor.value_edited.connect(self._on_number)
         editor.editingFinished.connect(lambda: self.refused.emit(editor.error))
         return editor
@@ -120,15 +145,14 @@ class FieldRow(QWidget):
 
     def _choice_editor(self) -> ComboBox:
         editor = ComboBox()
-        editor.setFixedWidth(_WIDE_EDITOR_WIDTH)
         for choice in self.spec.choices:
-            editor.addItem(tr(_LABELS.get(choice, str(choice))), _key(choice))  # type: ignore[call-overload]
+            editor.addItem(tr(_LABELS.get(choice, str(choice))), _key(choice))
         editor.activated.connect(lambda index: self.edited.emit(self.spec.choices[index]))
         return editor
 
     def _text_editor(self) -> LineEdit:
         editor = LineEdit()
-        editor.setFixedWidth(_WIDE_EDITOR_WIDTH)
+        editor.setAlignment(Qt.AlignmentFlag.AlignRight)
         editor.editingFinished.connect(self._on_text)
         return editor
 

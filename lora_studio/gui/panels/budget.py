@@ -8,7 +8,6 @@ from PySide6.QtCore import QSize
 from PySide6.QtWidgets import QGridLayout, QHBoxLayout, QLabel, QWidget
 
 from lora_studio.core.config import RunConfig
-from lora_studio.core.errors import StudioError
 from lora_studio.gui.text import tr
 from lora_studio.gui.theme import colors, icon, theme
 from lora_studio.gui.units import format_bytes, format_count, format_gigabytes
@@ -20,9 +19,10 @@ if TYPE_CHECKING:
     from lora_studio.gui.workspace import Workspace
     from lora_studio.lora.plan import Plan
 
-_COLORS = ("curve_blue", "curve_orange", "curve_violet", "curve_green", "curve_red", "curve_grey")
+_COLORS = ("curve_blue", "curve_orange", "curve_violet", "curve_green", "curve_red")
 _TITLES = {
-    "weights": "Weights", "adapter": "Adapter and gradients", "optimizer": "Optimizer", "activations": "Activations", "logits": "Logits and loss",
+    "weights": "Weights", "adapter": "Adapter and gradients", "gradients": "Adapter and gradients", "optimizer": "Optimizer", "activations": "Activations",
+    "logits": "Logits and loss",
 }
 
 
@@ -96,10 +96,7 @@ class BudgetPanel(Card):
             return workspace.plan
         if workspace.facts is None or workspace.tree is None or self._run.model != workspace.config.model:
             return None
-        try:
-            return make_plan(self._run, workspace.facts, workspace.tree)
-        except StudioError:
-            return None  # the run has its own numbers on its page
+        return make_plan(self._run, workspace.facts, workspace.tree)
 
     def _why_not(self) -> str:
         if self._run is not None:
@@ -112,8 +109,7 @@ class BudgetPanel(Card):
         told = _of_capacity(plan)
         self.set_note(tr("fits: {told}", told=told) if memory.fits else tr("does not fit: {told}", told=told))
         set_role(self.note, "note" if memory.fits else "error")
-        parts = [(part_title(name, self._run or self._workspace.config, plan), size, color)
-                 for (name, size), color in zip(memory.parts.items(), _COLORS, strict=False)]
+        parts = [(title, size, color) for (title, size), color in zip(_shown_parts(plan).items(), _COLORS, strict=True)]
         self._bar.set_segments([Segment(title, size, color) for title, size, color in parts], memory.capacity_bytes)
         for row, (title, size, color) in enumerate(parts):
             self._show_part(row, title, size, color)
@@ -141,12 +137,17 @@ def share_text(part: int, whole: int) -> str:
     return f"{share:.2f} %" if share >= 0.1 else f"{share:.2g} %"
 
 
-def part_title(name: str, config: RunConfig, plan: Plan) -> str:
-    """Name a part of the memory for a person."""
-    return tr(_TITLES.get(name, name.replace("_", " ").capitalize()))
+def _shown_parts(plan: Plan) -> dict[str, int]:
+    """Give the parts of memory under the names a person reads; those of the adapter together."""
+    shown = dict.fromkeys((tr(title) for title in dict.fromkeys(_TITLES.values())), 0)
+    for name, size in plan.memory.parts.items():
+        shown[tr(_TITLES[name])] += size
+    return shown
 
 
 def _of_capacity(plan: Plan) -> str:
     memory = plan.memory
     peak = format_gigabytes(memory.peak_bytes)
-    return tr("{peak} of {capacity} GB", peak=peak, capacity=f"{memory.capacity_bytes / 1e9:.0f}") if memory.capacity_bytes else tr("{peak} GB", peak=peak)
+    if not memory.capacity_bytes:
+        return tr("{peak} GB", peak=peak)
+    return tr("{peak} of {capacity} GB", peak=peak, capacity=f"{memory.capacity_bytes / 1e9:.0f}")

@@ -117,8 +117,9 @@ def check_text(data: DataReader) -> str:
     check = data.check
     if check is None:
         return tr("reading…") if data.reading else ""
-    return " · ".join(part for part in (
-        check.format, tr("{count} rows", count=format_count(check.rows)), tr("{count} bad", count=format_count(len(check.bad_rows)))) if part)
+    rows, bad = format_count(check.rows), format_count(len(check.bad_rows))
+    parts = (check.format, tr("{count} rows", count=rows), tr("{count} bad", count=bad))
+    return " · ".join(part for part in parts if part)
 
 
 def report_text(data: DataReader, config: RunConfig) -> str:

@@ -13,7 +13,7 @@ from lora_studio.gui.path_asker import PathAsker
 from lora_studio.gui.text import tr
 from lora_studio.gui.theme import colors, icon, theme
 from lora_studio.gui.units import format_bytes, format_count
-from lora_studio.gui.widgets import ComboBox, ElidedLabel, ErrorLabel, LineEdit, ProgressLine
+from lora_studio.gui.widgets import ComboBox, ElidedLabel, ErrorLabel, LineEdit, ProgressLine, label
 from lora_studio.models.sources import local_models
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ class ModelPanel(Panel):
         menu.addAction(tr("Folder…"), self._browse_folder)
         menu.addAction(tr("GGUF file…"), self._browse_file)
         self._browse.setMenu(menu)
-        self._facts = ElidedLabel("", "note", "model_facts")
+        self._facts = label("", "note", "model_facts", wrap=True)
         self._error = ErrorLabel("model_error")
         self.body.addLayout(_line(self._choice, self._browse))
         self.body.addLayout(self._build_settings())
@@ -98,10 +98,8 @@ class ModelPanel(Panel):
         line = QHBoxLayout()
         line.setSpacing(8)
         for row in (dtype, quantization):
-            assert isinstance(row.editor, ComboBox)
             row.title.hide()
-            row.editor.setMinimumWidth(0)
-            row.editor.setMaximumWidth(16777215)
+            row.set_letters(None)
             line.addWidget(row, 1)
         assert isinstance(dtype.editor, ComboBox)
         assert isinstance(quantization.editor, ComboBox)
@@ -170,7 +168,8 @@ class ModelPanel(Panel):
     def _on_progress(self) -> None:
         model = self._workspace.model
         if model.job is None:
-            self._progress_text.setText({"convert": tr("Has to be converted once"), "download": tr("Not on this machine")}.get(model.needs, ""))
+            why = {"convert": tr("Has to be converted once"), "download": tr("Not on this machine")}
+            self._progress_text.setText(why.get(model.needs, ""))
             return
         phase = model.phase
         fraction = phase.done / phase.total if phase and phase.done is not None and phase.total else None

@@ -69,15 +69,15 @@ class TargetsPanel(Card):
         self._filter.setToolTip(tr("Part of a name, a glob such as layers.?.mlp*, or a regular expression such as (q|v)_proj$"))
         self._filter_error = ErrorLabel("target_filter_error")
         self._error = ErrorLabel("targets_error")
-        self.body.addWidget(self._filter)
+        self.body.addLayout(self._build_filter_line())
         self.body.addWidget(self._filter_error)
-        self.body.addLayout(self._build_presets())
+        self._pills = Pills([(name, tr(title)) for name, title in _PRESET_TITLES], name="target_presets")
+        self.body.addWidget(self._pills)
         self.body.addWidget(self.view, 1)
         self.body.addWidget(self._error)
         self.body.addLayout(self._build_compiled())
 
-    def _build_presets(self) -> QHBoxLayout:
-        self._pills = Pills([(name, tr(title)) for name, title in _PRESET_TITLES], name="target_presets")
+    def _build_filter_line(self) -> QHBoxLayout:
         self._group_button = QPushButton(tr("by layer"))
         self._group_button.setObjectName("target_grouping")
         self._group_button.setProperty("role", "disclosure")
@@ -85,8 +85,8 @@ class TargetsPanel(Card):
         self._group_button.setToolTip(tr("Group the tree by layer, or every layer's modules of one name together."))
         line = QHBoxLayout()
         line.setSpacing(6)
-        line.addWidget(self._pills, 1)
-        line.addWidget(self._group_button, 0, Qt.AlignmentFlag.AlignTop)
+        line.addWidget(self._filter, 1)
+        line.addWidget(self._group_button)
         return line
 
     def _build_compiled(self) -> QHBoxLayout:
@@ -174,12 +174,10 @@ class TargetsPanel(Card):
         self._show_note()
 
     def _lay_tree(self) -> None:
-        first = self._shown_tree is not self._workspace.tree or self._grouping
         self._shown_tree = self._workspace.tree
         self.model.set_tree(self._shown_tree, self._grouping)
         self._show_targets()
-        if first:
-            self.view.open_first()
+        self.view.open_first()
 
     def _show_targets(self) -> None:
         resolution, tree = self._workspace.resolution, self._workspace.tree
@@ -242,7 +240,8 @@ class TargetsPanel(Card):
 
 def compiled_text(adapter: AdapterSettings, between: str = " · ") -> str:
     """Write the settings that say what is ticked, as PEFT reads them; what is empty is left out."""
-    return between.join(f"{name}: {_listed(getattr(adapter, name), between)}" for name in _FIELDS if name == "target_modules" or getattr(adapter, name))
+    said = [name for name in _FIELDS if name == "target_modules" or getattr(adapter, name)]
+    return between.join(f"{name}: {_listed(getattr(adapter, name), between)}" for name in said)
 
 
 def _listed(value: object, between: str) -> str:
@@ -269,7 +268,8 @@ def _number(text: str, field: str, adapter: AdapterSettings) -> int | float:
     try:
         value = float(text) if text else float(default)
     except ValueError:
-        raise InputError(tr("{text!r} is not a number.", text=text), tr("Type a number, or nothing for the adapter's own."), f"adapter.{field}") from None
+        hint = tr("Type a number, or nothing for the adapter's own.")
+        raise InputError(tr("{text!r} is not a number.", text=text), hint, f"adapter.{field}") from None
     if field == "r" and not (value.is_integer() and 1 <= value <= 65536):
         raise InputError(tr("r is a whole number from 1 to 65,536 (given: {text}).", text=text), field="adapter.r")
     if not 0 < value < float("inf"):

@@ -18,6 +18,12 @@ if TYPE_CHECKING:
 MODULE, SHAPE, RANK, ALPHA, TRAINABLE = range(5)
 COLUMNS = 5
 
+_MEANINGS = (
+    "Tick a module to give it an adapter; Space ticks every selected row.", "Of its weight, as it is stored.",
+    "Rank of its update; F2 sets another than the adapter's.", "Its lora_alpha; a double click sets another than the adapter's.",
+    "Parameters that train in it and below it.",
+)
+
 Index = QModelIndex | QPersistentModelIndex
 Number = int | float
 _NO_INDEX = QModelIndex()
@@ -182,11 +188,7 @@ class TargetModel(QAbstractItemModel):
         if role == Qt.ItemDataRole.DisplayRole:
             return (tr("Module"), tr("Shape"), "r", "α", tr("Trainable"))[section]
         if role == Qt.ItemDataRole.ToolTipRole:
-            return (
-                tr("Tick a module to give it an adapter; Space ticks every selected row."), tr("Of its weight, as it is stored."),
-                tr("Rank of its update; F2 sets another than the adapter's."), tr("Its lora_alpha; double-click sets another than the adapter's."),
-                tr("Parameters that train in it and below it."),
-            )[section]
+            return tr(_MEANINGS[section])
         if role == Qt.ItemDataRole.TextAlignmentRole and section >= RANK:
             return _RIGHT
         return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from PySide6.QtCore import QAbstractItemModel, QModelIndex, QPersistentModelIndex, Qt
+from PySide6.QtCore import QAbstractItemModel, QEvent, QModelIndex, QPersistentModelIndex, Qt
 from PySide6.QtGui import QKeyEvent
 from PySide6.QtWidgets import QAbstractItemView, QHeaderView, QLineEdit, QStyledItemDelegate, QStyleOptionViewItem, QTreeView, QWidget
 
@@ -11,6 +11,7 @@ from lora_studio.gui.text import tr
 
 _INDENTATION = 14
 _MOST_OPENED_ROWS = 300
+_COLUMN_LETTERS = {SHAPE: 12, RANK: 4, ALPHA: 4, TRAINABLE: 9}
 
 Index = QModelIndex | QPersistentModelIndex
 
@@ -92,6 +93,12 @@ class TargetView(QTreeView):
                 self.setExpanded(above, True)
         self._restoring = False
 
+    def changeEvent(self, event: QEvent) -> None:
+        """Fit the columns to another text size."""
+        super().changeEvent(event)
+        if event.type() in (QEvent.Type.FontChange, QEvent.Type.StyleChange):
+            self._fit_columns()
+
     def keyPressEvent(self, event: QKeyEvent) -> None:
         """Take Space and F2; the arrows and the rest are Qt's."""
         if event.key() in (Qt.Key.Key_Space, Qt.Key.Key_Select):
@@ -116,11 +123,15 @@ class TargetView(QTreeView):
         header.setStretchLastSection(False)
         header.setMinimumSectionSize(24)
         header.setSectionResizeMode(MODULE, QHeaderView.ResizeMode.Stretch)
-        letter = self.fontMetrics().horizontalAdvance("0")
-        for column, letters in ((SHAPE, 13), (RANK, 6), (ALPHA, 6), (TRAINABLE, 13)):
-            header.setSectionResizeMode(column, QHeaderView.ResizeMode.Fixed)
-            header.resizeSection(column, letters * letter)
+        for column in (SHAPE, RANK, ALPHA, TRAINABLE):
+            header.setSectionResizeMode(column, QHeaderView.ResizeMode.Interactive)
+        self._fit_columns()
         header.setDefaultAlignment(Qt.AlignmentFlag.AlignLeft | Qt.AlignmentFlag.AlignVCenter)
+
+    def _fit_columns(self) -> None:
+        letter = self.fontMetrics().horizontalAdvance("0")
+        for column, letters in _COLUMN_LETTERS.items():
+            self.header().resizeSection(column, round(letters * letter))
 
     def _is_worth_opening(self, node: int) -> bool:
         """Say whether to open a node whose parent is open: not the later layers, nor one module's copies by layer."""
