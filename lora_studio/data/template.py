@@ -115,6 +115,8 @@ class ChatTemplate:
             raise _rewritten(row)
         answer = messages[place].content.strip()
         opened = self._fill(messages[:place], opened=True)
+        if through.startswith(opened) and answer and through.startswith(answer, len(opened)):
+            return len(opened), len(through.rstrip())
         before = self._fill(messages[:place])
         if through.startswith(opened) and len(opened) > len(before):
             start = len(opened)
