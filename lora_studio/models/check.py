@@ -10,12 +10,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+from lora_studio.core.config import STARTER_MODEL
 from lora_studio.core.errors import InputError
-from lora_studio.models.safetensors_header import SafetensorsHeader, read_header
+from lora_studio.models.errors import IncompleteModelError
+from lora_studio.models.safetensors_header import FIELD, SafetensorsHeader, read_header
 
-FIELD = "model.name_or_path"
 INDEX_NAME = "model.safetensors.index.json"
 WEIGHTS_NAME = "model.safetensors"
+_AGAIN = "Download or copy the model again."
 _MAX_JSON_BYTES = 64_000_000
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack")
 _CODE_KEYS = ("auto_map", "custom_pipelines", "_attn_implementation_internal", "_experts_implementation_internal")
@@ -29,14 +31,14 @@ def read_json(path: Path) -> Any:
     """
     try:
         if path.stat().st_size > _MAX_JSON_BYTES:
-            raise InputError(f"{path} is too large for a JSON file of a model.", "Download or copy the model again.", FIELD)
+            raise InputError(f"{path} is too large for a JSON file of a model.", _AGAIN, FIELD)
         return json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise InputError(f"Cannot read {path}: {error.strerror}.", "Check that the model's folder is whole.", FIELD) from error
     except json.JSONDecodeError as error:
-        raise InputError(f"{path} is not JSON: line {error.lineno}: {error.msg}.", "Download or copy the model again.", FIELD) from error
+        raise InputError(f"{path} is not JSON: line {error.lineno}: {error.msg}.", _AGAIN, FIELD) from error
     except (UnicodeDecodeError, RecursionError) as error:
-        raise InputError(f"{path} is not JSON text.", "Download or copy the model again.", FIELD) from error
+        raise InputError(f"{path} is not JSON text.", _AGAIN, FIELD) from error
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -50,10 +52,11 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise _no_model(folder)
     config = read_json(path)
     if not isinstance(config, dict):
-        raise InputError(f"{path} is not a table of settings.", "Download or copy the model again.", FIELD)
+        raise InputError(f"{path} is not a table of settings.", _AGAIN, FIELD)
     refuse_code(config, path)
     if not isinstance(config.get("model_type"), str) or not config["model_type"]:
-        raise InputError(f"{path} names no model_type.", "A config.json of a transformers model says which family it is, such as llama.", FIELD)
+        hint = "The config.json of a transformers model says which family it is, such as llama."
+        raise InputError(f"{path} names no model_type.", hint, FIELD)
     return config
 
 
@@ -73,7 +76,8 @@ def refuse_code(config: Any, path: Path) -> None:
     for key in ("_attn_implementation", "attn_implementation"):
         value: Any = config.get(key)
         if isinstance(value, str) and ("/" in value or ":" in value):
-            raise InputError(f"{path} asks for an attention kernel from elsewhere ({key}: {value}).", "Take the key out of the file.", FIELD)
+            message = f"{path} asks for an attention kernel from elsewhere ({key}: {value})."
+            raise InputError(message, "Take the key out of the file.", FIELD)
     for value in config.values():
         refuse_code(value, path)
 
@@ -93,7 +97,7 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
     if pickled:
         raise InputError(
             f"{folder} has its weights only as {pickled[0]}, a format that can run code when it is read.",
-            "Choose a safetensors version of the model: many have one on the Hub at the revision refs/pr/1, or save it again with save_pretrained.",
+            "Choose a safetensors version: many models have one on the Hub at the revision refs/pr/1. Or save it with save_pretrained.",
             FIELD,
         )
     return ()
@@ -103,16 +107,14 @@ def _shards(folder: Path, index: Path) -> tuple[Path, ...]:
     table: Any = read_json(index)
     weight_map: Any = table.get("weight_map") if isinstance(table, dict) else None
     if not isinstance(weight_map, dict) or not weight_map:
-        raise InputError(f"{index} has no weight_map.", "Download or copy the model again.", FIELD)
+        raise InputError(f"{index} has no weight_map.", _AGAIN, FIELD)
     names = sorted({str(name) for name in weight_map.values()})
     for name in names:
         if "/" in name or "\\" in name or not name.endswith(".safetensors"):
-            raise InputError(f"{index} names {name!r}, which is no safetensors file beside it.", "Download or copy the model again.", FIELD)
+            raise InputError(f"{index} names {name!r}, which is no safetensors file beside it.", _AGAIN, FIELD)
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
-        raise InputError(
-            f"{folder} misses {len(missing)} of {len(names)} weight files, first {missing[0]}.", "Download or copy the model again.", FIELD,
-        )
+        raise IncompleteModelError(f"{folder} misses {len(missing)} of {len(names)} weight files, first {missing[0]}.", _AGAIN, FIELD)
     return tuple(folder / name for name in names)
 
 
@@ -128,7 +130,7 @@ def read_headers(folder: Path) -> dict[Path, SafetensorsHeader]:
         weight_map: dict[str, str] = read_json(index)["weight_map"]
         for tensor, name in weight_map.items():
             if tensor not in headers[folder / name].tensors:
-                raise InputError(f"{folder / name} misses the tensor {tensor} that the index names.", "Download or copy the model again.", FIELD)
+                raise IncompleteModelError(f"{folder / name} misses the tensor {tensor} that the index names.", _AGAIN, FIELD)
     return headers
 
 
@@ -139,7 +141,7 @@ def check_folder(folder: Path) -> bool:
         InputError: There is no such folder, it is no model, or something in it is missing, cut, malformed or refused.
     """
     if not folder.exists():
-        raise InputError(f"There is no folder {folder}.", "Check the path, or give a Hub id such as HuggingFaceTB/SmolLM2-135M-Instruct.", FIELD)
+        raise InputError(f"There is no folder {folder}.", f"Check the path, or give a Hub id such as {STARTER_MODEL}.", FIELD)
     if not folder.is_dir():
         raise InputError(f"{folder} is a file, not a model's folder.", "Choose the folder that holds config.json, or a .gguf file.", FIELD)
     if (folder / "adapter_config.json").is_file():  # transformers would follow it to another model

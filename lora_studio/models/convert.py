@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from lora_studio.core.files import whole_folder
 from lora_studio.core.locks import lock_file, unlock_file
 from lora_studio.models.check import FIELD
 from lora_studio.models.converted import ConvertedFrom, converted_folder, converted_root
+from lora_studio.models.errors import IncompleteModelError
 from lora_studio.models.facts import gguf_dtype
 from lora_studio.models.gguf_header import GgufHeader, GgufTensor, read_gguf
 
@@ -92,11 +93,35 @@ def _read_config(file: Path, header: GgufHeader) -> Any:
     import torch
     from transformers import AutoConfig
 
-    config = AutoConfig.from_pretrained(str(file.parent), gguf_file=file.name, local_files_only=True)
-    if hasattr(config, "_model_name_or_path"):
-        del config._model_name_or_path
+    config = _llama_config(header)
+    if config is None:
+        config = AutoConfig.from_pretrained(str(file.parent), gguf_file=file.name, local_files_only=True)
+        vars(config).pop("_model_name_or_path", None)
     config.dtype = {"F32": torch.float32, "F16": torch.float16}.get(gguf_dtype(header), torch.bfloat16)
     return config
+
+
+def _llama_config(header: GgufHeader) -> Any:
+    """Give the config of a plain llama file from its header alone, None for others.
+
+    transformers' reader walks through the whole vocabulary for it, which takes longer than the rest of the conversion.
+    """
+    from transformers import AutoConfig
+    from transformers.integrations.ggml import GGUF_CONFIG_MAPPING
+
+    if header.architecture != "llama" or "mistral" in str(header.settings.get("general.name", "")).lower():
+        return None
+    names: Mapping[str, str | None] = GGUF_CONFIG_MAPPING["llama"]
+    scalars = {key.removeprefix("llama."): value for key, value in header.settings.items() if key.startswith("llama.")}
+    fields: dict[str, Any] = {name: scalars[key] for key, name in names.items() if name and key in scalars}
+    if any(key.startswith(("rope.scaling", "expert")) for key in scalars):
+        return None
+    for name, key in (("bos_token_id", "bos"), ("eos_token_id", "eos"), ("pad_token_id", "padding"), ("unk_token_id", "unknown")):
+        if f"tokenizer.ggml.{key}_token_id" in header.settings:
+            fields[name] = header.settings[f"tokenizer.ggml.{key}_token_id"]
+    fields["tie_word_embeddings"] = all(tensor.name != "output.weight" for tensor in header.tensors)
+    fields.setdefault("vocab_size", header.array_lengths.get("tokenizer.ggml.tokens", 0))
+    return AutoConfig.for_model("llama", **fields)
 
 
 def _read_model(file: Path, header: GgufHeader, config: Any, context: TaskContext) -> Generator[RunEvent, None, PreTrainedModel]:
@@ -174,8 +199,8 @@ def _fill(model: PreTrainedModel, state: dict[str, Any], file: Path) -> None:
     head = model.get_output_embeddings()
     open_weights = [name for name, parameter in model.named_parameters() if parameter.is_meta]
     if open_weights or (head is not None and head.weight.is_meta):
-        first = (open_weights or missing)[0]
-        raise InputError(f"{file} lacks {len(open_weights)} weights of its family, first {first}.", "Download or copy the file again.", FIELD)
+        message = f"{file} lacks {len(open_weights)} weights of its family, first {(open_weights or missing)[0]}."
+        raise IncompleteModelError(message, "Download or copy the file again.", FIELD)
 
 
 def _save_tokenizer(file: Path, folder: Path) -> None:
@@ -186,7 +211,7 @@ def _save_tokenizer(file: Path, folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _foreseen_errors(file: Path, header: GgufHeader) -> Iterator[None]:
+def _foreseen_errors(file: Path, header: GgufHeader) -> Generator[None]:
     """Say in one message what transformers, gguf and tokenizers say in many ways."""
     try:
         yield

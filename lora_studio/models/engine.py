@@ -42,7 +42,7 @@ def describe_engine() -> dict[str, Any]:
     import torch
     import transformers
 
-    from lora_studio.models.load import has_quick_bfloat16, pick_device
+    from lora_studio.models.device import has_quick_bfloat16, pick_device
 
     device = pick_device()
     return {

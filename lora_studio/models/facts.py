@@ -16,11 +16,15 @@ from lora_studio.models.converted import ConvertedFrom
 from lora_studio.models.gguf_header import GgufHeader, read_gguf
 from lora_studio.models.safetensors_header import SafetensorsHeader, TensorEntry
 
-_DTYPE_NAMES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2"}
+_DTYPE_NAMES = {
+    "F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2",
+}
 _HEAD_NAMES = ("lm_head.weight", "embed_out.weight", "output_layer.weight")
 _BUFFER_ENDINGS = ("rotary_emb.inv_freq", "attn.masked_bias", "attention.masked_bias", "rotary_pos_emb.inv_freq")
 # Families whose configs leave tie_word_embeddings out where it is true.
-_TIED_BY_DEFAULT = ("gpt2", "gemma", "gemma2", "gemma3", "gemma3_text", "gemma4_text", "bloom", "opt", "gptj", "gpt_bigcode", "falcon", "cohere")
+_TIED_BY_DEFAULT = (
+    "gpt2", "gemma", "gemma2", "gemma3", "gemma3_text", "gemma4_text", "bloom", "opt", "gpt_bigcode", "falcon", "cohere", "cohere2",
+)
 _FRONT_MATTER_BYTES = 65536
 
 

@@ -36,8 +36,10 @@ def weight_fingerprint(folder: Path) -> str:
 def _hash_of(file: Path) -> str:
     """Give a file's SHA-256, from the cache where its size and time are the same."""
     state = file.stat()
-    known = {"path": str(file.resolve()), "size": state.st_size, "time": state.st_mtime_ns}
-    kept = studio_paths().cache / "fingerprints" / f"{hashlib.sha256(known['path'].encode('utf-8', 'surrogatepass')).hexdigest()[:32]}.json"
+    path = str(file.resolve())
+    known: dict[str, str | int] = {"path": path, "size": state.st_size, "time": state.st_mtime_ns}
+    key = hashlib.sha256(path.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+    kept = studio_paths().cache / "fingerprints" / f"{key}.json"
     try:
         raw: Any = json.loads(kept.read_text(encoding="utf-8"))
         if {key: raw[key] for key in known} == known:

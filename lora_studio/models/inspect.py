@@ -63,7 +63,7 @@ def empty_model(folder: Path) -> PreTrainedModel:
     config = load_config(folder)
     try:
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False, attn_implementation="eager")
     except ValueError as error:
         if "Unrecognized configuration class" in str(error):
             message = f"{folder} is of the family {config.model_type}, which is no causal language model."
@@ -96,7 +96,6 @@ def load_config(folder: Path) -> Any:
         raise _contradiction(folder, error) from error
     except Exception as error:  # transformers validates configs with errors of several libraries
         raise _contradiction(folder, error) from error
-    config._attn_implementation = None
     return config
 
 
@@ -189,9 +188,10 @@ def _why_not(module: nn.Module, kind: Kind, tied_to: str) -> str:
 
 
 def _is_fused_experts(module: nn.Module) -> bool:
-    from torch.nn.modules.conv import _ConvNd
+    from torch import nn
 
-    return not isinstance(module, _ConvNd) and any(parameter.dim() == 3 for parameter in module.parameters(recurse=False))
+    is_convolution = isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d)
+    return not is_convolution and any(parameter.dim() == 3 for parameter in module.parameters(recurse=False))
 
 
 def _is_router(module: nn.Module) -> bool:

@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 from lora_studio.core.errors import InputError, StudioError
 from lora_studio.models.check import FIELD, check_folder
+from lora_studio.models.device import has_quick_bfloat16, pick_device, pick_dtype
+from lora_studio.models.engine import quieten
 from lora_studio.models.inspect import load_config
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+__all__ = ["has_quick_bfloat16", "load_model", "load_tokenizer", "pick_device", "pick_dtype"]
 ATTENTION = "sdpa"
 
 
@@ -29,18 +32,13 @@ def load_model(folder: Path, dtype: torch.dtype, device: torch.device) -> PreTra
         StudioError: It does not fit into the device's memory.
     """
     import torch
-    from transformers import AutoModelForCausalLM
 
     if not check_folder(folder):
         raise InputError(f"{folder} has a config.json but no weights.", "Put the model's *.safetensors files beside it.", FIELD)
     config = load_config(folder)
     try:
-        model, report = AutoModelForCausalLM.from_pretrained(
-            str(folder), config=config, dtype=dtype, attn_implementation=ATTENTION, use_safetensors=True,
-            trust_remote_code=False, local_files_only=True, output_loading_info=True,
-        )
-        _refuse_missing(folder, report)
-        model = model.to(device)
+        model = _read_weights(folder, config, dtype)
+        torch.nn.Module.to(model, device)
     except torch.cuda.OutOfMemoryError as error:
         message = f"{folder.name} in {str(dtype).removeprefix('torch.')} does not fit into the memory of {device}."
         raise StudioError(message, "Choose a smaller model, half precision, or the CPU.", "model.dtype") from error
@@ -49,6 +47,28 @@ def load_model(folder: Path, dtype: torch.dtype, device: torch.device) -> PreTra
         raise InputError(f"{folder} cannot be loaded: {first_line}", "Download or copy the model again.", FIELD) from error
     model.requires_grad_(False)
     return model.eval()
+
+
+def _read_weights(folder: Path, config: Any, dtype: torch.dtype) -> PreTrainedModel:
+    """Read a model onto the CPU, with PyTorch's attention where its family has it."""
+    from transformers import AutoModelForCausalLM
+
+    def read(attention: str) -> tuple[PreTrainedModel, dict[str, Any]]:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            str(folder), config=config, dtype=dtype, attn_implementation=attention, use_safetensors=True,
+            trust_remote_code=False, local_files_only=True, output_loading_info=True,
+        )
+        return loaded
+
+    quieten()
+    try:
+        model, report = read(ATTENTION)
+    except ValueError as error:
+        if "scaled_dot_product_attention" not in str(error):
+            raise
+        model, report = read("eager")
+    _refuse_missing(folder, report)
+    return model
 
 
 def _refuse_missing(folder: Path, report: dict[str, Any]) -> None:
@@ -82,53 +102,3 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
     tokenizer.padding_side = "right"
     return tokenizer
-
-
-def pick_device(wanted: str = "auto") -> torch.device:
-    """Give the device a config asks for; `auto` takes CUDA, then MPS, then the CPU.
-
-    Raises:
-        InputError: The device asked for is not on this machine.
-    """
-    import torch
-
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if wanted == "auto":
-        return torch.device(next(name for name, present in there.items() if present))
-    if not there.get(wanted):
-        raise InputError(f"This machine has no {wanted} device.", "Set training.device to auto or cpu.", "training.device")
-    return torch.device(wanted)
-
-
-def has_quick_bfloat16(device: torch.device) -> bool:
-    """Say whether matrix products in bfloat16 are quicker than in float32 on a device.
-
-    On a CPU that takes AVX512-BF16 or AMX (Arm: BF16); without them bfloat16 is emulated and several times slower.
-    """
-    import torch
-
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    if device.type == "mps":
-        return True
-    abilities = torch.cpu.get_capabilities()
-    return any(abilities.get(name) for name in ("avx512_bf16", "amx_bf16", "arm_bf16", "bf16"))
-
-
-def pick_dtype(device: torch.device, wanted: str = "auto", stored: str = "") -> torch.dtype:
-    """Give the dtype to hold a base model's weights in.
-
-    Args:
-        device: Where it will be.
-        wanted: `model.dtype` of a config.
-        stored: The files' dtype, in torch's words, such as `bfloat16`; empty when unknown.
-    """
-    import torch
-
-    if wanted != "auto":
-        return getattr(torch, wanted)
-    if has_quick_bfloat16(device):
-        return torch.bfloat16
-    if device.type == "cuda" and stored in ("float16", "bfloat16"):
-        return torch.float16
-    return torch.float32

@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from lora_studio.core.errors import InputError
+from lora_studio.models.errors import IncompleteModelError
 
+FIELD = "model.name_or_path"
 MAX_HEADER_BYTES = 100_000_000  # the reference reader's own limit
 _MAX_DIMENSIONS = 16
 _BITS = {
@@ -77,13 +79,13 @@ def _header_json(path: Path, size: int) -> tuple[dict[str, Any], int]:
     with path.open("rb") as file:
         prefix = file.read(8)
         if len(prefix) < 8:
-            raise InputError(f"{path} is cut: it holds {size} bytes.", _AGAIN, "model.name_or_path")
+            raise IncompleteModelError(f"{path} is cut: it holds {size} bytes.", _AGAIN, FIELD)
         length = int(struct.unpack("<Q", prefix)[0])
         if length > MAX_HEADER_BYTES:
             raise _damaged(path, f"its header claims {length:,} bytes")
         text = file.read(length)
     if len(text) < length:
-        raise InputError(f"{path} is cut inside its header: {size:,} of at least {length + 8:,} bytes.", _AGAIN, "model.name_or_path")
+        raise IncompleteModelError(f"{path} is cut inside its header: {size:,} of at least {length + 8:,} bytes.", _AGAIN, FIELD)
     try:
         raw: Any = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -116,10 +118,10 @@ def _check_ranges(path: Path, tensors: dict[str, TensorEntry], data_bytes: int) 
         position = entry.end
     if position > data_bytes:
         message = f"{path} is cut: {data_bytes:,} of {position:,} bytes of weights are there."
-        raise InputError(message, _AGAIN, "model.name_or_path")
+        raise IncompleteModelError(message, _AGAIN, FIELD)
     if position < data_bytes:
         raise _damaged(path, f"{data_bytes - position:,} bytes follow its last tensor")
 
 
 def _damaged(path: Path, what: str) -> InputError:
-    return InputError(f"{path} is not a sound safetensors file: {what}.", _AGAIN, "model.name_or_path")
+    return InputError(f"{path} is not a sound safetensors file: {what}.", _AGAIN, FIELD)

@@ -13,12 +13,14 @@ from lora_studio.core.config import STARTER_MODEL
 from lora_studio.core.errors import InputError
 from lora_studio.models.check import FIELD, check_folder, read_config
 from lora_studio.models.converted import ConvertedFrom, converted_folder, converted_root, starter_file
+from lora_studio.models.errors import IncompleteModelError
 from lora_studio.models.gguf_header import read_gguf
 from lora_studio.models.hub_cache import Snapshot, cached_snapshot, cached_snapshots
 
 STARTER = "starter"
 Kind = Literal["starter", "folder", "gguf", "hub_cache", "hub"]
 Needs = Literal["", "convert", "download", "weights"]
+_REVISION = re.compile(r"(?!.*\.\.)[\w][\w./-]{0,200}")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9_][\w.-]{0,95})?")
 
 
@@ -129,6 +131,8 @@ def _starter() -> ModelSource | None:
 
 
 def _hub(name: str, revision: str | None) -> ModelSource:
+    if revision is not None and not _REVISION.fullmatch(revision):
+        raise InputError(f"{revision!r} is no revision.", "Give a branch, a tag or a commit, or leave it empty.", "model.revision")
     snapshot = cached_snapshot(name, revision)
     if snapshot is not None and _is_whole(snapshot):
         return ModelSource("hub_cache", name, snapshot.path, revision=revision, commit=snapshot.commit)
@@ -145,10 +149,8 @@ def _is_whole(snapshot: Snapshot) -> bool:
         return False
     try:
         return check_folder(snapshot.path)
-    except InputError as error:
-        if "misses" in error.message or "is cut" in error.message:
-            return False
-        raise
+    except IncompleteModelError:
+        return False
 
 
 def _usable_snapshots() -> Iterator[Snapshot]:

@@ -1,0 +1,13 @@
+"""Errors of this room that its own code tells apart."""
+
+from __future__ import annotations
+
+from lora_studio.core.errors import InputError, StudioError
+
+
+class IncompleteModelError(InputError):
+    """Files of a model are missing or cut: fetching or copying it again would help."""
+
+
+class UnreachableError(StudioError):
+    """The Hub cannot be reached from here, or is not well: later may go better."""
