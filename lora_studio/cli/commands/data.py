@@ -1,0 +1,55 @@
+"""`lora-studio data RUN.yaml`: what the rows are to the model."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+from typing import Any
+
+from lora_studio.cli.commands.models import ready_folder
+from lora_studio.cli.console import Console
+from lora_studio.cli.jobs import open_host, run_job
+from lora_studio.core.config_files import read_config
+from lora_studio.data.check import check_files
+from lora_studio.jobs.spec import JobSpec
+
+_SHOWN_BAD_ROWS = 20
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Say what the command takes."""
+    parser.add_argument("config", metavar="RUN.yaml", type=Path, help="a run config")
+    parser.add_argument("--json", action="store_true", help="one JSON document")
+
+
+def run(console: Console, arguments: Namespace) -> int:
+    """Print what the config's data is: rows, format, token lengths, share of trained tokens, bad rows."""
+    config = read_config(arguments.config)
+    check_files(config.data)  # what is wrong with a file shows before a model is made ready
+    with open_host("thread") as host:
+        folder = ready_folder(console, host, config.model.name_or_path, config.model.revision)
+        task = {"config": config.model_dump(mode="json"), "model_folder": str(folder)}
+        report = run_job(console, host, JobSpec("lora_studio.data.report:report", task, title="Read the data"))
+    if arguments.json:
+        console.json(report)
+    else:
+        _print_report(console, report, config.data.max_length)
+    return 0
+
+
+def _print_report(console: Console, report: dict[str, Any], max_length: int) -> None:
+    tokens = report["tokens"]
+    share = tokens["trained"] / tokens["total"] if tokens["total"] else 0.0
+    console.say(f"{report['rows']:,} rows, format {report['format']}")
+    console.say(f"{tokens['total']:,} tokens, {tokens['trained']:,} of them trained ({share:.0%})")
+    console.say(f"Row length: half up to {tokens['p50']:,} tokens, 95% up to {tokens['p95']:,}, longest {tokens['max']:,}")
+    if report["truncated_rows"]:
+        console.say(f"{report['truncated_rows']:,} rows are cut to max_length {max_length:,}")
+    if report["untrained_rows"]:
+        console.say(f"{report['untrained_rows']:,} rows have nothing to learn within max_length {max_length:,} and are left out")
+    bad = report["bad_rows"]
+    console.say(f"{len(bad):,} bad rows" + (":" if bad else ""))
+    for row in bad[:_SHOWN_BAD_ROWS]:
+        console.say(f"  {row['file']}:{row['line']}: {row['reason']}")
+    if len(bad) > _SHOWN_BAD_ROWS:
+        console.say(f"  and {len(bad) - _SHOWN_BAD_ROWS:,} more (--json lists all)")

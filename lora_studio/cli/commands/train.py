@@ -1,0 +1,112 @@
+"""`lora-studio train RUN.yaml`: a run, in a thread or a process, new or resumed."""
+
+from __future__ import annotations
+
+import shutil
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable
+from pathlib import Path
+
+from lora_studio.cli.console import Console
+from lora_studio.cli.jobs import open_host, run_job
+from lora_studio.cli.units import in_time
+from lora_studio.core.config import RunConfig
+from lora_studio.core.config_files import read_config
+from lora_studio.core.errors import Cancelled, InputError
+from lora_studio.core.events import RunEvent, event_to_json
+from lora_studio.core.history import RunHistory
+from lora_studio.core.paths import studio_paths
+from lora_studio.core.runs import RunFolder, RunStore
+from lora_studio.data.check import check_files
+from lora_studio.jobs.spec import JobSpec
+from lora_studio.models.sources import find_model
+
+TASK = "lora_studio.train.engine:train"
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Say what the command takes."""
+    parser.add_argument("config", metavar="RUN.yaml", type=Path, nargs="?", help="a run config; left out with --resume")
+    parser.add_argument("--output", metavar="DIR", type=Path, help="the run's folder itself; by default one is named after date and run")
+    parser.add_argument("--events", metavar="-", choices=["-"], help="write every event to standard output as a line of JSON")
+    parser.add_argument("--host", choices=["thread", "process"], default="thread", help="where the run lives (default: thread)")
+    parser.add_argument("--resume", metavar="RUN_DIR", type=Path, help="go on with a stopped or interrupted run from its last checkpoint")
+
+
+def run(console: Console, arguments: Namespace) -> int:
+    """Train, and print where the adapter is."""
+    folder = _resumed(arguments) if arguments.resume else _created(arguments)
+    console.note(f"Run folder: {folder.path}")
+    task = {"run_dir": str(folder.path), "resume": arguments.resume is not None}
+    spec = JobSpec(TASK, task, title=folder.config.name, device=True, run_dir=str(folder.path))
+    try:
+        with open_host(arguments.host) as host:
+            result = run_job(console, host, spec, _event_writer(console) if arguments.events else None, saves=True)
+    except InputError:
+        if not arguments.resume:
+            _take_back(folder)
+        raise
+    except Cancelled:
+        _say_how_to_go_on(console, folder)
+        raise
+    if not arguments.events:
+        history = RunHistory.replay(folder.events_path)
+        console.say(f"Finished {result.get('steps', history.step)} steps in {in_time(history.elapsed)}.{_loss_words(history)}")
+        console.say(f"Adapter: {folder.adapter_path}")
+    return 0
+
+
+def _created(arguments: Namespace) -> RunFolder:
+    """Make the run's folder, once what can be seen quickly is in order."""
+    if arguments.config is None:
+        raise InputError("train needs a run config.", "Give RUN.yaml, or --resume RUN_DIR.")
+    config = read_config(arguments.config)
+    check_files(config.data)
+    find_model(config.model.name_or_path, config.model.revision)
+    return RunStore(studio_paths().runs).create(config, arguments.output)
+
+
+def _resumed(arguments: Namespace) -> RunFolder:
+    folder = RunFolder.open(arguments.resume)
+    if arguments.output is not None:
+        raise InputError("--output names a new run's folder; a resumed run has one.", "Leave --output out.")
+    if folder.state == "running":
+        raise InputError(f"The run {folder.path} is alive.", "Wait until it ends, or stop it where it runs.")
+    if folder.state == "finished":
+        raise InputError(f"The run {folder.path} has finished.", "Start a new run with other settings.")
+    if arguments.config is not None:
+        _refuse_changes(arguments.config, read_config(arguments.config), folder)
+    return folder
+
+
+def _refuse_changes(path: Path, config: RunConfig, folder: RunFolder) -> None:
+    """A run keeps the settings it began with: a curve of two halves would be nobody's."""
+    changed = config.differences(folder.config)
+    if changed:
+        raise InputError(f"{path} differs from the run {folder.path} in {', '.join(changed)}.",
+                         "Leave the config out to resume with the run's own, or start a new run.", changed[0])
+
+
+def _take_back(folder: RunFolder) -> None:
+    """Remove a run that never began, because what it was given is wrong."""
+    if not folder.checkpoints and not folder.adapter_path.exists():
+        shutil.rmtree(folder.path, ignore_errors=True)
+
+
+def _say_how_to_go_on(console: Console, folder: RunFolder) -> None:
+    saved = folder.checkpoints
+    console.note(f"Stopped. Saved: {saved[-1]}" if saved else "Stopped before the first checkpoint.")
+    console.note(f"Go on with: lora-studio train --resume {folder.path}")
+
+
+def _event_writer(console: Console) -> Callable[[RunEvent], None]:
+    def write(event: RunEvent) -> None:
+        console.say(event_to_json(event))
+
+    return write
+
+
+def _loss_words(history: RunHistory) -> str:
+    if history.evaluation:
+        return f" Evaluation loss {history.evaluation.y[0]:.4f} → {history.evaluation.y[-1]:.4f}."
+    return f" Loss {history.loss.y[0]:.4f} → {history.loss.y[-1]:.4f}." if history.loss else ""
