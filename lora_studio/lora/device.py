@@ -6,8 +6,9 @@ import contextlib
 import os
 import platform
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -35,13 +36,12 @@ class Device:
     capacity_bytes: int
     quick_bfloat16: bool
 
-    def to_json(self) -> str:
-        """Name it in one line."""
+    def __str__(self) -> str:
         return f"{self.kind} ({self.name})" if self.name else self.kind
 
 
 def find_device(wanted: str = "auto") -> Device:
-    """Give the device `training.device` means on this machine; one that is not there is described as the CPU's memory would have it."""
+    """Give the device `training.device` means on this machine; in place of one that is not there, the CPU."""
     if wanted in ("auto", "cuda"):
         found = _nvidia_device()
         if found is not None:
@@ -55,6 +55,7 @@ def _is_apple_silicon() -> bool:
     return sys.platform == "darwin" and platform.machine() == "arm64"
 
 
+@cache
 def _cpu_has_bfloat16() -> bool:
     """Look for AVX512-BF16, AMX or Arm's BF16 among the processor's flags; only Linux tells."""
     cpuinfo = Path("/proc/cpuinfo")
@@ -75,6 +76,7 @@ def _torch_has_cuda() -> bool:
     return any((libraries / name).exists() for name in ("libtorch_cuda.so", "torch_cuda.dll"))
 
 
+@cache
 def _nvidia_device() -> Device | None:
     if not _torch_has_cuda():
         return None
@@ -84,12 +86,12 @@ def _nvidia_device() -> Device | None:
             name = nvml.nvmlDeviceGetName(handle)
             major, _minor = nvml.nvmlDeviceGetCudaComputeCapability(handle)
             total = int(nvml.nvmlDeviceGetMemoryInfo(handle).total)
-    except (ImportError, OSError, _NoDevice):
+    except (ImportError, OSError, _NoDeviceError):
         return None
     return Device("cuda", name if isinstance(name, str) else name.decode(), total, quick_bfloat16=major >= 8)
 
 
-class _NoDevice(Exception):
+class _NoDeviceError(Exception):
     """There is no driver, or no card that may be used."""
 
 
@@ -99,21 +101,21 @@ def _first_visible() -> int:
         return 0
     first = visible.split(",")[0].strip()
     if first in ("", "-1"):
-        raise _NoDevice
+        raise _NoDeviceError
     return int(first) if first.isdecimal() else 0
 
 
 @contextlib.contextmanager
-def _nvml() -> Iterator[Any]:
+def _nvml() -> Generator[Any]:
     import pynvml
 
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError as error:
-        raise _NoDevice from error
+        raise _NoDeviceError from error
     try:
         yield pynvml
     except pynvml.NVMLError as error:
-        raise _NoDevice from error
+        raise _NoDeviceError from error
     finally:
         pynvml.nvmlShutdown()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -112,7 +112,7 @@ def _cast_adapter(model: nn.Module, dtype: Any) -> None:
 
 
 @contextlib.contextmanager
-def _seeded(seed: int | None) -> Iterator[None]:
+def _seeded(seed: int | None) -> Generator[None]:
     """PEFT draws A on the CPU, so the CPU's generator decides it; it is put back afterwards."""
     import torch
 
@@ -125,7 +125,7 @@ def _seeded(seed: int | None) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _without_false_alarms() -> Iterator[None]:
+def _without_false_alarms() -> Generator[None]:
     """PEFT looks for pattern keys among modules alone and warns of those meant for fused parameters."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=_UNUSED_KEYS, category=RuntimeWarning)

@@ -12,37 +12,59 @@ from lora_studio.core.counts import all_parameters, trainable_parameters
 from lora_studio.core.findings import Finding
 from lora_studio.core.modules import ModuleTree
 from lora_studio.core.targets import Resolution, resolve
-from lora_studio.lora.budget import MemoryBudget, Workload, estimate_memory, precisions_of, workload_of
+from lora_studio.lora.activations import Workload
+from lora_studio.lora.budget import MemoryBudget, estimate_memory, workload_of
 from lora_studio.lora.device import Device, find_device
+from lora_studio.lora.precision import precisions_of
 
 if TYPE_CHECKING:
     from lora_studio.models.facts import ModelFacts
 
 _LEARNING_RATES = (1e-5, 2e-3)
+_Fits = Callable[[RunConfig, Workload], bool]
 
 
 class TokenFigures(Protocol):
     """Tokens of a data set, as `data.report.TokenCounts` has them."""
 
     @property
-    def total(self) -> int: ...
+    def total(self) -> int:
+        """Tokens of all rows."""
+        ...
+
     @property
-    def trained(self) -> int: ...
+    def trained(self) -> int:
+        """Those of them that are learned."""
+        ...
+
     @property
-    def max(self) -> int: ...
+    def max(self) -> int:
+        """Longest row, before cutting."""
+        ...
 
 
 class DataFigures(Protocol):
     """What a plan takes from `data.report.DataReport`."""
 
     @property
-    def rows(self) -> int: ...
+    def rows(self) -> int:
+        """Sound rows."""
+        ...
+
     @property
-    def tokens(self) -> TokenFigures: ...
+    def tokens(self) -> TokenFigures:
+        """Token counts."""
+        ...
+
     @property
-    def truncated_rows(self) -> int: ...
+    def truncated_rows(self) -> int:
+        """Rows cut to `max_length`."""
+        ...
+
     @property
-    def untrained_rows(self) -> int: ...
+    def untrained_rows(self) -> int:
+        """Rows with nothing to learn."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -96,12 +118,18 @@ def make_plan(
     workload = _workload(config, data)
     memory = estimate_memory(config, facts, tree, resolution, workload, device)
     precisions = precisions_of(config, facts, device)
-    plan = Plan(
+
+    def fits(changed: RunConfig, work: Workload) -> bool:
+        return estimate_memory(changed, facts, tree, resolution, work, device).fits
+
+    findings = [
+        *resolution.findings, *_settings_findings(config, tree, resolution), *_data_findings(config, data),
+        *_memory_findings(config, memory, fits, workload),
+    ]
+    return Plan(
         resolution, trainable_parameters(config.adapter, tree, resolution), all_parameters(config.adapter, tree, resolution),
-        adapter_bytes(config.adapter, tree, resolution, precisions.base), memory, (),
+        adapter_bytes(config.adapter, tree, resolution, precisions.base), memory, tuple(findings),
     )
-    found = [*resolution.findings, *_settings_findings(config, tree, resolution), *_memory_findings(config, facts, tree, resolution, workload, memory)]
-    return Plan(**{**vars(plan), "findings": (*found, *_data_findings(config, data))})
 
 
 def _workload(config: RunConfig, data: DataFigures | None) -> Workload:
@@ -127,11 +155,12 @@ def _settings_findings(config: RunConfig, tree: ModuleTree, resolution: Resoluti
             "A smaller r trains the same with fewer parameters.", "adapter.r")
     differing = sum(target.r != resolution.adapter.r or target.lora_alpha != resolution.adapter.lora_alpha for target in resolution.targets)
     if differing:
-        yield Finding("note", "overrides", f"{differing} of {len(resolution.targets)} modules have a rank or alpha of their own.", "", "adapter.rank_pattern")
+        message = f"{differing} of {len(resolution.targets)} modules have a rank or alpha of their own."
+        yield Finding("note", "overrides", message, "", "adapter.rank_pattern")
     if config.adapter.bias != "none":
         yield Finding(
-            "note", "bias_changes_base", f"bias: {config.adapter.bias} trains biases of the base model: switched off, the adapter does not give the base back.",
-            "", "adapter.bias")
+            "note", "bias_changes_base", f"bias: {config.adapter.bias} trains biases of the base model itself.",
+            "Switched off, the adapter does not give the base back.", "adapter.bias")
 
 
 def _smaller_side(name: str, tree: ModuleTree) -> int:
@@ -139,32 +168,23 @@ def _smaller_side(name: str, tree: ModuleTree) -> int:
     return min(module.in_features, module.out_features)
 
 
-def _memory_findings(
-    config: RunConfig, facts: ModelFacts, tree: ModuleTree, resolution: Resolution, workload: Workload, memory: MemoryBudget,
-) -> Iterator[Finding]:
-    if memory.fits:
-        return
-
-    def fits(change: dict[str, object], rows: int | None = None) -> bool:
-        smaller = config.replace(change)
-        work = workload if rows is None else Workload(rows, workload.length, max(1, workload.trained * rows // workload.rows))
-        return estimate_memory(smaller, facts, tree, resolution, work, memory.device).fits
-
-    yield Finding(
-        "warning", "memory_over_capacity",
-        f"A step needs about {memory.peak_bytes / 1e9:.1f} GB, and the {memory.device.kind} has {memory.capacity_bytes / 1e9:.1f} GB.",
-        _way_to_fit(config, fits), "training.per_device_train_batch_size")
+def _memory_findings(config: RunConfig, memory: MemoryBudget, fits: _Fits, workload: Workload) -> Iterator[Finding]:
+    if not memory.fits:
+        yield Finding(
+            "warning", "memory_over_capacity",
+            f"A step needs about {memory.peak_bytes / 1e9:.1f} GB, and the {memory.device.kind} has {memory.capacity_bytes / 1e9:.1f} GB.",
+            _way_to_fit(config, fits, workload), "training.per_device_train_batch_size")
 
 
-def _way_to_fit(config: RunConfig, fits: Callable[..., bool]) -> str:
+def _way_to_fit(config: RunConfig, fits: _Fits, workload: Workload) -> str:
     """Name the mildest change that makes it fit: smaller micro-batches, then checkpointing, then both."""
-    rows, steps = config.training.per_device_train_batch_size, config.training.gradient_accumulation_steps
+    rows, steps = workload.rows, config.training.gradient_accumulation_steps
     for checkpointing in (config.training.gradient_checkpointing, True):
         smaller = rows
         while smaller >= 1:
-            changes: dict[str, object] = {"training.per_device_train_batch_size": smaller, "training.gradient_checkpointing": checkpointing}
-            if fits(changes, smaller):
-                split = f"batch size {smaller} with accumulation {steps * rows // smaller}" if smaller < rows else ""
+            changed = config.replace({"training.gradient_checkpointing": checkpointing})
+            if fits(changed, Workload(smaller, workload.length, max(1, workload.trained * smaller // rows))):
+                split = f"a batch size of {smaller} and accumulation of {steps * rows // smaller}" if smaller < rows else ""
                 switch = "gradient_checkpointing" if checkpointing and not config.training.gradient_checkpointing else ""
                 return f"It fits with {' and '.join(part for part in (split, switch) if part)}."
             smaller //= 2
@@ -176,8 +196,8 @@ def _data_findings(config: RunConfig, data: DataFigures | None) -> Iterator[Find
         return
     if data.truncated_rows:
         yield Finding(
-            "warning", "rows_cut", f"{data.truncated_rows} of {data.rows} rows are longer than max_length {config.data.max_length} and are cut.",
-            f"The longest has {data.tokens.max} tokens.", "data.max_length")
+            "warning", "rows_cut", f"{data.truncated_rows} of {data.rows} rows are cut to max_length, {config.data.max_length} tokens.",
+            f"The longest has {data.tokens.max}.", "data.max_length")
     if data.untrained_rows:
         yield Finding(
             "warning", "rows_untrained", f"{data.untrained_rows} of {data.rows} rows have no trained token and are left out.",

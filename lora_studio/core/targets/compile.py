@@ -1,12 +1,13 @@
 """From modules to settings: the smallest settings that PEFT 0.21 reads as exactly a selection.
 
-What "smallest" counts. The size of settings is the number of entries in target_modules (all-linear is one), target_parameters and exclude_modules,
-one more when layers_to_transform is set, however many layers it names, and the keys of rank_pattern and alpha_pattern. Of settings with as many
-entries, those with fewer characters (digits, for layers) are smaller; of those, a list before all-linear and no layers before layers.
+What "smallest" counts. The size of settings is the number of entries in target_modules (all-linear is one), target_parameters
+and exclude_modules, one more when layers_to_transform is set, however many layers it names, and the keys of rank_pattern and
+alpha_pattern. Of settings with as many entries, those with fewer characters (digits, for layers) are smaller; of those, a list
+comes before all-linear and no layers before layers.
 
-What may be used. Entries are endings of the model's names. A complete name, which PEFT takes whatever layers_to_transform says, is not used to
-reach beyond the layers: from 20 entries on PEFT shortens names itself, and the meaning would change. Keys of patterns are escaped endings, of which
-none matches a target that another matches, so that the order PEFT saves them in means nothing.
+What may be used. Entries are endings of the model's names. A complete name, which PEFT takes whatever layers_to_transform says,
+is not used to reach beyond the layers: from 20 entries on PEFT shortens names itself, and the meaning would change. Keys of
+patterns are escaped endings of which none matches a target that another matches, so the order PEFT saves them in means nothing.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from lora_studio.core.errors import InputError
-from lora_studio.core.modules import ModuleInfo, ModuleTree
-from lora_studio.core.targets.cover import Cost, Cover, Wish, cheapest_cover, cheapest_exclusion, uniform_endings
+from lora_studio.core.modules import ModuleTree
+from lora_studio.core.targets.cover import Cost, Wish, cheapest_cover, cheapest_exclusion, uniform_endings
 from lora_studio.core.targets.fused import rewritten_names
-from lora_studio.core.targets.matching import layer_of
+from lora_studio.core.targets.matching import has_names_within_names, layer_of, plain_parameters
 from lora_studio.core.targets.selection import Selection, targetable_reason
 
 
@@ -135,7 +136,7 @@ def _wish(name: str, wanted: frozenset[str], layers: frozenset[int] | None) -> W
 
 def _as_all_linear(wanted: frozenset[str], tree: ModuleTree) -> CompiledTargets | None:
     """Give all-linear and what to exclude; None where it reaches too little, or means something else to PEFT."""
-    if rewritten_names(tree.model_type) or _has_names_within_names(tree):
+    if rewritten_names(tree.model_type) or has_names_within_names(tree):
         return None
     linear = [module for module in tree.modules if module.kind in ("linear", "conv1d") and module.name != tree.output_module]
     if not wanted.issubset(module.name for module in linear):
@@ -150,31 +151,18 @@ def _as_all_linear(wanted: frozenset[str], tree: ModuleTree) -> CompiledTargets 
     return CompiledTargets("all-linear", (), _in_tree_order(exclude, tree))
 
 
-def _has_names_within_names(tree: ModuleTree) -> bool:
-    """Say whether the first part of some name is also a later part of one, so that one name may end in another."""
-    return any(top.name in tree.by_leaf_name and len(tree.by_leaf_name[top.name]) > 1 for top in tree.children.get("", ()))
-
-
 def _cheapest_parameters(wanted: frozenset[str], tree: ModuleTree) -> tuple[str, ...]:
     """Cover parameters by endings; nothing excludes a parameter again."""
-    found = Cover()
+    include: list[str] = []
     for leaf in dict.fromkeys(name.rpartition(".")[2] for name in sorted(wanted)):
-        cover = cheapest_cover([(name, Wish.IN if name in wanted else Wish.OUT) for name in _parameter_names(leaf, tree)], may_exclude=False)
+        names = [*(module.name for module in tree.by_leaf_name[leaf] if module.kind == "experts"), *plain_parameters(leaf, tree)]
+        cover = cheapest_cover([(name, Wish.IN if name in wanted else Wish.OUT) for name in names], may_exclude=False)
         if cover is None:
-            raise InputError(f"PEFT cannot tell the ticked parameters {leaf} from others.", "Tick parameters of the same name together.", "adapter.target_parameters")
-        found = found.plus(cover)
-    return _in_tree_order(found.include, tree)
-
-
-def _parameter_names(leaf: str, tree: ModuleTree) -> list[str]:
-    names = [module.name for module in tree.by_leaf_name.get(leaf, ()) if module.kind == "experts"]
-    if leaf in ("weight", "bias"):
-        names += [f"{module.name}.{leaf}" for module in _owners(leaf, tree) if f"{module.name}.{leaf}" not in tree.by_name]
-    return names
-
-
-def _owners(parameter: str, tree: ModuleTree) -> list[ModuleInfo]:
-    return [module for module in tree.modules if module.kind != "experts" and (module.shape if parameter == "weight" else module.has_bias)]
+            raise InputError(
+                f"PEFT cannot tell the ticked parameters {leaf} from others.", "Tick parameters of the same name together.",
+                "adapter.target_parameters")
+        include.extend(cover.include)
+    return _in_tree_order(include, tree)
 
 
 def _in_tree_order(entries: Iterable[str], tree: ModuleTree) -> tuple[str, ...]:

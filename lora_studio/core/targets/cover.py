@@ -1,8 +1,8 @@
 """The cheapest entries that match exactly the wanted names, by PEFT's rule of endings.
 
-An entry matches the name equal to it and every name ending in a dot and it. So the endings of all names form a tree in which an entry is a node
-and matches everything at or below it; of two entries either one holds the other or they share nothing. A cheapest set of included and
-excluded nodes is found going down that tree once, which stops wherever all names below are wanted alike.
+An entry matches the name equal to it and every name ending in a dot and it. So the endings of all names form a tree in which an
+entry is a node and matches everything at or below it; of two entries either one holds the other or they share nothing. A cheapest
+set of included and excluded nodes is found going down that tree once, which stops wherever all names below are wanted alike.
 """
 
 from __future__ import annotations

@@ -22,6 +22,35 @@ def modules_matching(entry: str, tree: ModuleTree) -> list[ModuleInfo]:
     ]
 
 
+def parameters_matching(entry: str, tree: ModuleTree) -> list[ModuleInfo]:
+    """Give the fused parameters whose name is `entry` or ends in a dot and `entry`."""
+    ending = f".{entry}"
+    return [
+        module for module in tree.by_leaf_name.get(entry.rpartition(".")[2], ())
+        if module.kind == "experts" and (module.name == entry or module.name.endswith(ending))
+    ]
+
+
+def plain_parameters(leaf: str, tree: ModuleTree) -> list[str]:
+    """Name every `weight` or `bias` that is no row of the tree itself; PEFT matches those in `target_parameters` too."""
+    if leaf not in ("weight", "bias"):
+        return []
+    owners = (module for module in tree.modules if module.kind != "experts" and (module.shape if leaf == "weight" else module.has_bias))
+    return [name for name in (f"{module.name}.{leaf}" for module in owners) if name not in tree.by_name]
+
+
+def owner_of_plain_parameter(entry: str, tree: ModuleTree) -> str | None:
+    """Name a module whose plain weight or bias an entry of `target_parameters` takes; None when it takes none."""
+    ending = f".{entry}"
+    taken = (name for name in plain_parameters(entry.rpartition(".")[2], tree) if name == entry or name.endswith(ending))
+    return next((name.rpartition(".")[0] for name in taken), None)
+
+
+def has_names_within_names(tree: ModuleTree) -> bool:
+    """Say whether the first part of names is also a later part of some, so that one name may be the ending of another."""
+    return any(len(tree.by_leaf_name[top.name]) > 1 for top in tree.children.get("", ()))
+
+
 def matching_names(entries: Iterable[str], tree: ModuleTree) -> set[str]:
     """Give the names of the modules that some entry matches."""
     return {module.name for entry in entries for module in modules_matching(entry, tree)}
@@ -45,7 +74,8 @@ def within_layers(names: set[str], entries: frozenset[str], layers: tuple[int, .
 def shortened(entries: frozenset[str], tree: ModuleTree) -> frozenset[str]:
     """Give the shorter list PEFT puts in place of a long one; the same modules end in its entries."""
     matched = matching_names(entries, tree)
-    other = {suffix for module in tree.modules if module.kind != "experts" and module.name not in matched for suffix in suffixes(module.name)}
+    unmatched = (module.name for module in tree.modules if module.kind != "experts" and module.name not in matched)
+    other = {suffix for name in unmatched for suffix in suffixes(name)}
     needed: set[str] = set()
     for _, choices in sorted((suffixes(entry), entry) for entry in entries):
         found = _shortest_new(choices, needed, other)

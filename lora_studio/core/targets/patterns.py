@@ -87,7 +87,8 @@ def _compiled(key: str, field: str) -> re.Pattern[str]:
     try:
         return re.compile(rf"(.*\.)?({key})$")
     except re.error as error:
-        raise InputError(f"{field}: {key!r} is no regular expression: {error}.", "Escape special characters, or name the module plainly.", field) from error
+        message = f"{field}: {key!r} is no regular expression: {error}."
+        raise InputError(message, "Escape special characters, or name the module plainly.", field) from error
 
 
 def _endings(name: str) -> Iterable[str]:

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
 from lora_studio.core.config import AdapterSettings
 from lora_studio.core.errors import InputError
-from lora_studio.core.findings import Finding
+from lora_studio.core.findings import Finding, Level
 from lora_studio.core.modules import Kind, ModuleInfo, ModuleTree
 from lora_studio.core.targets.fused import rewrite_for_fused_experts
-from lora_studio.core.targets.matching import matching_names, modules_matching, within_layers
+from lora_studio.core.targets.matching import (
+    has_names_within_names,
+    matching_names,
+    modules_matching,
+    owner_of_plain_parameter,
+    parameters_matching,
+    within_layers,
+)
 from lora_studio.core.targets.patterns import PatternTable, changed_by_sorting, unused_patterns
 from lora_studio.core.targets.saved import excluded_by_saving, saved_modules
 
 _MODULES = "adapter.target_modules"
-_PARAMETERS = "adapter.target_parameters"
 
 
 class Target(NamedTuple):
@@ -84,21 +90,30 @@ def resolve(adapter: AdapterSettings, tree: ModuleTree) -> Resolution:
     )
     saved = saved_modules(effective.modules_to_save, tree, names, findings)
     if not chosen and not any(finding.level == "error" for finding in findings):
-        findings.append(Finding("error", "no_target", "No module is targeted, so there is nothing to train.", "Tick modules in the tree, or take a preset.", _MODULES))
-    _check_settings(effective, targets, findings)
-    _check_patterns(effective, targets, findings)
+        findings.append(_nothing_targeted())
+    findings.extend(_experts_findings(effective, targets))
+    findings.extend(_pattern_findings(effective, targets))
     return Resolution(effective, targets, saved, tuple(findings))
+
+
+def _nothing_targeted() -> Finding:
+    return Finding(
+        "error", "no_target", "No module is targeted: there is nothing to train.", "Tick modules in the tree, or take a preset.", _MODULES)
+
+
+def _unmatched(level: Level, setting: str, entry: str, hint: str) -> Finding:
+    code = "exclude_unmatched" if setting == "exclude_modules" else "target_unmatched"
+    return Finding(level, code, f"{setting}: nothing in the model is named {entry!r}.", hint, f"adapter.{setting}")
 
 
 def _module_names(adapter: AdapterSettings, tree: ModuleTree, findings: list[Finding]) -> set[str]:
     names = _every_linear(adapter, tree, findings) if adapter.target_modules == "all-linear" else _listed(adapter, tree, findings)
-    excluded = set[str]()
+    left = set(names)
     for entry in adapter.exclude_modules:
         found = {module.name for module in modules_matching(entry, tree)}
-        excluded |= found
+        left -= found
         if not found:
-            findings.append(Finding("warning", "exclude_unmatched", f"exclude_modules: nothing in the model is named {entry!r}.", "Take the entry out.", "adapter.exclude_modules"))
-    left = names - excluded
+            findings.append(_unmatched("warning", "exclude_modules", entry, "Take the entry out."))
     left -= excluded_by_saving(adapter.modules_to_save, left)
     if names and not left:
         findings.append(Finding(
@@ -113,10 +128,8 @@ def _every_linear(adapter: AdapterSettings, tree: ModuleTree, findings: list[Fin
             "error", "layers_with_all_linear", "layers_to_transform cannot stand beside target_modules: all-linear.",
             "Name the modules in a list, or leave layers_to_transform empty.", "adapter.layers_to_transform"))
     linear = {module.name for module in tree.modules if module.kind in ("linear", "conv1d") and module.name != tree.output_module}
-    roots = {module.name for module in tree.children.get("", ())}
-    inner = {module.leaf_name for module in tree.modules if module.name.count(".")}
     # PEFT turns all-linear into a list of names, which may happen to be endings of longer ones.
-    return matching_names(linear, tree) if roots & inner else linear
+    return matching_names(linear, tree) if has_names_within_names(tree) else linear
 
 
 def _listed(adapter: AdapterSettings, tree: ModuleTree, findings: list[Finding]) -> set[str]:
@@ -125,13 +138,14 @@ def _listed(adapter: AdapterSettings, tree: ModuleTree, findings: list[Finding])
         found = {module.name for module in modules_matching(entry, tree)}
         names |= found
         if not found:
-            findings.append(Finding("error", "target_unmatched", f"target_modules: nothing in the model is named {entry!r}.", _names_hint(tree), _MODULES))
+            findings.append(_unmatched("error", "target_modules", entry, _names_hint(tree)))
     if not adapter.layers_to_transform or not names:
         return names
     left = within_layers(names, frozenset(adapter.target_modules), adapter.layers_to_transform, tree)
     if not left:
+        layers = ", ".join(map(str, adapter.layers_to_transform))
         findings.append(Finding(
-            "error", "layers_unmatched", f"layers_to_transform: no targeted module is in layer {', '.join(map(str, adapter.layers_to_transform))}.",
+            "error", "layers_unmatched", f"layers_to_transform: no targeted module is in layer {layers}.",
             "Layers count from 0.", "adapter.layers_to_transform"))
     return left
 
@@ -144,33 +158,16 @@ def _names_hint(tree: ModuleTree) -> str:
 def _parameter_names(adapter: AdapterSettings, tree: ModuleTree, findings: list[Finding]) -> set[str]:
     names = set[str]()
     for entry in adapter.target_parameters:
-        ending = f".{entry}"
-        found = {module.name for module in tree.by_leaf_name.get(entry.rpartition(".")[2], ()) if module.kind == "experts" and _ends(module.name, entry, ending)}
+        found = {module.name for module in parameters_matching(entry, tree)}
         names |= found
-        plain = _weight_owner(entry, tree)
-        if plain is not None:
+        owner = owner_of_plain_parameter(entry, tree)
+        if owner is not None:
             findings.append(Finding(
-                "error", "parameter_of_module", f"target_parameters: {entry!r} is a plain parameter of {plain}, which is a module of its own or has no adapter.",
-                "Give the module's name in target_modules.", _PARAMETERS))
+                "error", "parameter_of_module", f"target_parameters: {entry!r} takes a plain parameter of {owner}.",
+                "Give the module's name in target_modules, or a longer name of the parameter meant.", "adapter.target_parameters"))
         elif not found:
-            findings.append(Finding("error", "target_unmatched", f"target_parameters: no parameter of the model is named {entry!r}.", _parameters_hint(tree), _PARAMETERS))
+            findings.append(_unmatched("error", "target_parameters", entry, _parameters_hint(tree)))
     return names
-
-
-def _ends(name: str, entry: str, ending: str) -> bool:
-    return name == entry or name.endswith(ending)
-
-
-def _weight_owner(entry: str, tree: ModuleTree) -> str | None:
-    """Name a module whose plain weight or bias an entry of `target_parameters` takes."""
-    owner, _, parameter = entry.rpartition(".")
-    if parameter not in ("weight", "bias"):
-        return None
-    candidates: Iterable[ModuleInfo] = modules_matching(owner, tree) if owner else tree.modules
-    return next((
-        module.name for module in candidates
-        if (module.shape if parameter == "weight" else module.has_bias) and module.kind != "experts" and f"{module.name}.{parameter}" not in tree.by_name
-    ), None)
 
 
 def _parameters_hint(tree: ModuleTree) -> str:
@@ -185,30 +182,33 @@ def _wrappable(chosen: list[ModuleInfo], findings: list[Finding]) -> list[Module
             refused.setdefault(module.reason or f"a {module.class_name} has no adapter", []).append(module.name)
     for reason, names in refused.items():
         shown = names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
-        findings.append(Finding("error", "not_targetable", f"{shown} cannot be targeted: {reason}.", "Take it out of target_modules, or leave it out with exclude_modules.", _MODULES))
+        findings.append(Finding(
+            "error", "not_targetable", f"{shown} cannot be targeted: {reason}.",
+            "Take it out of target_modules, or leave it out with exclude_modules.", _MODULES))
     return [module for module in chosen if module.targetable]
 
 
-def _check_settings(adapter: AdapterSettings, targets: tuple[Target, ...], findings: list[Finding]) -> None:
+def _experts_findings(adapter: AdapterSettings, targets: tuple[Target, ...]) -> Iterator[Finding]:
     if not any(target.kind == "experts" for target in targets):
         return
-    for wrong, code, what, field in (
-        (adapter.lora_dropout > 0, "dropout_on_experts", "lora_dropout", "adapter.lora_dropout"),
-        (adapter.use_dora, "dora_on_experts", "use_dora", "adapter.use_dora"),
-    ):
+    for wrong, setting, off in ((adapter.lora_dropout > 0, "lora_dropout", "0"), (adapter.use_dora, "use_dora", "false")):
         if wrong:
-            findings.append(Finding("error", code, f"{what} cannot be used on fused experts.", f"Set {what} to {'0' if what == 'lora_dropout' else 'false'}, or leave the experts out.", field))
+            yield Finding(
+                "error", f"{setting}_on_experts", f"{setting} cannot be used on fused experts.",
+                f"Set {setting} to {off}, or leave the experts out.", f"adapter.{setting}")
 
 
-def _check_patterns(adapter: AdapterSettings, targets: tuple[Target, ...], findings: list[Finding]) -> None:
+def _pattern_findings(adapter: AdapterSettings, targets: tuple[Target, ...]) -> Iterator[Finding]:
     names = [target.name for target in targets]
-    for field, patterns in (("adapter.rank_pattern", adapter.rank_pattern), ("adapter.alpha_pattern", adapter.alpha_pattern)):
+    for setting in ("rank_pattern", "alpha_pattern"):
+        field, patterns = f"adapter.{setting}", adapter.rank_pattern if setting == "rank_pattern" else adapter.alpha_pattern
         if not patterns or not names:
             continue
         for key in unused_patterns(patterns, names, field):
-            findings.append(Finding("warning", "pattern_unused", f"{field.partition('.')[2]}: {key!r} matches no targeted module.", "Take it out.", field))
+            yield Finding("warning", "pattern_unused", f"{setting}: {key!r} matches no targeted module.", "Take it out.", field)
         moved = changed_by_sorting(patterns, names, field)
         if moved:
-            findings.append(Finding(
-                "warning", "pattern_overlap", f"{field.partition('.')[2]}: several keys match {moved}, and PEFT saves keys sorted, so the saved adapter would mean another value.",
-                "The run uses keys that do not overlap, with the values in the order written.", field))
+            yield Finding(
+                "warning", "pattern_overlap",
+                f"{setting}: several keys match {moved}, and PEFT saves keys sorted, so the saved adapter would mean another value.",
+                "The run takes keys that do not overlap, with the values in the order written.", field)

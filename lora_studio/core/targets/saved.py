@@ -1,21 +1,24 @@
 """`modules_to_save`: modules trained in full beside the adapter.
 
-PEFT takes every module whose name ends in an entry, dot or no dot (`norm` takes `input_layernorm`), but keeps adapters away only from modules
-named exactly so and those below them. What cannot go well is refused here.
+PEFT takes every module whose name ends in an entry, dot or no dot (`norm` takes `input_layernorm`), but keeps adapters away only
+from modules named exactly so and those below them. What cannot go well is refused here.
 Source: `_set_trainable` in `peft.utils.other`, `check_target_module_exists` in `peft.tuners.tuners_utils`.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
 
 from lora_studio.core.errors import InputError
 from lora_studio.core.findings import Finding
-from lora_studio.core.modules import ModuleTree
+from lora_studio.core.modules import ModuleInfo, ModuleTree
 
 _FIELD = "adapter.modules_to_save"
-_INSIDE_AN_ADAPTER = ("base_layer", "lora_dropout", "lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B", "lora_magnitude_vector", "default")
+_INSIDE_AN_ADAPTER = (
+    "base_layer", "lora_dropout", "lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B", "lora_magnitude_vector", "default",
+)
 _CONTAINERS = frozenset({"ModuleList", "ModuleDict", "ParameterList", "ParameterDict"})
 
 
@@ -43,30 +46,38 @@ def saved_modules(entries: tuple[str, ...], tree: ModuleTree, targets: AbstractS
     taken = [module for module in modules if module.name.endswith(entries)]
     names = {module.name for module in taken}
     for entry in entries:
-        _check_entry(entry, names, targets, findings)
+        findings.extend(_entry_findings(entry, names, targets))
     for module in taken:
-        if module.class_name in _CONTAINERS:
-            findings.append(Finding("error", "saved_container", f"modules_to_save: {module.name} is a {module.class_name}, which PEFT cannot save whole.", "Name the modules in it.", _FIELD))
-        above = _taken_above(module.name, names)
-        if above:
-            findings.append(Finding("error", "saved_twice", f"modules_to_save takes {above} and also {module.name} in it.", "Name only one of them.", _FIELD))
+        findings.extend(_module_findings(module, names))
     return tuple(module.name for module in taken)
 
 
-def _check_entry(entry: str, names: AbstractSet[str], targets: AbstractSet[str], findings: list[Finding]) -> None:
+def _error(code: str, message: str, hint: str) -> Finding:
+    return Finding("error", code, f"modules_to_save: {message}", hint, _FIELD)
+
+
+def _entry_findings(entry: str, names: AbstractSet[str], targets: AbstractSet[str]) -> Iterator[Finding]:
     mine = sorted(name for name in names if name.endswith(entry))
     adapted = next((name for name in mine if name in targets), None)
     unexpected = next((name for name in mine if name != entry and not name.endswith(f".{entry}")), None)
+    takes = f"PEFT goes by endings, so {entry!r} also takes"
     if not mine:
-        findings.append(Finding("error", "saved_unmatched", f"modules_to_save: nothing in the model is named {entry!r}.", "Give the name of a module, such as lm_head.", _FIELD))
+        yield _error("saved_unmatched", f"nothing in the model is named {entry!r}.", "Give the name of a module, such as lm_head.")
     elif adapted or any(f".{inside}".endswith(entry) or entry.endswith(f".{inside}") for inside in _INSIDE_AN_ADAPTER):
-        findings.append(Finding(
-            "error", "saved_adapted", f"modules_to_save: PEFT goes by endings, so {entry!r} also takes {adapted or 'the inside of every adapter'}, which gets an adapter.",
-            "Give the module's complete name.", _FIELD))
+        what = f"{adapted}, which gets an adapter" if adapted else "the inside of every adapter"
+        yield _error("saved_adapted", f"{takes} {what}.", "Give the module's complete name.")
     elif unexpected:
-        findings.append(Finding(
-            "warning", "saved_by_ending", f"modules_to_save: PEFT goes by endings, so {entry!r} also takes {unexpected}.",
-            "Give the module's complete name to save that one alone.", _FIELD))
+        hint = "Give the module's complete name to save that one alone."
+        yield Finding("warning", "saved_by_ending", f"modules_to_save: {takes} {unexpected}.", hint, _FIELD)
+
+
+def _module_findings(module: ModuleInfo, names: AbstractSet[str]) -> Iterator[Finding]:
+    if module.class_name in _CONTAINERS:
+        message = f"{module.name} is a {module.class_name}, which PEFT cannot save whole."
+        yield _error("saved_container", message, "Name the modules in it.")
+    above = _taken_above(module.name, names)
+    if above:
+        yield _error("saved_twice", f"{above} is taken and also {module.name} in it.", "Name only one of them.")
 
 
 def _taken_above(name: str, names: AbstractSet[str]) -> str | None:
