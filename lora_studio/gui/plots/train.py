@@ -104,12 +104,15 @@ class ScalarPlot(HistoryPlot):
         self._plain_title = title
         self._field = field
         self._power = 0
+        self._largest = 0.0
         self.add_curve(CurveStyle(field, title.lower(), color), in_legend=False)
 
     def _follow(self, history: RunHistory) -> None:
         source: Curve = getattr(history, self._field)
-        power = _power_of(max((abs(y) for y in source.y[-1:]), default=0.0), self._power)
-        if power < self._power:
+        fresh = source.y[len(self.curves[self._field]):]
+        self._largest = max([self._largest, *(abs(y) for y in fresh if math.isfinite(y))])
+        power = _power_of(self._largest)
+        if power != self._power:
             self._power = power
             self.curves[self._field].clear()
             self.set_title(f"{self._plain_title}, ×10{_superscript(power)}" if power else self._plain_title)
@@ -118,6 +121,7 @@ class ScalarPlot(HistoryPlot):
     def clear(self) -> None:
         """Empty the curve and forget the power of ten."""
         self._power = 0
+        self._largest = 0.0
         self.set_title(self._plain_title)
         super().clear()
 
@@ -146,11 +150,9 @@ def _same(one: float, other: float) -> bool:
     return math.isclose(one, other, rel_tol=1e-9) or (math.isnan(one) and math.isnan(other))
 
 
-def _power_of(value: float, known: int) -> int:
-    """Power of ten to write values below 0.01 by; it only goes down, so that the axis does not jump."""
-    if not 0 < value < 1e-2:
-        return known
-    return min(known, math.floor(math.log10(value)))
+def _power_of(largest: float) -> int:
+    """Power of ten to write a curve by whose largest value is below 0.01; a curve that falls to zero keeps its own."""
+    return math.floor(math.log10(largest)) if 0 < largest < 1e-2 else 0
 
 
 def _superscript(power: int) -> str:

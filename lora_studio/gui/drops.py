@@ -1,0 +1,51 @@
+"""What a path given to the window is: dropped on it, or named on the command line."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+
+from lora_studio.core.errors import InputError
+
+_DATA = frozenset({".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".txt", ".md"})
+
+
+class Kind(Enum):
+    """What a path can be."""
+
+    CONFIG = "config"
+    RUN = "run"
+    MODEL = "model"
+    DATA = "data"
+
+
+def kind_of(path: Path) -> Kind:
+    """Say what a path is, by its name and what lies in it.
+
+    Raises:
+        InputError: It does not exist, or is nothing the window opens.
+    """
+    if path.is_dir():
+        return _kind_of_folder(path)
+    suffix = path.suffix.lower()
+    if not path.exists():
+        raise InputError(f"There is no {path}.", "Check the path.")
+    if suffix in (".yaml", ".yml"):
+        return Kind.CONFIG
+    if suffix == ".gguf":
+        return Kind.MODEL
+    if suffix in _DATA:
+        return Kind.DATA
+    raise InputError(f"{path.name} is nothing that can be opened.", "Give a config (.yaml), a run or model folder, a .gguf file or rows (.jsonl, .csv, .txt).")
+
+
+def _kind_of_folder(path: Path) -> Kind:
+    if (path / "run.yaml").is_file():
+        return Kind.RUN
+    if (path / "config.json").is_file():
+        return Kind.MODEL
+    if (path / "adapter_config.json").is_file():
+        if (path.parent / "run.yaml").is_file():
+            return Kind.RUN
+        raise InputError(f"{path.name} is an adapter on its own.", "Open the base model it was made from, or the run's folder.")
+    raise InputError(f"{path.name} is neither a run nor a model: it holds no run.yaml and no config.json.", "Choose another folder.")

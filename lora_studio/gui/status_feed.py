@@ -1,0 +1,77 @@
+"""What the status bar and the window's title say, kept up with the engine, the device, the jobs and the run."""
+
+from __future__ import annotations
+
+from PySide6.QtCore import QObject
+
+from lora_studio.gui.engine_loader import EngineLoader
+from lora_studio.gui.job_center import JobCenter
+from lora_studio.gui.main_window import MainWindow
+from lora_studio.gui.run_view import RunView
+from lora_studio.gui.text import tr
+from lora_studio.gui.workspace import Workspace
+
+_GB = 1e9
+
+
+class StatusFeed(QObject):
+    """Feeds the status bar and the title."""
+
+    def __init__(self, window: MainWindow, workspace: Workspace, jobs: JobCenter, run_view: RunView, engine: EngineLoader) -> None:
+        super().__init__(window)
+        self._window = window
+        self._workspace = workspace
+        self._jobs = jobs
+        self._run_view = run_view
+        self._engine = engine
+        engine.changed.connect(self._show_engine)
+        jobs.jobs_changed.connect(self._show_jobs)
+        run_view.changed.connect(self._show_run)
+        run_view.updated.connect(self._show_run)
+        workspace.config_changed.connect(self._show_title)
+        workspace.plan_changed.connect(self._show_device)
+        self._show_engine()
+        self._show_jobs()
+        self._show_run()
+
+    def _show_run(self) -> None:
+        self._show_engine()
+        self._show_device()
+        self._show_title()
+
+    def _show_engine(self) -> None:
+        status = self._window.status
+        if self._run_view.is_live:
+            paused = self._run_view.state == "paused"
+            text = tr("Paused in a background thread") if paused else tr("Training in a background thread")
+            status.set_engine(text, "warning" if paused else "good")
+        elif self._engine.ready:
+            status.set_engine(tr("Ready"), "good")
+        else:
+            status.set_engine(self._engine.text or tr("engine not loaded yet"))
+        status.set_versions(self._engine.text if self._engine.ready else "")
+
+    def _show_device(self) -> None:
+        started, history = self._run_view.history.started, self._run_view.history
+        plan = self._workspace.plan
+        parts = [started.device if started is not None and self._run_view.is_live else plan.memory.device if plan is not None else ""]
+        if history.device_total and self._run_view.is_live:
+            parts.append(f"{history.device_total / _GB:.0f} GB")
+        elif plan is not None:
+            parts.append(f"{plan.memory.capacity_bytes / _GB:.0f} GB")
+        if self._run_view.is_live:
+            busy = history.memory.get("device_utilization")
+            parts += [f"{busy.last:.0f} %"] if busy is not None and busy.last is not None else []
+        self._window.status.set_device(" · ".join(part for part in parts if part))
+
+    def _show_jobs(self) -> None:
+        queued = sum(job.state == "queued" for job in self._jobs.jobs)
+        self._window.status.set_jobs(len(self._jobs.jobs) - queued, queued)
+
+    def _show_title(self) -> None:
+        history = self._run_view.history
+        name = f"{self._workspace.config.name} · LoRA Studio"
+        if self._run_view.is_live and history.total_steps:
+            name = f"{history.step / history.total_steps:.0%} · {name}"
+        if name != self._window.windowTitle():
+            self._window.setWindowTitle(name)
