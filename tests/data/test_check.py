@@ -1,0 +1,187 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lora_studio.core.config import DataSettings
+from lora_studio.core.errors import InputError
+from lora_studio.data.check import check_files
+from tests.data.conftest import chat
+
+GOOD = chat("Hello?", "Hi.")
+Write = Callable[..., str]
+
+
+def check(path: str, **changes: Any) -> Any:
+    return check_files(DataSettings(train=(path,), **changes))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "row_format", "rows"),
+    [
+        ("a.jsonl", json.dumps(GOOD) + "\n\n" + json.dumps(GOOD), "messages", 2),
+        ("a.json", json.dumps([GOOD, GOOD], indent=1), "messages", 2),
+        ("lines.json", json.dumps(GOOD) + "\n" + json.dumps(GOOD), "messages", 2),
+        ("a.jsonl", '{"prompt": "a", "completion": "b"}', "prompt_completion", 1),
+        ("a.jsonl", '{"instruction": "a", "input": null, "output": "b"}', "alpaca", 1),
+        ("a.jsonl", '{"text": "a"}', "text", 1),
+        ("a.csv", 'prompt,completion\n"a, or\nb",c\nd,e\n', "prompt_completion", 2),
+        ("semicolon.csv", "prompt;completion\na,b;c\n", "prompt_completion", 1),
+        ("a.tsv", "instruction\tinput\toutput\na\t\tc\n", "alpaca", 1),
+        ("a.txt", "one\nstill one\n\n\ntwo\n", "text", 2),
+        ("bom.jsonl", "\ufeff" + json.dumps(GOOD), "messages", 1),
+        ("bom.csv", "\ufefftext\nhello\n", "text", 1),
+    ],
+)
+def test_a_files_format_is_told_by_its_keys(write_rows: Write, name: str, content: str, row_format: str, rows: int) -> None:
+    found = check(write_rows(content, name))
+    assert (found.format, found.rows, found.bad_rows) == (row_format, rows, ())
+
+
+def test_the_reason_names_the_line_and_the_key_that_told(write_rows: Write) -> None:
+    file = check(write_rows([GOOD])).files[0]
+    assert file.reason == "line 1 has the key 'messages'"
+    assert (file.split, file.rows, file.bad_rows) == ("train", 1, 0)
+
+
+def turns(*pairs: tuple[str, object]) -> str:
+    return json.dumps({"messages": [{"role": role, "content": content} for role, content in pairs]})
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ('{"messages": [{"role": "user", "cont', "the JSON is cut off"),
+        ("{'messages': []}", "not JSON"),
+        ("[1, 2]", "an object with keys"),
+        ('{"messages": []}', "the conversation is empty"),
+        ('{"messages": null}', "messages is null"),
+        ('{"messages": 7}', "messages is a number, not a list"),
+        ('{"messages": ["hi"]}', "messages[0] is text, not an object"),
+        (turns(("user", "a")), "no assistant turn"),
+        (turns(("user", "a"), ("assistant", None)), "messages[1] has no content"),
+        (turns(("user", "a"), ("assistant", "  ")), "messages[1]: the assistant's content is empty"),
+        (turns(("user", 3), ("assistant", "b")), "messages[0].content is a number, not text"),
+        (turns(("user", "a"), ("user", "b"), ("assistant", "c")), "roles are out of order: messages[1]"),
+        (turns(("assistant", "a"), ("user", "b"), ("assistant", "c")), "roles are out of order: messages[0]"),
+        (turns(("user", "a"), ("assistant", "b"), ("system", "c")), "roles are out of order: messages[2]"),
+        (turns(("user", "a"), ("assistant", "b"), ("user", "c")), "ends with the user's turn"),
+        (turns(("user", "a"), ("tool", "b")), "the role 'tool'"),
+        ('{"messages": [{"content": "a"}]}', "messages[0] has no role"),
+        ('{"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}', "a part that is not text"),
+        ('{"messages": [{"role": "user", "content": "\\ud83d"}]}', "half a surrogate pair"),
+        ('{"text": "a"}', "the row has no 'messages'; its keys are 'text'"),
+    ],
+)
+def test_a_bad_chat_row_is_named_by_line_and_reason(write_rows: Write, row: str, reason: str) -> None:
+    path = write_rows(json.dumps(GOOD) + "\n" + row + "\n" + json.dumps(GOOD) + "\n")
+    found = check(path)
+    assert found.rows == 2
+    (bad,) = found.bad_rows
+    assert (bad.file, bad.line) == (path, 2)
+    assert reason in bad.reason
+
+
+@pytest.mark.parametrize(
+    ("first", "row", "reason"),
+    [
+        ({"prompt": "a", "completion": "b"}, {"prompt": "a"}, "the row has no 'completion'"),
+        ({"prompt": "a", "completion": "b"}, {"prompt": "a", "completion": None}, "completion is null"),
+        ({"prompt": "a", "completion": "b"}, {"prompt": "a", "completion": ["b"]}, "completion is a list, not text"),
+        ({"instruction": "a", "output": "b"}, {"instruction": "a", "output": ""}, "output is empty"),
+        ({"instruction": "a", "output": "b"}, {"instruction": "a", "output": "b", "input": 4}, "input is a number"),
+        ({"text": "a"}, {"text": ""}, "text is empty"),
+        ({"text": "a"}, {"label": 1}, "the row has no 'text'"),
+    ],
+)
+def test_a_bad_row_of_another_format_is_named(write_rows: Write, first: object, row: object, reason: str) -> None:
+    found = check(write_rows([first, row]))
+    assert found.rows == 1
+    assert reason in found.bad_rows[0].reason
+
+
+def test_a_row_that_is_not_utf8_is_named_and_the_next_is_read(write_rows: Write) -> None:
+    found = check(write_rows(b'{"text": "a"}\n{"text": "caf\xe9"}\n{"text": "b"}\n'))
+    assert found.rows == 2
+    assert found.bad_rows[0].line == 2
+    assert "not UTF-8: byte 0xe9" in found.bad_rows[0].reason
+
+
+def test_a_table_names_rows_with_missing_cells_and_bytes_by_their_line(write_rows: Write) -> None:
+    found = check(write_rows(b'prompt,completion\n"a\nb",c\nonly one\nx,\xff\nd,\n', "rows.csv"))
+    assert found.rows == 1
+    assert [(bad.line, bad.reason.split(":")[0]) for bad in found.bad_rows] == [
+        (4, "1 cells where the first line names 2 columns"), (5, "not UTF-8"), (6, "completion is null")]
+
+
+def test_a_cut_array_keeps_its_whole_rows_and_names_the_line_of_the_cut(write_rows: Write) -> None:
+    found = check(write_rows('[\n{"text": "a"},\n{"text": "b"},\n{"text": "c', "rows.json"))
+    assert found.rows == 2
+    assert found.bad_rows[0].line == 4
+
+
+def test_a_format_that_is_set_holds_for_every_row(write_rows: Write) -> None:
+    found = check(write_rows([{"text": "a", "prompt": "b", "completion": "c"}, {"text": "d"}]), format="prompt_completion")
+    assert (found.rows, found.format) == (1, "prompt_completion")
+    assert found.bad_rows[0].line == 2
+
+
+def test_files_of_different_formats_are_mixed(write_rows: Write) -> None:
+    both = (write_rows([GOOD], "a.jsonl"), write_rows([{"text": "b"}], "b.jsonl"))
+    found = check_files(DataSettings(train=both))
+    assert (found.format, [file.format for file in found.files]) == ("mixed", ["messages", "text"])
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.jsonl", "", "is empty"),
+        ("a.jsonl", " \n \n", "is empty"),
+        ("a.parquet", "PAR1", "an ending that is not known"),
+        ("a.json", '{\n "rows": []\n}', "neither a JSON array of rows nor one JSON object a line"),
+        ("a.json", b'[\n"\xff"]', ":2: not UTF-8"),
+        ("a.csv", b"caf\xe9,b\n1,2\n", ":1: not UTF-8"),
+    ],
+)
+def test_a_file_of_no_use_is_refused_by_name(write_rows: Write, name: str, content: str, message: str) -> None:
+    path = write_rows(content, name)
+    with pytest.raises(InputError) as raised:
+        check(path)
+    assert path in raised.value.message
+    assert message in raised.value.message
+    assert raised.value.field == "data.train"
+    assert raised.value.hint
+
+
+def test_a_missing_evaluation_file_is_told_at_its_own_field(write_rows: Write, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="does not exist") as raised:
+        check_files(DataSettings(train=(write_rows([GOOD]),), eval=(str(tmp_path / "none.jsonl"),)))
+    assert raised.value.field == "data.eval"
+
+
+def test_a_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is a folder"):
+        check(str(tmp_path))
+
+
+def test_no_file_at_all_is_refused() -> None:
+    with pytest.raises(InputError, match="No data file"):
+        check_files(DataSettings())
+
+
+def test_a_file_cannot_be_trained_on_and_held_out_at_once(write_rows: Write) -> None:
+    path = write_rows([GOOD])
+    with pytest.raises(InputError, match="named twice"):
+        check_files(DataSettings(train=(path,), eval=(path,)))
+
+
+def test_checking_and_planning_load_no_heavy_library() -> None:
+    code = ("import sys, lora_studio.data.check, lora_studio.data.plan; "
+            "print([name for name in ('torch', 'transformers', 'tokenizers', 'peft', 'datasets') if name in sys.modules])")
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
