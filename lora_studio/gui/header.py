@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from lora_studio.gui.readiness import ReadyItem
 
 _NAME_PADDING = 22
+_MARKS = {"ready": ("check", "good"), "pending": ("dots", "muted"), "missing": ("close", "bad")}
 _NAME_WIDEST = 260
 
 
@@ -57,14 +58,16 @@ class ReadyLine(QWidget):
         self._row.setContentsMargins(0, 0, 0, 0)
         self._row.setSpacing(0)
         self._buttons: list[QPushButton] = []
+        theme().changed.connect(self._draw_marks)
 
     def set_items(self, items: Sequence[ReadyItem]) -> None:
         """Show these items."""
         while len(self._buttons) < len(items):
             self._add_button()
         for button, item in zip(self._buttons, items, strict=False):
-            mark, role = ("✓", "ready") if item.ok else ("…", "pending") if item.pending else ("✗", "missing")
-            button.setText(f"{mark} {item.name}")
+            role = "ready" if item.ok else "pending" if item.pending else "missing"
+            button.setText(item.name)
+            self._draw_mark(button, role)
             button.setToolTip(item.message)
             button.setAccessibleDescription(item.message)
             button.setProperty("field", item.field)
@@ -73,10 +76,20 @@ class ReadyLine(QWidget):
         for button in self._buttons[len(items) :]:
             button.hide()
 
+    def _draw_marks(self) -> None:
+        for button in self._buttons:
+            self._draw_mark(button, str(button.property("role") or "pending"))
+
+    @staticmethod
+    def _draw_mark(button: QPushButton, role: str) -> None:
+        name, color = _MARKS[role]
+        button.setIcon(icon(name, getattr(colors(), color), size=13))
+
     def _add_button(self) -> None:
         button = QPushButton()
         button.setObjectName(f"ready_{len(self._buttons)}")
         button.setCursor(Qt.CursorShape.PointingHandCursor)
+        button.setIconSize(QSize(13, 13))
         button.clicked.connect(lambda: self.pressed.emit(str(button.property("field") or "")))
         self._buttons.append(button)
         self._row.addWidget(button)

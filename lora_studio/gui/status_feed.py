@@ -54,7 +54,8 @@ class StatusFeed(QObject):
     def _show_device(self) -> None:
         started, history = self._run_view.history.started, self._run_view.history
         plan = self._workspace.plan
-        parts = [started.device if started is not None and self._run_view.is_live else plan.memory.device if plan is not None else ""]
+        live = self._run_view.is_live and started is not None
+        parts = [started.device if live and started is not None else str(plan.memory.device) if plan is not None else ""]
         if history.device_total and self._run_view.is_live:
             parts.append(f"{history.device_total / _GB:.0f} GB")
         elif plan is not None:

@@ -72,7 +72,7 @@ DARK = Colors(
     name="dark",
     window="#15171c", surface="#1b1e25", field="#232730", hover="#2b303b", border="#2d323d", control="#727b8c",
     text="#e6e9ef", muted="#9aa3b2", disabled="#646c7a",
-    accent="#5b9dff", primary="#2a67e0", primary_hover="#3573ea", on_primary="#ffffff", selection="#20345a",
+    accent="#5b9dff", primary="#2a67e0", primary_hover="#316ee6", on_primary="#ffffff", selection="#20345a",
     good="#3ddc97", warning="#ffb04d", bad="#ff7b7b", grid="#262b35",
     curve_blue="#589bfe", curve_orange="#ffb341", curve_green="#40ebad", curve_violet="#f1c6fd", curve_red="#f56165", curve_grey="#8d939f",
 )
