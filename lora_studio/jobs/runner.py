@@ -8,7 +8,7 @@ from collections.abc import Generator
 
 from lora_studio.core.control import TaskContext
 from lora_studio.core.errors import Cancelled, StudioError
-from lora_studio.core.events import LastEvent, RunEvent, RunFailed, RunFinished, RunStopped
+from lora_studio.core.events import LastEvent, Phase, RunEvent, RunFailed, RunFinished, RunStopped
 from lora_studio.jobs.recorder import Recorder
 from lora_studio.jobs.spec import JobSpec
 from lora_studio.jobs.telemetry import MemorySampler
@@ -35,6 +35,8 @@ def _drive(spec: JobSpec, context: TaskContext, recorder: Recorder) -> LastEvent
     """Iterate the task; turn its end, whatever it is, into the last event."""
     try:
         context.control.check()
+        if spec.device and not spec.is_imported:
+            recorder.record(Phase(name="loading", message="Loading the engine"))
         task = spec.resolve()
         return _exhaust(task(context, **spec.arguments), context, recorder) or RunFinished()
     except (Cancelled, GeneratorExit):

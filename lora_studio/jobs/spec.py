@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import sys
 from collections.abc import Callable, Generator
 from dataclasses import asdict, dataclass, field
 from typing import Any, cast
@@ -53,6 +54,11 @@ class JobSpec:
             return cls(**json.loads(text))
         except TypeError as error:
             raise ValueError(f"not a job: {error}") from error
+
+    @property
+    def is_imported(self) -> bool:
+        """Whether the task's module is there already, so that `resolve` answers at once."""
+        return self.target.partition(":")[0] in sys.modules
 
     def resolve(self) -> Task:
         """Import the task; call it on the thread that is to run it, since the import may be heavy.
