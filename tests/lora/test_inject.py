@@ -11,8 +11,8 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from lora_studio.core.config import AdapterSettings
 from lora_studio.core.adapter_file import adapter_bytes
+from lora_studio.core.config import AdapterSettings
 from lora_studio.core.errors import InputError
 from lora_studio.core.targets import resolve
 from lora_studio.lora.inject import inject, parameter_counts, wrapped_modules
@@ -94,7 +94,8 @@ def test_counts_are_pefts_own(load: Callable[..., PreTrainedModel]) -> None:
 
 
 def test_adapters_on_fused_experts_merge_to_what_they_computed(load: Callable[..., PreTrainedModel]) -> None:
-    model = inject(load("qwen3_moe"), adapter(target_parameters=["gate_up_proj", "down_proj"], target_modules=["q_proj"], rank_pattern={"gate_up_proj": 3}))
+    settings = adapter(target_parameters=["gate_up_proj", "down_proj"], target_modules=["q_proj"], rank_pattern={"gate_up_proj": 3})
+    model = inject(load("qwen3_moe"), settings)
     for name, parameter in model.named_parameters():
         if "lora_" in name:
             torch.nn.init.normal_(parameter, std=0.1)

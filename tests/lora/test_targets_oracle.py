@@ -30,7 +30,10 @@ def tree(architecture: str) -> ModuleTree:
     return tree_of(meta_model(architecture, **LAYERS.get(architecture, {"num_hidden_layers": 3})))
 
 
-LAYERS = {"gpt2": {"n_layer": 3}, "gemma3": {"num_hidden_layers": 3, "layer_types": ["sliding_attention", "full_attention", "sliding_attention"]}}
+LAYERS: dict[str, dict[str, Any]] = {
+    "gpt2": {"n_layer": 3},
+    "gemma3": {"num_hidden_layers": 3, "layer_types": ["sliding_attention", "full_attention", "sliding_attention"]},
+}
 
 
 def fresh(architecture: str) -> Any:
@@ -58,8 +61,8 @@ def selections(draw: st.DrawFn, tree: ModuleTree) -> Selection:
         chosen -= targetable_below(row, tree)
     chosen = chosen or frozenset([draw(st.sampled_from(names))])
     some = st.sampled_from(sorted(chosen))
-    return Selection(
-        chosen, draw(st.dictionaries(some, st.integers(1, 12), max_size=6)), draw(st.dictionaries(some, st.sampled_from([1, 2.5, 16, 32]), max_size=6)))
+    ranks = draw(st.dictionaries(some, st.integers(1, 12), max_size=6))
+    return Selection(chosen, ranks, draw(st.dictionaries(some, st.sampled_from([1, 2.5, 16, 32]), max_size=6)))
 
 
 def test_what_a_selection_compiles_to_is_what_peft_injects_and_reloads(architecture: str, tree: ModuleTree, tmp_path: Path) -> None:

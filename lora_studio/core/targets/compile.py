@@ -21,7 +21,7 @@ from lora_studio.core.errors import InputError
 from lora_studio.core.modules import ModuleTree
 from lora_studio.core.targets.cover import Cost, Wish, cheapest_cover, cheapest_exclusion, uniform_endings
 from lora_studio.core.targets.fused import rewritten_names
-from lora_studio.core.targets.matching import has_names_within_names, layer_of, plain_parameters
+from lora_studio.core.targets.matching import has_names_within_names, layer_of, matching_names, plain_parameters
 from lora_studio.core.targets.selection import Selection, targetable_reason
 
 
@@ -101,11 +101,11 @@ def _cheapest_modules(wanted: frozenset[str], tree: ModuleTree) -> CompiledTarge
     listed = _as_list(wanted, leaves, tree, None)
     if listed is not None:
         ways.append(listed)
-    if listed is None or listed.size.entries > len(leaves) + 1:
+    if listed is None or listed.size.entries > len(leaves):
         layers = {layer_of(name) for name in wanted}
         within = None if None in layers else _as_list(wanted, leaves, tree, frozenset(layer for layer in layers if layer is not None))
         ways.extend(way for way in (within,) if way is not None)
-    if listed is None or listed.size.entries > 1:
+    if listed is None or listed.size > CompiledTargets("all-linear").size:
         ways.extend(way for way in (_as_all_linear(wanted, tree),) if way is not None)
     if not ways:
         raise InputError(
@@ -136,10 +136,11 @@ def _wish(name: str, wanted: frozenset[str], layers: frozenset[int] | None) -> W
 
 def _as_all_linear(wanted: frozenset[str], tree: ModuleTree) -> CompiledTargets | None:
     """Give all-linear and what to exclude; None where it reaches too little, or means something else to PEFT."""
-    if rewritten_names(tree.model_type) or has_names_within_names(tree):
-        return None
     linear = [module for module in tree.modules if module.kind in ("linear", "conv1d") and module.name != tree.output_module]
-    if not wanted.issubset(module.name for module in linear):
+    names = {module.name for module in linear}
+    if not wanted <= names or rewritten_names(tree.model_type):
+        return None
+    if has_names_within_names(tree) and matching_names(names, tree) != names:
         return None
     by_leaf: dict[str, list[tuple[str, Wish]]] = {}
     for module in linear:

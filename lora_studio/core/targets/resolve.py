@@ -26,6 +26,11 @@ from lora_studio.core.targets.saved import excluded_by_saving, saved_modules
 _MODULES = "adapter.target_modules"
 
 
+_LAYERS_WITH_ALL_LINEAR = Finding(
+    "error", "layers_with_all_linear", "layers_to_transform cannot stand beside target_modules: all-linear.",
+    "Name the modules in a list, or leave layers_to_transform empty.", "adapter.layers_to_transform")
+
+
 class Target(NamedTuple):
     """One module, or one parameter, that gets an adapter."""
 
@@ -75,6 +80,8 @@ class Resolution:
 def resolve(adapter: AdapterSettings, tree: ModuleTree) -> Resolution:
     """Find out which modules and parameters the settings mean on this model; never raises for what a person typed."""
     findings: list[Finding] = []
+    if adapter.target_modules == "all-linear" and adapter.layers_to_transform:
+        findings.append(_LAYERS_WITH_ALL_LINEAR)
     try:
         effective = rewrite_for_fused_experts(adapter, tree)
         ranks = PatternTable(effective.rank_pattern, "adapter.rank_pattern")
@@ -107,7 +114,7 @@ def _unmatched(level: Level, setting: str, entry: str, hint: str) -> Finding:
 
 
 def _module_names(adapter: AdapterSettings, tree: ModuleTree, findings: list[Finding]) -> set[str]:
-    names = _every_linear(adapter, tree, findings) if adapter.target_modules == "all-linear" else _listed(adapter, tree, findings)
+    names = _every_linear(tree) if adapter.target_modules == "all-linear" else _listed(adapter, tree, findings)
     left = set(names)
     for entry in adapter.exclude_modules:
         found = {module.name for module in modules_matching(entry, tree)}
@@ -122,11 +129,7 @@ def _module_names(adapter: AdapterSettings, tree: ModuleTree, findings: list[Fin
     return left
 
 
-def _every_linear(adapter: AdapterSettings, tree: ModuleTree, findings: list[Finding]) -> set[str]:
-    if adapter.layers_to_transform:
-        findings.append(Finding(
-            "error", "layers_with_all_linear", "layers_to_transform cannot stand beside target_modules: all-linear.",
-            "Name the modules in a list, or leave layers_to_transform empty.", "adapter.layers_to_transform"))
+def _every_linear(tree: ModuleTree) -> set[str]:
     linear = {module.name for module in tree.modules if module.kind in ("linear", "conv1d") and module.name != tree.output_module}
     # PEFT turns all-linear into a list of names, which may happen to be endings of longer ones.
     return matching_names(linear, tree) if has_names_within_names(tree) else linear
