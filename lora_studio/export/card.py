@@ -114,7 +114,7 @@ def _data_lines(path: Path) -> list[str]:
     if not path.exists():
         return []
     files = json.loads(path.read_text(encoding="utf-8")).get("files", [])
-    names = [Path(str(entry["file"] if isinstance(entry, dict) else entry)).name for entry in files]
+    names = [Path(str(entry["path"] if isinstance(entry, dict) else entry)).name for entry in files]
     return [f"data: {', '.join(names)}"] if names else []
 
 

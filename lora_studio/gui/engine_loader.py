@@ -28,6 +28,7 @@ class EngineLoader(QObject):
         self._started = False
         self._ready = False
         self._text = ""
+        self._device = ""
 
     @property
     def ready(self) -> bool:
@@ -38,6 +39,11 @@ class EngineLoader(QObject):
     def text(self) -> str:
         """For the status bar: nothing, "engine loading…", the versions, or why there is no engine."""
         return self._text
+
+    @property
+    def device(self) -> str:
+        """Name of the device `auto` takes; empty until the engine is in memory."""
+        return self._device
 
     def start(self) -> None:
         """Load the engine; a second call does nothing."""
@@ -52,8 +58,9 @@ class EngineLoader(QObject):
             self._show(tr("no engine: {message}", message=last.message))
             return
         self._ready = True
-        versions: dict[str, object] = last.result.get("versions", last.result)
-        self._show(" · ".join(f"{name} {version}" for name, version in versions.items() if isinstance(version, str)))
+        self._device = str(last.result.get("device_name", ""))
+        parts = ("torch", "transformers", "peft")
+        self._show(" · ".join(f"{name} {str(last.result[name]).partition('+')[0]}" for name in parts if name in last.result))
 
     def _show(self, text: str) -> None:
         self._text = text

@@ -62,6 +62,7 @@ class ExportDialog(QDialog):
         self._job: Job | None = None
         self._chose_place = False
         self._result: Path | None = None
+        self._failure: RunFailed | None = None
         self._build()
         self._connect()
         self._suggest_place()
@@ -99,8 +100,10 @@ class ExportDialog(QDialog):
             self._replace.show()
             return
         self._problem.set_error("")
-        arguments = {"source": str(self.source.path), "kind": self._kind, "to": str(self.destination), "overwrite": self._replace.isChecked(),
-                     "dtype": None if self.dtype == "keep" else self.dtype}
+        arguments = {
+            "source": str(self.source.path), "kind": self._kind, "to": str(self.destination),
+            "dtype": None if self.dtype == "keep" else self.dtype, "overwrite": self._replace.isChecked(),
+        }
         spec = JobSpec(EXPORT_TASK, arguments, title=self.windowTitle(), device=True)
         self._pages.setCurrentWidget(self._progress_page)
         self._cancel.setEnabled(True)
@@ -190,12 +193,13 @@ class ExportDialog(QDialog):
         self._lines.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
         self._open = _button(tr("Open folder"), "open_folder_button")
         self._copy = _button(tr("Copy loading lines"), "copy_lines_button")
+        self._details = _button(tr("Copy details"), "copy_details_button")
         self._back = _button(tr("Back"), "back_button")
         self._close = _button(tr("Close"), "close_button", "primary")
         for widget in (self._verdict, self._where, self._lines):
             layout.addWidget(widget)
         layout.addStretch(1)
-        layout.addWidget(_to_the_right(self._open, self._copy, self._back, self._close))
+        layout.addWidget(_to_the_right(self._open, self._copy, self._details, self._back, self._close))
         return page
 
     def _connect(self) -> None:
@@ -208,6 +212,7 @@ class ExportDialog(QDialog):
         self._cancel.clicked.connect(self.cancel)
         self._open.clicked.connect(self._on_open)
         self._copy.clicked.connect(lambda: QGuiApplication.clipboard().setText(self._lines.text()))
+        self._details.clicked.connect(lambda: QGuiApplication.clipboard().setText(self._failure.details if self._failure else ""))
         self._back.clicked.connect(lambda: self._pages.setCurrentWidget(self._form_page))
         self._close.clicked.connect(self.accept)
 
@@ -273,12 +278,14 @@ class ExportDialog(QDialog):
         self._verdict.show_message("error", f"{last.message} {last.hint}".strip())
         self._where.setText(tr("Nothing was written to {path}.", path=self.destination))
         self._lines.setText("")
+        self._failure = last
         self._show_ended(exported=False)
 
     def _show_ended(self, *, exported: bool) -> None:
         for widget in (self._open, self._copy, self._lines):
             widget.setVisible(exported)
         self._back.setVisible(not exported)
+        self._details.setVisible(not exported and bool(self._failure and self._failure.details))
         self._pages.setCurrentWidget(self._result_page)
 
     def _on_open(self) -> None:

@@ -30,7 +30,8 @@ class Certificate:
     def from_result(cls, result: Mapping[str, Any]) -> Certificate:
         """Read it out of an export's result."""
         raw: Mapping[str, Any] = result["certificate"]
-        return cls(int(raw["rows"]), raw.get("max_abs_logit_difference"), raw.get("top1_agreement"), raw.get("effect_lost"), bool(raw["passed"]))
+        figures = (raw.get(name) for name in ("max_abs_logit_difference", "top1_agreement", "effect_lost"))
+        return cls(int(raw["rows"]), *figures, passed=bool(raw["passed"]))
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,8 @@ def certificate_in_words(certificate: Certificate, dtype: str) -> str:
     """Say what a certificate found, the verdict first."""
     parts: list[str] = []
     if certificate.max_abs_logit_difference is not None:
-        parts.append(tr("largest logit difference {value:.2g} over {rows} held-out rows", value=certificate.max_abs_logit_difference, rows=certificate.rows))
+        difference = certificate.max_abs_logit_difference
+        parts.append(tr("largest logit difference {value:.2g} over {rows} held-out rows", value=difference, rows=certificate.rows))
     if certificate.top1_agreement is not None:
         parts.append(tr("the likeliest token agrees on {share:.1%}", share=certificate.top1_agreement))
     if certificate.effect_lost:

@@ -102,8 +102,7 @@ class RunBar(QFrame):
         row.setSpacing(8)
         for widget in (self._dot, self._state, self._name, self._settings, self._differs, self._doing):
             row.addWidget(widget)
-        row.setStretchFactor(self._name, 3)
-        row.setStretchFactor(self._doing, 2)
+        row.addStretch(1)
         for button in (self._pause, self._stop, self._resume, self._export, self._merge):
             row.addWidget(button)
         self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Fixed)
@@ -159,7 +158,9 @@ class RunBar(QFrame):
     def _fill_menu(self) -> None:
         config = self._run_view.config
         self._menu.clear()
-        for path in different_fields(config, self._workspace.config) if config else ():
+        if config is None:
+            return
+        for path in different_fields(config, self._workspace.config):
             text = tr("{title}: {run} here, {draft} in the draft", title=field_info(path).title or path,
                       run=_short(config.get(path)), draft=_short(self._workspace.config.get(path)))
             self._menu.addAction(text).triggered.connect(lambda _checked=False, at=path: self._workspace.request_field(at))
@@ -179,7 +180,8 @@ class RunBar(QFrame):
         for button in (self._export, self._merge):
             button.setVisible(not stopping and state != "abandoning")
             button.setEnabled(exportable)
-            button.setToolTip(tr("Of {run}", run=self._run_view.name) if exportable else tr("Nothing is saved yet: the first checkpoint can be exported."))
+            nothing = tr("Nothing is saved yet: the first checkpoint can be exported.")
+            button.setToolTip(tr("Of {run}", run=self._run_view.name) if exportable else nothing)
 
 
 def _button(text: str, name: str) -> QPushButton:

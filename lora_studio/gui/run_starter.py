@@ -88,7 +88,7 @@ class RunStarter(QObject):
             InputError: The folder holds no run.
         """
         folder = RunFolder.open(path)
-        self._train(folder.config, folder.path, resume=bool(folder.checkpoints))
+        self._train(folder.config, folder.path, resume=bool(folder.checkpoints) or folder.adapter_path.exists())
 
     def pause(self) -> None:
         """Ask the shown run to wait before its next micro-batch."""

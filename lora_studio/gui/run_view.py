@@ -15,7 +15,8 @@ from lora_studio.gui.job_center import JobCenter
 from lora_studio.jobs.job import Job
 
 RunState = Literal[
-    "none", "waiting", "loading", "running", "paused", "stopping", "abandoning", "finished", "stopped", "failed", "interrupted", "elsewhere",
+    "none", "waiting", "loading", "running", "paused", "stopping", "abandoning",
+    "finished", "stopped", "failed", "interrupted", "elsewhere",
 ]
 LIVE_STATES: frozenset[RunState] = frozenset({"waiting", "loading", "running", "paused", "stopping", "abandoning"})
 

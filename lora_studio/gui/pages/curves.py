@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from PySide6.QtCore import QTimer, Signal
+from PySide6.QtCore import QSize, QTimer, Signal
 from PySide6.QtGui import QResizeEvent, QShowEvent
 from PySide6.QtWidgets import QGridLayout, QWidget
 
@@ -69,6 +69,14 @@ class CurvesArea(QWidget):
         self._estimate = peak_bytes
         if self._memory is not None:
             self._memory.set_estimate(peak_bytes)
+
+    def hasHeightForWidth(self) -> bool:
+        """A plot is as high as there is room, whatever its legend would like."""
+        return False
+
+    def sizeHint(self) -> QSize:
+        """No more than the plots need; room that is left is theirs."""
+        return QSize(super().sizeHint().width(), self.minimumHeight())
 
     def showEvent(self, event: QShowEvent) -> None:
         """Make the plots once the event loop comes round."""

@@ -25,6 +25,7 @@ from lora_studio.data.check import DataFile
 from lora_studio.gui.job_center import JobCenter
 from lora_studio.gui.pages.data_tokens import TokensCard
 from lora_studio.gui.pages.row_models import BadRowsModel, RowsModel, raw_lines, row_as_text
+from lora_studio.gui.pages.scrolling import scrolling
 from lora_studio.gui.path_asker import PathAsker
 from lora_studio.gui.run_view import RunView
 from lora_studio.gui.text import tr
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 ROW_FILTER = "Rows (*.jsonl *.ndjson *.json *.csv *.tsv *.txt *.md)"
 _NARROW = 760
+_LEAST_ROWS_HEIGHT = 260
 
 
 class DataPage(QWidget):
@@ -79,12 +81,17 @@ class DataPage(QWidget):
         self._files.add_header_widget(self._choose)
         self._tokens = TokensCard(self._workspace)
         self._rows_card = self._build_rows()
-        layout = QVBoxLayout(self)
+        content = QWidget()
+        content.setObjectName("data_content")
+        layout = QVBoxLayout(content)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.setSpacing(10)
         for widget in (self._error, self._files, self._tokens):
             layout.addWidget(widget)
         layout.addWidget(self._rows_card, 1)
+        page = QVBoxLayout(self)
+        page.setContentsMargins(0, 0, 0, 0)
+        page.addWidget(scrolling(content, "data_area"))
 
     def _build_rows(self) -> Card:
         card = Card(tr("Rows"), name="rows_card")
@@ -116,6 +123,7 @@ class DataPage(QWidget):
         self._splitter.addWidget(self._detail)
         self._splitter.setStretchFactor(0, 3)
         self._splitter.setStretchFactor(1, 2)
+        self._splitter.setMinimumHeight(_LEAST_ROWS_HEIGHT)
         card.body.addWidget(self._splitter, 1)
         return card
 

@@ -41,16 +41,19 @@ def hints_of(report: dict[str, Any], max_length: int) -> list[Hint]:
                           tr("Set max_length to {length}", length=wanted), {"data.max_length": wanted}))
     elif longest and longest * 2 <= max_length:
         wanted = -(-longest // _ROUND_TO) * _ROUND_TO
-        found.append(Hint("info", tr("No row is longer than {longest} tokens: a max_length of {wanted} cuts none, and memory is estimated closer.",
-                                     longest=format_count(longest), wanted=wanted),
+        found.append(Hint("info", tr("No row is longer than {longest} tokens: a max_length of {wanted} cuts none, and memory is estimated "
+                                     "closer.", longest=format_count(longest), wanted=wanted),
                           tr("Set max_length to {length}", length=wanted), {"data.max_length": wanted}))
     if report["untrained_rows"]:
         found.append(Hint("warning", tr("{count} rows train nothing: they are cut before their answer, or none of their turns is trained.",
                                         count=report["untrained_rows"]), "", {}))
     if report["bad_rows"]:
-        found.append(Hint("warning", tr("{count} bad rows stop a run.", count=len(report["bad_rows"])),
-                          tr("Skip bad rows"), {"data.on_bad_rows": "skip"}))
+        found.append(_bad_rows_hint(len(report["bad_rows"])))
     return found
+
+
+def _bad_rows_hint(count: int) -> Hint:
+    return Hint("warning", tr("{count} bad rows stop a run.", count=count), tr("Skip bad rows"), {"data.on_bad_rows": "skip"})
 
 
 class TokensCard(Card):
@@ -59,7 +62,8 @@ class TokensCard(Card):
     def __init__(self, workspace: Workspace) -> None:
         super().__init__(tr("Tokens"), name="tokens_card")
         self._workspace = workspace
-        titles = {"total": tr("Tokens"), "trained": tr("Trained"), "p50": tr("Median row"), "p95": tr("95% of rows"), "max": tr("Longest row")}
+        titles = {"total": tr("Tokens"), "trained": tr("Trained"), "p50": tr("Median row"), "p95": tr("95% of rows"),
+                  "max": tr("Longest row")}
         self.tiles = {name: StatTile(title, name=f"tokens_{name}") for name, title in titles.items()}
         self._grid = QGridLayout()
         self._columns = 0
@@ -101,7 +105,7 @@ class TokensCard(Card):
         check = self._workspace.data_check
         if not check or not check.bad_rows or self._workspace.config.data.on_bad_rows == "skip":
             return []
-        return [Hint("warning", tr("{count} bad rows stop a run.", count=len(check.bad_rows)), tr("Skip bad rows"), {"data.on_bad_rows": "skip"})]
+        return [_bad_rows_hint(len(check.bad_rows))]
 
     def _show_hints(self, hints: list[Hint]) -> None:
         if self._workspace.config.data.on_bad_rows == "skip":

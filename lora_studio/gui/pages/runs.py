@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from PySide6.QtCore import QModelIndex, QSortFilterProxyModel, Qt, Signal
-from PySide6.QtGui import QAction, QKeySequence, QShowEvent
+from PySide6.QtGui import QAction, QKeySequence, QResizeEvent, QShowEvent
 from PySide6.QtWidgets import QAbstractItemView, QHBoxLayout, QHeaderView, QPushButton, QTableView, QVBoxLayout, QWidget
 
 from lora_studio.core.errors import StudioError
@@ -23,6 +23,7 @@ from lora_studio.gui.widgets import Card, LineEdit, label
 if TYPE_CHECKING:
     from lora_studio.gui.workspace import Workspace
 
+_LEAST_WIDTHS = {"base": 700, "duration": 780, "alpha": 620, "loss": 560}
 _RESUMABLE = frozenset({"new", "stopped", "failed", "interrupted"})
 
 
@@ -67,6 +68,12 @@ class RunsPage(QWidget):
         """Read the list again when the page comes up."""
         super().showEvent(event)
         self.refresh()
+
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        """Leave out what a run can do without where the table is narrow; opening the run still tells it."""
+        super().resizeEvent(event)
+        for name, least in _LEAST_WIDTHS.items():
+            self.table.setColumnHidden(self._model.column(name), event.size().width() < least)
 
     def open_selected(self) -> None:
         """Show the selected run: its curves and config, from disk."""

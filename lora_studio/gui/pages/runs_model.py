@@ -41,7 +41,7 @@ def run_columns() -> tuple[Column, ...]:
         Column("loss", tr("Loss"), lambda run: _loss(run.last_loss), lambda run: _or_infinity(run.last_loss), numeric=True),
         Column("eval", tr("Best eval"), lambda run: _loss(run.best_eval), lambda run: _or_infinity(run.best_eval), numeric=True),
         Column("when", tr("When"), lambda run: format_when(run.started) if run.started else _NONE, lambda run: run.started or float("inf")),
-        Column("duration", tr("Took"), lambda run: format_seconds(run.duration) if run.duration else _NONE, lambda run: run.duration, numeric=True),
+        Column("duration", tr("Took"), _duration, lambda run: run.duration, numeric=True),
     )
 
 
@@ -110,6 +110,10 @@ class RunsModel(QAbstractTableModel):
 
 def _steps(run: RunSummary) -> str:
     return f"{run.steps} / {run.total_steps}" if run.total_steps else _NONE
+
+
+def _duration(run: RunSummary) -> str:
+    return format_seconds(run.duration) if run.duration else _NONE
 
 
 def _loss(value: float | None) -> str:

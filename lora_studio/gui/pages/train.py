@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from PySide6.QtCore import Qt
-from PySide6.QtWidgets import QFrame, QScrollArea, QStackedWidget, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QStackedWidget, QVBoxLayout, QWidget
 
 from lora_studio.core.errors import StudioError
 from lora_studio.core.events import RunFailed, RunFinished, RunStopped
@@ -15,6 +14,7 @@ from lora_studio.gui.export_text import ExportKind
 from lora_studio.gui.job_center import JobCenter
 from lora_studio.gui.pages.curves import CurvesArea
 from lora_studio.gui.pages.log_card import LogCard
+from lora_studio.gui.pages.scrolling import scrolling
 from lora_studio.gui.pages.start_cards import StartCards
 from lora_studio.gui.pages.tiles import TilesCard
 from lora_studio.gui.path_asker import PathAsker
@@ -67,8 +67,8 @@ class TrainPage(QWidget):
     def _build(self) -> None:
         self.run_bar = RunBar(self._workspace, self._run_view, self._starter)
         self.banner = Banner(closable=True, name="run_banner")
-        self._start_area = _scrolling(StartCards(self._workspace, self._asker), "start_area")
-        self._run_area = _scrolling(self._build_run(), "run_area")
+        self._start_area = scrolling(StartCards(self._workspace, self._asker), "start_area")
+        self._run_area = scrolling(self._build_run(), "run_area")
         self._stack = QStackedWidget()
         self._stack.setObjectName("train_stack")
         self._stack.addWidget(self._start_area)
@@ -112,16 +112,21 @@ class TrainPage(QWidget):
             case RunFinished():
                 self.banner.show_message("good", tr("{name} finished {when}.", name=name, when=when), tr("Merge this run…"))
             case RunStopped():
-                self.banner.show_message("warning", tr("{name} stopped at step {step}, {when}.", name=name, step=step, when=when), tr("Resume"))
+                told = tr("{name} stopped at step {step}, {when}.", name=name, step=step, when=when)
+                self.banner.show_message("warning", told, tr("Resume"))
             case RunFailed():
-                self.banner.show_message("error", f"{name}: {last.message} {last.hint}".strip(), tr("Resume"))
+                cure = tr("Go to the setting") if last.field else tr("Resume")
+                self.banner.show_message("error", f"{name}: {last.message} {last.hint}".strip(), cure)
             case _:
                 self.banner.show_message("warning", tr("{name} was interrupted at step {step}.", name=name, step=step), tr("Resume"))
         self.banner.show()
 
     def _on_cure(self) -> None:
+        failure = self._run_view.failure
         if self._run_view.state == "finished":
             self.export("merged")
+        elif failure is not None and failure.field:
+            self._workspace.request_field(failure.field)
         else:
             self._resume()
 
@@ -137,13 +142,3 @@ class TrainPage(QWidget):
     def _forget(self, dialog: ExportDialog) -> None:
         self._dialogs.remove(dialog)
         dialog.deleteLater()
-
-
-def _scrolling(content: QWidget, name: str) -> QScrollArea:
-    area = QScrollArea()
-    area.setObjectName(name)
-    area.setWidget(content)
-    area.setWidgetResizable(True)
-    area.setFrameShape(QFrame.Shape.NoFrame)
-    area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-    return area
