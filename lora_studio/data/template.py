@@ -14,6 +14,7 @@ from lora_studio.core.errors import InputError
 from lora_studio.data.rows import Message, Row, RowError
 
 Span = tuple[int, int]
+_MODEL = "model.name_or_path"
 _GENERATION_MARK = re.compile(r"\{%-?\+?\s*generation\s*-?%\}")
 
 
@@ -37,8 +38,12 @@ class ChatTemplate:
     """One tokenizer's chat template."""
 
     def __init__(self, tokenizer: Any) -> None:
-        """Take the tokenizer's template; without one, only prompts with completions and text can be rendered."""
-        self._text: str | None = tokenizer.get_chat_template() if tokenizer.chat_template else None
+        """Take the tokenizer's template; without one, only prompts with completions and text can be rendered.
+
+        Raises:
+            InputError: It has several templates and none is the default.
+        """
+        self._text: str | None = _default_template(tokenizer)
         self._special_tokens: dict[str, Any] = dict(tokenizer.special_tokens_map)
         end_tokens = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
         self._end_tokens = tuple(sorted(end_tokens | set(tokenizer.all_special_tokens), key=len, reverse=True))
@@ -83,7 +88,7 @@ class ChatTemplate:
         if row.format == "messages" or len(row.messages) != 2:  # a prompt and its completion
             raise InputError(
                 f"{row.file}:{row.line}: this is a conversation, and the base model's tokenizer has no chat template.",
-                "Choose an instruct model, or give rows of prompt and completion, or of text.", "model.name_or_path",
+                "Choose an instruct model, or give rows of prompt and completion, or of text.", _MODEL,
             )
         prompt, completion = _seam(row.messages[0].content, row.messages[1].content)
         start = 0 if train_on == "all" else len(prompt)
@@ -138,7 +143,7 @@ class ChatTemplate:
         return self._call(messages, opened=opened, marks=False)[0]
 
     def _call(self, messages: Sequence[Message], *, opened: bool, marks: bool) -> tuple[str, list[list[Span]]]:
-        from jinja2 import TemplateError
+        from jinja2 import TemplateError, TemplateSyntaxError
         from transformers.utils.chat_template_utils import render_jinja_template
 
         turns = [{"role": message.role, "content": message.content} for message in messages]
@@ -146,9 +151,25 @@ class ChatTemplate:
             rendered: tuple[list[str], list[list[Span]]] = render_jinja_template(  # type: ignore[assignment]  # its annotation says str
                 conversations=[turns], chat_template=self._text, add_generation_prompt=opened,
                 return_assistant_tokens_mask=marks, **self._special_tokens)
-        except (TemplateError, TypeError, ValueError) as error:
+        except TemplateSyntaxError as error:
+            raise InputError(
+                f"The base model's chat template cannot be read: line {error.lineno}: {error.message}.", "Choose another model.", _MODEL,
+            ) from error
+        except (TemplateError, TypeError, ValueError, LookupError, ArithmeticError, AttributeError, RecursionError) as error:
             raise RowError(f"the chat template refuses it: {error}") from error
         return rendered[0][0], rendered[1]
+
+
+def _default_template(tokenizer: Any) -> str | None:
+    if not tokenizer.chat_template:
+        return None
+    try:
+        return str(tokenizer.get_chat_template())
+    except ValueError as error:
+        names = ", ".join(tokenizer.chat_template)
+        raise InputError(
+            f"The base model has several chat templates ({names}) and none is the default.", "Choose another model.", _MODEL,
+        ) from error
 
 
 def _seam(prompt: str, completion: str) -> tuple[str, str]:

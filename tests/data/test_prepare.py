@@ -106,6 +106,17 @@ def test_a_conversation_without_a_chat_template_is_refused_with_the_way_out(writ
     assert "instruct model" in raised.value.hint
 
 
+def test_a_chat_template_that_cannot_be_read_is_the_models_fault(write_rows: Write, tokenizer_with: Make) -> None:
+    with pytest.raises(InputError, match="chat template cannot be read: line 1") as raised:
+        prepare(tokenizer_with("{% for message in %}"), write_rows([chat(QUESTION, ANSWER)]))
+    assert raised.value.field == "model.name_or_path"
+
+
+def test_several_chat_templates_without_a_default_are_refused_by_name(write_rows: Write, tokenizer_with: Make) -> None:
+    with pytest.raises(InputError, match="rag, tools"):
+        prepare(tokenizer_with({"rag": HEADERS, "tools": HEADERS}), write_rows([chat(QUESTION, ANSWER)]))
+
+
 @pytest.mark.parametrize(
     ("prompt", "completion", "trained"), [("Cat =", "Katze", "Katze<|im_end|>"), ("Cat =", " Katze", " Katze<|im_end|>")])
 def test_prompt_and_completion_are_joined_where_there_is_no_template(
