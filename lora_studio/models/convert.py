@@ -97,8 +97,17 @@ def _read_config(file: Path, header: GgufHeader) -> Any:
     if config is None:
         config = AutoConfig.from_pretrained(str(file.parent), gguf_file=file.name, local_files_only=True)
         vars(config).pop("_model_name_or_path", None)
+        _mend_config(config, header)
     config.dtype = {"F32": torch.float32, "F16": torch.float16}.get(gguf_dtype(header), torch.bfloat16)
     return config
+
+
+def _mend_config(config: Any, header: GgufHeader) -> None:
+    """Put in what the file says and transformers' reader leaves at the family's default."""
+    if header.architecture == "gpt2" and header.number("context_length"):
+        config.n_positions = header.number("context_length")
+    if header.number("attention.key_length") and hasattr(config, "head_dim"):
+        config.head_dim = header.number("attention.key_length")
 
 
 def _llama_config(header: GgufHeader) -> Any:
@@ -221,5 +230,5 @@ def _foreseen_errors(file: Path, header: GgufHeader) -> Generator[None]:
         if "not supported" in str(error) or "does not recognize" in str(error):
             message = f"{file} is of the family {header.architecture}, which transformers does not read from GGUF."
             raise InputError(message, "Choose the model's safetensors version instead.", FIELD) from error
-        first_line = str(error).strip().split("\n")[0][:300]
+        first_line = " ".join(str(error).split())[:300]
         raise InputError(f"{file} cannot be converted: {first_line}", "Choose the model's safetensors version instead.", FIELD) from error

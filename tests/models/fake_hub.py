@@ -1,0 +1,160 @@
+"""A small Hub on loopback: what the studio asks of the real one, and ways to misbehave."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+import urllib.parse
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+REPO = "somebody/tiny"
+
+
+@dataclass
+class Request:
+    """What was asked, as a test looks at it afterwards."""
+
+    path: str
+    range: str
+    authorization: str
+
+
+@dataclass
+class FakeHub:
+    """The Hub's files and its moods.
+
+    Attributes:
+        files: Contents by name.
+        needs_token: Answer 401 with GatedRepo to file requests without this token.
+        cut_after: Close the connection after so many bytes of a weight file, for the first `cuts` requests.
+        redirect_to: Send requests for weights to this address, as the Hub does to its storage.
+        ignores_ranges: Answer 200 with the whole file whatever range is asked.
+        damages: Flip a byte in the first so many weight answers.
+        status: Answer every request with this status instead.
+    """
+
+    files: dict[str, bytes]
+    repo: str = REPO
+    needs_token: str = ""
+    cut_after: int = -1
+    cuts: int = 0
+    redirect_to: str = ""
+    ignores_ranges: bool = False
+    damages: int = 0
+    status: int = 0
+    error_code: str = ""
+    address: str = ""
+    requests: list[Request] = field(default_factory=list)
+
+    def listing(self) -> dict[str, Any]:
+        siblings: list[dict[str, Any]] = []
+        for name, content in self.files.items():
+            blob = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+            entry: dict[str, Any] = {"rfilename": name, "size": len(content), "blobId": blob}
+            if name.endswith(".safetensors"):
+                entry["lfs"] = {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content)}
+            siblings.append(entry)
+        return {"id": self.repo, "sha": COMMIT, "gated": bool(self.needs_token), "siblings": siblings}
+
+    def asked_for(self, ending: str) -> list[Request]:
+        return [request for request in self.requests if request.path.split("?")[0].endswith(ending)]
+
+
+@contextmanager
+def running_hub(hub: FakeHub) -> Iterator[FakeHub]:
+    """Serve a hub on a free port of loopback while the block runs."""
+
+    class Handler(_Handler):
+        state = hub
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    hub.address = f"http://127.0.0.1:{server.server_address[1]}"
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    try:
+        yield hub
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.is_file()}
+
+
+class _Handler(BaseHTTPRequestHandler):
+    state: FakeHub
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        hub = self.state
+        hub.requests.append(Request(self.path, self.headers.get("Range", ""), self.headers.get("Authorization", "")))
+        path = urllib.parse.unquote(self.path.split("?")[0])
+        if hub.status:
+            self._refuse(hub.status, hub.error_code)
+        elif path.startswith("/api/models/"):
+            self._describe(path)
+        else:
+            self._send_file(path.rsplit("/", 1)[-1])
+
+    def _describe(self, path: str) -> None:
+        name, _, revision = path.removeprefix("/api/models/").partition("/revision/")
+        if name != self.state.repo:
+            self._refuse(401, "RepoNotFound")
+        elif revision not in ("main", COMMIT):
+            self._refuse(404, "RevisionNotFound")
+        else:
+            self._answer(200, json.dumps(self.state.listing()).encode())
+
+    def _send_file(self, name: str) -> None:
+        hub = self.state
+        is_weights = name.endswith(".safetensors")
+        if hub.needs_token and self.headers.get("Authorization") != f"Bearer {hub.needs_token}":
+            self._refuse(401, "GatedRepo")
+        elif name not in hub.files:
+            self._refuse(404, "EntryNotFound")
+        elif is_weights and hub.redirect_to:
+            self.send_response(302)
+            self.send_header("Location", f"{hub.redirect_to}/stored/{name}")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+        else:
+            self._send(hub.files[name], is_weights)
+
+    def _send(self, content: bytes, is_weights: bool) -> None:
+        hub = self.state
+        wanted = self.headers.get("Range", "")
+        start = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted and not hub.ignores_ranges else 0
+        body = bytearray(content[start:])
+        if is_weights and hub.damages:
+            hub.damages -= 1
+            body[-1] ^= 1
+        cut = is_weights and hub.cuts > 0
+        hub.cuts -= cut
+        self._answer(206 if start else 200, bytes(body), hub.cut_after if cut else len(body))
+
+    def _answer(self, status: int, body: bytes, sent: int | None = None) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body[:sent])
+        self.wfile.flush()
+        if sent is not None and sent < len(body):
+            self.close_connection = True
+
+    def _refuse(self, status: int, code: str) -> None:
+        self.send_response(status)
+        self.send_header("X-Error-Code", code)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Keep standard error clean."""
