@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterator
 from typing import Any
 
 from lora_studio.core.control import TaskContext
+from lora_studio.core.engine_import import ENGINE_PARTS, import_part
 from lora_studio.core.events import Phase, RunEvent, RunFinished
-
-_PARTS = (
-    ("torch", "torch"),
-    ("transformers", "transformers"),
-    ("transformers.modeling_utils", "model classes"),
-    ("transformers.models.auto.modeling_auto", "model families"),
-    ("peft", "peft"),
-)
 
 
 def load_engine(context: TaskContext) -> Iterator[RunEvent]:
     """Task: import what training needs, and say what is there; result `{"torch", "transformers", "peft", "device", "device_name"}`."""
-    for number, (module, said) in enumerate(_PARTS):
+    for number, (module, said) in enumerate(ENGINE_PARTS):
         context.control.check()
-        yield Phase(name="loading", message=f"Loading the engine: {said}", done=number, total=len(_PARTS), unit="parts")
-        importlib.import_module(module)
+        yield Phase(name="loading", message=f"Loading the engine: {said}", done=number, total=len(ENGINE_PARTS), unit="parts")
+        import_part(module)
     quieten()
-    yield Phase(name="loading", message="Looking for devices", done=len(_PARTS), total=len(_PARTS), unit="parts")
+    yield Phase(name="loading", message="Looking for devices", done=len(ENGINE_PARTS), total=len(ENGINE_PARTS), unit="parts")
     yield RunFinished(result=describe_engine())
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_studio.core.control import TaskContext
+from lora_studio.core.engine_import import import_engine
 from lora_studio.core.errors import InputError
 from lora_studio.core.events import Phase, RunEvent, RunFinished
 from lora_studio.core.modules import Kind, ModuleInfo, ModuleTree
@@ -32,6 +33,7 @@ def inspect(context: TaskContext, name_or_path: str, revision: str | None = None
         else:
             yield event
     yield Phase(name="loading", message="Reading the modules")
+    import_engine()
     inspect_model(Path(result["path"]))
     yield RunFinished(result=result)
 

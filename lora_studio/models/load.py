@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_studio.core.errors import InputError, StudioError
-from lora_studio.models.check import FIELD, check_folder
+from lora_studio.models.check import FIELD, check_folder, read_json, refuse_code
 from lora_studio.models.device import has_quick_bfloat16, pick_device, pick_dtype
 from lora_studio.models.engine import quieten
 from lora_studio.models.inspect import load_config
@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
 __all__ = ["has_quick_bfloat16", "load_model", "load_tokenizer", "pick_device", "pick_dtype"]
 ATTENTION = "sdpa"
+_TOKENIZER_HINT = "The folder needs tokenizer.json and tokenizer_config.json of the same model."
+_TOKENIZER_FILES = (
+    "tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model", "vocab.txt", "sentencepiece.bpe.model", "tekken.json",
+)
 
 
 def load_model(folder: Path, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
@@ -43,8 +47,8 @@ def load_model(folder: Path, dtype: torch.dtype, device: torch.device) -> PreTra
         message = f"{folder.name} in {str(dtype).removeprefix('torch.')} does not fit into the memory of {device}."
         raise StudioError(message, "Choose a smaller model, half precision, or the CPU.", "model.dtype") from error
     except (ValueError, RuntimeError) as error:
-        first_line = str(error).strip().split("\n")[0][:300]
-        raise InputError(f"{folder} cannot be loaded: {first_line}", "Download or copy the model again.", FIELD) from error
+        said = " ".join(str(error).split())[:300]
+        raise InputError(f"{folder} cannot be loaded: {said}", "Download or copy the model again.", FIELD) from error
     model.requires_grad_(False)
     return model.eval()
 
@@ -92,12 +96,17 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """
     from transformers import AutoTokenizer
 
+    settings = folder / "tokenizer_config.json"
+    if settings.is_file():
+        refuse_code(read_json(settings), settings)
+    if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
+        raise InputError(f"{folder} holds no tokenizer.", _TOKENIZER_HINT, FIELD)
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True, use_fast=True)
     except Exception as error:  # the tokenizer libraries raise bare Exception too
         first_line = str(error).strip().split("\n")[0][:300]
         message = f"The tokenizer of {folder} cannot be loaded: {first_line}"
-        raise InputError(message, "The folder needs tokenizer.json and tokenizer_config.json of the same model.", FIELD) from error
+        raise InputError(message, _TOKENIZER_HINT, FIELD) from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
     tokenizer.padding_side = "right"

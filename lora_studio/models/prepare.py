@@ -6,6 +6,7 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 
 from lora_studio.core.control import TaskContext
+from lora_studio.core.engine_import import import_engine
 from lora_studio.core.errors import InputError
 from lora_studio.core.events import RunEvent, RunFinished
 from lora_studio.models.check import FIELD
@@ -44,6 +45,7 @@ def ready_model(
 
 
 def _convert(context: TaskContext, source: ModelSource) -> Generator[RunEvent, None, Path]:
+    import_engine()
     from lora_studio.models.convert import convert_gguf
 
     assert source.file is not None

@@ -13,6 +13,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+from lora_studio.core.control import TaskContext
+from lora_studio.core.events import Phase, RunEvent
+
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 REPO = "somebody/tiny"
 
@@ -65,6 +68,13 @@ class FakeHub:
 
     def asked_for(self, ending: str) -> list[Request]:
         return [request for request in self.requests if request.path.split("?")[0].endswith(ending)]
+
+
+def stop_past(events: Iterator[RunEvent], context: TaskContext, done: float) -> None:
+    """Go through a task's events, and ask it to stop once its progress has passed `done`."""
+    for event in events:
+        if isinstance(event, Phase) and (event.done or 0) > done:
+            context.control.stop()
 
 
 @contextmanager
@@ -156,5 +166,5 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", "0")
         self.end_headers()
 
-    def log_message(self, format: str, *args: object) -> None:
+    def log_message(self, *_arguments: object) -> None:
         """Keep standard error clean."""

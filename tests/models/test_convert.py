@@ -14,10 +14,12 @@ from lora_studio.core.locks import lock_file, unlock_file
 from lora_studio.models.converted import converted_folder, converted_root
 from lora_studio.models.device import pick_device
 from lora_studio.models.facts import read_facts
+from lora_studio.models.inspect import empty_model, tree_of
 from lora_studio.models.load import load_model, load_tokenizer
 from lora_studio.models.prepare import prepare
 from lora_studio.models.sources import find_model, local_models
 from lora_studio.models.tree_cache import config_hash, starter_file, starter_tree
+from tests.models.fake_hub import stop_past
 from tests.models.tiny_gguf import write_tiny_gguf
 
 
@@ -77,9 +79,7 @@ def test_cancelled_conversion_leaves_nothing(tiny_gguf: Path, monkeypatch: pytes
     monkeypatch.setattr("lora_studio.models.convert._PROGRESS_SECONDS", 0.0)
     context = TaskContext()
     with pytest.raises(Cancelled):
-        for event in prepare(context, str(tiny_gguf)):
-            if isinstance(event, Phase) and (event.done or 0) > 3:
-                context.control.stop()
+        stop_past(prepare(context, str(tiny_gguf)), context, 3)
     assert [path.name for path in converted_root().iterdir() if path.is_dir()] == []
     assert find_model(str(tiny_gguf)).needs == "convert"
 
@@ -89,11 +89,13 @@ def test_second_conversion_waits_for_the_first_and_can_be_cancelled(tiny_gguf: P
     lock = lock_file(converted_root() / f".{converted_folder(tiny_gguf).name}.lock")
     assert lock is not None
     context = TaskContext()
+    events = prepare(context, str(tiny_gguf))
+    waiting = next(events)
+    assert isinstance(waiting, Phase)
+    assert "Waiting" in waiting.message
+    context.control.stop()
     with pytest.raises(Cancelled):
-        for event in prepare(context, str(tiny_gguf)):
-            assert isinstance(event, Phase)
-            assert "Waiting" in event.message
-            context.control.stop()
+        next(events)
     unlock_file(lock)
     assert convert(str(tiny_gguf)).is_dir()
 
@@ -157,7 +159,9 @@ def test_starter_answers_a_question_with_its_shipped_tree(starter_gguf: Path) ->
     assert (facts.parameters, facts.layers, facts.dtype, facts.licence) == (134_515_008, 30, "bfloat16", "apache-2.0")
     assert tree.all_parameters == facts.parameters
     assert tree.tied_embeddings
-    assert f'"config_hash":"{config_hash(folder)}"' in starter_file().read_text(encoding="utf-8"), "run python -m tests.models.write_starter_tree"
+    shipped = starter_file().read_text(encoding="utf-8")
+    assert f'"config_hash":"{config_hash(folder)}"' in shipped, "run python -m tests.models.write_starter_tree"
+    assert tree == tree_of(empty_model(folder))
     model, tokenizer = load_model(folder, torch.float32, pick_device("cpu")), load_tokenizer(folder)
     question = [{"role": "user", "content": "What is the capital of France?"}]
     prompt = tokenizer.apply_chat_template(question, add_generation_prompt=True, return_tensors="pt", return_dict=True)

@@ -13,7 +13,7 @@ from lora_studio.core.events import Phase, RunFinished
 from lora_studio.models.hub_cache import hub_cache_folder
 from lora_studio.models.prepare import prepare
 from lora_studio.models.sources import find_model, local_models
-from tests.models.fake_hub import COMMIT, REPO, FakeHub, files_of, running_hub
+from tests.models.fake_hub import COMMIT, REPO, FakeHub, files_of, running_hub, stop_past
 
 
 def download(revision: str | None = None, repo: str = REPO) -> Path:
@@ -67,9 +67,7 @@ def test_cancel_keeps_the_started_file_and_the_next_try_goes_on_from_it(hub: Fak
     context = TaskContext()
     small = sum(len(content) for name, content in hub.files.items() if name.endswith((".json", ".jinja")))
     with pytest.raises(Cancelled):
-        for event in prepare(context, REPO):
-            if isinstance(event, Phase) and (event.done or 0) > small + 20_000:
-                context.control.stop()
+        stop_past(prepare(context, REPO), context, small + 20_000)
     (part,) = parts()
     kept = part.stat().st_size
     assert 20_000 < kept < len(hub.files["model.safetensors"])
@@ -92,10 +90,10 @@ def test_server_without_ranges_sends_the_file_afresh(hub: FakeHub) -> None:
     assert (download() / "model.safetensors").read_bytes() == hub.files["model.safetensors"]
 
 
-def test_connection_that_keeps_breaking_without_progress_is_an_error_that_keeps_what_came(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_connection_that_keeps_breaking_is_an_error_that_keeps_what_came(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lora_studio.models.download._pause", lambda _context, _seconds: None)
     hub.cut_after, hub.cuts = 0, 99
-    with pytest.raises(StudioError, match="broke off in model.safetensors") as caught:
+    with pytest.raises(StudioError, match=r"broke off in model\.safetensors") as caught:
         download()
     assert "go on from there" in caught.value.hint
     assert caught.value.exit_status == 1

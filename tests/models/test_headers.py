@@ -23,7 +23,8 @@ def tensor(start: int, end: int, shape: list[Any] | None = None, dtype: str = "F
 
 
 def test_header_gives_names_shapes_and_metadata(tmp_path: Path) -> None:
-    header = read_header(write(tmp_path / "w", {"__metadata__": {"format": "pt"}, "a": tensor(0, 24, [2, 3]), "b": tensor(24, 32)}, bytes(32)))
+    content = {"__metadata__": {"format": "pt"}, "a": tensor(0, 24, [2, 3]), "b": tensor(24, 32)}
+    header = read_header(write(tmp_path / "w", content, bytes(32)))
     assert (header.tensors["a"].shape, header.tensors["a"].elements, header.tensors["b"].elements) == ((2, 3), 6, 2)
     assert header.metadata == {"format": "pt"}
 

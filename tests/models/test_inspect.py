@@ -102,7 +102,8 @@ def test_gpt2_has_the_projection_sizes_of_the_seed_check(tmp_path: Path) -> None
 def test_fused_experts_and_router_are_parameters_of_their_own(tiny_model: Callable[[str], Path]) -> None:
     tree = inspect_model(tiny_model("qwen3_moe"))
     gate_up = tree.by_name["model.layers.0.mlp.experts.gate_up_proj"]
-    assert (gate_up.kind, gate_up.shape, gate_up.num_experts, gate_up.in_features, gate_up.out_features) == ("experts", (4, 32, 32), 4, 32, 32)
+    assert (gate_up.kind, gate_up.shape, gate_up.num_experts) == ("experts", (4, 32, 32), 4)
+    assert (gate_up.in_features, gate_up.out_features) == (32, 32)
     down = tree.by_name["model.layers.0.mlp.experts.down_proj"]
     assert (down.in_features, down.out_features, down.targetable) == (16, 32, True)
     assert tree.by_name["model.layers.0.mlp.gate.weight"].num_experts == 1
@@ -154,7 +155,7 @@ def test_task_leaves_the_tree_cached_and_needs_no_weights(model_copy: Callable[.
 def test_unknown_family_is_named(model_copy: Callable[..., Path]) -> None:
     folder = model_copy()
     (folder / "config.json").write_text('{"model_type": "wholly_new", "architectures": ["WhollyNew"]}', encoding="utf-8")
-    with pytest.raises(InputError, match="family wholly_new, which transformers .* does not know"):
+    with pytest.raises(InputError, match=r"family wholly_new, which transformers .* does not know"):
         inspect_model(folder)
 
 
