@@ -114,7 +114,8 @@ class DataReader(QObject):
             return
         self._stop(self._report_job)
         self._reported = wanted
-        spec = JobSpec(REPORT_TASK, {"config": config.model_dump(mode="json")}, title=tr("Count the tokens"))
+        arguments = {"config": config.model_dump(mode="json"), "model_folder": str(model.source.path)}
+        spec = JobSpec(REPORT_TASK, arguments, title=tr("Count the tokens"))
         started: list[Job] = []
         self._report_job = self._jobs.start(spec, on_done=lambda last: self._on_report(started, last))
         started.append(self._report_job)

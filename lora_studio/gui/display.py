@@ -60,7 +60,7 @@ def _connects(family: int, address: str | tuple[str, int]) -> bool:
         with socket.socket(family, socket.SOCK_STREAM) as connection:
             connection.settimeout(_SECONDS)
             connection.connect(address)
-    except OSError:
+    except (OSError, OverflowError):  # the latter from a port beyond 65535
         return False
     return True
 

@@ -107,6 +107,13 @@ class MainWindow(QMainWindow):
         self.stack.removeWidget(self._empty_page)
         self._empty_page.deleteLater()
 
+    def open_palette(self) -> CommandPalette:
+        """Open the command palette over every action."""
+        if self._palette is None:
+            self._palette = CommandPalette(self)
+        self._palette.open([self.actions_[spec.id] for spec in self.actions_.specs])
+        return self._palette
+
     def bring_forward(self) -> None:
         """Put the window before others, as a second launch asks."""
         self.setWindowState(self.windowState() & ~Qt.WindowState.WindowMinimized)
@@ -193,7 +200,7 @@ class MainWindow(QMainWindow):
         central.setFocus()
         self.status = StatusBar()
         self.setStatusBar(self.status)
-        self.palette_ = CommandPalette(self)
+        self._palette: CommandPalette | None = None
         self.toasts = Toasts(self)
         self.add_placeholders()
         self.columns.right.column.cards.addStretch(1)
@@ -211,7 +218,7 @@ class MainWindow(QMainWindow):
     def _connect(self) -> None:
         on = self.actions_.on
         on("quit", self.close)
-        on("palette", lambda: self.palette_.open([self.actions_[spec.id] for spec in self.actions_.specs]))
+        on("palette", self.open_palette)
         on("left_panel", lambda: self.columns.toggle(self.columns.left))
         on("right_panel", lambda: self.columns.toggle(self.columns.right))
         for mode in ("system", "light", "dark"):

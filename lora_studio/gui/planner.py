@@ -45,8 +45,8 @@ class DataFigures:
     def of(cls, report: Mapping[str, Any]) -> DataFigures:
         """Read them from `data --json`."""
         tokens = report["tokens"]
-        return cls(
-            report["rows"], TokenCounts(tokens["total"], tokens["trained"], tokens["max"]), report["truncated_rows"], report["untrained_rows"])
+        counts = TokenCounts(tokens["total"], tokens["trained"], tokens["max"])
+        return cls(report["rows"], counts, report["truncated_rows"], report["untrained_rows"])
 
 
 class Planner(QObject):

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import platform
 import re
 import sys
 import threading
-import traceback
 from collections.abc import Callable
-from importlib import metadata
 from types import TracebackType
 
 from PySide6.QtCore import QObject, Qt, Signal
@@ -39,6 +36,9 @@ def without_secrets(text: str) -> str:
 
 def diagnostics(details: str = "") -> str:
     """Describe program, system and packages for a bug report; no token, no environment variable, no data."""
+    import platform  # with the next, a tenth of the time to the first paint: only a report pays for it
+    from importlib import metadata
+
     lines = [f"LoRA Studio {__version__}", f"Python {platform.python_version()} · {platform.platform()}"]
     for package in _PACKAGES:
         try:
@@ -129,6 +129,8 @@ class ProblemCatcher(QObject):
         if issubclass(kind, KeyboardInterrupt):
             self._before(kind, error, trace)
             return
+        import traceback
+
         details = without_secrets("".join(traceback.format_exception(kind, error, trace)))
         sys.stderr.write(details)
         self.caught.emit(error, details)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import getpass
-import hashlib
 import json
+import os
 import sys
-import tempfile
+import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from PySide6.QtCore import QObject, Signal
+from PySide6.QtCore import QDir, QObject, Signal
 
 from lora_studio.core.paths import studio_paths
 
@@ -22,14 +21,14 @@ _WAIT_MS = 1500
 
 def instance_name() -> str:
     """Give the local socket's name: one for each person and settings folder."""
-    told = f"{getpass.getuser()}|{studio_paths().settings}"
-    return f"lora-studio-{hashlib.sha256(told.encode()).hexdigest()[:16]}"
+    person = os.getuid() if hasattr(os, "getuid") else os.environ.get("USERNAME", "")
+    return f"lora-studio-{person}-{zlib.crc32(str(studio_paths().settings).encode()):08x}"
 
 
 def hand_over(target: str | None) -> bool:
     """Ask a window that is open already to come forward and open `target`; False where there is none."""
     name = instance_name()
-    if sys.platform != "win32" and not (Path(tempfile.gettempdir()) / name).exists():
+    if sys.platform != "win32" and not (Path(QDir.tempPath()) / name).exists():
         return False  # spares a first launch the import of the network module
     from PySide6.QtNetwork import QLocalSocket
 

@@ -7,7 +7,7 @@ from PySide6.QtWidgets import QCheckBox, QHBoxLayout, QSizePolicy, QVBoxLayout, 
 
 from lora_studio.gui.forms.fields import FieldSpec
 from lora_studio.gui.text import tr
-from lora_studio.gui.widgets import ComboBox, ElidedLabel, ErrorLabel, LineEdit, NumberEdit, identifier
+from lora_studio.gui.widgets import ComboBox, ElidedLabel, ErrorLabel, LineEdit, NumberEdit, identifier, label
 
 _NUMBER_LETTERS = 7
 _CHOICE_LETTERS = 9
@@ -33,7 +33,7 @@ class FieldRow(QWidget):
         self.spec = spec
         name = identifier(spec.path)
         self.setObjectName(f"row_{name}")
-        self.title = ElidedLabel(spec.title, name=f"title_{name}")
+        self.title = label(spec.title, name=f"title_{name}")
         self.hint = ElidedLabel("", "note", f"hint_{name}")
         self.was = ElidedLabel("", "note", f"was_{name}")
         self.error = ErrorLabel(f"error_{name}")
@@ -106,7 +106,8 @@ class FieldRow(QWidget):
     def _lay_out(self) -> None:
         line = QHBoxLayout()
         line.setSpacing(8)
-        line.addWidget(self.title, 1)
+        line.addWidget(self.title)
+        line.addStretch(1)
         line.addWidget(self.was)
         line.addWidget(self.hint)
         line.addWidget(self.editor)

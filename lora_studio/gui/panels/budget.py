@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from lora_studio.gui.workspace import Workspace
     from lora_studio.lora.plan import Plan
 
-_COLORS = ("curve_blue", "curve_orange", "curve_violet", "curve_green", "curve_red")
+_COLORS = ("curve_blue", "curve_orange", "curve_violet", "curve_green", "curve_red", "curve_grey")
 _TITLES = {
-    "weights": "Weights", "adapter": "Adapter and gradients", "gradients": "Adapter and gradients", "optimizer": "Optimizer", "activations": "Activations",
-    "logits": "Logits and loss",
+    "weights": "Weights", "adapter": "Adapter and gradients", "gradients": "Adapter and gradients", "optimizer": "Optimizer",
+    "activations": "Activations", "logits_and_loss": "Logits and loss", "runtime": "Runtime",
 }
 
 
@@ -109,7 +109,7 @@ class BudgetPanel(Card):
         told = _of_capacity(plan)
         self.set_note(tr("fits: {told}", told=told) if memory.fits else tr("does not fit: {told}", told=told))
         set_role(self.note, "note" if memory.fits else "error")
-        parts = [(title, size, color) for (title, size), color in zip(_shown_parts(plan).items(), _COLORS, strict=True)]
+        parts = [(title, size, color) for (title, size), color in zip(_shown_parts(plan).items(), _COLORS, strict=False)]
         self._bar.set_segments([Segment(title, size, color) for title, size, color in parts], memory.capacity_bytes)
         for row, (title, size, color) in enumerate(parts):
             self._show_part(row, title, size, color)
@@ -139,10 +139,11 @@ def share_text(part: int, whole: int) -> str:
 
 def _shown_parts(plan: Plan) -> dict[str, int]:
     """Give the parts of memory under the names a person reads; those of the adapter together."""
-    shown = dict.fromkeys((tr(title) for title in dict.fromkeys(_TITLES.values())), 0)
+    shown: dict[str, int] = {}
     for name, size in plan.memory.parts.items():
-        shown[tr(_TITLES[name])] += size
-    return shown
+        title = tr(_TITLES.get(name, name.replace("_", " ").capitalize()))
+        shown[title] = shown.get(title, 0) + size
+    return {title: size for title, size in shown.items() if size}
 
 
 def _of_capacity(plan: Plan) -> str:

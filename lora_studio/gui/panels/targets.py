@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from PySide6.QtCore import Qt
+from PySide6.QtCore import Qt, QTimer
 from PySide6.QtGui import QColor, QGuiApplication
 from PySide6.QtWidgets import QHBoxLayout, QPushButton, QToolButton
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 _FIELDS = ("target_modules", "target_parameters", "exclude_modules", "layers_to_transform", "rank_pattern", "alpha_pattern")
 _PRESET_TITLES = (("attention", "Attention"), ("mlp", "MLP"), ("all_linear", "All linear"), ("none", "None"), ("custom", "Custom"))
+_LARGE = 5000  # modules
 _LINEAR = ("linear", "conv1d", "experts")
 
 
@@ -117,6 +118,13 @@ class TargetsPanel(Card):
     # --- a person's wishes ---
 
     def _on_ticks(self, names: list[str], ticked: bool) -> None:
+        """Edit the draft; of a tree so large that compiling takes a while, once the ticks are painted."""
+        if len(self.model.nodes) > _LARGE:
+            QTimer.singleShot(0, self, lambda: self._tick(names, ticked))
+        else:
+            self._tick(names, ticked)
+
+    def _tick(self, names: list[str], ticked: bool) -> None:
         selection = self._workspace.planner.selection.toggled(frozenset(names), ticked)
         told = names[0] if len(names) == 1 else tr("{count} modules", count=len(names))
         self._select(selection, tr("Tick {names}", names=told) if ticked else tr("Untick {names}", names=told))
@@ -149,11 +157,12 @@ class TargetsPanel(Card):
             return
         try:
             compiled = compile_selection(selection, tree, adapter.r, adapter.lora_alpha)
+            errors = self._workspace.edit(compiled.changes(), text)
         except InputError as error:
-            self._error.set_error(str(error))
-            return
-        errors = self._workspace.edit(compiled.changes(), text)
-        self._error.set_error("; ".join(errors.values()))
+            errors = {error.field: str(error)}
+        if errors:
+            self._show_targets()  # takes back what was ticked at once
+            self._error.set_error("; ".join(errors.values()))
 
     def _on_filter(self, text: str) -> None:
         fault = self.model.set_filter(text)
@@ -190,7 +199,7 @@ class TargetsPanel(Card):
         counts = count_by_module(resolution.adapter, tree, resolution)
         self.model.show_targets(
             {name: target.r for name, target in targets.items()}, {name: target.lora_alpha for name, target in targets.items()},
-            counts, (adapter.r, adapter.lora_alpha))
+            counts, (adapter.r, adapter.lora_alpha), adapter.use_dora)
         self._mark_preset(resolution)
         self._error.set_error(" ".join(f"{finding.message} {finding.hint}" for finding in resolution.errors[:1]))
         self._show_note(sum(counts.values()))

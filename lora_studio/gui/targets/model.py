@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,14 +27,15 @@ _MEANINGS = (
 Index = QModelIndex | QPersistentModelIndex
 Number = int | float
 _NO_INDEX = QModelIndex()
-_CHECK = {0: Qt.CheckState.Unchecked, 1: Qt.CheckState.PartiallyChecked, 2: Qt.CheckState.Checked}
+_SPOKEN = {Qt.CheckState.Unchecked: "not ticked", Qt.CheckState.PartiallyChecked: "partly ticked", Qt.CheckState.Checked: "ticked"}
 _RIGHT = int(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
 
 
 class TargetModel(QAbstractItemModel):
     """Shows which modules are ticked, with r, alpha and trainable parameters; a person's wishes leave it as signals.
 
-    It never holds the truth: a tick emits `ticks_edited`, the draft changes, and `show_targets` is told what came of it.
+    It never holds the truth: a tick shows at once and emits `ticks_edited`, the draft changes, and `show_targets` is told
+    what came of it.
 
     Signals:
         ticks_edited: A person wants modules ticked or unticked; carries their names and a bool.
@@ -104,6 +105,7 @@ class TargetModel(QAbstractItemModel):
 
     def show_targets(
         self, ranks: Mapping[str, Number], alphas: Mapping[str, Number], trainable: Mapping[str, int], defaults: tuple[Number, Number],
+        use_dora: bool = False,
     ) -> None:
         """Show what the draft's adapter comes to.
 
@@ -112,17 +114,19 @@ class TargetModel(QAbstractItemModel):
             alphas: Its alpha, likewise.
             trainable: Parameters that train, by the module they belong to.
             defaults: The adapter's own r and alpha; others are shown as overrides.
+            use_dora: Whether adapters have magnitudes beside A and B.
         """
         nodes = self._nodes
         self._ranks, self._alphas, self._defaults = ranks, alphas, defaults
         self._ticked = np.zeros(len(nodes), np.bool_)
         self._ticked[nodes.nodes(ranks)] = True
-        counts = np.zeros(len(nodes), np.int64)
         known = nodes.node_of
+        self._own = np.zeros(len(nodes), np.int64)
         for name, count in trainable.items():
             if name in known:
-                counts[known[name]] += count
-        self._trainable = nodes.sums(counts)
+                self._own[known[name]] += count
+        each, beside = nodes.sizes
+        self._if_ticked = each * int(defaults[0]) + (beside if use_dora else 0)
         self._sum_ticks()
         self._repaint()
 
@@ -136,7 +140,7 @@ class TargetModel(QAbstractItemModel):
         """Give the number of shown nodes below one."""
         if parent.column() > 0:
             return 0
-        return self._count[parent.internalId() if parent.isValid() else NO_NODE]
+        return self._count.item(parent.internalId() if parent.isValid() else NO_NODE)
 
     def hasChildren(self, parent: Index = _NO_INDEX) -> bool:
         """Say whether anything is shown below a node."""
@@ -145,20 +149,29 @@ class TargetModel(QAbstractItemModel):
     def index(self, row: int, column: int, parent: Index = _NO_INDEX) -> QModelIndex:
         """Give the index of a cell."""
         above = parent.internalId() if parent.isValid() else NO_NODE
-        if not (0 <= row < self._count[above] and 0 <= column < COLUMNS):
+        if not (0 <= row < self._count.item(above) and 0 <= column < COLUMNS):
             return QModelIndex()
-        return self.createIndex(row, column, self._order[self._first[above] + row])
+        return self.createIndex(row, column, self._order.item(self._first.item(above) + row))
 
     def parent(self, index: Index = _NO_INDEX) -> QModelIndex:  # type: ignore[override]
         """Give the index above."""
         if not index.isValid():
             return QModelIndex()
         above = self._parent[index.internalId()]
-        return QModelIndex() if above == NO_NODE else self.createIndex(self._row[above], 0, above)
+        return QModelIndex() if above == NO_NODE else self.createIndex(self._row.item(above), 0, above)
 
     def index_of(self, node: int, column: int = MODULE) -> QModelIndex:
         """Give the index of a shown node."""
-        return self.createIndex(self._row[node], column, node)
+        return self.createIndex(self._row.item(node), column, node)
+
+    def shown_below(self, node: int) -> Iterator[int]:
+        """Give the shown nodes directly below one, or at the top, in order."""
+        first = self._first.item(node)
+        return (self._order.item(place) for place in range(first, first + self._count.item(node)))
+
+    def has_shown_below(self, node: int) -> bool:
+        """Say whether anything is shown below a node."""
+        return self._count.item(node) > 0
 
     def flags(self, index: Index) -> Qt.ItemFlag:
         """Say what a person can do with a cell; a row without anything to tick is greyed but can be read."""
@@ -166,11 +179,11 @@ class TargetModel(QAbstractItemModel):
             return Qt.ItemFlag.NoItemFlags
         flags = Qt.ItemFlag.ItemIsSelectable | Qt.ItemFlag.ItemIsEnabled
         column, node = index.column(), index.internalId()
-        if not self._possible[node]:
+        if not self._possible.item(node):
             return flags
         if column == MODULE:
             return flags | Qt.ItemFlag.ItemIsUserCheckable
-        if column in (RANK, ALPHA) and self._sums[node]:
+        if column in (RANK, ALPHA) and self._sums.item(node):
             return flags | Qt.ItemFlag.ItemIsEditable
         return flags
 
@@ -214,7 +227,12 @@ class TargetModel(QAbstractItemModel):
             below |= self._selectable(index.internalId())
         if not below.any():
             return False
-        self.ticks_edited.emit(self._names(below), not bool(self._ticked[below].all()))
+        ticked = not bool(self._ticked[below].all())
+        self._ticked[below] = ticked
+        self._own[below] = self._if_ticked[below] if ticked else 0
+        self._sum_ticks()
+        self._repaint()
+        self.ticks_edited.emit(self._names(below), ticked)
         return True
 
     def _selectable(self, node: int) -> Bools:
@@ -233,7 +251,8 @@ class TargetModel(QAbstractItemModel):
         self._nodes = lay_out(tree, self._grouping) if tree else Nodes.empty()
         self._parent: list[int] = self._nodes.parent.tolist()
         self._ticked = np.zeros(len(self._nodes), np.bool_)
-        self._trainable = np.zeros(len(self._nodes), np.int64)
+        self._own = np.zeros(len(self._nodes), np.int64)
+        self._if_ticked = np.zeros(len(self._nodes), np.int64)
         self._texts: dict[int, str] = {}
         self._number_rows()
         self._sum_ticks()
@@ -246,26 +265,20 @@ class TargetModel(QAbstractItemModel):
     def _number_rows(self) -> None:
         nodes = self._nodes
         self._shown = shown_by(nodes, self._filter.matching(nodes)) if self._filter else np.ones(len(nodes), np.bool_)
-        order, first, count, row = visible_rows(nodes, self._shown)
-        self._order: list[int] = order.tolist()
-        self._first: list[int] = first.tolist()
-        self._count: list[int] = count.tolist()
-        self._row: list[int] = row.tolist()
+        self._order, self._first, self._count, self._row = visible_rows(nodes, self._shown)
 
     def _sum_ticks(self) -> None:
-        """Add up, for each node, what can be ticked and what is, among the shown."""
+        """Add up, for each node, what can be ticked and what is, among the shown, and what trains."""
         can = self._nodes.targetable & self._shown
-        possible = self._nodes.sums(can)
-        ticked = self._nodes.sums(can & self._ticked)
-        self._possible: list[int] = possible.tolist()
-        self._sums: list[int] = ticked.tolist()
-        self._states: list[int] = np.where(ticked == 0, 0, np.where(ticked == possible, 2, 1)).tolist()
-        self._totals: list[int] = self._trainable.tolist()
+        self._possible = self._nodes.sums(can)
+        self._sums = self._nodes.sums(can & self._ticked)
+        self._totals = self._nodes.sums(self._own)
 
     def _repaint(self) -> None:
         """Let the views paint once, however many nodes changed."""
-        if self._count[NO_NODE]:
-            self.dataChanged.emit(self.index(0, 0), self.index(self._count[NO_NODE] - 1, COLUMNS - 1))
+        rows = self._count.item(NO_NODE)
+        if rows:
+            self.dataChanged.emit(self.index(0, 0), self.index(rows - 1, COLUMNS - 1))
 
     # --- answers by role ---
 
@@ -275,7 +288,7 @@ class TargetModel(QAbstractItemModel):
         if column == SHAPE:
             return self._shape(node)
         if column == TRAINABLE:
-            total = self._totals[node]
+            total = self._totals.item(node)
             return f"{total:,}" if total else ""
         value = self._number(node, column)
         return "" if value is None else f"{value:g}"
@@ -291,15 +304,22 @@ class TargetModel(QAbstractItemModel):
 
     def _number(self, node: int, column: int) -> Number | None:
         """Give r or alpha of a module with an adapter."""
-        if column not in (RANK, ALPHA) or not self._ticked[node]:
+        if column not in (RANK, ALPHA) or not self._ticked.item(node):
             return None
-        return (self._ranks if column == RANK else self._alphas).get(self._nodes.names[node])
+        return (self._ranks if column == RANK else self._alphas).get(self._nodes.names[node], self._defaults[column - RANK])
 
     def _check(self, node: int, column: int) -> Qt.CheckState | None:
-        return _CHECK[self._states[node]] if column == MODULE and self._possible[node] else None
+        return self.state(node) if column == MODULE and self._possible.item(node) else None
+
+    def state(self, node: int) -> Qt.CheckState:
+        """Say whether all that can be ticked at and below a node is, some of it, or none."""
+        ticked = self._sums.item(node)
+        if not ticked:
+            return Qt.CheckState.Unchecked
+        return Qt.CheckState.Checked if ticked == self._possible.item(node) else Qt.CheckState.PartiallyChecked
 
     def _color(self, node: int, column: int) -> QBrush | None:
-        if not self._possible[node]:
+        if not self._possible.item(node):
             return self._disabled
         if column == SHAPE:
             return self._muted
@@ -319,8 +339,8 @@ class TargetModel(QAbstractItemModel):
     def _spoken(self, node: int, column: int) -> str:
         if column != MODULE:
             return self._text(node, column)
-        state = (tr("not ticked"), tr("partly ticked"), tr("ticked"))[self._states[node]]
-        return f"{self._nodes.names[node]}, {state if self._possible[node] else self._tooltip(node, column)}"
+        told = tr(_SPOKEN[self.state(node)]) if self._possible.item(node) else self._tooltip(node, column)
+        return f"{self._nodes.names[node]}, {told}"
 
 
 def shape_text(module: ModuleInfo | None, entries: int) -> str:

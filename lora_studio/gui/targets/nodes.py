@@ -7,7 +7,7 @@ the difference of two entries of one cumulative sum.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import numpy.typing as npt
 
+from lora_studio.core.counts import parameters_of_target
 from lora_studio.core.targets import targetable_reason
 
 if TYPE_CHECKING:
@@ -82,6 +83,17 @@ class Nodes:
         """Give the nodes of modules by their names; names that are no module here are left out."""
         found = self.node_of
         return np.fromiter((found[name] for name in names if name in found), np.int64)
+
+    @cached_property
+    def sizes(self) -> tuple[Ints, Ints]:
+        """Give what an adapter adds to each node's module: parameters for each unit of r, and DoRA's beside them."""
+        each, beside = np.zeros(len(self), np.int64), np.zeros(len(self), np.int64)
+        for node in np.flatnonzero(self.targetable).tolist():
+            module = self.module[node]
+            if module is not None:
+                each[node] = parameters_of_target(module, 1)
+                beside[node] = parameters_of_target(module, 1, use_dora=True) - each[node]
+        return each, beside
 
     def below(self, node: int) -> slice:
         """Give the slice of a node and all nodes below it."""
@@ -186,23 +198,23 @@ class Filter:
 
     def matching(self, nodes: Nodes) -> Bools:
         """Say for each node whether its full name matches, in any case of letters."""
-        return np.fromiter(self._matches(nodes.lower_names), np.bool_, len(nodes))
+        return np.array(self._matches(nodes.lower_names), np.bool_)
 
-    def _matcher(self) -> Callable[[list[str]], Iterator[bool]]:
+    def _matcher(self) -> Callable[[list[str]], list[bool]]:
         text = self.text.lower()
         if _is_regex(self.text):
             return self._by_regex(self.text.strip("/"))
         if "*" in text or "?" in text:
             return self._by_regex(_regex_of_glob(text))
-        return lambda names: (text in name for name in names)
+        return lambda names: [text in name for name in names]
 
-    def _by_regex(self, pattern: str) -> Callable[[list[str]], Iterator[bool]]:
+    def _by_regex(self, pattern: str) -> Callable[[list[str]], list[bool]]:
         try:
             search = re.compile(pattern, re.IGNORECASE).search
         except re.error as error:
             self.error = str(error)
-            return lambda names: (False for _name in names)
-        return lambda names: (search(name) is not None for name in names)
+            return lambda names: [False] * len(names)
+        return lambda names: [search(name) is not None for name in names]
 
 
 def _is_regex(text: str) -> bool:

@@ -7,6 +7,7 @@ from PySide6.QtGui import QKeyEvent
 from PySide6.QtWidgets import QAbstractItemView, QHeaderView, QLineEdit, QStyledItemDelegate, QStyleOptionViewItem, QTreeView, QWidget
 
 from lora_studio.gui.targets.model import ALPHA, MODULE, RANK, SHAPE, TRAINABLE, TargetModel
+from lora_studio.gui.targets.nodes import NO_NODE
 from lora_studio.gui.text import tr
 
 _INDENTATION = 14
@@ -78,20 +79,22 @@ class TargetView(QTreeView):
     def restore(self) -> None:
         """Open, after the model was laid out anew, what was open; with a filter, whatever leads to a match."""
         self._restoring = True
-        filtering = bool(self._targets.filter)
-        nodes, rows = self._targets.nodes, 0
-        pending = [QModelIndex()]
-        while pending and rows < _MOST_OPENED_ROWS:
-            above = pending.pop()
-            count = self._targets.rowCount(above)
-            rows += count
-            for row in range(count - 1, -1, -1):
-                index = self._targets.index(row, 0, above)
-                if self._targets.hasChildren(index) and (filtering or nodes.names[index.internalId()] in self._open):
-                    pending.append(index)
-            if above.isValid():
-                self.setExpanded(above, True)
+        rows = 0
+        waiting = [self._targets.shown_below(NO_NODE)]
+        while waiting and rows < _MOST_OPENED_ROWS:
+            node = next(waiting[-1], None)
+            if node is None:
+                waiting.pop()
+                continue
+            rows += 1
+            if self._stays_open(node):
+                self.setExpanded(self._targets.index_of(node), True)
+                waiting.append(self._targets.shown_below(node))
         self._restoring = False
+
+    def _stays_open(self, node: int) -> bool:
+        targets = self._targets
+        return targets.has_shown_below(node) and (bool(targets.filter) or targets.nodes.names[node] in self._open)
 
     def changeEvent(self, event: QEvent) -> None:
         """Fit the columns to another text size."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
-import tempfile
+import zlib
+from functools import cache
 from pathlib import Path
 
-from PySide6.QtCore import QByteArray, QRectF, QSize, Qt
-from PySide6.QtGui import QIcon, QPainter, QPixmap
+from PySide6.QtCore import QByteArray, QDir, QRectF, QSize, Qt
+from PySide6.QtGui import QGuiApplication, QIcon, QPainter, QPixmap
 
 from lora_studio.core.paths import resources_folder, studio_paths
 from lora_studio.gui.theme.colors import Colors
@@ -16,6 +16,7 @@ from lora_studio.gui.theme.colors import Colors
 _REFERENCE = re.compile(r"@icon\((?P<icon>[\w-]+),\s*(?P<color>\w+)\)")
 
 
+@cache
 def icons_folder() -> Path:
     """Give the folder of the SVG files."""
     return resources_folder() / "icons"
@@ -23,7 +24,12 @@ def icons_folder() -> Path:
 
 def svg_in_color(name: str, color: str) -> bytes:
     """Give an icon's SVG with `currentColor` replaced by `#rrggbb`."""
-    return (icons_folder() / f"{name}.svg").read_text(encoding="utf-8").replace("currentColor", color).encode()
+    return _svg(name).replace("currentColor", color).encode()
+
+
+@cache
+def _svg(name: str) -> str:
+    return (icons_folder() / f"{name}.svg").read_text(encoding="utf-8")
 
 
 def pixmap(name: str, color: str, size: int, ratio: float = 1.0) -> QPixmap:
@@ -40,9 +46,10 @@ def pixmap(name: str, color: str, size: int, ratio: float = 1.0) -> QPixmap:
 
 
 def icon(name: str, color: str, disabled: str = "", size: int = 16) -> QIcon:
-    """Give an icon in a colour for screens of densities 1 and 2, with its look while disabled."""
+    """Give an icon in a colour, for ordinary screens and for the densest one there is, with its look while disabled."""
     result = QIcon()
-    for ratio in (1.0, 2.0):
+    densest = max((screen.devicePixelRatio() for screen in QGuiApplication.screens()), default=1.0)
+    for ratio in {1.0, densest}:
         result.addPixmap(pixmap(name, color, size, ratio))
         if disabled:
             result.addPixmap(pixmap(name, disabled, size, ratio), QIcon.Mode.Disabled)
@@ -61,12 +68,12 @@ def place_icons(sheet: str, colors: Colors) -> str:
 
 
 def _written(drawings: dict[str, bytes], theme_name: str) -> Path:
-    digest = hashlib.sha256(b"".join(name.encode() + drawing for name, drawing in drawings.items())).hexdigest()[:12]
+    digest = f"{zlib.crc32(b''.join(name.encode() + drawing for name, drawing in drawings.items())):08x}"
     folder = studio_paths().cache / "theme" / f"{theme_name}-{digest}"
     try:
         _write_missing(folder, drawings)
     except OSError:  # a cache that cannot be written costs a temporary folder, not the window
-        folder = Path(tempfile.gettempdir()) / f"lora-studio-theme-{theme_name}-{digest}"
+        folder = Path(QDir.tempPath()) / f"lora-studio-theme-{theme_name}-{digest}"
         _write_missing(folder, drawings)
     return folder
 

@@ -31,7 +31,8 @@ class Theme(QObject):
         self._app = app
         self._mode = mode
         self._scale = scale
-        app.setStyle("Fusion")
+        if app.style().name() != "fusion":
+            app.setStyle("Fusion")
         load_fonts(resources_folder() / "fonts")
         QGuiApplication.styleHints().colorSchemeChanged.connect(self._follow_system)
         self._apply()

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from PySide6.QtCore import QEvent, QObject, QRect, QSize, Qt, Signal
-from PySide6.QtGui import QKeyEvent
+from PySide6.QtGui import QKeyEvent, QShowEvent
 from PySide6.QtWidgets import QFrame, QToolButton, QVBoxLayout, QWidget
 
 from lora_studio.gui.theme import colors, icon, theme
@@ -48,6 +48,10 @@ class Rail(QFrame):
             layout.addWidget(button)
         layout.addStretch(1)
         theme().changed.connect(self._draw_icons)
+
+    def showEvent(self, event: QShowEvent) -> None:
+        """Draw the icons when they are first needed: most windows are wide enough for none."""
+        super().showEvent(event)
         self._draw_icons()
 
     def _draw_icons(self) -> None:
