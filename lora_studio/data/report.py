@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from lora_studio.core.config_files import validate_config
 from lora_studio.core.control import TaskContext
+from lora_studio.core.engine_import import import_engine
 from lora_studio.core.errors import InputError
 from lora_studio.core.events import Phase, RunEvent, RunFinished
 from lora_studio.data.rows import BadRow
@@ -76,6 +77,7 @@ def report(context: TaskContext, config: dict[str, Any], model_folder: str) -> I
     """
     settings = validate_config(config)
     yield Phase(name="loading", message="Loading the tokenizer")
+    import_engine()
     tokenizer = load_tokenizer(model_folder)
     from lora_studio.data.prepare import prepare_data
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Generator
 from dataclasses import asdict, dataclass, field
 from typing import Any, cast
 
+from lora_studio.core.engine_import import import_part
 from lora_studio.core.errors import StudioError
 from lora_studio.core.events import RunEvent
 
@@ -68,7 +69,8 @@ class JobSpec:
         """
         module_name, _, function = self.target.partition(":")
         try:
-            module = importlib.import_module(module_name)
+            # What runs on the device imports the engine at its top.
+            module = import_part(module_name) if self.device else importlib.import_module(module_name)
         except ModuleNotFoundError as error:
             own = not error.name or f"{module_name}.".startswith(f"{error.name}.")
             missing = f"There is no module {module_name}" if own else f"{error.name} is not installed, which {module_name} needs"

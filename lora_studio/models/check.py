@@ -20,6 +20,7 @@ WEIGHTS_NAME = "model.safetensors"
 _AGAIN = "Download or copy the model again."
 _MAX_JSON_BYTES = 64_000_000
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack")
+_KERNEL_KEYS = ("_attn_implementation", "attn_implementation", "_experts_implementation", "experts_implementation")
 _CODE_KEYS = ("auto_map", "custom_pipelines", "_attn_implementation_internal", "_experts_implementation_internal")
 
 
@@ -73,11 +74,13 @@ def refuse_code(config: Any, path: Path) -> None:
                 f"{path} asks for code of its own ({key}).",
                 "LoRA Studio runs no code that comes with a model. Choose a model transformers knows without trust_remote_code.", FIELD,
             )
-    for key in ("_attn_implementation", "attn_implementation"):
-        value: Any = config.get(key)
-        if isinstance(value, str) and ("/" in value or ":" in value):
-            message = f"{path} asks for an attention kernel from elsewhere ({key}: {value})."
-            raise InputError(message, "Take the key out of the file.", FIELD)
+    for key in _KERNEL_KEYS:
+        value = json.dumps(config.get(key))
+        if "/" in value or ('": ' not in value and ":" in value):
+            raise InputError(f"{path} asks for a kernel from elsewhere ({key}: {value}).", "Take the key out of the file.", FIELD)
+    if config.get("transformers_weights") not in (None, WEIGHTS_NAME, INDEX_NAME):
+        message = f"{path} names other weights than {WEIGHTS_NAME} ({config['transformers_weights']})."
+        raise InputError(message, "Take the key transformers_weights out of the file.", FIELD)
     for value in config.values():
         refuse_code(value, path)
 

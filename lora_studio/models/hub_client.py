@@ -56,6 +56,7 @@ def ask_json(address: str, repo_id: str, revision: str) -> Any:
         InputError: The model is gated, private, or not there.
         StudioError: The Hub answered with something else.
     """
+    _refuse_unreachable(address)
     with open_address(address, repo_id, revision) as answer:
         raw = answer.read(_MAX_ANSWER_BYTES)
     try:
@@ -73,7 +74,6 @@ def open_address(address: str, repo_id: str, revision: str, start: int = 0) -> h
         InputError: The model is gated, private, or not there.
         StudioError: The Hub answered with something else.
     """
-    _look_up(address)
     request = urllib.request.Request(address, headers={"User-Agent": "lora-studio", "Accept-Encoding": "identity"})
     if start:
         request.add_header("Range", f"bytes={start}-")
@@ -115,28 +115,29 @@ def _allow_slow_reads(answer: http.client.HTTPResponse) -> None:
         connection.settimeout(READ_SECONDS)
 
 
-def _look_up(address: str) -> None:
-    """Look the host's name up within the time allowed.
+def _refuse_unreachable(address: str) -> None:
+    """Find out within the time allowed whether a host can be connected to.
 
-    A resolver that gets no answer may block for half a minute and cannot be interrupted, so it is asked in a thread that
-    holds nothing and is left behind.
+    A resolver that gets no answer may block for half a minute and cannot be interrupted, and a host of many addresses takes
+    a timeout for each; so a thread that holds nothing asks, and is left behind when it takes too long.
     """
     if {"http", "https", "all"} & set(urllib.request.getproxies()):
-        return  # the proxy looks names up
+        return  # the proxy looks names up and connects
     parts = urllib.parse.urlsplit(address)
+    port = parts.port or (443 if parts.scheme == "https" else 80)
     failed: list[OSError] = []
     done = threading.Event()
 
-    def resolve() -> None:
+    def connect() -> None:
         try:
-            socket.getaddrinfo(parts.hostname, parts.port or 443)
+            socket.create_connection((parts.hostname or "", port), timeout=CONNECT_SECONDS / 3).close()
         except OSError as error:
             failed.append(error)
         done.set()
 
-    threading.Thread(target=resolve, name="hub-name-lookup", daemon=True).start()
+    threading.Thread(target=connect, name="hub-connection-test", daemon=True).start()
     if not done.wait(CONNECT_SECONDS):
-        raise _offline("its name cannot be looked up")
+        raise _offline("it does not answer")
     if failed:
         raise _offline(failed[0].strerror or failed[0])
 

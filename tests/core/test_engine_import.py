@@ -1,0 +1,37 @@
+"""The engine is imported by one thread at a time."""
+
+import subprocess
+import sys
+
+RACE = """
+import threading
+from lora_studio.core.engine_import import import_engine
+
+failures = []
+
+def use(module, name):
+    try:
+        import_engine()
+        exec(f"from {module} import {name}", {})
+    except ImportError as error:
+        failures.append(str(error))
+
+wanted = [("transformers", "AutoConfig"), ("transformers", "AutoTokenizer"), ("peft", "LoraConfig"), ("torch", "nn")]
+threads = [threading.Thread(target=use, args=pair) for pair in wanted]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+print(failures)
+"""
+
+
+def test_threads_that_ask_at_once_all_get_a_whole_engine() -> None:
+    done = subprocess.run([sys.executable, "-c", RACE], capture_output=True, text=True, check=True, timeout=120)
+    assert done.stdout.strip() == "[]"
+
+
+def test_nothing_is_imported_before_somebody_asks() -> None:
+    code = "import sys, lora_studio.core.engine_import; print(sorted({'torch', 'transformers', 'peft'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.strip() == "[]"
