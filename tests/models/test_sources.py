@@ -157,11 +157,13 @@ def test_malformed_config_is_named(model_copy: Callable[..., Path], text: str) -
     {"_attn_implementation_internal": "someone/kernel"},
     {"text_config": {"_attn_implementation_internal": "someone/kernel"}},
     {"_attn_implementation": "someone/kernel:run"},
+    {"experts_implementation": {"": "someone/kernel"}},
+    {"transformers_weights": "adapter_model.bin"},
 ])
 def test_config_that_asks_for_code_is_refused(model_copy: Callable[..., Path], changes: dict[str, Any]) -> None:
     folder = model_copy()
     change_json(folder / "config.json", **changes)
-    with pytest.raises(InputError, match=r"asks for (code|an attention kernel)"):
+    with pytest.raises(InputError, match=r"asks for (code|a kernel)|names other weights"):
         find_model(str(folder))
 
 
