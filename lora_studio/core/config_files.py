@@ -14,6 +14,8 @@ from lora_studio.core.errors import InputError
 from lora_studio.core.files import write_atomically
 
 _MOST_BYTES = 4 << 20
+# libyaml's loader reads the same, ten times as fast: a list of thousands of runs needs it.
+_SAFE_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def read_config(path: Path) -> RunConfig:
@@ -34,11 +36,13 @@ def parse_config(text: str, name: str = "config") -> RunConfig:
         InputError: As `read_config`; `field` is the dotted path of the first field at fault.
     """
     try:
-        tree: object = yaml.safe_load(text)
+        tree: object = yaml.load(text, Loader=_SAFE_LOADER)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f"{name}:{mark.line + 1}" if mark else name
         raise InputError(f"{line}: this is not valid YAML: {getattr(error, 'problem', error)}.", "Mend the line.") from error
+    except (ValueError, RecursionError) as error:  # an impossible date, brackets without end
+        raise InputError(f"{name}: this is not valid YAML: {error}.", "Put quotes around values that are no numbers or dates.") from error
     if not isinstance(tree, dict):
         raise InputError(f"{name}: a run config is a mapping of settings, such as `name: my-run`.", "See the starter's run.yaml.")
     return validate_config(tree, name=name, text=text)
