@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import pyqtgraph as pg
 from PySide6.QtCore import QEvent, QPointF, QRectF, Qt, Signal
 from PySide6.QtGui import QColor, QFont, QMouseEvent, QResizeEvent, QWheelEvent
-from PySide6.QtWidgets import QLabel, QSizePolicy
+from PySide6.QtWidgets import QGraphicsGridLayout, QLabel, QSizePolicy
 
 from lora_studio.gui.plots.curves import CurveItem, CurveStyle, dotted, fill_color, pen_for
 from lora_studio.gui.plots.pyramid import Series
@@ -41,10 +41,8 @@ class Canvas(pg.GraphicsView):
         self.setMinimumSize(120, 80)
         self.setFocusPolicy(Qt.FocusPolicy.NoFocus)
         self.setMouseTracking(True)
-        self.plot = pg.PlotItem(enableMenu=False)
-        self.plot.hideButtons()
-        self.setCentralItem(self.plot)
-        self._box: pg.ViewBox = self.plot.getViewBox()
+        self._box = pg.ViewBox(enableMenu=False)
+        self._axes = {side: pg.AxisItem(side) for side in ("left", "bottom")}
         self._colors = DARK
         self._styles: dict[str, CurveStyle] = {}
         self._items: dict[str, CurveItem] = {}
@@ -98,12 +96,10 @@ class Canvas(pg.GraphicsView):
         self.setBackground(QColor(colors.surface))
         font = QFont(self.font())
         font.setPointSizeF(theme().scale * 8.5)
-        for side in ("left", "bottom"):
-            axis = self.plot.getAxis(side)
+        for axis in self._axes.values():
             axis.setPen(QColor(colors.border))
             axis.setTextPen(QColor(colors.muted))
             axis.setTickFont(font)
-            axis.setGrid(False)
         self._line.setPen(dotted(QColor(colors.muted)))
         for style in self._styles.values():
             self._paint_curve(style)
@@ -190,10 +186,19 @@ class Canvas(pg.GraphicsView):
         self._box.setMouseEnabled(False, False)
         self._box.disableAutoRange()
         self._box.setDefaultPadding(0)
-        for side in ("left", "bottom"):
-            axis = self.plot.getAxis(side)
+        for side, axis in self._axes.items():
             axis.enableAutoSIPrefix(False)
-            axis.setStyle(tickLength=0, tickTextOffset=6, autoExpandTextSpace=True, maxTickLevel=0)
+            axis.setStyle(tickLength=0, tickTextOffset=6, autoExpandTextSpace=True, maxTickLevel=0, hideOverlappingLabels=side == "left")
+            axis.linkToView(self._box)
+        # Half of pyqtgraph's PlotItem is menus and buttons that are not wanted here; they double the time it takes to make one.
+        frame = pg.GraphicsWidget()
+        grid = QGraphicsGridLayout(frame)
+        grid.setContentsMargins(0, 2, 0, 0)
+        grid.setSpacing(0)
+        grid.addItem(self._axes["left"], 0, 0)
+        grid.addItem(self._box, 0, 1)
+        grid.addItem(self._axes["bottom"], 1, 1)
+        self.setCentralItem(frame)
 
     def _paint_curve(self, style: CurveStyle) -> None:
         color = QColor(getattr(self._colors, style.color))

@@ -41,6 +41,7 @@ class CurvePlot(Card):
         self.legend = Legend()
         self.add_header_widget(self.legend)
         self.header.setStretchFactor(self.legend, 1)
+        self.header.setAlignment(self.title, Qt.AlignmentFlag.AlignTop)
         self.legend.hide()
         self.canvas = Canvas(f"{self.objectName()}_canvas")
         self.body.addWidget(self.canvas, 1)
@@ -203,7 +204,6 @@ class CurvePlot(Card):
         self.setAccessibleDescription(self.read_out(float(densest.x[place])).replace("\n", ", "))
 
     def _describe(self) -> None:
-        parts = [
-            f"{self._styles[curve].label} {series.y[-1]:.{self._styles[curve].digits}g}" for curve, series in self._series.items() if len(series)
-        ]
+        last = {self._styles[curve]: series.y[-1] for curve, series in self._series.items() if len(series)}
+        parts = [f"{style.label} {y:.{style.digits}g}" for style, y in last.items()]
         self.setAccessibleName(f"{self.title.text()}: {', '.join(parts)}" if parts else tr("{title}: no data yet", title=self.title.text()))

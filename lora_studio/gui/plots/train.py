@@ -84,8 +84,8 @@ class MemoryPlot(HistoryPlot):
     def _follow(self, history: RunHistory) -> None:
         on_device = "cuda_allocated" in history.memory
         self._show_device(on_device)
-        names = {"allocated": "cuda_allocated", "reserved": "cuda_reserved", "device": "device_used"} if on_device else {"resident": "resident"}
-        for curve, name in names.items():
+        on_cuda = {"allocated": "cuda_allocated", "reserved": "cuda_reserved", "device": "device_used"}
+        for curve, name in (on_cuda if on_device else {"resident": "resident"}).items():
             if name in history.memory:
                 self._follow_curve(curve, history.memory[name], GB)
 
