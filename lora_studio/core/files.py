@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Generator
 from pathlib import Path
 
@@ -47,15 +47,15 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     raw = content.encode("utf-8") if isinstance(content, str) else content
-    handle, beside = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    beside = _name_beside(path, "part")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with beside.open("xb") as file:
             file.write(raw)
             file.flush()
             os.fsync(file.fileno())
-        Path(beside).replace(path)
+        beside.replace(path)
     except BaseException:
-        Path(beside).unlink(missing_ok=True)
+        beside.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
 
@@ -73,12 +73,12 @@ def whole_folder(target: Path, *, overwrite: bool = False) -> Generator[Path]:
     refuse_existing(target, overwrite=overwrite)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        beside = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent))
+        beside = _name_beside(target, "part")
+        beside.mkdir()
     except OSError as error:
         raise InputError(f"Cannot write to {target.parent}: {error.strerror}.", "Choose a folder you may write to.") from error
     try:
         yield beside
-        beside.chmod(0o755)
         sync_tree(beside)
         refuse_existing(target, overwrite=overwrite)
         _take_name(beside, target)
@@ -100,11 +100,16 @@ def _take_name(beside: Path, target: Path) -> None:
     if not target.exists():
         beside.rename(target)
     else:
-        aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".old", dir=target.parent))
-        target.rename(aside / target.name)
+        aside = _name_beside(target, "old")
+        target.rename(aside)
         beside.rename(target)
         shutil.rmtree(aside, ignore_errors=True)
     sync_folder(target.parent)
+
+
+def _name_beside(path: Path, suffix: str) -> Path:
+    """Give a hidden name of its own beside `path`; what is made there gets the person's usual permissions."""
+    return path.parent / f".{path.name}.{secrets.token_hex(4)}.{suffix}"
 
 
 def sha256_of(path: Path) -> str:
