@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import contextlib
 import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
+from peft import PeftModel, get_peft_model_state_dict
+from peft.tuners.tuners_utils import BaseTunerLayer
+from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lora_studio.core.control import TaskContext
@@ -74,7 +76,7 @@ class ModelHost:
         return self._tokenizer[1]
 
     @contextlib.contextmanager
-    def adapted(self, attach: Callable[[PreTrainedModel], PeftModel]) -> Iterator[PeftModel]:
+    def adapted(self, attach: Callable[[PreTrainedModel], PeftModel]) -> Generator[PeftModel]:
         """Put an adapter on the loaded base for the length of a block.
 
         Args:
@@ -90,13 +92,13 @@ class ModelHost:
             yield model
         finally:
             self._adapted = False
-            if model is None or changes_base(model):
-                self.unload()  # half wrapped, or trained itself
-            else:
+            if model is not None and not changes_base(model):
                 _take_off(model, base)
+            elif model is not None or _is_wrapped(base):
+                self.unload()  # trained itself, or left half wrapped
 
     @contextlib.contextmanager
-    def with_adapter(self, folder: Path) -> Iterator[PeftModel]:
+    def with_adapter(self, folder: Path) -> Generator[PeftModel]:
         """Put a saved PEFT adapter on the loaded base for the length of a block.
 
         Raises:
@@ -115,9 +117,15 @@ class ModelHost:
             torch.cuda.empty_cache()
 
 
+def active_config(model: PeftModel) -> Any:
+    """Give PEFT's config of the adapter that is on."""
+    name: Any = model.active_adapter
+    return model.peft_config[name]
+
+
 def changes_base(model: PeftModel) -> bool:
     """Say whether training this adapter moves parameters of the base itself, or taking it off would not put them back."""
-    config: Any = model.peft_config[model.active_adapter]
+    config = active_config(model)
     return bool(config.modules_to_save) or config.bias != "none" or bool(getattr(config, "trainable_token_indices", None))
 
 
@@ -132,15 +140,31 @@ def load_adapter(base: PreTrainedModel, folder: Path) -> PeftModel:
             f"{folder} holds no PEFT adapter.", "Give a folder with adapter_config.json and adapter_model.safetensors, or a finished run.",
         )
     try:
-        return PeftModel.from_pretrained(base, str(folder), is_trainable=False)
-    except (ValueError, RuntimeError, KeyError, OSError, TypeError) as error:
+        model = PeftModel.from_pretrained(base, str(folder), is_trainable=False)
+        _refuse_other_keys(model, folder)
+    except (ValueError, RuntimeError, KeyError, OSError, TypeError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(f"The adapter in {folder} does not fit the base model: {reason}", "Choose the base model it was trained on.") from error
+        message = f"The adapter in {folder} does not fit the base model: {reason}"
+        raise InputError(message, "Choose the base model it was trained on.") from error
+    return model
+
+
+def _refuse_other_keys(model: PeftModel, folder: Path) -> None:
+    """Refuse an adapter some of whose weights found no place, or are missing: PEFT only warns of either."""
+    wanted: set[str] = set(get_peft_model_state_dict(model, save_embedding_layers=False))
+    with safe_open(folder / "adapter_model.safetensors", framework="pt") as file:
+        found = {str(name) for name in file.keys()}  # noqa: SIM118  # no mapping
+    lost = sorted(wanted - found) or sorted(name for name in found - wanted if ".lora_" in name)
+    if lost:
+        raise ValueError(f"{len(lost)} tensors differ, first {lost[0]}")
+
+
+def _is_wrapped(base: PreTrainedModel) -> bool:
+    return any(isinstance(module, BaseTunerLayer) for module in base.modules())
 
 
 def _take_off(model: PeftModel, base: PreTrainedModel) -> None:
     model.base_model.unload()  # type: ignore[operator]
-    base.gradient_checkpointing_disable()
     base.requires_grad_(False)
     base.eval()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 import torch
@@ -65,7 +65,7 @@ def answer(
 
 
 @contextlib.contextmanager
-def answering(model: torch.nn.Module) -> Iterator[None]:
+def answering(model: torch.nn.Module) -> Generator[None]:
     """Put a model into eval mode with its cache on, without gradients; put both back after."""
     config: Any = model.config
     training, use_cache = model.training, getattr(config, "use_cache", True)

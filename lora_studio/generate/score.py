@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,7 +64,7 @@ def loss_sums(
 
 
 @contextlib.contextmanager
-def scoring(model: nn.Module) -> Iterator[None]:
+def scoring(model: nn.Module) -> Generator[None]:
     """Put a model into eval mode without gradients; put its mode back after."""
     training = model.training
     model.eval()

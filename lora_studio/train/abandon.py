@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any
 
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from lora_studio.core.errors import Cancelled
 
 
 @contextlib.contextmanager
-def abandoning(model: nn.Module, control: Control) -> Iterator[None]:
+def abandoning(model: nn.Module, control: Control) -> Generator[None]:
     """Raise `Cancelled` from within the model's next layer once the person asks to abandon the step.
 
     A micro-batch can take minutes; a layer takes a small part of it.

@@ -21,6 +21,7 @@ from lora_studio.core.errors import StudioError
 from lora_studio.core.files import sha256_of, whole_folder
 from lora_studio.core.runs import RunFolder
 from lora_studio.generate.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, MANIFEST
+from lora_studio.generate.host import active_config
 from lora_studio.train.stepper import Stepper
 
 OPTIMIZER = "optimizer.safetensors"
@@ -120,7 +121,8 @@ def read_state(folder: Path) -> CheckpointState:
         raw: Any = json.loads((folder / STATE).read_text(encoding="utf-8"))
         if raw["format"] != _FORMAT:
             raise _unfit(folder, f"its format is {raw['format']!r}, this release reads {_FORMAT}")
-        return CheckpointState(**{**raw, "progress": Progress(**raw["progress"])})
+        progress = Progress(**raw.pop("progress"))
+        return CheckpointState(progress, **raw)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _unfit(folder, f"{STATE} cannot be read: {error}") from error
 
@@ -133,7 +135,7 @@ def write_adapter(model: PeftModel, folder: Path, run: RunFolder) -> None:
     """
     tensors: dict[str, Tensor] = get_peft_model_state_dict(model, save_embedding_layers=False)
     save_file({name: _storable(tensor) for name, tensor in tensors.items()}, folder / ADAPTER_WEIGHTS, metadata={"format": "pt"})
-    config: Any = copy.deepcopy(model.peft_config[model.active_adapter])
+    config: Any = copy.deepcopy(active_config(model))
     config.inference_mode = True
     config.base_model_name_or_path = run.config.model.name_or_path
     config.revision = run.config.model.revision

@@ -48,8 +48,7 @@ def train(context: TaskContext, run_dir: str, resume: bool = False) -> Iterator[
     base = yield from load_base(context, config.model, folder, commit, config.training.device, _wanted_base_dtype(config))
     precision = pick_precision(config, base)
     write_records(run, environment_of(config.model, base, precision), data, resume)
-    torch.manual_seed(config.training.seed)
-    with base.host.adapted(lambda model: inject(model, config.adapter)) as model, _checkpointing(model, config):
+    with base.host.adapted(lambda model: inject(model, config.adapter, config.training.seed)) as model, _checkpointing(model, config):
         session = Session(context, run, model, base.tokenizer, data, precision)
         if resume:
             yield from session.restore()
@@ -98,15 +97,19 @@ def _prepared(context: TaskContext, config: RunConfig, folder: Path) -> Generato
 
 
 @contextlib.contextmanager
-def _checkpointing(model: PeftModel, config: RunConfig) -> Iterator[None]:
+def _checkpointing(model: PeftModel, config: RunConfig) -> Generator[None]:
     """Compute activations again in the backward pass, where the config asks for it."""
+    if not config.training.gradient_checkpointing:
+        yield
+        return
     base: Any = model.get_base_model()
-    if config.training.gradient_checkpointing:
-        base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    # transformers 5.23 calls it activation checkpointing and warns of the old name.
+    word = "activation" if hasattr(base, "activation_checkpointing_enable") else "gradient"
+    getattr(base, f"{word}_checkpointing_enable")(**{f"{word}_checkpointing_kwargs": {"use_reentrant": False}})
     try:
         yield
     finally:
-        base.gradient_checkpointing_disable()
+        getattr(base, f"{word}_checkpointing_disable")()
 
 
 def _started(session: Session, model: PeftModel, data: PreparedData, precision: Precision) -> RunStarted:

@@ -11,6 +11,8 @@ from peft import PeftModel
 from peft.helpers import disable_input_dtype_casting
 from torch.amp.grad_scaler import GradScaler
 
+from lora_studio.generate.host import active_config
+
 
 @dataclass(frozen=True)
 class Precision:
@@ -42,5 +44,5 @@ class Precision:
 
         DoRA takes norms and products outside of autocast's reach, so it keeps its cast.
         """
-        config: Any = model.peft_config[model.active_adapter]
+        config = active_config(model)
         return disable_input_dtype_casting(model, active=self.mixed and not config.use_dora and not config.target_parameters)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from typing import Literal
 
 import psutil
 import torch
@@ -14,7 +15,15 @@ from lora_studio.core.config import RunConfig
 from lora_studio.core.control import TaskContext
 from lora_studio.core.errors import Cancelled, StudioError
 from lora_studio.core.events import (
-    CheckpointSaved, Evaluation, Notice, Paused, Phase, RunEvent, RunFinished, Sample, Step,
+    CheckpointSaved,
+    Evaluation,
+    Notice,
+    Paused,
+    Phase,
+    RunEvent,
+    RunFinished,
+    Sample,
+    Step,
 )
 from lora_studio.core.files import bytes_below, whole_folder
 from lora_studio.core.runs import RunFolder
@@ -35,7 +44,7 @@ _MOST_SKIPPED_SCALED = 30  # a loss scale finds its height by halving: 2^16 down
 _SAMPLES_AT_ONCE = 16
 
 
-class _StopAsked(Exception):
+class _StopAskedError(Exception):
     """The person asked to stop: unwind to where the work is saved."""
 
 
@@ -91,14 +100,15 @@ class Session:
             self._model.train()
             try:
                 yield from self._whole_run()
-            except _StopAsked:
+            except _StopAskedError:
                 if self.step > self._saved_step:
                     yield from self._save()
                 raise Cancelled from None
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
-                raise StudioError("Out of memory while evaluating or sampling.", "Lower max_length or sample_rows.", "data.max_length") from error
+                message = "Out of memory while evaluating or sampling."
+                raise StudioError(message, "Lower max_length or sample_rows.", "data.max_length") from error
             finally:
                 self._stepper.drop()
 
@@ -175,7 +185,8 @@ class Session:
         if count >= (_MOST_SKIPPED_SCALED if scaled else _MOST_SKIPPED):
             raise StudioError(
                 f"The {what} was not a finite number in {count} steps in a row, the last of them step {self.step}.",
-                "Usual causes: a learning_rate too high, float16 where bfloat16 or float32 is needed (compute_dtype), or a damaged base model.",
+                "Usual causes: a learning_rate too high, float16 where bfloat16 or float32 is needed (compute_dtype), "
+                "or a damaged base model.",
                 "training.learning_rate",
             )
         scale = f" The loss scale is {self._stepper.scaler.get_scale():g} now." if scaled else ""
@@ -188,7 +199,7 @@ class Session:
         if self._control.abandoning:
             raise Cancelled
         if self._control.stopping:
-            raise _StopAsked
+            raise _StopAskedError
         if self._control.paused:
             if self.step > self._saved_step:
                 yield from self._save()
@@ -215,28 +226,33 @@ class Session:
         rows = self._data.evaluation
         if not len(rows):
             return
-        yield Phase(name="evaluating", message="Evaluating on the held-out rows", done=0, total=len(rows), unit="rows", step=self.step)
+        yield self._evaluating_phase(0)
         began = time.perf_counter()
         loss_sum, tokens, done = 0.0, 0, 0
         for batch_sum, batch_tokens, batch_rows in loss_sums(self._model, rows, self._precision.autocast):
             loss_sum, tokens, done = loss_sum + batch_sum, tokens + batch_tokens, done + batch_rows
-            yield Phase(name="evaluating", message="Evaluating on the held-out rows", done=done, total=len(rows), unit="rows", step=self.step)
+            yield self._evaluating_phase(done)
             yield from self._heed()
         self._eval_loss = loss_sum / max(1, tokens)
         yield Evaluation(step=self.step, loss=self._eval_loss, rows=done, trained_tokens=tokens, seconds=time.perf_counter() - began)
 
-    def _sample(self, label: str) -> Iterator[RunEvent]:
+    def _evaluating_phase(self, done: int) -> Phase:
+        total = len(self._data.evaluation)
+        return Phase(name="evaluating", message="Evaluating on the held-out rows", done=done, total=total, unit="rows", step=self.step)
+
+    def _sample(self, label: Literal["before", "after", "step"]) -> Iterator[RunEvent]:
         """Answer held-out prompts; nothing is kept of a batch that a stop cuts short."""
         training = self._config.training
         prompts = self._data.samples(training.sample_rows)
         for start in range(0, len(prompts), _SAMPLES_AT_ONCE):
             group = prompts[start : start + _SAMPLES_AT_ONCE]
-            yield Phase(name="sampling", message="Answering held-out prompts", done=start, total=len(prompts), unit="prompts", step=self.step)
+            yield Phase(
+                name="sampling", message="Answering held-out prompts", done=start, total=len(prompts), unit="prompts", step=self.step)
             texts = answer(self._model, self._tokenizer, [prompt.prompt_ids for prompt in group], training.sample_max_new_tokens,
                            lambda: self._control.stopping)
             yield from self._heed()
             for prompt, text in zip(group, texts):
-                yield Sample(step=self.step, label=label, row=prompt.row, prompt=prompt.prompt_text,  # type: ignore[arg-type]
+                yield Sample(step=self.step, label=label, row=prompt.row, prompt=prompt.prompt_text,
                              reference=prompt.reference, text=text)
 
     def _finish(self) -> RunEvent:

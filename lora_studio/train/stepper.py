@@ -124,7 +124,8 @@ def out_of_memory(batch: Batch, settings: TrainingSettings) -> StudioError:
     ways: list[str] = []
     if settings.per_device_train_batch_size > 1:
         half = settings.per_device_train_batch_size // 2
-        ways.append(f"set per_device_train_batch_size to {half} and gradient_accumulation_steps to {settings.gradient_accumulation_steps * 2} "
+        passes = settings.gradient_accumulation_steps * 2
+        ways.append(f"set per_device_train_batch_size to {half} and gradient_accumulation_steps to {passes} "
                     "(the same steps in smaller pieces)")
     if not settings.gradient_checkpointing:
         ways.append("switch gradient_checkpointing on")

@@ -1,0 +1,248 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from lora_studio.core.control import Control, TaskContext
+from lora_studio.core.errors import Cancelled, InputError, StudioError
+from lora_studio.core.events import CheckpointSaved, Evaluation, Notice, Paused, RunEvent, RunResumed, Sample, Step
+from lora_studio.core.runs import RunFolder
+from lora_studio.generate.batches import Batch
+from lora_studio.train.engine import train
+from lora_studio.train.stepper import Stepper
+from tests.train.helpers import all_events, losses, new_run, run_config
+
+TinyModel = Callable[[str], Path]
+When = Callable[[RunEvent], bool]
+
+ADVERSE = {
+    "adapter.lora_dropout": 0.2, "training.per_device_train_batch_size": 2, "training.gradient_accumulation_steps": 2,
+    "training.warmup_steps": 2, "training.weight_decay": 0.01, "training.save_steps": 3,
+}
+
+
+def stop_at(run: RunFolder, when: When, ask: Callable[[Control], None] = Control.stop, resume: bool = False) -> list[RunEvent]:
+    """Train until `when` says so, then ask for an end; give the events that came."""
+    events, cancelled = run_until_end(run, lambda event, control: when(event) and ask(control), TaskContext(), resume)
+    assert cancelled
+    return events
+
+
+def run_until_end(
+    run: RunFolder, react: Callable[[RunEvent, Control], object], context: TaskContext, resume: bool = False,
+) -> tuple[list[RunEvent], bool]:
+    """Train, letting `react` see each event; give the events that came, and whether the run ended cancelled."""
+    events: list[RunEvent] = []
+    try:
+        for event in train(context, str(run.path), resume):
+            events.append(event)
+            react(event, context.control)
+    except Cancelled:
+        return events, True
+    return events, False
+
+
+def after_step(number: int) -> When:
+    return lambda event: isinstance(event, Step) and event.step == number
+
+
+def tokens(events: list[RunEvent]) -> list[tuple[int, int]]:
+    return [(event.tokens, event.trained_tokens) for event in events if isinstance(event, Step)]
+
+
+def adapter_bytes(run: RunFolder) -> bytes:
+    return (run.adapter_path / "adapter_model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("changes", [{}, {"adapter.bias": "all", "adapter.use_dora": True}, {"adapter.modules_to_save": ("lm_head",)}])
+def test_a_resumed_run_is_bit_for_bit_the_uninterrupted_one(
+    tiny_model: TinyModel, chat_rows: Path, tmp_path: Path, changes: dict[str, object],
+) -> None:
+    config = run_config(tiny_model("llama"), chat_rows, {**ADVERSE, **changes})
+    whole = new_run(tmp_path / "whole", config)
+    whole_events = all_events(whole)
+
+    cut = new_run(tmp_path / "cut", config)
+    first = stop_at(cut, after_step(4))
+    assert [folder.name for folder in cut.checkpoints] == ["step-000003", "step-000004"]
+    rest = all_events(cut, resume=True)
+    resumed = next(event for event in rest if isinstance(event, RunResumed))
+    assert resumed.from_step == 4
+    assert losses(first) + losses(rest) == losses(whole_events)
+    assert adapter_bytes(cut) == adapter_bytes(whole)
+    assert tokens(first + rest) == tokens(whole_events)
+
+
+def test_a_stop_takes_effect_between_micro_batches_and_saves_the_last_whole_step(
+    tiny_model: TinyModel, chat_rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run = new_run(tmp_path / "run", run_config(tiny_model("llama"), chat_rows, ADVERSE))
+    context = TaskContext()
+    real_add = Stepper.add
+    added: list[int] = []
+
+    def add(stepper: Stepper, batch: Batch, trained_tokens: int, seed: int) -> None:
+        real_add(stepper, batch, trained_tokens, seed)
+        added.append(seed)
+        if len(added) == 11:  # the first of two micro-batches of step 6
+            context.control.stop()
+
+    monkeypatch.setattr(Stepper, "add", add)
+    events, cancelled = run_until_end(run, lambda _event, _control: None, context)
+    assert cancelled
+    assert len(added) == 11
+    assert [event.step for event in events if isinstance(event, Step)][-1] == 5
+    assert isinstance(events[-1], CheckpointSaved)
+    assert run.checkpoints[-1].name == "step-000005"
+    assert not run.adapter_path.exists()
+
+
+@pytest.mark.parametrize("direction", ["forward", "backward"])
+def test_a_second_stop_drops_the_micro_batch_and_keeps_the_last_checkpoint(
+    tiny_model: TinyModel, chat_rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, direction: str,
+) -> None:
+    run = new_run(tmp_path / "run", run_config(tiny_model("llama"), chat_rows, {**ADVERSE, "training.sample_rows": 0}))
+    context = TaskContext()
+    real_add = Stepper.add
+    reached: list[str] = []
+
+    def add(stepper: Stepper, *arguments: object) -> None:
+        if direction == "forward" and len(reached) == 9:  # in step 5, two micro-batches a step
+            context.control.abandon()
+        if direction == "backward" and len(reached) == 9:
+            head = stepper.model.get_output_embeddings()
+            head.register_forward_hook(lambda *_arguments: context.control.abandon())
+        reached.append("begun")
+        real_add(stepper, *arguments)  # type: ignore[arg-type]
+        reached[-1] = "done"
+
+    monkeypatch.setattr(Stepper, "add", add)
+    with pytest.raises(Cancelled):
+        list(train(context, str(run.path)))
+    assert reached == ["done"] * 9 + ["begun"]
+    assert [folder.name for folder in run.checkpoints] == ["step-000003"]
+
+
+def test_a_pause_saves_waits_and_goes_on_as_if_nothing_had_been(tiny_model: TinyModel, chat_rows: Path, tmp_path: Path) -> None:
+    config = run_config(tiny_model("llama"), chat_rows, {**ADVERSE, "training.save_steps": 100})
+    whole_losses = losses(all_events(new_run(tmp_path / "whole", config)))
+    run = new_run(tmp_path / "run", config)
+    context = TaskContext()
+    events: list[RunEvent] = []
+    for event in train(context, str(run.path)):
+        events.append(event)
+        if after_step(4)(event):
+            context.control.pause()
+        if isinstance(event, Paused):
+            assert run.checkpoints[-1].name == "step-000004"
+            context.control.resume()
+    assert sum(isinstance(event, Paused) for event in events) == 1
+    assert losses(events) == whole_losses
+
+
+def test_a_pause_can_be_ended_by_a_stop(tiny_model: TinyModel, chat_rows: Path, tmp_path: Path) -> None:
+    run = new_run(tmp_path / "run", run_config(tiny_model("llama"), chat_rows, ADVERSE))
+
+    def react(event: RunEvent, control: Control) -> None:
+        if after_step(2)(event):
+            control.pause()
+        if isinstance(event, Paused):
+            control.stop()
+
+    assert run_until_end(run, react, TaskContext())[1]
+    assert [folder.name for folder in run.checkpoints] == ["step-000002"]
+
+
+def test_checkpoint_and_samples_come_when_asked_for(tiny_model: TinyModel, chat_rows: Path, tmp_path: Path) -> None:
+    run = new_run(tmp_path / "run", run_config(tiny_model("llama"), chat_rows, {**ADVERSE, "training.save_steps": 100}))
+    context = TaskContext()
+    events: list[RunEvent] = []
+    for event in train(context, str(run.path)):
+        events.append(event)
+        if after_step(2)(event):
+            context.control.checkpoint_now()
+            context.control.sample_now()
+    assert [event.step for event in events if isinstance(event, CheckpointSaved)] == [2, 10]
+    assert [(event.step, event.row) for event in events if isinstance(event, Sample) and event.label == "step"] == [(2, 0), (2, 1)]
+
+
+def test_samples_and_evaluations_do_not_disturb_training(tiny_model: TinyModel, chat_rows: Path, tmp_path: Path) -> None:
+    quiet = run_config(tiny_model("llama"), chat_rows, {**ADVERSE, "training.sample_rows": 0, "training.eval_steps": 100})
+    busy = quiet.replace({"training.sample_rows": 3, "training.eval_steps": 1})
+    assert losses(all_events(new_run(tmp_path / "quiet", quiet))) == losses(all_events(new_run(tmp_path / "busy", busy)))
+
+
+def test_a_broken_checkpoint_is_told_of_and_the_one_before_taken(tiny_model: TinyModel, chat_rows: Path, tmp_path: Path) -> None:
+    run = new_run(tmp_path / "run", run_config(tiny_model("llama"), chat_rows, ADVERSE))
+    stop_at(run, after_step(7))
+    assert [folder.name for folder in run.checkpoints] == ["step-000003", "step-000006", "step-000007"]
+    weights = run.checkpoints[-1] / "adapter_model.safetensors"
+    raw = bytearray(weights.read_bytes())
+    raw[-1] ^= 1  # one bit, which safetensors would load without a word
+    weights.write_bytes(raw)
+    (run.checkpoints[-2] / "optimizer.safetensors").unlink()
+
+    events = all_events(run, resume=True)
+    notices = [event.message for event in events if isinstance(event, Notice)]
+    assert any("step-000007" in text and "adapter_model.safetensors" in text for text in notices)
+    assert any("step-000006" in text and "optimizer.safetensors is missing" in text for text in notices)
+    assert next(event for event in events if isinstance(event, RunResumed)).from_step == 3
+
+
+def test_resuming_without_a_checkpoint_starts_at_step_0(tiny_model: TinyModel, chat_rows: Path, tmp_path: Path) -> None:
+    config = run_config(tiny_model("llama"), chat_rows, ADVERSE)
+    run = new_run(tmp_path / "run", config)
+    stop_at(run, lambda event: isinstance(event, Evaluation))
+    assert not run.checkpoints
+    events = all_events(run, resume=True)
+    assert next(event for event in events if isinstance(event, RunResumed)).from_step == 0
+    assert losses(events) == losses(all_events(new_run(tmp_path / "whole", config)))
+
+
+@pytest.mark.parametrize("what", ["data", "weights"])
+def test_a_run_does_not_go_on_over_changed_data_or_another_base(
+    tiny_model: TinyModel, chat_rows: Path, tmp_path: Path, what: str,
+) -> None:
+    import shutil
+
+    from tests.tiny import save_tiny_model
+
+    model, data = tmp_path / "model", tmp_path / "rows.jsonl"
+    shutil.copytree(tiny_model("llama"), model)
+    shutil.copy(chat_rows, data)
+    run = new_run(tmp_path / "run", run_config(model, data, ADVERSE))
+    stop_at(run, after_step(2))
+    if what == "data":
+        data.write_text(data.read_text().replace("parcel", "basket"))
+    else:
+        shutil.rmtree(model)
+        save_tiny_model(model, "llama", seed=5)
+    with pytest.raises(InputError, match="changed since the run"):
+        all_events(run, resume=True)
+
+
+def test_a_checkpoint_for_other_modules_is_refused(tiny_model: TinyModel, chat_rows: Path, tmp_path: Path) -> None:
+    config = run_config(tiny_model("llama"), chat_rows, ADVERSE)
+    run = new_run(tmp_path / "run", config)
+    stop_at(run, after_step(3))
+    other = new_run(tmp_path / "other", config.replace({"adapter.target_modules": ("q_proj",)}))
+    (run.path / "checkpoints").rename(other.path / "checkpoints")
+    with pytest.raises(StudioError, match="cannot be resumed from"):
+        all_events(other, resume=True)
+
+
+def test_a_checkpoint_lists_a_hash_of_every_file_and_holds_no_pickle(tiny_model: TinyModel, chat_rows: Path, tmp_path: Path) -> None:
+    run = new_run(tmp_path / "run", run_config(tiny_model("llama"), chat_rows, ADVERSE))
+    stop_at(run, after_step(3))
+    folder = run.checkpoints[-1]
+    names = {path.name for path in folder.iterdir()}
+    assert names == {"adapter_model.safetensors", "adapter_config.json", "optimizer.safetensors", "state.json", "manifest.json"}
+    assert json.loads((folder / "manifest.json").read_text())["files"].keys() == names - {"manifest.json"}
+    state = json.loads((folder / "state.json").read_text())
+    assert state["progress"]["step"] == 3
+    moments = load_file(folder / "optimizer.safetensors")
+    assert {key.rpartition("|")[2] for key in moments} == {"step", "exp_avg", "exp_avg_sq"}
