@@ -39,7 +39,7 @@ def parse_config(text: str, name: str = "config") -> RunConfig:
         tree: object = yaml.load(text, Loader=_SAFE_LOADER)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        line = f"{name}:{mark.line + 1}" if mark else name
+        line = f"{name}:{min(mark.line, text.count(chr(10))) + 1}" if mark else name  # the end of the text lies behind its last line
         raise InputError(f"{line}: this is not valid YAML: {getattr(error, 'problem', error)}.", "Mend the line.") from error
     except (ValueError, RecursionError) as error:  # an impossible date, brackets without end
         raise InputError(f"{name}: this is not valid YAML: {error}.", "Put quotes around values that are no numbers or dates.") from error
