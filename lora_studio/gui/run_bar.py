@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from PySide6.QtCore import Signal
-from PySide6.QtWidgets import QFrame, QHBoxLayout, QMenu, QPushButton, QSizePolicy, QToolButton, QWidget
+from PySide6.QtWidgets import QFrame, QHBoxLayout, QLabel, QMenu, QPushButton, QSizePolicy, QToolButton, QWidget
 
 from lora_studio.core.config import RunConfig, field_info
 from lora_studio.gui.run_starter import RunStarter
@@ -129,9 +129,9 @@ class RunBar(QFrame):
 
     def _show_state(self, state: RunState) -> None:
         set_role(self._dot, TONES.get(state, "note"))
-        self._state.setText(state_text(state))
+        _set_text(self._state, state_text(state))
         doing = self._doing_text(state)
-        self._doing.setText(doing)
+        _set_text(self._doing, doing)
         self._doing.setVisible(bool(doing))
 
     def _doing_text(self, state: RunState) -> str:
@@ -182,6 +182,12 @@ class RunBar(QFrame):
             button.setEnabled(exportable)
             nothing = tr("Nothing is saved yet: the first checkpoint can be exported.")
             button.setToolTip(tr("Of {run}", run=self._run_view.name) if exportable else nothing)
+
+
+def _set_text(shown: QLabel, text: str) -> None:
+    """Set a label's text where it is another: measuring it anew takes time, and this is asked at every tick."""
+    if shown.text() != text:
+        shown.setText(text)
 
 
 def _button(text: str, name: str) -> QPushButton:

@@ -11,8 +11,10 @@ import pytest
 import shiboken6
 from PySide6.QtCore import QCoreApplication, QEvent, QTimer
 from PySide6.QtWidgets import QApplication, QWidget
+from pytestqt.qtbot import QtBot
 
 from lora_studio.gui.theme import Theme, theme
+from tests.gui.desk import Desk
 
 _ENDING_SECONDS = 5.0
 
@@ -45,6 +47,14 @@ def dark(qapp: QApplication) -> Iterator[Theme]:
     yield found
     found.set_mode("dark")
     found.set_scale(1.0)
+
+
+@pytest.fixture
+def desk(qtbot: QtBot) -> Iterator[Desk]:
+    """A workspace, its jobs and its shown run; all jobs are joined at the end."""
+    made = Desk.make(qtbot)
+    yield made
+    made.close()
 
 
 def _top_level() -> list[QWidget]:

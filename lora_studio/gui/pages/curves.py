@@ -8,6 +8,7 @@ from PySide6.QtCore import QSize, QTimer, Signal
 from PySide6.QtGui import QResizeEvent, QShowEvent
 from PySide6.QtWidgets import QGridLayout, QWidget
 
+from lora_studio.gui.job_center import TICK_MS
 from lora_studio.gui.run_view import RunView
 
 if TYPE_CHECKING:
@@ -21,7 +22,9 @@ _COLUMNS = 6
 class CurvesArea(QWidget):
     """Loss and memory above, gradient norm, learning rate and speed below; all in one column where it is narrow.
 
-    The plots, and pyqtgraph with them, come a moment after the area is first shown.
+    The plots, and pyqtgraph with them, come a moment after the area is first shown. While a run goes on they are painted
+    in turn, one a tick: five paints in a row, against a training thread that wants the interpreter too, would hold the
+    event loop for longer than a person fails to notice.
 
     Signals:
         plots_ready: The plots are there.
@@ -43,8 +46,12 @@ class CurvesArea(QWidget):
         for column in range(_COLUMNS):
             self._grid.setColumnStretch(column, 1)
         self.setMinimumHeight(_TALL + _LOW + 10)
+        self._behind: list[HistoryPlot] = []
+        self._turns = QTimer(self)
+        self._turns.setInterval(TICK_MS)
+        self._turns.timeout.connect(self._next_turn)
         run_view.changed.connect(self._follow)
-        run_view.updated.connect(self._follow)
+        run_view.updated.connect(self._mark_behind)
 
     @property
     def plots(self) -> tuple[HistoryPlot, ...]:
@@ -106,5 +113,20 @@ class CurvesArea(QWidget):
         self.setMinimumHeight(rows)
 
     def _follow(self) -> None:
+        """Bring all plots up to the run at once."""
+        self._behind.clear()
         for plot in self._plots:
             plot.show_history(self._run_view.history)
+
+    def _mark_behind(self) -> None:
+        self._behind += [plot for plot in self._plots if plot not in self._behind]
+        if self._behind and not self._turns.isActive():
+            self._next_turn()
+            self._turns.start()
+
+    def _next_turn(self) -> None:
+        """Bring the plot that waits longest up to the run."""
+        if self._behind:
+            self._behind.pop(0).show_history(self._run_view.history)
+        else:
+            self._turns.stop()

@@ -39,6 +39,7 @@ class LogCard(Card):
     def _add_filter(self) -> None:
         kinds = [("", tr("all")), ("samples", tr("samples")), ("checkpoints", tr("checkpoints")), ("warnings", tr("warnings"))]
         pills = Pills(kinds, name="log_filter")
+        pills.set_current("")
         pills.selected.connect(self._model.set_kind)
         self.add_header_widget(pills)
 

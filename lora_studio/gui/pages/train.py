@@ -67,6 +67,10 @@ class TrainPage(QWidget):
     def _build(self) -> None:
         self.run_bar = RunBar(self._workspace, self._run_view, self._starter)
         self.banner = Banner(closable=True, name="run_banner")
+        self._above = QVBoxLayout()
+        self._above.setSpacing(_SPACING)
+        self._above.addWidget(self.run_bar)
+        self._above.addWidget(self.banner)
         self._start_area = scrolling(StartCards(self._workspace, self._asker), "start_area")
         self._run_area = scrolling(self._build_run(), "run_area")
         self._stack = QStackedWidget()
@@ -76,8 +80,7 @@ class TrainPage(QWidget):
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.setSpacing(_SPACING)
-        layout.addWidget(self.run_bar)
-        layout.addWidget(self.banner)
+        layout.addLayout(self._above)
         layout.addWidget(self._stack, 1)
 
     def _build_run(self) -> QWidget:
@@ -89,7 +92,8 @@ class TrainPage(QWidget):
         self.curves = CurvesArea(self._run_view)
         layout.addWidget(TilesCard(self._run_view))
         layout.addWidget(self.curves, 1)
-        layout.addWidget(BeforeAfterCard(self._run_view))
+        self._before_after = BeforeAfterCard(self._run_view)
+        layout.addWidget(self._before_after)
         layout.addWidget(LogCard(self._run_view))
         return content
 
@@ -99,6 +103,12 @@ class TrainPage(QWidget):
         self.run_bar.merge_requested.connect(lambda: self.export("merged"))
         self.run_bar.resume_requested.connect(self._resume)
         self.banner.action_clicked.connect(self._on_cure)
+        self._run_area.verticalScrollBar().rangeChanged.connect(self._keep_right_edges_in_line)
+
+    def _keep_right_edges_in_line(self, _least: int, most: int) -> None:
+        """End bar and banner where the cards end that scroll below them."""
+        scroll_bar = self._run_area.verticalScrollBar()
+        self._above.setContentsMargins(0, 0, scroll_bar.sizeHint().width() if most > 0 else 0, 0)
 
     def _show_end(self) -> None:
         """Say how the run ended, with the next step as a button."""
@@ -110,7 +120,9 @@ class TrainPage(QWidget):
                 self.banner.hide()
                 return
             case RunFinished():
-                self.banner.show_message("good", tr("{name} finished {when}.", name=name, when=when), tr("Merge this run…"))
+                share = self._before_after.text
+                told = tr("{name} finished {when}.", name=name, when=when)
+                self.banner.show_message("good", f"{told} {share}." if share else told, tr("Merge this run…"))
             case RunStopped():
                 told = tr("{name} stopped at step {step}, {when}.", name=name, step=step, when=when)
                 self.banner.show_message("warning", told, tr("Resume"))

@@ -1,0 +1,94 @@
+"""A workspace with its jobs and its shown run, without the window around them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from PySide6.QtWidgets import QWidget
+from pytestqt.qtbot import QtBot
+
+from lora_studio.core.config import RunConfig
+from lora_studio.core.events import RunEvent, event_to_json
+from lora_studio.core.paths import studio_paths
+from lora_studio.core.runs import RunFolder, RunStore
+from lora_studio.gui.job_center import JobCenter
+from lora_studio.gui.path_asker import PathAsker
+from lora_studio.gui.run_starter import RunStarter
+from lora_studio.gui.run_view import RunView
+from lora_studio.gui.workspace import Workspace
+
+
+@dataclass
+class Answers(PathAsker):
+    """Answers at once what a person would be asked, and notes what it was asked."""
+
+    file: Path | None = None
+    files: list[Path] | None = None
+    folder: Path | None = None
+    yes: bool = True
+    asked: list[str] = field(default_factory=list)
+    shown: list[Path] = field(default_factory=list)
+
+    def open_files(self, parent: QWidget | None, title: str, start: Path, filters: object = ()) -> list[Path] | None:
+        self.asked.append(title)
+        return self.files
+
+    def open_folder(self, parent: QWidget | None, title: str, start: Path) -> Path | None:
+        self.asked.append(title)
+        return self.folder
+
+    def confirm(self, parent: QWidget | None, title: str, text: str, yes: str) -> bool:
+        self.asked.append(title)
+        return self.yes
+
+    def show_folder(self, folder: Path) -> bool:
+        self.shown.append(folder)
+        return True
+
+
+@dataclass
+class Desk:
+    """What pages are given."""
+
+    qtbot: QtBot
+    jobs: JobCenter
+    workspace: Workspace
+    run_view: RunView
+    starter: RunStarter
+    answers: Answers
+    notices: list[tuple[str, str]]
+
+    @classmethod
+    def make(cls, qtbot: QtBot) -> Desk:
+        jobs = JobCenter()
+        workspace = Workspace(jobs)
+        run_view = RunView(jobs)
+        notices: list[tuple[str, str]] = []
+        workspace.notice.connect(lambda notice: notices.append((notice.level, notice.text)))
+        return cls(qtbot, jobs, workspace, run_view, RunStarter(workspace, jobs, run_view), Answers(), notices)
+
+    def close(self) -> None:
+        self.jobs.close()
+        self.workspace.close()
+        for owner in (self.workspace, self.run_view, self.starter, self.jobs):
+            owner.deleteLater()
+
+    def until(self, condition: Callable[[], object], timeout: int = 20_000) -> None:
+        self.qtbot.waitUntil(lambda: bool(condition()), timeout=timeout)
+
+    def shown(self, page: QWidget, width: int = 760, height: int = 800) -> QWidget:
+        """Show a page, to be closed with the test."""
+        self.qtbot.addWidget(page)
+        page.resize(width, height)
+        with self.qtbot.waitExposed(page):
+            page.show()
+        return page
+
+    def past_run(self, events: list[RunEvent], **changes: object) -> RunFolder:
+        """Make a run's folder with these events, as a run of yesterday left it."""
+        folder = RunStore(studio_paths().runs).create(RunConfig().replace({"name": "yesterday", **changes}))
+        lines = [event_to_json(event.model_copy(update={"seq": number, "time": 1e9 + number})) for number, event in enumerate(events)]
+        folder.events_path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        return folder
