@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PySide6.QtCore import Qt
+from PySide6.QtGui import QGuiApplication
+from PySide6.QtWidgets import QCheckBox, QLabel, QPushButton
+
+from lora_studio.core.config import RunConfig
+from lora_studio.core.events import RunFinished
+from lora_studio.core.runs import RunFolder
+from lora_studio.gui import export_dialogs
+from lora_studio.gui.export_dialogs import ExportDialog
+from lora_studio.gui.export_text import Certificate, certificate_in_words, loading_lines, merged_bytes
+from lora_studio.gui.widgets import Banner, ComboBox, ErrorLabel
+from lora_studio.jobs.spec import JobSpec
+from tests.gui.desk import Desk
+
+
+@pytest.fixture
+def trained(desk: Desk, tiny_model: Callable[[str], Path]) -> RunFolder:
+    """A run with a final adapter and two checkpoints."""
+    folder = desk.past_run([RunFinished()], **{"model.name_or_path": str(tiny_model("llama")), "adapter.r": 4})
+    for path in (folder.adapter_path, folder.path / "checkpoints/step-000005", folder.path / "checkpoints/step-000010"):
+        path.mkdir(parents=True)
+        (path / "adapter_config.json").write_text("{}", encoding="utf-8")
+        (path / "adapter_model.safetensors").write_bytes(b"x" * 2000)
+    return folder
+
+
+@pytest.fixture
+def dialog_of(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> Callable[..., ExportDialog]:
+    monkeypatch.setattr(export_dialogs, "EXPORT_TASK", "tests.gui.tasks:export")
+
+    def make(kind: str, folder: RunFolder) -> ExportDialog:
+        dialog = ExportDialog(kind, folder, desk.jobs, desk.answers)  # type: ignore[arg-type]
+        desk.qtbot.addWidget(dialog)
+        dialog.show()
+        return dialog
+
+    return make
+
+
+def text_of(dialog: ExportDialog, name: str) -> str:
+    return dialog.findChild(QLabel, name).text()
+
+
+def press(desk: Desk, dialog: ExportDialog, name: str) -> None:
+    desk.qtbot.mouseClick(dialog.findChild(QPushButton, name), Qt.MouseButton.LeftButton)
+
+
+def test_the_dialog_names_run_weights_size_and_destination(trained: RunFolder, dialog_of: Callable[..., ExportDialog]) -> None:
+    dialog = dialog_of("adapter", trained)
+    assert trained.name in dialog.windowTitle()
+    assert text_of(dialog, "export_run") == f"{trained.name} · r 4 · α 16"
+    assert text_of(dialog, "export_size") == "2.0 kB"
+    combo = dialog.findChild(ComboBox, "export_source")
+    assert [combo.itemText(i) for i in range(3)] == ["final adapter", "checkpoint step-000010", "checkpoint step-000005"]
+    assert dialog.destination == trained.path / "exports" / "adapter"
+    combo.setCurrentIndex(1)
+    assert dialog.source.path == trained.path / "checkpoints" / "step-000010"
+    assert dialog.destination.name == "adapter-step-000010"
+
+
+def test_the_size_of_a_merge_follows_the_dtype(trained: RunFolder, dialog_of: Callable[..., ExportDialog]) -> None:
+    dialog = dialog_of("merged", trained)
+    dtype = dialog.findChild(ComboBox, "export_dtype")
+    sizes = []
+    for place in range(dtype.count()):
+        dtype.setCurrentIndex(place)
+        sizes.append(text_of(dialog, "export_size"))
+    assert sizes[0] == sizes[1]
+    assert sizes[2] == sizes[3] != sizes[1]
+    assert dialog.destination.name == "merged-float16"
+
+
+def test_something_at_the_destination_is_replaced_only_when_asked(
+    desk: Desk, trained: RunFolder, dialog_of: Callable[..., ExportDialog],
+) -> None:
+    dialog = dialog_of("merged", trained)
+    dialog.destination.mkdir(parents=True)
+    (dialog.destination / "mine.txt").write_text("mine", encoding="utf-8")
+    press(desk, dialog, "begin_button")
+    assert dialog.job is None
+    assert "exists already" in dialog.findChild(ErrorLabel, "export_problem").text()
+    replace = dialog.findChild(QCheckBox, "replace_existing")
+    assert not replace.isHidden()
+    replace.setChecked(True)
+    press(desk, dialog, "begin_button")
+    desk.until(lambda: dialog.job is None and dialog.findChild(Banner, "export_verdict").isVisible())
+
+
+def test_the_certificate_is_told_in_words_with_folder_and_loading_lines(
+    desk: Desk, trained: RunFolder, dialog_of: Callable[..., ExportDialog],
+) -> None:
+    dialog = dialog_of("merged", trained)
+    press(desk, dialog, "begin_button")
+    verdict = dialog.findChild(Banner, "export_verdict")
+    desk.until(verdict.isVisible)
+    assert verdict.level == "good"
+    assert verdict.text == "Passed: largest logit difference 2.5e-06 over 4 held-out rows; the likeliest token agrees on 100.0%."
+    press(desk, dialog, "open_folder_button")
+    assert desk.answers.shown == [dialog.destination]
+    press(desk, dialog, "copy_lines_button")
+    assert f"from_pretrained({str(dialog.destination)!r})" in QGuiApplication.clipboard().text()
+
+
+def test_a_refused_merge_says_why_and_leads_back(desk: Desk, trained: RunFolder, dialog_of: Callable[..., ExportDialog]) -> None:
+    dialog = dialog_of("merged", trained)
+    dialog.findChild(ComboBox, "export_dtype").setCurrentIndex(2)
+    press(desk, dialog, "begin_button")
+    verdict = dialog.findChild(Banner, "export_verdict")
+    desk.until(verdict.isVisible)
+    assert verdict.level == "error"
+    assert verdict.text == "The merged export was refused: logits differ by 3. Merge in float32."
+    press(desk, dialog, "back_button")
+    assert dialog.findChild(QPushButton, "begin_button").isVisible()
+
+
+def test_cancel_ends_the_export_and_shows_the_form_again(desk: Desk, trained: RunFolder, dialog_of: Callable[..., ExportDialog]) -> None:
+    desk.answers.folder = trained.path / "slow"
+    dialog = dialog_of("merged", trained)
+    press(desk, dialog, "browse_button")
+    assert dialog.destination.parent == trained.path / "slow"
+    press(desk, dialog, "begin_button")
+    desk.until(lambda: text_of(dialog, "export_phase") == "Merging")
+    press(desk, dialog, "cancel_export_button")
+    desk.until(lambda: dialog.job is None)
+    assert dialog.findChild(QPushButton, "begin_button").isVisible()
+
+
+def test_an_export_behind_a_run_says_what_it_waits_for(desk: Desk, trained: RunFolder, dialog_of: Callable[..., ExportDialog]) -> None:
+    desk.jobs.start(JobSpec("tests.gui.tasks:wait", title="night-run", device=True))
+    dialog = dialog_of("adapter", trained)
+    press(desk, dialog, "begin_button")
+    assert text_of(dialog, "export_phase") == "waits for night-run"
+
+
+def test_an_export_keeps_the_runs_settings_when_the_draft_changes(desk: Desk, trained: RunFolder, dialog_of: Callable[..., ExportDialog]) -> None:
+    dialog = dialog_of("adapter", trained)
+    desk.workspace.edit({"adapter.r": 64, "model.name_or_path": "someone/else"}, "other")
+    assert text_of(dialog, "export_run").endswith("r 4 · α 16")
+    assert repr(trained.config.model.name_or_path) in loading_lines("adapter", dialog.destination, trained.config)
+
+
+@pytest.mark.parametrize(("certificate", "words"), [
+    (Certificate(8, 3e-5, 1.0, 0.0, passed=True), "Passed: largest logit difference 3e-05 over 8 held-out rows; the likeliest token agrees on 100.0%."),
+    (Certificate(8, 0.5, 0.98, 0.12, passed=True), "the likeliest token agrees on 98.0%; rounding to bfloat16 cost 12.0% of the adapter's effect."),
+    (Certificate(0, None, None, None, passed=False), "Did not pass."),
+])
+def test_a_certificate_reads_as_a_sentence(certificate: Certificate, words: str) -> None:
+    assert certificate_in_words(certificate, "bfloat16").endswith(words)
+
+
+def test_merged_bytes_are_counted_in_the_dtype_written() -> None:
+    assert merged_bytes(1000, "keep", "bfloat16") == merged_bytes(1000, "float16", "float32") == 2000
+    assert merged_bytes(1000, "float32", "bfloat16") == 4000
+
+
+@pytest.mark.parametrize("kind", ["adapter", "merged"])
+def test_loading_lines_are_python_that_names_a_pinned_base(kind: str, tmp_path: Path) -> None:
+    config = RunConfig().replace({"model.name_or_path": "org/base", "model.revision": "abc"})
+    lines = loading_lines(kind, tmp_path / "it's here", config)  # type: ignore[arg-type]
+    compile(lines, "lines", "exec")
+    assert ("revision='abc'" in lines) == (kind == "adapter")
