@@ -107,7 +107,8 @@ def test_gpt2_at_rank_8_counts_what_the_paper_trail_says(targets: list[str], exp
 
 @pytest.mark.parametrize(("name", "entries", "bias"), [
     ("llama", ["lm_head"], "none"), ("gemma3", ["lm_head"], "none"), ("qwen3", ["embed_tokens"], "none"),
-    ("gpt_neox", ["final_layer_norm"], "all"), ("gpt2", ["ln_f", "lm_head"], "all"), ("gpt2", ["transformer.h.0.mlp"], "lora_only"), ("llama", ["norm"], "none"),
+    ("gpt_neox", ["final_layer_norm"], "all"), ("gpt2", ["ln_f", "lm_head"], "all"),
+    ("gpt2", ["transformer.h.0.mlp"], "lora_only"), ("llama", ["norm"], "none"),
 ])
 def test_modules_saved_in_full_are_counted_as_peft_does(name: str, entries: list[str], bias: str) -> None:
     tree = tree_of(meta_model(name))

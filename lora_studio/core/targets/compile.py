@@ -13,16 +13,18 @@ patterns are escaped endings of which none matches a target that another matches
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Literal
 
 from lora_studio.core.errors import InputError
 from lora_studio.core.modules import ModuleTree
-from lora_studio.core.targets.cover import Cost, Wish, cheapest_cover, cheapest_exclusion, uniform_endings
+from lora_studio.core.targets.cover import Cost, Member, Wish, cheapest_cover, cheapest_exclusion, uniform_endings
 from lora_studio.core.targets.fused import rewritten_names
+from lora_studio.core.targets.index import index_of, targetable_reason
 from lora_studio.core.targets.matching import has_names_within_names, layer_of, matching_names, plain_parameters
-from lora_studio.core.targets.selection import Selection, targetable_reason
+from lora_studio.core.targets.selection import Selection
 
 
 @dataclass(frozen=True)
@@ -64,9 +66,8 @@ def compile_selection(selection: Selection, tree: ModuleTree, r: int, lora_alpha
         InputError: A name is not in the tree, or cannot have an adapter, or no settings can tell it from another module.
     """
     _check_selection(selection, tree)
-    parameters = frozenset(name for name in selection.modules if tree.by_name[name].kind == "experts")
-    modules = selection.modules - parameters
-    reached = _cheapest_modules(modules, tree)
+    parameters = selection.modules & index_of(tree).parameters
+    reached = _cheapest_modules(selection.modules - parameters, tree)
     patterns = compile_patterns(selection, r, lora_alpha)
     return CompiledTargets(
         reached.target_modules, _cheapest_parameters(parameters, tree), reached.exclude_modules, reached.layers_to_transform,
@@ -76,8 +77,10 @@ def compile_selection(selection: Selection, tree: ModuleTree, r: int, lora_alpha
 
 def compile_patterns(selection: Selection, r: int, lora_alpha: float) -> CompiledTargets:
     """Give `rank_pattern` and `alpha_pattern` alone: the fewest escaped keys that share no module."""
-    ranks = {name: selection.ranks.get(name, r) for name in selection.modules} if selection.ranks else {}
-    alphas = {name: float(selection.alphas.get(name, lora_alpha)) for name in selection.modules} if selection.alphas else {}
+    leaves = {name.rpartition(".")[2] for name in (*selection.ranks, *selection.alphas)}
+    names = [name for name in selection.modules if name.rpartition(".")[2] in leaves] if leaves else []
+    ranks = {name: selection.ranks.get(name, r) for name in names}
+    alphas = {name: float(selection.alphas.get(name, lora_alpha)) for name in names}
     return CompiledTargets(
         rank_pattern={_escaped(ending): ranks[name] for ending, name in _ordered(uniform_endings(ranks, r))},
         alpha_pattern={_escaped(ending): _plain(alphas[name]) for ending, name in _ordered(uniform_endings(alphas, float(lora_alpha)))},
@@ -85,70 +88,99 @@ def compile_patterns(selection: Selection, r: int, lora_alpha: float) -> Compile
 
 
 def _check_selection(selection: Selection, tree: ModuleTree) -> None:
-    for name in selection.modules:
+    for name in sorted(selection.modules - index_of(tree).targetable):
         module = tree.by_name.get(name)
         reason = "the model has no such module" if module is None else targetable_reason(module, tree)
-        if reason:
-            raise InputError(f"{name} cannot be targeted: {reason}.", "Untick it.", "adapter.target_modules")
+        raise InputError(f"{name} cannot be targeted: {reason}.", "Untick it.", "adapter.target_modules")
 
 
 def _cheapest_modules(wanted: frozenset[str], tree: ModuleTree) -> CompiledTargets:
     """Choose between a list, a list within layers, and all-linear less some."""
     if not wanted:
         return CompiledTargets()
-    leaves = list(dict.fromkeys(name.rpartition(".")[2] for name in sorted(wanted)))
+    by_leaf = {leaf: chosen for leaf, names in index_of(tree).modules_by_leaf.items() if (chosen := names & wanted)}
     ways: list[CompiledTargets] = []
-    listed = _as_list(wanted, leaves, tree, None)
-    if listed is not None:
-        ways.append(listed)
-    if listed is None or listed.size.entries > len(leaves):
-        layers = {layer_of(name) for name in wanted}
-        within = None if None in layers else _as_list(wanted, leaves, tree, frozenset(layer for layer in layers if layer is not None))
-        ways.extend(way for way in (within,) if way is not None)
-    if listed is None or listed.size > CompiledTargets("all-linear").size:
-        ways.extend(way for way in (_as_all_linear(wanted, tree),) if way is not None)
+    # Each way is looked at as far as it stays no larger than the smallest known: what is quick to tell comes first.
+    for way in (_as_all_linear, _as_list_in_layers, _as_list):
+        limit = min((known.size.entries for known in ways), default=1 << 60)
+        found = way(by_leaf, tree, limit)
+        if found is not None:
+            ways.append(found)
     if not ways:
         raise InputError(
             "PEFT cannot tell the ticked modules from others: names that are the ending of longer names are ticked apart from them.",
             "Tick or untick modules of the same name together.", "adapter.target_modules")
-    return min(ways, key=lambda way: way.size)
+    return min(reversed(ways), key=lambda way: way.size)
 
 
-def _as_list(wanted: frozenset[str], leaves: Iterable[str], tree: ModuleTree, layers: frozenset[int] | None) -> CompiledTargets | None:
+def _as_list(by_leaf: Mapping[str, frozenset[str]], tree: ModuleTree, limit: int) -> CompiledTargets | None:
+    """Name endings, and what to exclude of them."""
+    every = index_of(tree).modules_by_leaf
+    return _listed(by_leaf, tree, limit, lambda leaf, chosen: every[leaf] - chosen, None)
+
+
+def _as_list_in_layers(by_leaf: Mapping[str, frozenset[str]], tree: ModuleTree, limit: int) -> CompiledTargets | None:
+    """Name endings within the layers of what is wanted; None where something wanted is in no layer."""
+    numbers = {layer_of(name) for chosen in by_leaf.values() for name in chosen}
+    layers = frozenset(layer for layer in numbers if layer is not None)
+    if None in numbers or limit < len(by_leaf) + 1:
+        return None
+    every = index_of(tree).modules_by_leaf
+    return _listed(
+        by_leaf, tree, limit - 1, lambda leaf, chosen: frozenset(name for name in every[leaf] - chosen if layer_of(name) in layers), layers)
+
+
+def _listed(
+    by_leaf: Mapping[str, frozenset[str]], tree: ModuleTree, limit: int, unwanted_of: Callable[[str, frozenset[str]], frozenset[str]],
+    layers: frozenset[int] | None,
+) -> CompiledTargets | None:
     include: list[str] = []
     exclude: list[str] = []
-    for leaf in leaves:
-        names = [module.name for module in tree.by_leaf_name[leaf] if module.kind != "experts"]
-        cover = cheapest_cover([(name, _wish(name, wanted, layers)) for name in names])
+    for leaf, chosen in by_leaf.items():
+        unwanted = unwanted_of(leaf, chosen)
+        if not unwanted and (layers is None or leaf not in tree.by_name or leaf in chosen):
+            include.append(leaf)
+            continue
+        members = _members(tree, leaf, chosen, unwanted)
+        cover = cheapest_cover(members, limit=limit - len(include) - len(exclude))
         if cover is None:
             return None
         include.extend(cover.include)
         exclude.extend(cover.exclude)
     numbers = None if layers is None else tuple(sorted(layers))
-    return CompiledTargets(_in_tree_order(include, tree), (), _in_tree_order(exclude, tree), numbers)
+    found = CompiledTargets(_in_tree_order(include, tree), (), _in_tree_order(exclude, tree), numbers)
+    return found if len(include) + len(exclude) <= limit else None
 
 
-def _wish(name: str, wanted: frozenset[str], layers: frozenset[int] | None) -> Wish:
-    if name in wanted:
-        return Wish.IN
-    return Wish.EITHER if layers is not None and layer_of(name) not in layers else Wish.OUT
+def _members(tree: ModuleTree, leaf: str, wanted: AbstractSet[str], unwanted: AbstractSet[str]) -> list[Member]:
+    """Give every name of one last part with what is wished of it."""
+    index = index_of(tree)
+
+    def wish(name: str) -> Wish:
+        return Wish.IN if name in wanted else Wish.OUT if name in unwanted else Wish.EITHER
+
+    return [(index.split(name), wish(name)) for name in index.modules_by_leaf[leaf]]
 
 
-def _as_all_linear(wanted: frozenset[str], tree: ModuleTree) -> CompiledTargets | None:
+def _as_all_linear(by_leaf: Mapping[str, frozenset[str]], tree: ModuleTree, limit: int) -> CompiledTargets | None:
     """Give all-linear and what to exclude; None where it reaches too little, or means something else to PEFT."""
-    linear = [module for module in tree.modules if module.kind in ("linear", "conv1d") and module.name != tree.output_module]
-    names = {module.name for module in linear}
-    if not wanted <= names or rewritten_names(tree.model_type):
+    index = index_of(tree)
+    reaches = all(chosen <= index.linear_by_leaf.get(leaf, frozenset()) for leaf, chosen in by_leaf.items())
+    if not reaches or rewritten_names(tree.model_type):
         return None
-    if has_names_within_names(tree) and matching_names(names, tree) != names:
+    if has_names_within_names(tree) and matching_names(index.linear, tree) != index.linear:
         return None
-    by_leaf: dict[str, list[tuple[str, Wish]]] = {}
-    for module in linear:
-        by_leaf.setdefault(module.leaf_name, []).append((module.name, Wish.IN if module.name in wanted else Wish.OUT))
-    covers = [cheapest_exclusion(names) for names in by_leaf.values()]
-    if any(cover is None for cover in covers):
-        return None
-    exclude = [entry for cover in covers if cover is not None for entry in cover.exclude]
+    exclude: list[str] = []
+    for leaf, names in index.linear_by_leaf.items():
+        unwanted = names - by_leaf.get(leaf, frozenset())
+        if len(unwanted) == len(names):
+            exclude.append(leaf)
+        elif unwanted:
+            members: list[Member] = [(index.split(name), Wish.OUT if name in unwanted else Wish.IN) for name in names]
+            cover = cheapest_exclusion(members, limit - 1 - len(exclude))
+            if cover is None:
+                return None
+            exclude.extend(cover.exclude)
     return CompiledTargets("all-linear", (), _in_tree_order(exclude, tree))
 
 
@@ -157,7 +189,7 @@ def _cheapest_parameters(wanted: frozenset[str], tree: ModuleTree) -> tuple[str,
     include: list[str] = []
     for leaf in dict.fromkeys(name.rpartition(".")[2] for name in sorted(wanted)):
         names = [*(module.name for module in tree.by_leaf_name[leaf] if module.kind == "experts"), *plain_parameters(leaf, tree)]
-        cover = cheapest_cover([(name, Wish.IN if name in wanted else Wish.OUT) for name in names], may_exclude=False)
+        cover = cheapest_cover([(name.split("."), Wish.IN if name in wanted else Wish.OUT) for name in names], may_exclude=False)
         if cover is None:
             raise InputError(
                 f"PEFT cannot tell the ticked parameters {leaf} from others.", "Tick parameters of the same name together.",

@@ -7,7 +7,7 @@ set of included and excluded nodes is found going down that tree once, which sto
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple
@@ -21,15 +21,15 @@ class Wish(Enum):
     EITHER = 3
 
 
+Member = tuple[list[str], Wish]
+"""A name, split into its parts, and what is wished of it."""
+
+
 class Cost(NamedTuple):
     """Entries first, then their characters."""
 
     entries: int
     characters: int
-
-    def plus(self, other: Cost) -> Cost:
-        """Add both numbers."""
-        return Cost(self.entries + other.entries, self.characters + other.characters)
 
 
 @dataclass(frozen=True)
@@ -49,13 +49,14 @@ class Cover:
         return Cover(self.include + other.include, self.exclude + other.exclude)
 
 
-_NOTHING = Cover()
+NOTHING = Cover()
+_NO_LIMIT = 1 << 60
 
 
 class Group:
     """Names that share an ending: a node of the tree of endings."""
 
-    def __init__(self, members: list[tuple[list[str], Wish]], depth: int) -> None:
+    def __init__(self, members: list[Member], depth: int) -> None:
         """Take the names, split into parts, that agree in their last `depth` parts."""
         self.members = members
         self.depth = depth
@@ -71,7 +72,7 @@ class Group:
 
     def split(self) -> list[Group]:
         """Give the groups one part further down; the name that ends here is in none of them."""
-        found: dict[str, list[tuple[list[str], Wish]]] = {}
+        found: dict[str, list[Member]] = {}
         for member in self.members:
             parts = member[0]
             if len(parts) > self.depth:
@@ -79,59 +80,62 @@ class Group:
         return [Group(members, self.depth + 1) for members in found.values()]
 
 
-def cheapest_cover(names: Iterable[tuple[str, Wish]], may_exclude: bool = True) -> Cover | None:
-    """Give the cheapest entries that treat `names`, all of one last part, as wished; None where no entries do.
+def cheapest_cover(members: list[Member], may_exclude: bool = True, limit: int = _NO_LIMIT) -> Cover | None:
+    """Give the cheapest entries that treat names, all of one last part, as wished; None where no entries up to `limit` do.
 
     Cheapest is fewest entries, included and excluded together, then fewest characters.
     """
-    members = [(name.split("."), wish) for name, wish in names]
-    return _outside(Group(members, 1), may_exclude) if members else _NOTHING
+    return _outside(Group(members, 1), may_exclude, limit) if members else NOTHING
 
 
-def cheapest_exclusion(names: Iterable[tuple[str, Wish]]) -> Cover | None:
+def cheapest_exclusion(members: list[Member], limit: int = _NO_LIMIT) -> Cover | None:
     """Give the cheapest entries to exclude when every name, all of one last part, is taken one by one already."""
-    members = [(name.split("."), wish) for name, wish in names]
-    return _inside(Group(members, 1), may_exclude=True) if members else _NOTHING
+    return _inside(Group(members, 1), True, limit) if members else NOTHING
 
 
-def _outside(group: Group, may_exclude: bool) -> Cover | None:
+def _outside(group: Group, may_exclude: bool, limit: int) -> Cover | None:
     """Cover a group that no entry above includes."""
     if not group.wanted:
-        return _NOTHING
+        return NOTHING
+    if limit < 1:
+        return None
     here: Cover | None = None
     if group.exact is not Wish.EITHER:
-        within = _inside(group, may_exclude)
+        within = _inside(group, may_exclude, limit - 1)
         here = None if within is None else Cover((group.ending,)).plus(within)
-        if within is _NOTHING:
+        if within is NOTHING:
             return here
     if group.exact is Wish.IN:
         return here
-    below = _together([_outside(part, may_exclude) for part in group.split()])
+    limit = limit if here is None else min(limit, here.cost.entries)
+    below = _together(group, limit, lambda part, left: _outside(part, may_exclude, left))
     return min((cover for cover in (here, below) if cover is not None), key=lambda cover: cover.cost, default=None)
 
 
-def _inside(group: Group, may_exclude: bool) -> Cover | None:
+def _inside(group: Group, may_exclude: bool, limit: int) -> Cover | None:
     """Cover a group that is included already: shut out what is not wanted."""
     if not group.unwanted:
-        return _NOTHING
-    if not may_exclude:
+        return NOTHING
+    if not may_exclude or limit < 1:
         return None
     if not group.wanted:
         return Cover(exclude=(group.ending,))
     if group.exact is Wish.OUT:
         return None
-    return _together([_inside(part, may_exclude) for part in group.split()])
+    return _together(group, limit, lambda part, left: _inside(part, may_exclude, left))
 
 
-def _together(covers: list[Cover | None]) -> Cover | None:
+def _together(group: Group, limit: int, cover_part: Callable[[Group, int], Cover | None]) -> Cover | None:
+    """Cover the parts of a group one by one, giving up once they take more than `limit` entries."""
     include: list[str] = []
     exclude: list[str] = []
-    for cover in covers:
+    for part in group.split():
+        cover = cover_part(part, limit - len(include) - len(exclude))
         if cover is None:
             return None
         include.extend(cover.include)
         exclude.extend(cover.exclude)
-    return Cover(tuple(include), tuple(exclude)) if include or exclude else _NOTHING
+    return Cover(tuple(include), tuple(exclude)) if include or exclude else NOTHING
 
 
 def uniform_endings(values: Mapping[str, Hashable], usual: Hashable) -> dict[str, str]:

@@ -8,18 +8,20 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from lora_studio.core.modules import ModuleInfo, ModuleTree
+from lora_studio.core.targets.index import index_of
 
 # From this many entries on, PEFT replaces a list by shorter names that match the same modules.
 PEFT_SHORTENS_FROM = 20
 
 
-def modules_matching(entry: str, tree: ModuleTree) -> list[ModuleInfo]:
-    """Give the modules whose name is `entry` or ends in a dot and `entry`; parameters are no modules."""
+def names_matching(entry: str, tree: ModuleTree) -> frozenset[str]:
+    """Give the names of modules that are `entry` or end in a dot and `entry`; parameters are no modules."""
+    leaf = entry.rpartition(".")[2]
+    names = index_of(tree).modules_by_leaf.get(leaf, frozenset[str]())
+    if leaf == entry:
+        return names
     ending = f".{entry}"
-    return [
-        module for module in tree.by_leaf_name.get(entry.rpartition(".")[2], ())
-        if module.kind != "experts" and module.name and (module.name == entry or module.name.endswith(ending))
-    ]
+    return frozenset(name for name in names if name == entry or name.endswith(ending))
 
 
 def parameters_matching(entry: str, tree: ModuleTree) -> list[ModuleInfo]:
@@ -52,8 +54,8 @@ def has_names_within_names(tree: ModuleTree) -> bool:
 
 
 def matching_names(entries: Iterable[str], tree: ModuleTree) -> set[str]:
-    """Give the names of the modules that some entry matches."""
-    return {module.name for entry in entries for module in modules_matching(entry, tree)}
+    """Give the names of modules that some entry matches."""
+    return set[str]().union(*(names_matching(entry, tree) for entry in entries))
 
 
 def layer_of(name: str) -> int | None:

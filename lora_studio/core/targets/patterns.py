@@ -6,7 +6,7 @@ Source: `get_pattern_key` in `peft.utils.other`. PEFT saves them sorted, so over
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Generic, TypeVar
 
 from lora_studio.core.errors import InputError
@@ -51,10 +51,16 @@ class PatternTable(Generic[Number]):
         literal = (self._literals[end][1] for end in _endings(name) if end in self._literals)
         return [*literal, *(key for _, key, expression in self._expressions if expression.match(name))]
 
-    def get(self, name: str, default: Number) -> Number:
-        """Give the value for `name`."""
-        key = self.key_for(name) if self.values else None
-        return default if key is None else self.values[key]
+    def lookup(self, default: Number) -> Callable[[str], Number]:
+        """Give the function from a name to its value."""
+        if not self.values:
+            return lambda _name: default
+
+        def value_of(name: str) -> Number:
+            key = self.key_for(name)
+            return default if key is None else self.values[key]
+
+        return value_of
 
     def _literal_for(self, name: str) -> tuple[int, str] | None:
         if not self._literals:

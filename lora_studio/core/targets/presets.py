@@ -6,7 +6,7 @@ from collections.abc import Callable
 from types import MappingProxyType
 
 from lora_studio.core.modules import ModuleInfo, ModuleTree
-from lora_studio.core.targets.selection import targetable_reason
+from lora_studio.core.targets.index import index_of
 
 _ATTENTION_WORDS = ("attn", "attention")
 
@@ -23,7 +23,8 @@ def mlp(tree: ModuleTree) -> frozenset[str]:
 
 def all_linear(tree: ModuleTree) -> frozenset[str]:
     """Every linear layer but the head, fused experts included, routers not."""
-    return frozenset(module.name for module in _linear_layers(tree))
+    index = index_of(tree)
+    return (index.linear | frozenset(name for name in index.parameters if tree.by_name[name].num_experts != 1)) & index.targetable
 
 
 def no_targets(_tree: ModuleTree) -> frozenset[str]:
@@ -37,11 +38,9 @@ PRESETS: MappingProxyType[str, Callable[[ModuleTree], frozenset[str]]] = Mapping
 
 
 def _linear_layers(tree: ModuleTree) -> list[ModuleInfo]:
-    return [
-        module for module in tree.modules
-        if module.kind in ("linear", "conv1d", "experts") and module.num_experts != 1 and module.name != tree.output_module
-        and not targetable_reason(module, tree)
-    ]
+    index = index_of(tree)
+    wanted = (index.linear | index.parameters) & index.targetable
+    return [module for module in tree.modules if module.name in wanted and module.num_experts != 1]
 
 
 def _in_attention(module: ModuleInfo) -> bool:

@@ -12,10 +12,11 @@ from lora_studio.core.errors import InputError
 from lora_studio.core.findings import Finding, Level
 from lora_studio.core.modules import Kind, ModuleInfo, ModuleTree
 from lora_studio.core.targets.fused import rewrite_for_fused_experts
+from lora_studio.core.targets.index import index_of
 from lora_studio.core.targets.matching import (
     has_names_within_names,
     matching_names,
-    modules_matching,
+    names_matching,
     owner_of_plain_parameter,
     parameters_matching,
     within_layers,
@@ -91,10 +92,9 @@ def resolve(adapter: AdapterSettings, tree: ModuleTree) -> Resolution:
         return Resolution(adapter, (), (), (Finding("error", "setting_refused", error.message, error.hint, error.field),))
     names |= _parameter_names(effective, tree, findings)
     chosen = [module for module in tree.modules if module.name in names] if names else []
-    targets = tuple(
-        Target(module.name, module.kind, ranks.get(module.name, effective.r), alphas.get(module.name, effective.lora_alpha))
-        for module in _wrappable(chosen, findings)
-    )
+    rank_of, alpha_of = ranks.lookup(effective.r), alphas.lookup(effective.lora_alpha)
+    wrapped = _wrappable(chosen, findings)
+    targets = tuple(Target(module.name, module.kind, rank_of(module.name), alpha_of(module.name)) for module in wrapped)
     saved = saved_modules(effective.modules_to_save, tree, names, findings)
     if not chosen and not any(finding.level == "error" for finding in findings):
         findings.append(_nothing_targeted())
@@ -117,7 +117,7 @@ def _module_names(adapter: AdapterSettings, tree: ModuleTree, findings: list[Fin
     names = _every_linear(tree) if adapter.target_modules == "all-linear" else _listed(adapter, tree, findings)
     left = set(names)
     for entry in adapter.exclude_modules:
-        found = {module.name for module in modules_matching(entry, tree)}
+        found = names_matching(entry, tree)
         left -= found
         if not found:
             findings.append(_unmatched("warning", "exclude_modules", entry, "Take the entry out."))
@@ -130,15 +130,15 @@ def _module_names(adapter: AdapterSettings, tree: ModuleTree, findings: list[Fin
 
 
 def _every_linear(tree: ModuleTree) -> set[str]:
-    linear = {module.name for module in tree.modules if module.kind in ("linear", "conv1d") and module.name != tree.output_module}
+    linear = index_of(tree).linear
     # PEFT turns all-linear into a list of names, which may happen to be endings of longer ones.
-    return matching_names(linear, tree) if has_names_within_names(tree) else linear
+    return matching_names(linear, tree) if has_names_within_names(tree) else set(linear)
 
 
 def _listed(adapter: AdapterSettings, tree: ModuleTree, findings: list[Finding]) -> set[str]:
     names = set[str]()
     for entry in adapter.target_modules:
-        found = {module.name for module in modules_matching(entry, tree)}
+        found = names_matching(entry, tree)
         names |= found
         if not found:
             findings.append(_unmatched("error", "target_modules", entry, _names_hint(tree)))
@@ -188,7 +188,7 @@ def _wrappable(chosen: list[ModuleInfo], findings: list[Finding]) -> list[Module
         findings.append(Finding(
             "error", "not_targetable", f"{shown} cannot be targeted: {reason}.",
             "Take it out of target_modules, or leave it out with exclude_modules.", _MODULES))
-    return [module for module in chosen if module.targetable]
+    return [module for module in chosen if module.targetable] if refused else chosen
 
 
 def _experts_findings(adapter: AdapterSettings, targets: tuple[Target, ...]) -> Iterator[Finding]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from lora_studio.core.modules import ModuleInfo, ModuleTree
-from lora_studio.core.targets.fused import rewritten_name, rewritten_names
+from lora_studio.core.modules import ModuleTree
+from lora_studio.core.targets.index import index_of
 from lora_studio.core.targets.resolve import Resolution
 
 
@@ -39,23 +39,16 @@ def selection_of(resolution: Resolution) -> Selection:
     )
 
 
-def targetable_reason(module: ModuleInfo, tree: ModuleTree) -> str:
-    """Say why a module can have no adapter; empty where it can."""
-    if not module.targetable:
-        return module.reason or f"a {module.class_name} has no adapter"
-    if module.kind == "experts":
-        return ""
-    old = rewritten_name(module.name, rewritten_names(tree.model_type))
-    return f"PEFT reads {old} as the fused experts in a {tree.model_type} model" if old else ""
-
-
 def targetable_below(name: str, tree: ModuleTree) -> frozenset[str]:
     """Give every module at or below `name` that can have an adapter: what a tick on that row means. The root is ""."""
+    targetable = index_of(tree).targetable
+    if not name:
+        return targetable
     found: list[str] = []
-    waiting = [tree.by_name[name]]
+    waiting = [name]
     while waiting:
-        module = waiting.pop()
-        if not targetable_reason(module, tree):
-            found.append(module.name)
-        waiting.extend(tree.children.get(module.name, ()))
+        here = waiting.pop()
+        if here in targetable:
+            found.append(here)
+        waiting.extend(module.name for module in tree.children.get(here, ()))
     return frozenset(found)
