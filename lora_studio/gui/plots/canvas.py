@@ -186,14 +186,14 @@ class Canvas(pg.GraphicsView):
         self._box.setMouseEnabled(False, False)
         self._box.disableAutoRange()
         self._box.setDefaultPadding(0)
-        for side, axis in self._axes.items():
+        for axis in self._axes.values():
             axis.enableAutoSIPrefix(False)
-            axis.setStyle(tickLength=0, tickTextOffset=6, autoExpandTextSpace=True, maxTickLevel=0, hideOverlappingLabels=side == "left")
+            axis.setStyle(tickLength=0, tickTextOffset=6, autoExpandTextSpace=True, maxTickLevel=0, hideOverlappingLabels=False)
             axis.linkToView(self._box)
         # Half of pyqtgraph's PlotItem is menus and buttons that are not wanted here; they double the time it takes to make one.
         frame = pg.GraphicsWidget()
         grid = QGraphicsGridLayout(frame)
-        grid.setContentsMargins(0, 2, 0, 0)
+        grid.setContentsMargins(0, 4, 0, 0)
         grid.setSpacing(0)
         grid.addItem(self._axes["left"], 0, 0)
         grid.addItem(self._box, 0, 1)

@@ -41,6 +41,8 @@ class LegendEntry(QAbstractButton):
         middle = self.height() / 2
         pen = pen_for(self._style, color)
         pen.setWidth(2)
+        if pen.style() != Qt.PenStyle.SolidLine:
+            pen.setDashPattern([length / 2.2 for length in pen.dashPattern()])
         painter.setPen(pen)
         painter.drawLine(QPointF(_PAD, middle), QPointF(_PAD + _SAMPLE, middle))
         if self._style.marker:

@@ -1,0 +1,403 @@
+"""The window around the draft: layout, actions, what can be dropped on it, what it remembers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from PySide6.QtCore import QMimeData, QPoint, QPointF, Qt, QUrl
+from PySide6.QtGui import QDragEnterEvent, QDropEvent, QGuiApplication
+from PySide6.QtTest import QTest
+from PySide6.QtWidgets import QPushButton, QWidget
+from pytestqt.qtbot import QtBot
+
+from lora_studio.core.config import RunConfig
+from lora_studio.core.config_files import write_config
+from lora_studio.core.errors import InputError
+from lora_studio.core.runs import RunStore
+from lora_studio.gui.actions import ACTIONS
+from lora_studio.gui.command_palette import matches
+from lora_studio.gui.drops import Kind, kind_of
+from lora_studio.gui.help import about_dialog, notifications_dialog, shortcuts_dialog
+from lora_studio.gui.main_window import MainWindow
+from lora_studio.gui.studio import Studio
+from lora_studio.gui.theme import Theme
+from lora_studio.gui.window_state import WindowState
+from tests.gui.clipping import clipped_widgets, settle
+from tests.gui.desk import Answers
+
+SIZES = [(1440, 900), (1100, 700), (1000, 600)]
+
+
+@pytest.fixture
+def window(qtbot: QtBot, dark: Theme) -> Iterator[MainWindow]:
+    made = MainWindow(WindowState())
+    qtbot.addWidget(made)
+    made.show()
+    yield made
+    made.columns.left.close()
+    made.columns.right.close()
+
+
+@pytest.fixture
+def studio(window: MainWindow, qtbot: QtBot) -> Iterator[Studio]:
+    made = Studio(window, Answers())
+    made.make_pages()
+    window.resize(1440, 900)
+    settle(window)
+    yield made
+    window.may_close = lambda: True
+    made.close()
+
+
+def press(window: QWidget, key: Qt.Key, modifiers: Qt.KeyboardModifier = Qt.KeyboardModifier.NoModifier) -> None:
+    window.activateWindow()
+    QTest.qWaitForWindowActive(window)
+    QTest.keyClick(window, key, modifiers)
+
+
+# --- layout ---
+
+
+@pytest.mark.parametrize(
+    ("width", "left", "right"), [(1440, True, True), (1360, True, True), (1359, True, False), (1120, True, False), (1119, False, False)],
+)
+def test_panels_fold_into_rails_right_before_left(window: MainWindow, width: int, left: bool, right: bool) -> None:
+    window.resize(width, 700)
+    settle(window)
+    assert (window.columns.left.docked, window.columns.right.docked) == (left, right)
+    assert (window.columns.left.rail.isVisible(), window.columns.right.rail.isVisible()) == (not left, not right)
+
+
+def test_the_window_gets_no_smaller_than_1000_by_600(window: MainWindow) -> None:
+    window.resize(300, 200)
+    settle(window)
+    assert (window.width(), window.height()) == (1000, 600)
+    assert window.minimumSizeHint().width() <= 1000
+
+
+def test_a_rail_opens_its_panel_over_the_page_and_escape_closes_it(window: MainWindow, qtbot: QtBot) -> None:
+    window.resize(1000, 600)
+    settle(window)
+    side = window.columns.right
+    qtbot.mouseClick(side.rail.findChild(QWidget, "right_rail_training"), Qt.MouseButton.LeftButton)
+    assert side.open
+    assert side.column.isVisible()
+    assert window.columns.rect().contains(side.overlay.geometry())
+    qtbot.keyClick(side.overlay, Qt.Key.Key_Escape)
+    assert not side.open
+
+
+def test_a_press_beside_an_overlay_closes_it(window: MainWindow, qtbot: QtBot) -> None:
+    window.resize(1000, 600)
+    settle(window)
+    window.columns.left.open_at("data")
+    qtbot.mouseClick(window.stack, Qt.MouseButton.LeftButton)
+    assert not window.columns.left.open
+
+
+def test_f9_and_f10_fold_panels_where_there_is_room(window: MainWindow) -> None:
+    window.resize(1440, 900)
+    settle(window)
+    press(window, Qt.Key.Key_F9)
+    assert not window.columns.left.docked
+    assert not window.actions_["left_panel"].isChecked()
+    press(window, Qt.Key.Key_F9)
+    assert window.columns.left.docked
+    press(window, Qt.Key.Key_F10)
+    assert not window.columns.right.docked
+
+
+def test_f10_opens_an_overlay_where_there_is_none(window: MainWindow) -> None:
+    window.resize(1000, 600)
+    settle(window)
+    press(window, Qt.Key.Key_F10)
+    assert window.columns.right.open
+    assert not window.columns.right.docked
+    press(window, Qt.Key.Key_F10)
+    assert not window.columns.right.open
+
+
+def test_a_window_made_wide_again_docks_what_was_overlaid(window: MainWindow) -> None:
+    window.resize(1000, 600)
+    settle(window)
+    window.columns.right.open_at("budget")
+    window.resize(1440, 900)
+    settle(window)
+    assert window.columns.right.docked
+    assert window.columns.right.overlay.isHidden()
+
+
+@pytest.mark.parametrize("scale", [1.0, 1.3])
+@pytest.mark.parametrize("mode", ["dark", "light"])
+def test_nothing_in_the_window_is_clipped(studio: Studio, window: MainWindow, dark: Theme, mode: str, scale: float) -> None:
+    dark.set_mode(mode)
+    dark.set_scale(scale)
+    clipped: dict[str, list[str]] = {}
+    for size in SIZES:
+        window.resize(*size)
+        for page in ("data", "train", "runs"):
+            window.show_page(page)
+            settle(window)
+            if found := clipped_widgets(window):
+                clipped[f"{size} {page}"] = found
+    assert clipped == {}
+
+
+@pytest.mark.parametrize("scale", [1.0, 1.3])
+def test_nothing_in_the_overlays_is_clipped(studio: Studio, window: MainWindow, dark: Theme, scale: float) -> None:
+    dark.set_scale(scale)
+    window.resize(1000, 600)
+    settle(window)
+    for side, card in ((window.columns.left, "targets"), (window.columns.right, "budget")):
+        side.open_at(card)
+        settle(window)
+        assert clipped_widgets(side.overlay) == []
+        side.close()
+
+
+def test_the_clipping_walk_finds_what_is_clipped(qtbot: QtBot, dark: Theme) -> None:
+    holder = QWidget()
+    qtbot.addWidget(holder)
+    button = QPushButton("a button with a long text", holder)
+    button.resize(40, 10)
+    holder.resize(300, 100)
+    holder.show()
+    assert "of width" in clipped_widgets(holder)[0]
+    button.resize(button.sizeHint())
+    assert clipped_widgets(holder) == []
+    button.move(280, 0)
+    assert "outside its parent" in clipped_widgets(holder)[0]
+
+
+# --- actions ---
+
+
+def test_every_action_has_a_name_of_its_own_and_no_shortcut_twice() -> None:
+    ids = [spec.id for spec in ACTIONS]
+    keys = [spec.shortcut for spec in ACTIONS if spec.shortcut]
+    assert len(set(ids)) == len(ids)
+    assert len(set(keys)) == len(keys)
+
+
+def test_every_action_of_a_filled_window_does_something(studio: Studio, window: MainWindow) -> None:
+    from lora_studio.gui.help import attach_help
+
+    attach_help(window, studio.notifications)
+    waiting = {"undo", "redo", "reset_to_run", "pause", "stop", "export", "merge"}  # for a draft that changed, or for a run
+    assert {spec.id for spec in window.actions_.specs if not window.actions_[spec.id].isEnabled()} <= waiting
+
+
+def test_pages_are_reached_by_ctrl_and_their_number(studio: Studio, window: MainWindow) -> None:
+    for key, page in ((Qt.Key.Key_1, "data"), (Qt.Key.Key_3, "runs"), (Qt.Key.Key_2, "train")):
+        press(window, key, Qt.KeyboardModifier.ControlModifier)
+        assert window.page == page
+
+
+@pytest.mark.parametrize(
+    ("query", "found"), [("lgt", True), ("LIGHT", True), ("light theme", True), ("xyz", False), ("", True), ("thgil", False)],
+)
+def test_the_palette_matches_letters_in_their_order(query: str, found: bool) -> None:
+    assert matches(query, "Light theme") is found
+
+
+def test_the_palette_runs_what_is_typed(window: MainWindow, qtbot: QtBot, dark: Theme) -> None:
+    press(window, Qt.Key.Key_K, Qt.KeyboardModifier.ControlModifier)
+    palette = window.open_palette()
+    qtbot.keyClicks(palette.query, "light th")
+    qtbot.keyClick(palette.query, Qt.Key.Key_Return)
+    assert dark.mode == "light"
+    assert not palette.isVisible()
+
+
+def test_escape_leaves_the_palette(window: MainWindow, qtbot: QtBot, dark: Theme) -> None:
+    palette = window.open_palette()
+    qtbot.keyClick(palette.query, Qt.Key.Key_Escape)
+    assert not palette.isVisible()
+    assert dark.mode == "dark"
+
+
+def test_text_grows_and_shrinks_by_keys(window: MainWindow, dark: Theme) -> None:
+    window.actions_["text_larger"].trigger()
+    assert dark.scale == pytest.approx(1.1)
+    window.actions_["text_usual"].trigger()
+    assert dark.scale == 1.0
+
+
+# --- the draft in the header ---
+
+
+def test_an_edit_can_be_undone_from_the_window(studio: Studio, window: MainWindow) -> None:
+    studio.workspace.edit({"adapter.r": 16}, "Rank")
+    assert window.actions_["undo"].isEnabled()
+    press(window, Qt.Key.Key_Z, Qt.KeyboardModifier.ControlModifier)
+    assert studio.workspace.config.adapter.r == 8
+
+
+def test_the_header_names_the_draft_and_renames_it(studio: Studio, window: MainWindow, qtbot: QtBot) -> None:
+    name = window.header.name
+    assert name.text() == studio.workspace.config.name
+    name.selectAll()
+    qtbot.keyClicks(name, "second try")
+    qtbot.keyClick(name, Qt.Key.Key_Return)
+    assert studio.workspace.config.name == "second try"
+
+
+def test_a_name_no_folder_can_have_is_marked(studio: Studio, window: MainWindow, qtbot: QtBot) -> None:
+    before = studio.workspace.config.name
+    window.header.name.selectAll()
+    qtbot.keyClicks(window.header.name, "a/b")
+    qtbot.keyClick(window.header.name, Qt.Key.Key_Return)
+    assert window.header.name.error
+    assert studio.workspace.config.name == before
+
+
+def test_what_a_start_lacks_leads_to_its_field(studio: Studio, window: MainWindow, qtbot: QtBot) -> None:
+    studio.workspace.edit({"data.train": ()}, "No data")
+    qtbot.waitUntil(lambda: any(not item.ok and item.name == "data" for item in studio.workspace.readiness))
+    assert not window.header.start.isEnabled()
+    button = next(found for found in window.header.ready.findChildren(QPushButton) if found.text() == "data")
+    with qtbot.waitSignal(studio.workspace.field_requested) as signal:
+        qtbot.mouseClick(button, Qt.MouseButton.LeftButton)
+    assert signal.args == ["data.train"]
+
+
+def test_the_command_of_the_draft_is_copied(studio: Studio, window: MainWindow, tmp_path: Path) -> None:
+    path = tmp_path / "my run.yaml"
+    studio.workspace.save_as(path)
+    window.actions_["copy_command"].trigger()
+    assert QGuiApplication.clipboard().text() == f"lora-studio train '{path}'"
+
+
+# --- runs ---
+
+
+def test_a_shown_run_can_be_looked_at_beside_the_draft(studio: Studio, window: MainWindow, qtbot: QtBot) -> None:
+    folder = RunStore(studio.starter.store.root).create(studio.workspace.config.replace({"adapter.r": 4}))
+    studio.run_view.open(folder.path)
+    assert window.view_switch.button("run").isEnabled()
+    qtbot.mouseClick(window.view_switch.button("run"), Qt.MouseButton.LeftButton)
+    assert window.view_switch.current == "run"
+    assert studio.workspace.config.adapter.r == 8
+    window.actions_["reset_to_run"].trigger()
+    assert studio.workspace.config.adapter.r == 4
+    window.actions_["undo"].trigger()
+    assert studio.workspace.config.adapter.r == 8
+
+
+# --- drops ---
+
+
+def drop(window: MainWindow, *paths: Path) -> None:
+    data = QMimeData()
+    data.setUrls([QUrl.fromLocalFile(str(path)) for path in paths])
+    told = (Qt.DropAction.CopyAction, data, Qt.MouseButton.LeftButton, Qt.KeyboardModifier.NoModifier)
+    entering = QDragEnterEvent(QPoint(10, 10), *told)
+    window.dragEnterEvent(entering)
+    assert entering.isAccepted()
+    window.dropEvent(QDropEvent(QPointF(10, 10), *told))
+
+
+def test_a_dropped_config_becomes_the_draft(studio: Studio, window: MainWindow, tmp_path: Path) -> None:
+    write_config(tmp_path / "run.yaml", RunConfig().replace({"name": "dropped"}))
+    drop(window, tmp_path / "run.yaml")
+    assert studio.workspace.config.name == "dropped"
+
+
+def test_dropped_rows_become_the_data(studio: Studio, window: MainWindow, chat_rows: Path) -> None:
+    drop(window, chat_rows)
+    assert studio.workspace.config.data.train == (str(chat_rows),)
+    assert window.page == "data"
+
+
+def test_a_dropped_model_becomes_the_base_model(studio: Studio, window: MainWindow, tiny_model: Callable[[str], Path]) -> None:
+    drop(window, tiny_model("llama"))
+    assert studio.workspace.config.model.name_or_path == str(tiny_model("llama"))
+
+
+def test_a_dropped_config_that_cannot_be_read_opens_at_its_line(studio: Studio, window: MainWindow, tmp_path: Path, qtbot: QtBot) -> None:
+    (tmp_path / "bad.yaml").write_text("name: x\nadapter: {rank: 8}\n")
+    drop(window, tmp_path / "bad.yaml")
+    dialog = window.findChild(QWidget, "yaml_dialog")
+    assert dialog is not None
+    assert dialog.isVisible()
+    dialog.close()
+
+
+def test_what_is_nothing_to_open_is_told(studio: Studio, window: MainWindow, tmp_path: Path) -> None:
+    drop(window, tmp_path)
+    assert "neither a run nor a model" in window.toasts.toasts[-1].text
+
+
+@pytest.mark.parametrize(
+    ("made", "kind"),
+    [("a.yaml", Kind.CONFIG), ("a.yml", Kind.CONFIG), ("a.jsonl", Kind.DATA), ("a.csv", Kind.DATA), ("a.gguf", Kind.MODEL),
+     ("run/run.yaml", Kind.RUN), ("model/config.json", Kind.MODEL)],
+)
+def test_paths_are_told_apart(tmp_path: Path, made: str, kind: Kind) -> None:
+    path = tmp_path / made
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("x")
+    assert kind_of(path if path.parent == tmp_path else path.parent) is kind
+
+
+@pytest.mark.parametrize(
+    ("made", "said"), [("a.exe", "nothing that can be opened"), ("adapter/adapter_config.json", "adapter on its own"), (None, "no ")],
+)
+def test_what_cannot_be_opened_is_refused_with_a_way_out(tmp_path: Path, made: str | None, said: str) -> None:
+    path = tmp_path / (made or "missing.yaml")
+    if made:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("{}")
+    with pytest.raises(InputError, match=said) as error:
+        kind_of(path if path.parent == tmp_path else path.parent)
+    assert error.value.hint
+
+
+# --- memory of the window ---
+
+
+def test_the_window_comes_back_as_it_was(qtbot: QtBot, dark: Theme) -> None:
+    first = MainWindow(WindowState())
+    qtbot.addWidget(first)
+    first.show()
+    first.columns.right.wanted = False
+    first.state.page = "runs"
+    dark.set_mode("light")
+    first.remember().save()
+    second = MainWindow(WindowState.load())
+    qtbot.addWidget(second)
+    second.show()
+    settle(second)
+    assert second.state.geometry
+    assert not second.columns.right.docked
+    assert (second.state.page, second.state.theme) == ("runs", "light")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", '{"scale": "big", "columns": ["x"], "geometry": 3}'])
+def test_a_damaged_memory_starts_afresh(studio_home: Path, text: str) -> None:
+    folder = studio_home / "settings"
+    folder.mkdir(parents=True)
+    (folder / "window.json").write_text(text)
+    assert WindowState.load() == WindowState()
+
+
+# --- help ---
+
+
+def test_help_names_every_shortcut(studio: Studio, window: MainWindow, qtbot: QtBot) -> None:
+    dialog = shortcuts_dialog(window.actions_, window)
+    dialog.show()
+    table = dialog.findChild(QWidget, "shortcuts_table")
+    shown = {table.item(row, 1).text() for row in range(table.rowCount())}  # type: ignore[attr-defined]
+    assert {"Ctrl+K", "F9", "F10", "Ctrl+1", "Ctrl+Z"} <= shown
+    dialog.close()
+
+
+def test_help_dialogs_show_all_of_their_text(studio: Studio, window: MainWindow, qtbot: QtBot) -> None:
+    for dialog in (about_dialog(window), notifications_dialog(studio.notifications, window)):
+        dialog.show()
+        settle(dialog)
+        assert clipped_widgets(dialog) == []
+        dialog.close()
