@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from lora_studio.core.errors import InputError
+from lora_studio.core.locks import is_locked
 from lora_studio.core.runs import ENDED, RunFolder, RunState, RunSummary
 
 INDEX_NAME = ".index.sqlite"
@@ -144,8 +145,15 @@ def _row(path: Path, stamp: str) -> tuple[Any, ...] | None:
 def _summary(root: Path, row: tuple[Any, ...]) -> RunSummary:
     folder, _stamp, name, started, ended, base, r, alpha, steps, total, loss, best, duration = row
     path = root / folder
-    state: RunState = ENDED.get(ended) or RunFolder(path).state
+    state = ENDED.get(ended) or _unended_state(path, started)
     return RunSummary(path, name, started, state, base, r, alpha, steps, total, loss, best, duration)
+
+
+def _unended_state(path: Path, started: float) -> RunState:
+    """Say what a run without a last event is at, as `RunFolder.state` does, without reading its events again."""
+    if is_locked(path / "run.lock"):
+        return "running"
+    return "interrupted" if started else "new"
 
 
 def _progress(path: Path) -> _Progress:

@@ -245,7 +245,7 @@ def test_the_list_follows_runs_that_change_appear_and_go(store: RunStore) -> Non
 
 def test_a_run_that_dies_is_listed_as_interrupted_though_no_file_changed(store: RunStore) -> None:
     folder = store.create(CONFIG)
-    write(folder, started(), step(1))
+    write(folder, started(time=1.0), step(1, time=2.0))
     with folder.lock():
         assert store.list()[0].state == "running"
     assert store.list()[0].state == "interrupted"
