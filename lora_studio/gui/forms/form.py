@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from PySide6.QtCore import QObject, Signal
@@ -56,7 +57,7 @@ class Form(QObject):
         row.show_value(self.config.get(path))
         return row
 
-    def edit(self, changes: dict[str, object], text: str = "", gesture: str = "") -> bool:
+    def edit(self, changes: Mapping[str, object], text: str = "", gesture: str = "") -> bool:
         """Edit the draft; faults are shown at their rows. Returns whether the draft took it."""
         first = next(iter(changes))
         spec = self._rows[first].spec if first in self._rows else FieldSpec.of(first)

@@ -52,6 +52,7 @@ class FieldRow(QWidget):
         self.set_error("")
         match self.editor:
             case NumberEdit():
+                assert value is None or isinstance(value, int | float)
                 self.editor.set_value(value)
             case ComboBox():
                 self.editor.setCurrentIndex(self.editor.findData(_key(value)))
