@@ -45,7 +45,8 @@ import json, sys, time
 import lora_studio.gui.app as app
 
 def told(opened, target):
-    times = {"paint": time.time(), "paint_cpu": time.process_time(), "imported": sorted({"pydantic", "pyqtgraph", "torch"} & set(sys.modules))}
+    times = {"paint": time.time(), "paint_cpu": time.process_time()}
+    times["imported"] = sorted({"pydantic", "pyqtgraph", "torch"} & set(sys.modules))
     fill(opened, target)
     def ready():
         times.update(plots=time.time(), plots_cpu=time.process_time())
@@ -81,10 +82,12 @@ def main(repeats: int) -> None:
         measure(BARE, home)
         measure(OURS, home)
         rows = [(measure(BARE, home), measure(OURS, home)) for _ in range(repeats)]
-    for title, side, mark in (("bare window, paint", 0, "paint"), ("ours, paint", 1, "paint"), ("ours, panels", 1, "panels"), ("ours, plots", 1, "plots")):
+    for title, side in (("bare window, paint", 0), ("ours, paint", 1), ("ours, panels", 1), ("ours, plots", 1)):
+        mark = title.rpartition(" ")[2]
         seconds = sorted(float(str(row[side][mark])) for row in rows)
         spent = statistics.median(float(str(row[side][f"{mark}_cpu"])) for row in rows)
-        print(f"{title:20} median {statistics.median(seconds):.3f} s   least {seconds[0]:.3f}   greatest {seconds[-1]:.3f}   CPU {spent:.3f}")
+        median = statistics.median(seconds)
+        print(f"{title:20} median {median:.3f} s   least {seconds[0]:.3f}   greatest {seconds[-1]:.3f}   CPU {spent:.3f}")
     behind = [float(str(ours["paint"])) - float(str(bare["paint"])) for bare, ours in rows]
     print(f"{'behind bare, paint':20} median {statistics.median(behind) * 1000:.0f} ms   least {min(behind) * 1000:.0f}")
     print(f"imported before the first paint: {rows[-1][1]['imported']}; torch when the plots are ready: {rows[-1][1]['torch']}")

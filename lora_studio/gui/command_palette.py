@@ -26,6 +26,7 @@ class CommandPalette(QFrame):
     def __init__(self, window: QWidget) -> None:
         super().__init__(window)
         self.setObjectName("command_palette")
+        self._window = window
         self._actions: list[QAction] = []
         self.query = QLineEdit()
         self.query.setObjectName("palette_query")
@@ -48,9 +49,8 @@ class CommandPalette(QFrame):
     def open(self, actions: Sequence[QAction]) -> None:
         """Show those of the actions that can be used now."""
         self._actions = [action for action in actions if action.isEnabled()]
-        window = self.parentWidget()
-        width = min(_WIDTH, window.width() - 40)
-        self.setGeometry((window.width() - width) // 2, _TOP, width, min(_HEIGHT, window.height() - _TOP - 40))
+        width, height = min(_WIDTH, self._window.width() - 40), min(_HEIGHT, self._window.height() - _TOP - 40)
+        self.setGeometry((self._window.width() - width) // 2, _TOP, width, height)
         self.query.clear()
         self._filter("")
         self.show()
@@ -94,4 +94,4 @@ class CommandPalette(QFrame):
 
     def _leave(self) -> None:
         self.hide()
-        self.parentWidget().setFocus()
+        self._window.setFocus()

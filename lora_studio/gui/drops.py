@@ -36,7 +36,8 @@ def kind_of(path: Path) -> Kind:
         return Kind.MODEL
     if suffix in _DATA:
         return Kind.DATA
-    raise InputError(f"{path.name} is nothing that can be opened.", "Give a config (.yaml), a run or model folder, a .gguf file or rows (.jsonl, .csv, .txt).")
+    hint = "Give a config (.yaml), a run or model folder, a .gguf file or rows (.jsonl, .csv, .txt)."
+    raise InputError(f"{path.name} is nothing that can be opened.", hint)
 
 
 def _kind_of_folder(path: Path) -> Kind:

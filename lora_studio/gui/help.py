@@ -77,10 +77,11 @@ def about_dialog(parent: QWidget) -> QDialog:
     dialog = _dialog(tr("About LoRA Studio"), "about_dialog", parent)
     layout = dialog.layout()
     assert isinstance(layout, QVBoxLayout)
+    licences = "Apache License 2.0. Fonts: Inter and JetBrains Mono, SIL Open Font License 1.1 ({folder})."
     texts = (
         (f"LoRA Studio {__version__}", "heading"),
         (tr("A workbench for low-rank adaptation of language models."), ""),
-        (tr("Apache License 2.0. Fonts: Inter and JetBrains Mono, SIL Open Font License 1.1 ({folder}).", folder=icons_folder().parent / "fonts"), "note"),
+        (tr(licences, folder=icons_folder().parent / "fonts"), "note"),
     )
     for place, (text, role) in enumerate(texts):
         line = label(text, role, f"about_{place}", wrap=True)

@@ -24,8 +24,8 @@ from lora_studio.gui.widgets import Card, Pills, RailEntry, Toasts
 from lora_studio.gui.window_state import WindowState
 
 MINIMUM_SIZE, USUAL_SIZE = (1000, 600), (1440, 900)
-LEFT = (RailEntry("model", tr("Base model"), "model"), RailEntry("data", tr("Data"), "data"), RailEntry("targets", tr("Target modules"), "targets"))
-RIGHT = (RailEntry("adapter", tr("Adapter"), "adapter"), RailEntry("training", tr("Training"), "training"), RailEntry("budget", tr("Budget"), "budget"))
+LEFT = (RailEntry("model", "Base model", "model"), RailEntry("data", "Data", "data"), RailEntry("targets", "Target modules", "targets"))
+RIGHT = (RailEntry("adapter", "Adapter", "adapter"), RailEntry("training", "Training", "training"), RailEntry("budget", "Budget", "budget"))
 
 # About as high as the panels that take their places, so that little moves when they come.
 _EMPTY_HEIGHTS = {"model": 130, "data": 100, "targets": 200, "adapter": 240, "training": 290, "budget": 220}
@@ -90,7 +90,7 @@ class MainWindow(QMainWindow):
         """Show empty cards where panels and pages will be."""
         for side, entries in ((self.columns.left, LEFT), (self.columns.right, RIGHT)):
             for entry in entries:
-                card = Card(entry.title, name=f"placeholder_{entry.id}")
+                card = Card(tr(entry.title), name=f"placeholder_{entry.id}")
                 card.body.addStretch(1)
                 card.setMinimumHeight(_EMPTY_HEIGHTS[entry.id])
                 side.add_card(entry.id, card, 1 if entry.id == "targets" else 0)

@@ -73,7 +73,8 @@ class InstanceServer(QObject):
         self._server.close()
 
     def _on_connection(self) -> None:
-        while (connection := self._server.nextPendingConnection()) is not None:
+        while self._server.hasPendingConnections():
+            connection = self._server.nextPendingConnection()
             connection.readyRead.connect(lambda waiting=connection: self._read(waiting))
             connection.disconnected.connect(connection.deleteLater)
             if connection.canReadLine():

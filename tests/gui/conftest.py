@@ -27,7 +27,8 @@ def nothing_left_behind(qapp: QApplication) -> Iterator[None]:
     timers = _running_timers()
     yield
     _delete_later_ones()
-    if leaked := [thread for thread in threading.enumerate() if thread not in threads and thread.name != "tqdm_monitor" and not _ends(thread)]:
+    new = [thread for thread in threading.enumerate() if thread not in threads and thread.name != "tqdm_monitor"]
+    if leaked := [thread for thread in new if not _ends(thread)]:
         pytest.fail(f"threads left behind: {leaked}")
     if set(_top_level()) - widgets or _running_timers() - timers:
         gc.collect()  # what only a cycle keeps alive is no leak

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+import numpy as np
 import pyqtgraph as pg
 from PySide6.QtCore import QEvent, QPointF, QRectF, Qt, Signal
 from PySide6.QtGui import QColor, QFont, QMouseEvent, QResizeEvent, QWheelEvent
@@ -35,7 +36,7 @@ class Canvas(pg.GraphicsView):
     view_changed = Signal()
 
     def __init__(self, name: str) -> None:
-        super().__init__(useOpenGL=False, background=None)
+        super().__init__(useOpenGL=False)
         self.setObjectName(name)
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Expanding)
         self.setMinimumSize(120, 80)
@@ -111,6 +112,7 @@ class Canvas(pg.GraphicsView):
         self._span = _span_of(shown)
         left, right = self.x_range
         columns = max(int(self._box.width() * _COLUMNS_PER_PIXEL), 50)
+        bounds: list[tuple[float, float]] = []
         for curve, item in self._items.items():
             series = shown.get(curve)
             item.setVisible(series is not None)
@@ -119,9 +121,12 @@ class Canvas(pg.GraphicsView):
             if series is not None:
                 x, y = series.thinned(left, right, columns)
                 item.setData(x, y)
+                finite = y[np.isfinite(y)]  # holds the extremes of all that lies in view
+                bounds += [(float(finite.min()), float(finite.max()))] if len(finite) else []
                 if curve in self._markers:
                     self._markers[curve].setData(*((x, y) if len(x) <= _MARKER_LIMIT else ([], [])))
-        self._set_range(shown, left, right)
+        filled = any(self._styles[curve].filled and len(series) for curve, series in shown.items())
+        self._set_range(bounds, filled, left, right)
 
     def fit(self) -> None:
         """Show all x again."""
@@ -138,47 +143,47 @@ class Canvas(pg.GraphicsView):
         self._read_out.adjustSize()
         self._place_read_out(x)
 
-    def mouseMoveEvent(self, event: QMouseEvent) -> None:
+    def mouseMoveEvent(self, ev: QMouseEvent) -> None:
         """Pan while dragging, else read out."""
         if self._drag_from is not None:
             start, (left, right) = self._drag_from
-            shift = (event.position().x() - start.x()) * (right - left) / max(self._box.width(), 1)
+            shift = (ev.position().x() - start.x()) * (right - left) / max(self._box.width(), 1)
             self._zoom_to(left - shift, right - shift)
         else:
-            self.hovered.emit(self._x_at(event.position()))
+            self.hovered.emit(self._x_at(ev.position()))
 
-    def mousePressEvent(self, event: QMouseEvent) -> None:
+    def mousePressEvent(self, ev: QMouseEvent) -> None:
         """Begin to pan."""
-        if event.button() == Qt.MouseButton.LeftButton:
-            self._drag_from = (event.position(), self.x_range)
+        if ev.button() == Qt.MouseButton.LeftButton:
+            self._drag_from = (ev.position(), self.x_range)
 
-    def mouseReleaseEvent(self, event: QMouseEvent) -> None:
+    def mouseReleaseEvent(self, ev: QMouseEvent) -> None:
         """End panning."""
         self._drag_from = None
 
-    def mouseDoubleClickEvent(self, event: QMouseEvent) -> None:
+    def mouseDoubleClickEvent(self, ev: QMouseEvent) -> None:
         """Fit again."""
         self.fit()
         self.view_changed.emit()
 
-    def wheelEvent(self, event: QWheelEvent) -> None:
+    def wheelEvent(self, ev: QWheelEvent) -> None:
         """Zoom about the pointer with Ctrl; without it the page scrolls."""
-        if not event.modifiers() & Qt.KeyboardModifier.ControlModifier:
-            event.ignore()
+        if not ev.modifiers() & Qt.KeyboardModifier.ControlModifier:
+            ev.ignore()
             return
         left, right = self.x_range
-        middle = self._x_at(event.position())
-        factor = 0.8 ** (event.angleDelta().y() / 120)
+        middle = self._x_at(ev.position())
+        factor = 0.8 ** (ev.angleDelta().y() / 120)
         self._zoom_to(middle - (middle - left) * factor, middle + (right - middle) * factor)
-        event.accept()
+        ev.accept()
 
-    def leaveEvent(self, event: QEvent) -> None:
+    def leaveEvent(self, ev: QEvent) -> None:
         """Put the crosshair away."""
         self.hovered.emit(None)
 
-    def resizeEvent(self, event: QResizeEvent) -> None:
+    def resizeEvent(self, ev: QResizeEvent) -> None:
         """Thin anew for the new width."""
-        super().resizeEvent(event)
+        super().resizeEvent(ev)
         if hasattr(self, "_read_out"):  # pyqtgraph sends one from its constructor
             self.view_changed.emit()
 
@@ -211,9 +216,7 @@ class Canvas(pg.GraphicsView):
             self._markers[style.id].setPen(None)
             self._markers[style.id].setBrush(color)
 
-    def _set_range(self, shown: Mapping[str, Series], left: float, right: float) -> None:
-        bounds = [found for series in shown.values() if (found := series.extremes(left, right)) is not None]
-        filled = any(self._styles[curve].filled and len(series) for curve, series in shown.items())
+    def _set_range(self, bounds: Sequence[tuple[float, float]], filled: bool, left: float, right: float) -> None:
         low = min((found[0] for found in bounds), default=0.0)
         high = max((found[1] for found in bounds), default=1.0)
         for _, level, _ in self._levels.values():

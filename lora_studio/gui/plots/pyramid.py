@@ -120,12 +120,6 @@ class Series:
         places = self._places(level, first, last)
         return self._x[places], self._y[places]
 
-    def extremes(self, left: float, right: float) -> tuple[float, float] | None:
-        """Give the least and greatest finite y between two x, from the pyramid; None where there is none."""
-        _, y = self.thinned(left, right, 64)
-        finite = y[np.isfinite(y)]
-        return (float(finite.min()), float(finite.max())) if len(finite) else None
-
     def nearest(self, x: float) -> int | None:
         """Give the place of the point nearest to an x; None while there is none."""
         if not self._count:

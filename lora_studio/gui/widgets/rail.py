@@ -9,12 +9,13 @@ from PySide6.QtCore import QEvent, QObject, QRect, QSize, Qt, Signal
 from PySide6.QtGui import QKeyEvent, QShowEvent
 from PySide6.QtWidgets import QFrame, QToolButton, QVBoxLayout, QWidget
 
+from lora_studio.gui.text import tr
 from lora_studio.gui.theme import colors, icon, theme
 
 
 @dataclass(frozen=True)
 class RailEntry:
-    """One button of a rail: the panel's id, its title and its icon's name."""
+    """One button of a rail: the panel's id, its English title and its icon's name."""
 
     id: str
     title: str
@@ -40,8 +41,8 @@ class Rail(QFrame):
         for entry in entries:
             button = QToolButton()
             button.setObjectName(f"{name}_{entry.id}")
-            button.setToolTip(entry.title)
-            button.setAccessibleName(entry.title)
+            button.setToolTip(tr(entry.title))
+            button.setAccessibleName(tr(entry.title))
             button.setIconSize(QSize(20, 20))
             button.clicked.connect(lambda _on=False, chosen=entry.id: self.opened.emit(chosen))
             self._buttons[entry] = button
