@@ -1,0 +1,186 @@
+"""The side panels: what they show of the draft, and what they make of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PySide6.QtCore import Qt
+from PySide6.QtWidgets import QSlider, QWidget
+from pytestqt.qtbot import QtBot
+
+from lora_studio.gui.panels import AdapterPanel, BudgetPanel, DataPanel, ModelPanel, TargetsPanel, TrainingPanel
+from lora_studio.gui.panels.adapter import scale_text
+from lora_studio.gui.panels.presets import PRESETS
+from tests.gui.desk import Desk
+
+PANELS = (ModelPanel, DataPanel, TargetsPanel, AdapterPanel, TrainingPanel, BudgetPanel)
+
+
+def test_a_drag_of_the_rank_slider_is_one_undo_step(desk: Desk) -> None:
+    panel = AdapterPanel(desk.workspace, desk.jobs)
+    desk.shown(panel, 300, 400)
+    slider = panel.findChild(QSlider, "rank_slider")
+    assert slider is not None
+    first = desk.workspace.config.adapter.r
+    slider.setSliderDown(True)
+    for position in (4, 5, 6):
+        slider.setSliderPosition(position)
+    slider.setSliderDown(False)
+    assert desk.workspace.config.adapter.r == 64
+    assert desk.workspace.undo_stack.count() == 1
+    desk.workspace.undo_stack.undo()
+    assert desk.workspace.config.adapter.r == first
+    assert 2 ** slider.value() == first
+
+
+def test_the_scale_is_shown_as_it_is_used(desk: Desk) -> None:
+    adapter = desk.workspace.config.replace({"adapter.r": 16, "adapter.lora_alpha": 16}).adapter
+    assert scale_text(adapter) == "scale α/r = 1.0"
+    assert scale_text(adapter.model_copy(update={"use_rslora": True})) == "scale α/√r = 4"
+
+
+def test_a_variant_sets_both_switches_at_once(desk: Desk) -> None:
+    panel = AdapterPanel(desk.workspace, desk.jobs)
+    desk.shown(panel, 300, 400)
+    panel._variant.editor.activated.emit(2)  # type: ignore[attr-defined]
+    assert (desk.workspace.config.adapter.use_rslora, desk.workspace.config.adapter.use_dora) == (False, True)
+    assert desk.workspace.undo_stack.count() == 1
+
+
+@pytest.mark.parametrize("preset", [preset.name for preset in PRESETS])
+def test_a_preset_with_its_targets_is_one_undo_step(desk: Desk, preset: str) -> None:
+    panel = AdapterPanel(desk.workspace, desk.jobs)
+    desk.shown(panel, 300, 400)
+    desk.until(lambda: desk.workspace.tree)
+    desk.workspace.edit({"adapter.r": 3}, "Rank")
+    before = desk.workspace.config
+    panel.apply_preset(preset)
+    assert desk.workspace.config.adapter.r != 3
+    assert desk.workspace.resolution is not None and not desk.workspace.resolution.errors
+    desk.workspace.undo_stack.undo()
+    assert desk.workspace.config == before
+
+
+@pytest.mark.parametrize(("text", "batch", "accumulation"), [("8 × 4", 8, 4), ("8x2", 8, 2), ("6*3", 6, 3)])
+def test_batch_and_accumulation_change_together(desk: Desk, text: str, batch: int, accumulation: int) -> None:
+    panel = TrainingPanel(desk.workspace, desk.jobs)
+    desk.shown(panel, 300, 400)
+    panel._batch.edited.emit(text)
+    training = desk.workspace.config.training
+    assert (training.per_device_train_batch_size, training.gradient_accumulation_steps) == (batch, accumulation)
+    assert panel._batch.hint.text() == f"{batch * accumulation} rows"
+    assert desk.workspace.undo_stack.count() == 1
+
+
+@pytest.mark.parametrize("text", ["eight", "8 ×", "0 × 2", "-1"])
+def test_a_batch_that_makes_no_sense_is_refused_at_its_field(desk: Desk, text: str) -> None:
+    panel = TrainingPanel(desk.workspace, desk.jobs)
+    desk.shown(panel, 300, 400)
+    before = desk.workspace.config
+    panel._batch.edited.emit(text)
+    assert panel._batch.error.isVisible()
+    assert desk.workspace.config is before
+
+
+def test_the_number_of_steps_is_known_before_a_run(desk: Desk, chat_rows: Path) -> None:
+    panel = TrainingPanel(desk.workspace, desk.jobs)
+    desk.shown(panel, 300, 400)
+    desk.workspace.edit({
+        "data.train": (str(chat_rows),), "data.eval_fraction": 0.0, "training.per_device_train_batch_size": 4,
+        "training.gradient_accumulation_steps": 2, "training.num_train_epochs": 2}, "Steps")
+    desk.until(lambda: panel._epochs.hint.text() == "6 steps")
+
+
+def test_a_model_of_a_folder_shows_its_facts(desk: Desk, tiny_model: Callable[[str], Path]) -> None:
+    panel = ModelPanel(desk.workspace, desk.jobs, desk.answers)
+    desk.shown(panel, 440, 220)
+    desk.answers.folder = tiny_model("llama")
+    panel._browse_folder()
+    desk.until(lambda: "llama · " in panel._facts.text() and "2 layers" in panel._facts.text())
+    assert panel.note.text().startswith("folder · ")
+
+
+@pytest.mark.parametrize("name", ["/no/such/folder", "not a/model/id"])
+def test_a_model_that_is_not_there_is_said_in_the_panel(desk: Desk, name: str) -> None:
+    panel = ModelPanel(desk.workspace, desk.jobs, desk.answers)
+    desk.shown(panel, 440, 220)
+    panel.choose(name)
+    desk.until(lambda: panel._error.isVisible())
+    assert name in panel._error.text()
+
+
+def test_a_hub_model_is_offered_for_download_and_not_fetched_by_itself(desk: Desk) -> None:
+    panel = ModelPanel(desk.workspace, desk.jobs, desk.answers)
+    desk.shown(panel, 440, 220)
+    panel.choose("someone/some-model")
+    desk.until(lambda: desk.workspace.model.needs == "download")
+    assert panel._act.isVisible() and panel._act.text() == "Download"
+    assert not desk.jobs.jobs
+
+
+def test_data_shows_rows_and_format(desk: Desk, chat_rows: Path) -> None:
+    panel = DataPanel(desk.workspace, desk.jobs, desk.answers)
+    desk.shown(panel, 440, 220)
+    desk.answers.files = [chat_rows]
+    panel._on_browse()
+    desk.until(lambda: panel.note.text() == "messages · 24 rows · 0 bad")
+
+
+def test_a_bad_row_is_named_by_file_and_line(desk: Desk, chat_rows: Path, tmp_path: Path) -> None:
+    panel = DataPanel(desk.workspace, desk.jobs, desk.answers)
+    desk.shown(panel, 440, 220)
+    file = tmp_path / "rows.jsonl"
+    file.write_text(chat_rows.read_text() + '{"messages": []}\n{broken\n')
+    panel.choose([file])
+    desk.until(lambda: panel._error.isVisible())
+    assert panel._error.text().startswith("rows.jsonl:25: ")
+    assert "1 more bad row" in panel._error.text()
+
+
+def test_the_budget_shows_what_the_plan_says(desk: Desk) -> None:
+    panel = BudgetPanel(desk.workspace, desk.jobs)
+    desk.shown(panel, 300, 300)
+    desk.until(lambda: desk.workspace.plan)
+    plan = desk.workspace.plan
+    assert plan is not None
+    assert panel._trainable.value == f"{plan.trainable_parameters:,}"
+    assert panel.note.text().startswith("fits: ")
+    assert sum(part.value for part in panel._bar.segments) == plan.memory.peak_bytes
+
+
+def test_the_budget_of_a_run_is_not_the_drafts(desk: Desk) -> None:
+    panel = BudgetPanel(desk.workspace, desk.jobs)
+    desk.shown(panel, 300, 300)
+    desk.until(lambda: desk.workspace.plan)
+    draft = panel._trainable.value
+    panel.show_config(desk.workspace.config.replace({"adapter.r": 2 * desk.workspace.config.adapter.r}))
+    assert panel._trainable.value != draft
+    panel.show_config(None)
+    assert panel._trainable.value == draft
+
+
+@pytest.mark.parametrize(("field", "panel_class", "editor"), [
+    ("model.name_or_path", ModelPanel, "model_choice"), ("data.train", DataPanel, "data_choice"),
+    ("adapter.bias", AdapterPanel, "edit_adapter_bias"), ("training.seed", TrainingPanel, "edit_training_seed"),
+    ("adapter.target_modules", TargetsPanel, "target_tree"),
+])
+def test_a_requested_field_has_the_focus_and_shows(
+    desk: Desk, qtbot: QtBot, field: str, panel_class: type[ModelPanel], editor: str,
+) -> None:
+    panel = panel_class(desk.workspace, desk.jobs)
+    desk.shown(panel, 440, 700)
+    panel.activateWindow()
+    desk.workspace.request_field(field)
+    widget = panel.findChild(QWidget, editor)
+    assert widget is not None
+    qtbot.waitUntil(lambda: widget.isVisible() and (widget.hasFocus() or widget.isAncestorOf(panel.focusWidget() or panel)))
+
+
+@pytest.mark.parametrize("panel_class", PANELS)
+def test_every_widget_of_a_panel_has_a_name(desk: Desk, panel_class: type[ModelPanel]) -> None:
+    panel = panel_class(desk.workspace, desk.jobs)
+    desk.shown(panel, 440, 500)
+    nameless = [child for child in panel.findChildren(QWidget, options=Qt.FindChildOption.FindDirectChildrenOnly) if not child.objectName()]
+    assert not nameless
