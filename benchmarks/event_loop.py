@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import platform
+import subprocess
 import sys
 import tempfile
 import time
@@ -22,7 +23,8 @@ from pathlib import Path
 
 os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
 
 from typing import TYPE_CHECKING
 
@@ -77,11 +79,10 @@ def wait_until(condition: Callable[[], bool], what: str) -> None:
 
 
 def tiny_project(folder: Path) -> dict[str, object]:
-    """Make a tiny model and rows; give the edits that make them the draft."""
-    from tests.tiny import save_tiny_model, write_chat_rows
-
-    model = save_tiny_model(folder / "tiny", "llama")
-    rows = write_chat_rows(folder / "chat.jsonl", 96)
+    """Make a tiny model and rows, in a child so that torch is still to be imported here; give the edits that make them the draft."""
+    model, rows = folder / "tiny", folder / "chat.jsonl"
+    made = "from pathlib import Path; from tests.tiny import *; save_tiny_model(Path({!r})); write_chat_rows(Path({!r}), 96)"
+    subprocess.run([sys.executable, "-c", made.format(str(model), str(rows))], check=True, cwd=ROOT, capture_output=True)
     return {"name": "tiny", "model.name_or_path": str(model), "data.train": (str(rows),), "training.num_train_epochs": 12,
             "training.sample_max_new_tokens": 24}
 

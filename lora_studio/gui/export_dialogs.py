@@ -6,7 +6,17 @@ from pathlib import Path
 
 from PySide6.QtCore import QSize, Qt
 from PySide6.QtGui import QGuiApplication
-from PySide6.QtWidgets import QCheckBox, QDialog, QFormLayout, QHBoxLayout, QPushButton, QStackedWidget, QVBoxLayout, QWidget
+from PySide6.QtWidgets import (
+    QCheckBox,
+    QDialog,
+    QFormLayout,
+    QHBoxLayout,
+    QPlainTextEdit,
+    QPushButton,
+    QStackedWidget,
+    QVBoxLayout,
+    QWidget,
+)
 
 from lora_studio.core.errors import StudioError
 from lora_studio.core.events import LastEvent, Phase, RunEvent, RunFailed, RunFinished
@@ -33,6 +43,7 @@ from lora_studio.jobs.spec import JobSpec
 from lora_studio.models.facts import ModelFacts, read_facts
 from lora_studio.models.sources import find_model
 
+_MARGINS = 28
 EXPORT_TASK = "lora_studio.export.task:export"
 
 
@@ -189,16 +200,22 @@ class ExportDialog(QDialog):
         self._verdict = Banner(name="export_verdict")
         self._where = label("", "note", "export_where", wrap=True)
         self._where.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
-        self._lines = label("", "mono", "loading_lines", wrap=True)
-        self._lines.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+        self._lines = QPlainTextEdit()
+        self._lines.setObjectName("loading_lines")
+        self._lines.setAccessibleName(tr("Loading lines"))
+        self._lines.setProperty("role", "mono")
+        self._lines.setReadOnly(True)
+        self._lines.setLineWrapMode(QPlainTextEdit.LineWrapMode.NoWrap)
+        self._lines.setMinimumHeight(self._lines.fontMetrics().lineSpacing() * 8)
         self._open = _button(tr("Open folder"), "open_folder_button")
         self._copy = _button(tr("Copy loading lines"), "copy_lines_button")
         self._details = _button(tr("Copy details"), "copy_details_button")
         self._back = _button(tr("Back"), "back_button")
         self._close = _button(tr("Close"), "close_button", "primary")
-        for widget in (self._verdict, self._where, self._lines):
-            layout.addWidget(widget)
-        layout.addStretch(1)
+        layout.addWidget(self._verdict)
+        layout.addWidget(self._where)
+        layout.addWidget(self._lines, 1)
+        layout.addStretch()
         layout.addWidget(_to_the_right(self._open, self._copy, self._details, self._back, self._close))
         return page
 
@@ -211,7 +228,7 @@ class ExportDialog(QDialog):
         self._dismiss.clicked.connect(self.reject)
         self._cancel.clicked.connect(self.cancel)
         self._open.clicked.connect(self._on_open)
-        self._copy.clicked.connect(lambda: QGuiApplication.clipboard().setText(self._lines.text()))
+        self._copy.clicked.connect(lambda: QGuiApplication.clipboard().setText(self._lines.toPlainText()))
         self._details.clicked.connect(lambda: QGuiApplication.clipboard().setText(self._failure.details if self._failure else ""))
         self._back.clicked.connect(lambda: self._pages.setCurrentWidget(self._form_page))
         self._close.clicked.connect(self.accept)
@@ -271,13 +288,13 @@ class ExportDialog(QDialog):
         written = str(last.result.get("dtype") or self.dtype)
         self._verdict.show_message("good" if certificate.passed else "error", certificate_in_words(certificate, written))
         self._where.setText(tr("{size} in {path}", size=format_bytes(float(last.result["bytes"])), path=self._result))
-        self._lines.setText(loading_lines(self._kind, self._result, self._folder.config))
+        self._lines.setPlainText(loading_lines(self._kind, self._result, self._folder.config))
         self._show_ended(exported=True)
 
     def _show_failure(self, last: RunFailed) -> None:
         self._verdict.show_message("error", f"{last.message} {last.hint}".strip())
         self._where.setText(tr("Nothing was written to {path}.", path=self.destination))
-        self._lines.setText("")
+        self._lines.setPlainText("")
         self._failure = last
         self._show_ended(exported=False)
 
@@ -287,6 +304,7 @@ class ExportDialog(QDialog):
         self._back.setVisible(not exported)
         self._details.setVisible(not exported and bool(self._failure and self._failure.details))
         self._pages.setCurrentWidget(self._result_page)
+        self.resize(self.width(), max(self.height(), self._result_page.heightForWidth(self.width()) + _MARGINS))
 
     def _on_open(self) -> None:
         if self._result is not None and not self._asker.show_folder(self._result):

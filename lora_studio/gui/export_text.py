@@ -100,4 +100,5 @@ def loading_lines(kind: ExportKind, path: Path, config: RunConfig) -> str:
 def suggested_folder(folder: RunFolder, kind: ExportKind, source: ExportSource, dtype: str) -> Path:
     """Suggest a destination below the run's own `exports`, named by what it is."""
     step = "" if source.path == folder.path else f"-{source.path.name}"
-    return folder.path / "exports" / (f"merged-{dtype}{step}" if kind == "merged" else f"adapter{step}")
+    kept = "" if dtype == "keep" else f"-{dtype}"
+    return folder.path / "exports" / (f"merged{kept}{step}" if kind == "merged" else f"adapter{step}")

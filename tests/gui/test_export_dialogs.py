@@ -138,7 +138,9 @@ def test_an_export_behind_a_run_says_what_it_waits_for(desk: Desk, trained: RunF
     assert text_of(dialog, "export_phase") == "waits for night-run"
 
 
-def test_an_export_keeps_the_runs_settings_when_the_draft_changes(desk: Desk, trained: RunFolder, dialog_of: Callable[..., ExportDialog]) -> None:
+def test_an_export_keeps_the_runs_settings_when_the_draft_changes(
+    desk: Desk, trained: RunFolder, dialog_of: Callable[..., ExportDialog],
+) -> None:
     dialog = dialog_of("adapter", trained)
     desk.workspace.edit({"adapter.r": 64, "model.name_or_path": "someone/else"}, "other")
     assert text_of(dialog, "export_run").endswith("r 4 · α 16")
@@ -146,8 +148,10 @@ def test_an_export_keeps_the_runs_settings_when_the_draft_changes(desk: Desk, tr
 
 
 @pytest.mark.parametrize(("certificate", "words"), [
-    (Certificate(8, 3e-5, 1.0, 0.0, passed=True), "Passed: largest logit difference 3e-05 over 8 held-out rows; the likeliest token agrees on 100.0%."),
-    (Certificate(8, 0.5, 0.98, 0.12, passed=True), "the likeliest token agrees on 98.0%; rounding to bfloat16 cost 12.0% of the adapter's effect."),
+    (Certificate(8, 3e-5, 1.0, 0.0, passed=True),
+     "Passed: largest logit difference 3e-05 over 8 held-out rows; the likeliest token agrees on 100.0%."),
+    (Certificate(8, 0.5, 0.98, 0.12, passed=True),
+     "the likeliest token agrees on 98.0%; rounding to bfloat16 cost 12.0% of the adapter's effect."),
     (Certificate(0, None, None, None, passed=False), "Did not pass."),
 ])
 def test_a_certificate_reads_as_a_sentence(certificate: Certificate, words: str) -> None:

@@ -18,8 +18,10 @@ from lora_studio.gui.widgets import Banner, Pills, StatTile
 from tests.gui.desk import Desk
 from tests.gui.tasks import REFERENCE, samples, step_event
 
-STARTED = RunStarted(total_steps=4, train_rows=8, eval_rows=2, trainable_parameters=4, all_parameters=40, device="cpu", compute_dtype="float32")
-DONE = [STARTED, *(step_event(step) for step in range(1, 5)), Evaluation(step=4, loss=0.75, rows=2, trained_tokens=9, seconds=1), RunFinished()]
+STARTED = RunStarted(total_steps=4, train_rows=8, eval_rows=2, trainable_parameters=4, all_parameters=40, device="cpu",
+                     compute_dtype="float32")
+EVALUATED = Evaluation(step=4, loss=0.75, rows=2, trained_tokens=9, seconds=1)
+DONE = [STARTED, *(step_event(step) for step in range(1, 5)), EVALUATED, RunFinished()]
 
 
 @pytest.fixture(autouse=True)
@@ -96,7 +98,7 @@ def test_the_plots_follow_a_live_run_to_its_last_step(desk: Desk, train_page: Tr
 @pytest.mark.parametrize(("last", "level", "text", "cure"), [
     (RunFinished(), "good", "yesterday finished", "Merge this run…"),
     (RunStopped(), "warning", "yesterday stopped at step 2", "Resume"),
-    (RunFailed(message="Out of memory.", hint="Take a smaller batch."), "error", "yesterday: Out of memory. Take a smaller batch.", "Resume"),
+    (RunFailed(message="Out of memory.", hint="Use less."), "error", "yesterday: Out of memory. Use less.", "Resume"),
     (RunFailed(message="Bad rows.", field="data.train"), "error", "yesterday: Bad rows.", "Go to the setting"),
     (None, "warning", "yesterday was interrupted at step 2", "Resume"),
 ])
@@ -234,7 +236,8 @@ def test_a_run_that_went_away_is_told_and_nothing_breaks(desk: Desk, runs_page: 
 
 @pytest.fixture
 def mixed_rows(desk: Desk, tmp_path: Path) -> Path:
-    good = [{"messages": [{"role": "user", "content": f"question {n}"}, {"role": "assistant", "content": f"answer {n}"}]} for n in range(130)]
+    turns = [[{"role": "user", "content": f"question {n}"}, {"role": "assistant", "content": f"answer {n}"}] for n in range(130)]
+    good = [{"messages": pair} for pair in turns]
     lines = [*map(json.dumps, good[:3]), '{"messages": []}', "not json", *map(json.dumps, good[3:])]
     path = tmp_path / "rows.jsonl"
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
