@@ -58,7 +58,8 @@ def test_a_preset_with_its_targets_is_one_undo_step(desk: Desk, preset: str) -> 
     before = desk.workspace.config
     panel.apply_preset(preset)
     assert desk.workspace.config.adapter.r != 3
-    assert desk.workspace.resolution is not None and not desk.workspace.resolution.errors
+    assert desk.workspace.resolution is not None
+    assert not desk.workspace.resolution.errors
     desk.workspace.undo_stack.undo()
     assert desk.workspace.config == before
 
@@ -107,7 +108,7 @@ def test_a_model_that_is_not_there_is_said_in_the_panel(desk: Desk, name: str) -
     panel = ModelPanel(desk.workspace, desk.jobs, desk.answers)
     desk.shown(panel, 440, 220)
     panel.choose(name)
-    desk.until(lambda: panel._error.isVisible())
+    desk.until(panel._error.isVisible)
     assert name in panel._error.text()
 
 
@@ -116,7 +117,8 @@ def test_a_hub_model_is_offered_for_download_and_not_fetched_by_itself(desk: Des
     desk.shown(panel, 440, 220)
     panel.choose("someone/some-model")
     desk.until(lambda: desk.workspace.model.needs == "download")
-    assert panel._act.isVisible() and panel._act.text() == "Download"
+    assert panel._act.isVisible()
+    assert panel._act.text() == "Download"
     assert not desk.jobs.jobs
 
 
@@ -134,7 +136,7 @@ def test_a_bad_row_is_named_by_file_and_line(desk: Desk, chat_rows: Path, tmp_pa
     file = tmp_path / "rows.jsonl"
     file.write_text(chat_rows.read_text() + '{"messages": []}\n{broken\n')
     panel.choose([file])
-    desk.until(lambda: panel._error.isVisible())
+    desk.until(panel._error.isVisible)
     assert panel._error.text().startswith("rows.jsonl:25: ")
     assert "1 more bad row" in panel._error.text()
 

@@ -92,7 +92,8 @@ def test_what_shows_at_once_is_what_the_draft_then_says(desk: Desk, panel: Targe
 def test_the_note_counts_what_the_plan_counts(desk: Desk, panel: TargetsPanel) -> None:
     panel.model.toggle([at(panel, "model.layers.3.mlp.up_proj")])
     resolution, tree = desk.workspace.resolution, desk.workspace.tree
-    assert resolution is not None and tree is not None
+    assert resolution is not None
+    assert tree is not None
     count = trainable_parameters(desk.workspace.config.adapter, tree, resolution)
     assert panel.note.text() == f"61 of 210 linear · {count:,} trainable"
     assert count == LAYERS * 8 * (576 + 576 + 576 + 192) + 8 * (576 + 1536)

@@ -159,7 +159,8 @@ def test_the_plan_follows_an_edit(desk: Desk) -> None:
     before = desk.workspace.plan
     desk.workspace.edit({"adapter.r": 2 * desk.workspace.config.adapter.r}, "Rank")
     desk.until(lambda: desk.workspace.plan is not before)
-    assert desk.workspace.plan is not None and before is not None
+    assert desk.workspace.plan is not None
+    assert before is not None
     assert desk.workspace.plan.trainable_parameters == 2 * before.trainable_parameters
 
 

@@ -9,12 +9,14 @@ from lora_studio.gui.forms.fields import FieldSpec
 from lora_studio.gui.text import tr
 from lora_studio.gui.widgets import ComboBox, ElidedLabel, ErrorLabel, LineEdit, NumberEdit, identifier, label
 
-_NUMBER_LETTERS = 7
+_NUMBER_LETTERS = 6
 _CHOICE_LETTERS = 9
 _PADDING = {"choice": 44}  # of an editor in pixels, as the style sheet has it
-_USUAL_PADDING = 24
+_USUAL_PADDING = 22
 _NO_LIMIT = 16777215  # Qt's QWIDGETSIZE_MAX
-_LABELS: dict[object, str] = {True: "default", "sft": "SFT"}
+_LABELS: dict[object, str] = {
+    True: "default", "sft": "SFT", "group_by_length": "by length",
+}
 
 
 class FieldRow(QWidget):
@@ -86,6 +88,8 @@ class FieldRow(QWidget):
     def set_letters(self, letters: int | None) -> None:
         """Give the editor room for so many letters of whatever size; None lets it take all there is."""
         self._letters = letters
+        self._line.setStretchFactor(self.editor, 0 if letters else 1)
+        self._line.setStretch(1, 1 if letters else 0)
         self._fit()
 
     def changeEvent(self, event: QEvent) -> None:
@@ -105,8 +109,9 @@ class FieldRow(QWidget):
             self.editor.setFixedWidth(self._letters * self.fontMetrics().horizontalAdvance("0") + padding)
 
     def _lay_out(self) -> None:
-        line = QHBoxLayout()
-        line.setSpacing(8)
+        line = self._line = QHBoxLayout()
+        line.setSpacing(5)
+        self.title.setSizePolicy(QSizePolicy.Policy.Minimum, QSizePolicy.Policy.Preferred)
         line.addWidget(self.title)
         line.addStretch(1)
         line.addWidget(self.was)
@@ -118,7 +123,7 @@ class FieldRow(QWidget):
         outer.addLayout(line)
         outer.addWidget(self.error)
         for note in (self.hint, self.was):
-            note.setSizePolicy(QSizePolicy.Policy.Maximum, QSizePolicy.Policy.Fixed)
+            note.setSizePolicy(QSizePolicy.Policy.Maximum, QSizePolicy.Policy.Fixed)  # shortened before the title is
             note.hide()
 
     def _build_editor(self) -> QWidget:

@@ -75,7 +75,8 @@ class BudgetPanel(Card):
         self._tiles.setObjectName("budget_tiles")
         line = QHBoxLayout(self._tiles)
         line.setContentsMargins(0, 0, 0, 0)
-        for tile, stretch in ((self._trainable, 5), (self._share, 4), (self._file, 4)):
+        line.setSpacing(4)
+        for tile, stretch in ((self._trainable, 11), (self._share, 7), (self._file, 7)):
             line.addWidget(tile, stretch)
         self._bar = SegmentBar("budget_bar")
         self._bar.setAccessibleName(tr("Memory by part"))

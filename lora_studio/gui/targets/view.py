@@ -12,7 +12,7 @@ from lora_studio.gui.text import tr
 
 _INDENTATION = 14
 _MOST_OPENED_ROWS = 300
-_COLUMN_LETTERS = {SHAPE: 12, RANK: 4, ALPHA: 4, TRAINABLE: 9}
+_COLUMN_LETTERS = {SHAPE: 11.8, RANK: 3.6, ALPHA: 3.6, TRAINABLE: 10.5}
 
 Index = QModelIndex | QPersistentModelIndex
 
