@@ -120,7 +120,7 @@ class Canvas(pg.GraphicsView):
                 self._markers[curve].setVisible(series is not None)
             if series is not None:
                 x, y = series.thinned(left, right, columns)
-                item.setData(x, y)
+                item.set_points(x, y)
                 finite = y[np.isfinite(y)]  # holds the extremes of all that lies in view
                 bounds += [(float(finite.min()), float(finite.max()))] if len(finite) else []
                 if curve in self._markers:
@@ -210,8 +210,7 @@ class Canvas(pg.GraphicsView):
         item = self._items[style.id]
         item.setPen(pen_for(style, color))
         if style.filled:
-            item.setFillLevel(0.0)
-            item.setBrush(fill_color(color))
+            item.set_fill(fill_color(color))
         if style.id in self._markers:
             self._markers[style.id].setPen(None)
             self._markers[style.id].setBrush(color)

@@ -5,9 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import pyqtgraph as pg
 from PySide6.QtCore import Qt
-from PySide6.QtGui import QColor, QPainter, QPen, QTransform
+from PySide6.QtGui import QColor, QPainter, QPainterPath, QPen, QTransform
+
+from lora_studio.gui.plots.pyramid import Floats
 
 Line = Literal["solid", "dash", "dot"]
 _DASHES: dict[Line, list[float]] = {"solid": [], "dash": [5.0, 3.0], "dot": [1.5, 2.5]}
@@ -55,10 +58,28 @@ class CurveItem(pg.PlotCurveItem):
     def __init__(self, strong: bool) -> None:
         super().__init__(antialias=True, connect="finite", skipFiniteCheck=False)
         self._strong = strong
+        self._fill: QColor | None = None
+        self._filled_path: QPainterPath | None = None
         self.setSegmentedLineMode("off")
 
+    def set_fill(self, color: QColor) -> None:
+        """Fill the curve down to zero in a colour."""
+        self._fill = color
+
+    def set_points(self, x: Floats, y: Floats) -> None:
+        """Draw other points, x not falling."""
+        self.setData(x, y)
+        finite = np.isfinite(y)
+        self._filled_path = None
+        if self._fill is not None and finite.any():
+            x, y = x[finite], y[finite]
+            self._filled_path = pg.arrayToQPath(np.append(x, (x[-1], x[0])), np.append(y, (0.0, 0.0)), connect="all")
+
     def paint(self, p: QPainter, opt: object, widget: object) -> None:
-        """Paint once, or twice where the curve is strong."""
+        """Paint the fill, without the smooth edges that would cost more than all else; then the curve, twice where it is strong."""
+        if self._filled_path is not None and self._fill is not None:
+            p.setRenderHint(QPainter.RenderHint.Antialiasing, False)
+            p.fillPath(self._filled_path, self._fill)
         super().paint(p, opt, widget)
         if self._strong:
             p.save()
