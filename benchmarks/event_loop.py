@@ -20,15 +20,15 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from typing import TYPE_CHECKING
-
-from PySide6.QtCore import QElapsedTimer, QEventLoop, QObject, Qt, QTimer
+# Qt reads its platform when it is loaded.
+from PySide6.QtCore import QElapsedTimer, QEventLoop, QObject, Qt, QTimer  # noqa: E402
 
 if TYPE_CHECKING:
     from lora_studio.gui.app import Opened
