@@ -9,6 +9,7 @@ import io
 import math
 import struct
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO
 
@@ -75,7 +76,12 @@ def read_gguf(path: Path) -> GgufHeader:
     Raises:
         InputError: It is not GGUF, of an unknown version, damaged, or cut.
     """
-    size = path.stat().st_size
+    status = path.stat()
+    return _read_unchanged(path, status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=4)  # a vocabulary takes a tenth of a second, and source and facts are asked one after the other
+def _read_unchanged(path: Path, size: int, _modified: int) -> GgufHeader:
     with path.open("rb") as file:
         if file.read(4) != b"GGUF":
             raise InputError(f"{path} is not a GGUF file.", "Choose another file: a GGUF file starts with these four letters.", FIELD)
