@@ -248,8 +248,9 @@ class Session:
             group = prompts[start : start + _SAMPLES_AT_ONCE]
             yield Phase(
                 name="sampling", message="Answering held-out prompts", done=start, total=len(prompts), unit="prompts", step=self.step)
-            texts = answer(self._model, self._tokenizer, [prompt.prompt_ids for prompt in group], training.sample_max_new_tokens,
-                           lambda: self._control.stopping)
+            with self._precision.autocast():
+                texts = answer(self._model, self._tokenizer, [prompt.prompt_ids for prompt in group], training.sample_max_new_tokens,
+                               lambda: self._control.stopping)
             yield from self._heed()
             for prompt, text in zip(group, texts):
                 yield Sample(step=self.step, label=label, row=prompt.row, prompt=prompt.prompt_text,

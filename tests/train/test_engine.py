@@ -92,6 +92,21 @@ def test_events_tell_the_whole_run(tiny_model: TinyModel, chat_rows: Path, tmp_p
     assert json.loads((run.path / "data.json").read_text())["train_rows"] == started.train_rows
 
 
+@pytest.mark.parametrize(("weights", "compute"), [
+    ("float32", "bfloat16"), ("bfloat16", "auto"), ("bfloat16", "bfloat16"), ("float16", "float16"), ("float32", "float32"),
+])
+@pytest.mark.parametrize("changes", [{}, {"adapter.use_dora": True}, {"training.gradient_checkpointing": True}])
+def test_every_precision_evaluates_samples_and_finishes(
+    tiny_model: TinyModel, chat_rows: Path, tmp_path: Path, weights: str, compute: str, changes: dict[str, object],
+) -> None:
+    run = new_run(tmp_path / "run", run_config(tiny_model("llama"), chat_rows, {
+        "model.dtype": weights, "training.compute_dtype": compute, "training.max_steps": 2, "adapter.lora_dropout": 0.1, **changes}))
+    events = all_events(run)
+    assert isinstance(events[-1], RunFinished)
+    assert [event.label for event in of_kind(events, Sample)] == ["before", "before", "after", "after"]
+    assert [event.step for event in of_kind(events, Evaluation)] == [0, 2]
+
+
 def test_the_adapter_names_its_base_model_and_nothing_is_pickled(tiny_model: TinyModel, chat_rows: Path, tmp_path: Path) -> None:
     run = new_run(tmp_path / "run", run_config(tiny_model("llama"), chat_rows, {"training.max_steps": 2}))
     all_events(run)
