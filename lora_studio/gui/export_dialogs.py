@@ -13,6 +13,7 @@ from PySide6.QtWidgets import (
     QHBoxLayout,
     QPlainTextEdit,
     QPushButton,
+    QSizePolicy,
     QStackedWidget,
     QVBoxLayout,
     QWidget,
@@ -116,7 +117,7 @@ class ExportDialog(QDialog):
             "dtype": None if self.dtype == "keep" else self.dtype, "overwrite": self._replace.isChecked(),
         }
         spec = JobSpec(EXPORT_TASK, arguments, title=self.windowTitle(), device=True)
-        self._pages.setCurrentWidget(self._progress_page)
+        self._turn_to(self._progress_page)
         self._cancel.setEnabled(True)
         before = [job.spec.title for job in self._jobs.device_jobs]
         self._phase.setText(tr("waits for {titles}", titles=", ".join(before)) if before else tr("starting…"))
@@ -141,6 +142,8 @@ class ExportDialog(QDialog):
         layout = QVBoxLayout(self)
         layout.setContentsMargins(16, 14, 16, 14)
         layout.addWidget(self._pages)
+        self.resize(self.sizeHint().width(), 0)
+        self._turn_to(self._form_page)
 
     def _build_form(self) -> QWidget:
         config = self._folder.config
@@ -206,7 +209,7 @@ class ExportDialog(QDialog):
         self._lines.setProperty("role", "mono")
         self._lines.setReadOnly(True)
         self._lines.setLineWrapMode(QPlainTextEdit.LineWrapMode.NoWrap)
-        self._lines.setMinimumHeight(self._lines.fontMetrics().lineSpacing() * 8)
+        self._lines.setMinimumHeight(self._lines.fontMetrics().lineSpacing() * 6)
         self._open = _button(tr("Open folder"), "open_folder_button")
         self._copy = _button(tr("Copy loading lines"), "copy_lines_button")
         self._details = _button(tr("Copy details"), "copy_details_button")
@@ -230,7 +233,7 @@ class ExportDialog(QDialog):
         self._open.clicked.connect(self._on_open)
         self._copy.clicked.connect(lambda: QGuiApplication.clipboard().setText(self._lines.toPlainText()))
         self._details.clicked.connect(lambda: QGuiApplication.clipboard().setText(self._failure.details if self._failure else ""))
-        self._back.clicked.connect(lambda: self._pages.setCurrentWidget(self._form_page))
+        self._back.clicked.connect(lambda: self._turn_to(self._form_page))
         self._close.clicked.connect(self.accept)
 
     def _dtypes(self) -> list[tuple[str, str]]:
@@ -280,7 +283,7 @@ class ExportDialog(QDialog):
         elif isinstance(last, RunFailed):
             self._show_failure(last)
         else:
-            self._pages.setCurrentWidget(self._form_page)
+            self._turn_to(self._form_page)
 
     def _show_result(self, last: RunFinished) -> None:
         certificate = Certificate.from_result(last.result)
@@ -303,8 +306,17 @@ class ExportDialog(QDialog):
             widget.setVisible(exported)
         self._back.setVisible(not exported)
         self._details.setVisible(not exported and bool(self._failure and self._failure.details))
-        self._pages.setCurrentWidget(self._result_page)
+        self._turn_to(self._result_page)
         self.resize(self.width(), max(self.height(), self._result_page.heightForWidth(self.width()) + _MARGINS))
+
+    def _turn_to(self, shown: QWidget) -> None:
+        """Show a page and be as high as it needs; the others, which may be higher, do not count."""
+        for number in range(self._pages.count()):
+            page = self._pages.widget(number)
+            ignored, usual = QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred
+            page.setSizePolicy(usual, usual if page is shown else ignored)
+        self._pages.setCurrentWidget(shown)
+        self.resize(self.width(), self.sizeHint().height())
 
     def _on_open(self) -> None:
         if self._result is not None and not self._asker.show_folder(self._result):

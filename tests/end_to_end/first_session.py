@@ -102,7 +102,7 @@ class Session:
 
     def _wait_until_ready(self, me: Person) -> None:
         me.wait("Start to be lit", lambda: (found := me.look("start_button")) and found["enabled"], BEFORE_SECONDS)
-        me.wait_for_text("data_panel", "tokens")  # counted: the budget stands still
+        me.wait_for_text("data_facts", "tokens", 120)  # counted: the budget stands still
         self._note("ready", {"start": me.text("start_button"), "data": me.text("data_panel/card_note"), "facts": me.text("model_facts")})
         self._snap("04", "ready")
 
@@ -173,7 +173,8 @@ class Session:
     def _merge(self, me: Person) -> None:
         me.click("run_banner_action")
         me.wait_for("merge_dialog/begin_button")
-        form = {name: me.text(f"merge_dialog/{name}") for name in ("export_run", "export_base", "export_source", "export_size", "export_place")}
+        told = ("export_run", "export_base", "export_source", "export_size", "export_place")
+        form = {name: me.text(f"merge_dialog/{name}") for name in told}
         self._snap("10a", "merge_form")
         me.click("merge_dialog/begin_button")
         self._snap("10b", "merging")

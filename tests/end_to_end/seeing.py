@@ -71,7 +71,7 @@ def program() -> Seen:
     return {
         "heavy": [name for name in HEAVY if name in sys.modules], "title": window.windowTitle(), "page": window.page,
         "size": [window.width(), window.height()], "corner": [window.x(), window.y()], "theme": theme().mode,
-        "window": int((QApplication.activeModalWidget() or QApplication.activeWindow() or window).winId()),
+        "window": int((QApplication.activeModalWidget() or _windows()[-1]).winId()),
     }
 
 
@@ -307,5 +307,7 @@ def _is_hidden(view: QAbstractItemView, column: int) -> bool:
 
 SEES: dict[str, Callable[..., Any]] = {
     found.__name__: found
-    for found in (look, names, buttons, program, curves, table, row, clipped, reveal, resize, wear, picture, photograph, mouse, keys, letters, questions)
+    for found in (
+        look, names, buttons, program, curves, table, row, clipped, reveal, resize, wear, picture, photograph, mouse, keys, letters, questions,
+    )
 }

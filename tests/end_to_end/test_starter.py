@@ -127,7 +127,8 @@ def test_the_exported_adapter_loads_in_plain_peft_and_answers_with_json(driven: 
 
 
 def _answers_with_json(model: object, tokenizer: object) -> bool:
-    turns = [{"role": "system", "content": _system_message()}, {"role": "user", "content": "The parcel says delivered but my porch is empty."}]
+    asked = "The parcel says delivered but my porch is empty."
+    turns = [{"role": "system", "content": _system_message()}, {"role": "user", "content": asked}]
     ids = tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_dict=True)["input_ids"]  # type: ignore[attr-defined]
     found = json.loads(answer(model, tokenizer, [ids], 64)[0])  # type: ignore[arg-type]
     return set(found) == KEYS
