@@ -102,7 +102,8 @@ class Session:
 
     def _wait_until_ready(self, me: Person) -> None:
         me.wait("Start to be lit", lambda: (found := me.look("start_button")) and found["enabled"], BEFORE_SECONDS)
-        me.wait_for_text("data_facts", "tokens", 120)  # counted: the budget stands still
+        me.wait_for_text("data_facts", "tokens", 120)
+        me.wait_until_still("budget_line")  # it follows the counted tokens
         self._note("ready", {"start": me.text("start_button"), "data": me.text("data_panel/card_note"), "facts": me.text("model_facts")})
         self._snap("04", "ready")
 

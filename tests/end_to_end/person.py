@@ -189,6 +189,16 @@ class Person:
         """Wait until a widget's text has this part; give all of its text."""
         return self.wait(f"{part!r} in {name}", lambda: part in (told := self.text(name)) and (told or True), seconds)
 
+    def wait_until_still(self, name: str, looks: int = 15) -> None:
+        """Wait until a widget has said the same for so many looks, a tenth of a second apart."""
+        seen: list[str] = []
+
+        def still() -> bool:
+            seen.append(self.text(name))
+            return len(seen) >= looks and len(set(seen[-looks:])) == 1
+
+        self.wait(f"{name} to stand still", still)
+
     def click(self, name: str, seconds: float = 30.0) -> None:
         """Press a widget in its middle, once it can be pressed."""
         left, top, width, height = self.wait_for(name, seconds)["box"]

@@ -308,6 +308,7 @@ def _is_hidden(view: QAbstractItemView, column: int) -> bool:
 SEES: dict[str, Callable[..., Any]] = {
     found.__name__: found
     for found in (
-        look, names, buttons, program, curves, table, row, clipped, reveal, resize, wear, picture, photograph, mouse, keys, letters, questions,
+        look, names, buttons, program, curves, table, row, clipped, reveal, resize, wear, picture, photograph, mouse, keys, letters,
+        questions,
     )
 }
