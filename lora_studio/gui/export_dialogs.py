@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from PySide6.QtCore import QSize, Qt
-from PySide6.QtGui import QGuiApplication
+from PySide6.QtCore import QSize, Qt, QTimer
+from PySide6.QtGui import QGuiApplication, QShowEvent
 from PySide6.QtWidgets import (
     QCheckBox,
     QDialog,
@@ -103,6 +103,11 @@ class ExportDialog(QDialog):
         """Wide enough for a path."""
         return QSize(560, super().sizeHint().height())
 
+    def showEvent(self, event: QShowEvent) -> None:
+        """Fit to the page, now that fonts and styles are known."""
+        super().showEvent(event)
+        QTimer.singleShot(0, self, lambda: self._turn_to(self._pages.currentWidget() or self._form_page))
+
     def begin(self) -> None:
         """Start the export, unless something stands at its destination that may not be replaced."""
         try:
@@ -142,7 +147,7 @@ class ExportDialog(QDialog):
         layout = QVBoxLayout(self)
         layout.setContentsMargins(16, 14, 16, 14)
         layout.addWidget(self._pages)
-        self.resize(self.sizeHint().width(), 0)
+        self.resize(self.sizeHint().width(), self.height())
         self._turn_to(self._form_page)
 
     def _build_form(self) -> QWidget:
@@ -311,9 +316,8 @@ class ExportDialog(QDialog):
 
     def _turn_to(self, shown: QWidget) -> None:
         """Show a page and be as high as it needs; the others, which may be higher, do not count."""
-        for number in range(self._pages.count()):
-            page = self._pages.widget(number)
-            ignored, usual = QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred
+        ignored, usual = QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred
+        for page in (self._form_page, self._progress_page, self._result_page):
             page.setSizePolicy(usual, usual if page is shown else ignored)
         self._pages.setCurrentWidget(shown)
         self.resize(self.width(), self.sizeHint().height())
