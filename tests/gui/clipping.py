@@ -6,7 +6,7 @@ all of it as a tooltip (`ElidedLabel`, `ComboBox`), is left out.
 
 from __future__ import annotations
 
-from PySide6.QtCore import QPoint, QRect
+from PySide6.QtCore import QPoint, QRect, Qt
 from PySide6.QtWidgets import (
     QAbstractButton,
     QAbstractScrollArea,
@@ -67,9 +67,10 @@ def _label(label: QLabel) -> str | None:
         return None
     if label.wordWrap():
         needed = label.heightForWidth(label.width())
-        widest = max((label.fontMetrics().horizontalAdvance(word) for word in text.split()), default=0)
-        if widest > label.contentsRect().width() + _SLACK:
-            return f"a word of {text!r} lacks {widest - label.contentsRect().width()} px"
+        room = label.contentsRect().width()
+        widest = label.fontMetrics().boundingRect(QRect(0, 0, room, 1 << 16), Qt.TextFlag.TextWordWrap, text).width()
+        if widest > room + _SLACK:  # a word without a place to break, such as some paths
+            return f"a word of {text!r} lacks {widest - room} px"
         return _height(label, needed) if needed > 0 else None
     needed = label.sizeHint()
     if needed.width() > label.width() + _SLACK:

@@ -42,7 +42,7 @@ def test_the_loss_falls_by_a_fifth_and_plain_peft_loads_the_adapter(
 ) -> None:
     run = new_run(tmp_path / "run", run_config(tiny_model(architecture), chat_rows, {
         "adapter.target_modules": targets(architecture), "training.num_train_epochs": 6, "training.sample_rows": 0,
-        "training.learning_rate": 1e-2,
+        "training.learning_rate": 1e-2, "training.compute_dtype": "float32",
         "adapter.r": 8, "adapter.lora_alpha": 16,
     }))
     context = TaskContext()
