@@ -63,8 +63,22 @@ def main(arguments: Sequence[str]) -> int:
         say("\nSet-up stopped. Run the same command again to go on.")
         return 130
     if testing:
-        return subprocess.call([str(venv_python()), "-m", "pytest", *arguments[1:]], cwd=ROOT)
-    return subprocess.call([str(venv_python()), "-m", "lora_studio", *arguments])
+        os.chdir(ROOT)
+        return become([str(venv_python()), "-m", "pytest", *arguments[1:]])
+    return become([str(venv_python()), "-m", "lora_studio", *arguments])
+
+
+def become(command: Sequence[str]) -> int:
+    """Go on as another program, which alone hears Ctrl+C: it has work to save. Gives its exit status on Windows, else does not return."""
+    sys.stderr.flush()
+    if sys.platform != "win32":
+        os.execv(command[0], list(command))
+    process = subprocess.Popen(command)
+    while True:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            continue
 
 
 def set_up(extras: tuple[str, ...]) -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
+import signal
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -103,3 +106,18 @@ def test_downloads_are_told_with_size_and_time_left(start: ModuleType) -> None:
     assert kept == lines[:2]
     assert start.progress_text(10_000_000, 40_000_000, 2.0) == "10 of 40 MB, 6 s left"
     assert start.duration(125) == "2 min 5 s"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a process cannot replace itself there, and has no SIGINT of its own")
+def test_ctrl_c_reaches_the_program_alone_which_may_save_its_work(tmp_path: Path) -> None:
+    script = tmp_path / "works.py"
+    script.write_text(
+        "import sys, time\nprint('begun', flush=True)\ntry:\n    time.sleep(60)\nexcept KeyboardInterrupt:\n"
+        "    time.sleep(1)\n    print('saved', flush=True)\n    sys.exit(130)\n")
+    code = f"import start; start.become([{sys.executable!r}, {str(script)!r}])"
+    started = subprocess.Popen([sys.executable, "-c", code], cwd=SCRIPT.parent, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    assert started.stdout is not None
+    assert started.stdout.readline() == "begun\n"
+    os.killpg(started.pid, signal.SIGINT)  # as a terminal does: to every process of the group
+    assert started.stdout.read() == "saved\n"
+    assert started.wait(30) == 130

@@ -31,9 +31,9 @@ class _Tensor(NamedTuple):
 def adapter_bytes(adapter: AdapterSettings, tree: ModuleTree, resolution: Resolution, base_dtype: str = "float32") -> int:
     """Give the size of `adapter_model.safetensors`, in bytes: exact in its tensors, near in its header.
 
-    A and B are stored in the adapter's dtype; modules trained in full, biases and the embeddings PEFT adds in `base_dtype`.
+    A and B are stored in the adapter's dtype; modules trained in full and biases in no less than float32.
     """
-    adapter_size, base_size = BYTES_OF_DTYPE[adapter.dtype], BYTES_OF_DTYPE.get(base_dtype, 4)
+    adapter_size, base_size = BYTES_OF_DTYPE[adapter.dtype], max(4, BYTES_OF_DTYPE.get(base_dtype, 4))
     return _file_bytes([*_matrices(adapter, tree, resolution, adapter_size), *_base_tensors(adapter, tree, resolution, base_size)])
 
 

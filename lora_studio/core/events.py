@@ -16,7 +16,7 @@ Level = Literal["info", "warning", "error"]
 
 
 class _Event(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore", ser_json_inf_nan="constants")
+    model_config = ConfigDict(frozen=True, extra="ignore", ser_json_inf_nan="strings")
 
     seq: int = 0
     time: float = 0.0  # seconds since the epoch

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import sqlite3
 from collections.abc import Iterator
@@ -183,9 +184,9 @@ def _folded(progress: _Progress, event: dict[str, Any]) -> _Progress:
     return replace(progress, ended=kind if kind in ENDED else "")
 
 
-def _finite(value: float) -> float | None:
+def _finite(value: float | str) -> float | None:
     """Keep what SQL can hold: it has no NaN, and JSON readers elsewhere neither."""
-    return value if value == value and abs(value) != float("inf") else None
+    return float(value) if math.isfinite(float(value)) else None  # an event writes "NaN"
 
 
 def _events(path: Path) -> Iterator[dict[str, Any]]:

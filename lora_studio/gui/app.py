@@ -161,6 +161,8 @@ def _target(argv: Sequence[str]) -> str | None:
     path = Path(argv[0]).expanduser()
     if path.exists():
         return str(path.resolve())
-    if "/" in argv[0] and not argv[0].startswith((".", "/", "~")) and argv[0].count("/") == 1:
-        return argv[0]  # a Hub id
+    from lora_studio.gui.drops import is_model_name
+
+    if is_model_name(argv[0]):
+        return argv[0]
     raise InputError(f"There is no {argv[0]}.", "Give a config (.yaml), a run folder, a model folder, a .gguf file or a Hub id.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from enum import Enum
 from pathlib import Path
 
@@ -17,6 +18,11 @@ class Kind(Enum):
     RUN = "run"
     MODEL = "model"
     DATA = "data"
+
+
+def is_model_name(text: str) -> bool:
+    """Say whether a text names a model that is no path: the starter, or one of the Hub by owner and name."""
+    return text == "starter" or re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*", text) is not None
 
 
 def kind_of(path: Path) -> Kind:

@@ -9,7 +9,9 @@ from lora_studio.gui.text import tr
 from lora_studio.gui.units import format_bytes
 
 if TYPE_CHECKING:
+    from lora_studio.core.findings import Finding
     from lora_studio.gui.workspace import Workspace
+    from lora_studio.lora.plan import Plan
 
 
 @dataclass(frozen=True)
@@ -34,9 +36,17 @@ class ReadyItem:
 def readiness_of(workspace: Workspace) -> list[ReadyItem]:
     """Say what a start of the draft needs, and whether it is there."""
     items = [_model(workspace), _targets(workspace), _data(workspace), _memory(workspace)]
+    for finding in _faults(workspace.plan):
+        items.append(ReadyItem(tr("settings"), False, f"{finding.message} {finding.hint}".strip(), finding.field))
     for path, message in workspace.invalid.items():
         items.append(ReadyItem(tr("settings"), False, f"{path}: {message}", path))
     return items
+
+
+def _faults(plan: Plan | None) -> list[Finding]:
+    """Give the plan's errors; those of the targets are told as such."""
+    told = plan.resolution.findings if plan else ()
+    return [finding for finding in plan.findings if finding.level == "error" and finding not in told] if plan else []
 
 
 def _model(workspace: Workspace) -> ReadyItem:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from PySide6.QtWidgets import QMenu
 from lora_studio.core.errors import InputError, StudioError
 from lora_studio.gui.closing import Closing
 from lora_studio.gui.dialogs import YamlDialog
-from lora_studio.gui.drops import Kind, kind_of
+from lora_studio.gui.drops import Kind, is_model_name, kind_of
 from lora_studio.gui.engine_loader import EngineLoader
 from lora_studio.gui.job_center import JobCenter
 from lora_studio.gui.main_window import MainWindow
@@ -53,6 +54,7 @@ class Studio(QObject):
         self._window = window
         self._asker = asker or PathAsker()
         self._closed = False
+        self._told_error = ""
         self.jobs = JobCenter(self)
         self.workspace = Workspace(self.jobs, self)
         self.run_view = RunView(self.jobs, self)
@@ -98,8 +100,8 @@ class Studio(QObject):
     def open_paths(self, paths: Sequence[str]) -> None:
         """Open what was dropped or named: a config, a run, a model, or rows."""
         rows: list[str] = []
-        for path in (Path(entry).expanduser() for entry in paths):
-            self._tried(lambda path=path: self._open(path, rows))
+        for entry in paths:
+            self._tried(lambda entry=entry: self._open_named(entry, rows))
         if rows:
             errors = self.workspace.edit({"data.train": tuple(rows)}, tr("Open data"))
             for message in errors.values():
@@ -119,6 +121,18 @@ class Studio(QObject):
         finally:
             self.jobs.close()
 
+    def _open_named(self, entry: str, rows: list[str]) -> None:
+        path = Path(entry).expanduser()
+        if path.exists() or not is_model_name(entry):
+            self._open(path, rows)
+        else:
+            self._change_model(entry)
+
+    def _change_model(self, name_or_path: str) -> None:
+        errors = self.workspace.change_model(name_or_path)
+        if errors:
+            raise InputError(next(iter(errors.values())))
+
     def _open(self, path: Path, rows: list[str]) -> None:
         match kind_of(path):
             case Kind.CONFIG:
@@ -127,9 +141,7 @@ class Studio(QObject):
                 self.run_view.open(path if (path / "run.yaml").is_file() else path.parent)
                 self._window.show_page("train")
             case Kind.MODEL:
-                errors = self.workspace.change_model(str(path.resolve()))
-                if errors:
-                    raise InputError(next(iter(errors.values())))
+                self._change_model(str(path.resolve()))
             case Kind.DATA:
                 rows.append(str(path.resolve()))
 
@@ -207,7 +219,13 @@ class Studio(QObject):
         self._show_saved()
 
     def _show_saved(self) -> None:
-        self._window.header.saved.setText(tr("draft · saved") if self.workspace.saved else tr("draft · saving…"))
+        error = self.workspace.files.error
+        told = tr("draft · not saved") if error else tr("draft · saved") if self.workspace.saved else tr("draft · saving…")
+        self._window.header.saved.setText(told)
+        self._window.header.saved.setToolTip(error)
+        if error and error != self._told_error:
+            self._window.toasts.show("error", error)
+        self._told_error = error
 
     def _show_readiness(self) -> None:
         self._window.header.ready.set_items(self.workspace.readiness)
@@ -310,8 +328,8 @@ class Studio(QObject):
 
     def _copy_command(self) -> None:
         self.workspace.files.flush()
-        path = self.workspace.path or self.workspace.files.draft_path
-        QGuiApplication.clipboard().setText(f"lora-studio train {shlex.quote(str(path))}")
+        path = self.workspace.files.draft_path  # its own file may be older than the draft
+        QGuiApplication.clipboard().setText(f"{shlex.quote(sys.executable)} -m lora_studio train {shlex.quote(str(path))}")
         self._window.toasts.show("good", tr("Copied: the command that trains this draft."))
 
     def _fill_recent(self) -> None:

@@ -118,8 +118,8 @@ def _moments(config: RunConfig, step: Step, trained_bytes: int, trained_paramete
 
 
 def _trained_bytes(config: RunConfig, tree: ModuleTree, resolution: Resolution, base_bytes: int) -> int:
-    """Give the bytes of everything that trains: adapters in their dtype, copies and biases in the base model's."""
+    """Give the bytes of everything that trains: adapters in their dtype, copies and biases in no less than float32."""
     in_base = sum(tree.by_name[name].parameters for name in resolution.saved_modules)
     in_base += sum(bias_parameters(module) for module in trained_biases(config.adapter, tree, resolution))
     in_adapter = trainable_parameters(config.adapter, tree, resolution) - in_base
-    return in_adapter * BYTES_OF_DTYPE[config.adapter.dtype] + in_base * base_bytes
+    return in_adapter * BYTES_OF_DTYPE[config.adapter.dtype] + in_base * max(4, base_bytes)

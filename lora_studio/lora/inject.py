@@ -59,6 +59,7 @@ def inject(model: PreTrainedModel, adapter: AdapterSettings, seed: int | None = 
         raise StudioError(message, "Choose other targets or settings.", "adapter.target_modules") from error
     _check_injection(peft_model, resolution, trainable_parameters(adapter, tree, resolution))
     _cast_adapter(peft_model, getattr(torch, adapter.dtype))
+    _raise_trained_copies(peft_model)
     return peft_model
 
 
@@ -102,13 +103,30 @@ def _agree(wanted: Wrapped, found: Wrapped) -> bool:
 
 
 def _cast_adapter(model: nn.Module, dtype: Any) -> None:
-    """Store A, B and magnitudes in `dtype`; copies trained in full and biases stay as the base model has them."""
+    """Store A, B and magnitudes in `dtype`."""
     from peft.tuners.lora.layer import LoraLayer
 
     for module in model.modules():
         if isinstance(module, LoraLayer):
             for part in module.adapter_layer_names:
                 getattr(module, part).to(dtype)
+
+
+def _raise_trained_copies(model: nn.Module) -> None:
+    """Hold copies trained in full, and trained biases, in no less than float32.
+
+    In half precision most of their updates would be rounded away, and float16 gradients cannot be unscaled.
+    """
+    import torch
+
+    halves = (torch.float16, torch.bfloat16)
+    for name, module in model.named_modules():
+        own = dict(module.named_parameters(recurse=False))
+        if ".lora_" in name or not any(parameter.requires_grad and parameter.dtype in halves for parameter in own.values()):
+            continue
+        for parameter in own.values():  # a norm computes in one dtype: its weight goes with its bias; a frozen matrix stays
+            if parameter.requires_grad or parameter.dim() == 1:
+                parameter.data = parameter.data.float()
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ from lora_studio.core.targets import Resolution, resolve
 from lora_studio.lora.activations import Workload
 from lora_studio.lora.budget import MemoryBudget, estimate_memory, workload_of
 from lora_studio.lora.device import Device, find_device
+from lora_studio.lora.limits import limit_findings
 from lora_studio.lora.precision import precisions_of
 
 if TYPE_CHECKING:
@@ -122,8 +123,10 @@ def make_plan(
     def fits(changed: RunConfig, work: Workload) -> bool:
         return estimate_memory(changed, facts, tree, resolution, work, device).fits
 
+    longest = min(data.tokens.max, config.data.max_length) if data else 0
     findings = [
-        *resolution.findings, *_settings_findings(config, tree, resolution), *_data_findings(config, data),
+        *resolution.findings, *limit_findings(precisions.base, precisions.compute, facts, tree, longest),
+        *_settings_findings(config, tree, resolution), *_data_findings(config, data),
         *_memory_findings(config, memory, fits, workload),
     ]
     return Plan(

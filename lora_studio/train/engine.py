@@ -14,11 +14,15 @@ from lora_studio.core.config import RunConfig
 from lora_studio.core.control import TaskContext
 from lora_studio.core.errors import InputError
 from lora_studio.core.events import Phase, RunEvent, RunResumed, RunStarted
+from lora_studio.core.findings import Finding
 from lora_studio.core.runs import RunFolder
 from lora_studio.data.prepare import PreparedData, prepare_data
 from lora_studio.generate.host import ModelHost
 from lora_studio.generate.ready import ReadyBase, folder_of, load_base
 from lora_studio.lora.inject import inject, parameter_counts
+from lora_studio.lora.limits import length_finding, precision_finding
+from lora_studio.models.facts import read_facts
+from lora_studio.models.inspect import tree_of
 from lora_studio.models.load import has_quick_bfloat16, pick_device
 from lora_studio.train.precision import Precision
 from lora_studio.train.records import environment_of, write_records
@@ -47,6 +51,8 @@ def train(context: TaskContext, run_dir: str, resume: bool = False) -> Iterator[
     data = yield from _prepared(context, config, folder)  # before the model: what is wrong with the data shows first
     base = yield from load_base(context, config.model, folder, commit, config.training.device, _wanted_base_dtype(config))
     precision = pick_precision(config, base)
+    longest = max((int(rows.lengths.max()) for rows in (data.train, data.evaluation) if len(rows)), default=0)
+    refuse(length_finding(read_facts(folder), tree_of(base.model), longest))
     write_records(run, environment_of(config.model, base, precision), data, resume)
     with base.host.adapted(lambda model: inject(model, config.adapter, config.training.seed)) as model, _checkpointing(model, config):
         session = Session(context, run, model, base.tokenizer, data, precision)
@@ -62,19 +68,21 @@ def pick_precision(config: RunConfig, base: ReadyBase) -> Precision:
     """Give the precision of a run.
 
     Raises:
-        InputError: float32 is asked of half-precision weights, which products in float32 are not of.
+        InputError: Another dtype is asked of half-precision weights, which such products are not of.
     """
     wanted = config.training.compute_dtype
-    if wanted == "float32" and base.dtype != torch.float32:
-        raise InputError(
-            f"Computing in float32 needs weights in float32, not {config.model.dtype}.",
-            "Set model.dtype to float32 or auto, or compute_dtype to auto.", "training.compute_dtype",
-        )
     if wanted != "auto":
+        refuse(precision_finding(str(base.dtype).removeprefix("torch."), wanted))
         return Precision(base.device, getattr(torch, wanted))
     if base.dtype == torch.float32 and has_quick_bfloat16(base.device):
         return Precision(base.device, torch.bfloat16)
     return Precision(base.device, base.dtype)
+
+
+def refuse(finding: Finding | None) -> None:
+    """Raise `InputError` for a finding that is an error."""
+    if finding is not None and finding.level == "error":
+        raise InputError(finding.message, finding.hint, finding.field)
 
 
 def _wanted_base_dtype(config: RunConfig) -> torch.dtype | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from typing import Literal
@@ -84,6 +85,11 @@ class Session:
         state = load_checkpoint(folder, self._stepper)
         self._progress = state.progress
         self._saved_step = state.progress.step
+        compute = str(self._precision.compute).removeprefix("torch.")
+        if state.compute_dtype != compute:
+            yield Notice(level="warning", code="precision_changed", step=self.step,
+                         message=f"The run computed in {state.compute_dtype} before and does in {compute} here.",
+                         hint="Set compute_dtype in a new run where the two must agree.")
         if state.threads != torch.get_num_threads():
             yield Notice(code="threads_changed", step=self.step,
                          message=f"The run computed with {state.threads} threads before and does with {torch.get_num_threads()} now: "
@@ -122,11 +128,21 @@ class Session:
             yield from self._take_step()
             if self.step < self.plan.total_steps:
                 yield from self._between_steps(self._due(settings.eval_steps), self._due(settings.save_steps))
+        self._refuse_standstill()
         if self.step > self._saved_step:
             yield from self._save()
         yield from self._evaluate()
         yield from self._sample("after")
         yield self._finish()
+
+    def _refuse_standstill(self) -> None:
+        """Raise `StudioError` where no step moved the adapter."""
+        if self.step and self._progress.skipped_in_a_row >= self.step:
+            raise StudioError(
+                f"None of the {self.step} steps moved the adapter: no loss and gradient was a finite number.",
+                "Usual causes: a learning_rate too high, too few steps for float16's loss scale, or a damaged base model.",
+                "training.learning_rate",
+            )
 
     def _due(self, every: int) -> bool:
         """Say whether the step just taken ends an interval: so many steps, or an epoch for 0."""
@@ -234,6 +250,12 @@ class Session:
             yield self._evaluating_phase(done)
             yield from self._heed()
         self._eval_loss = loss_sum / max(1, tokens)
+        if self.step == 0 and not math.isfinite(self._eval_loss):
+            raise StudioError(
+                "The loss of the base model itself is not a finite number on the held-out rows.",
+                "Its weights are damaged, or its numbers are too large for float16: download it again, or set model.dtype to float32.",
+                "model.name_or_path",
+            )
         yield Evaluation(step=self.step, loss=self._eval_loss, rows=done, trained_tokens=tokens, seconds=time.perf_counter() - began)
 
     def _evaluating_phase(self, done: int) -> Phase:

@@ -224,6 +224,12 @@ def test_exporting_over_something_is_refused_untouched(command: Command, tmp_pat
     assert (target / "work.txt").read_text() == "precious"
 
 
+def test_an_answer_of_no_tokens_is_refused(command: Command, tmp_path: Path) -> None:
+    done = command("chat", tmp_path, "--prompt", "hello", "--max-new-tokens", "0")
+    assert done.status == 2
+    assert "--max-new-tokens" in done.err
+
+
 def test_chat_with_nothing_is_refused(command: Command, tmp_path: Path) -> None:
     refused(command("chat", tmp_path / "nowhere", "--prompt", "hello"), tmp_path / "nowhere")
 

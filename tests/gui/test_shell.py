@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from PySide6.QtWidgets import QPushButton, QWidget
 from pytestqt.qtbot import QtBot
 
 from lora_studio.core.config import RunConfig
-from lora_studio.core.config_files import write_config
+from lora_studio.core.config_files import read_config, write_config
 from lora_studio.core.errors import InputError
 from lora_studio.core.runs import RunStore
 from lora_studio.gui.actions import ACTIONS
@@ -266,8 +268,27 @@ def test_what_a_start_lacks_leads_to_its_field(studio: Studio, window: MainWindo
 def test_the_command_of_the_draft_is_copied(studio: Studio, window: MainWindow, tmp_path: Path) -> None:
     path = tmp_path / "my run.yaml"
     studio.workspace.save_as(path)
+    studio.workspace.edit({"adapter.r": 64}, "Another r")  # the file says another
     window.actions_["copy_command"].trigger()
-    assert QGuiApplication.clipboard().text() == f"lora-studio train '{path}'"
+    *command, train, config = shlex.split(QGuiApplication.clipboard().text())
+    assert (command, train) == ([sys.executable, "-m", "lora_studio"], "train")
+    assert read_config(Path(config)).adapter.r == 64
+
+
+def test_a_hub_id_given_to_the_window_becomes_the_draft_s_base_model(studio: Studio) -> None:
+    studio.open_paths(["owner/model"])
+    assert studio.workspace.config.model.name_or_path == "owner/model"
+
+
+def test_a_draft_that_cannot_be_saved_is_told(studio: Studio, window: MainWindow, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("lora_studio.gui.draft_files.write_atomically", refuse)
+    studio.workspace.edit({"adapter.r": 3}, "Another r")
+    studio.workspace.files.flush()
+    assert window.header.saved.text() == "draft · not saved"
+    assert "No space left on device" in window.header.saved.toolTip()
 
 
 # --- runs ---

@@ -158,5 +158,6 @@ def test_the_families_peft_rewrites_are_the_ones_we_know() -> None:
         family: {name for name, known in _MODEL_TO_CONVERSION_PATTERN.items() if known == family} for family in _MOE_TARGET_MODULE_MAPPING}
     # Releases of transformers add model types; one that is older than a type cannot load it, nor rewrite it.
     known = {"mixtral": set(MIXTRAL_FAMILY), "qwen2_moe": set(QWEN_FAMILY)}
-    assert families == {family: {name for name in names if name in families[family] or name in CONFIG_MAPPING} for family, names in known.items()}
+    assert families == {
+        family: {name for name in names if name in families[family] or name in CONFIG_MAPPING} for family, names in known.items()}
     assert {family: rewritten_names(min(members)) for family, members in families.items()} == _MOE_TARGET_MODULE_MAPPING

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from peft import PeftModel
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from lora_studio.core.control import TaskContext
@@ -105,6 +107,69 @@ def test_every_precision_evaluates_samples_and_finishes(
     assert isinstance(events[-1], RunFinished)
     assert [event.label for event in of_kind(events, Sample)] == ["before", "before", "after", "after"]
     assert [event.step for event in of_kind(events, Evaluation)] == [0, 2]
+
+
+@pytest.mark.parametrize(("weights", "compute"), [("bfloat16", "float16"), ("float16", "bfloat16"), ("bfloat16", "float32")])
+def test_half_precision_weights_are_not_computed_with_in_another_precision(
+    tiny_model: TinyModel, chat_rows: Path, tmp_path: Path, weights: str, compute: str,
+) -> None:
+    run = new_run(tmp_path / "run", run_config(tiny_model("gpt2"), chat_rows, {
+        "adapter.target_modules": ("c_attn",), "model.dtype": weights, "training.compute_dtype": compute}))
+    with pytest.raises(InputError, match=compute) as raised:
+        all_events(run)
+    assert raised.value.field == "training.compute_dtype"
+
+
+@pytest.mark.parametrize(("architecture", "changes"), [
+    ("llama", {"adapter.modules_to_save": ("norm", "lm_head")}), ("gpt2", {"adapter.bias": "all"}), ("gpt2", {"adapter.bias": "lora_only"}),
+])
+@pytest.mark.parametrize("weights", ["bfloat16", "float16"])
+def test_what_trains_of_the_base_itself_moves_in_half_precision_too(
+    tiny_model: TinyModel, chat_rows: Path, tmp_path: Path, architecture: str, changes: dict[str, object], weights: str,
+) -> None:
+    run = new_run(tmp_path / "run", run_config(tiny_model(architecture), chat_rows, {
+        "adapter.target_modules": targets(architecture)[:1], "model.dtype": weights, "training.learning_rate": 2e-4,
+        "training.num_train_epochs": 2, **changes}))
+    assert isinstance(all_events(run)[-1], RunFinished)
+    saved = load_file(run.adapter_path / "adapter_model.safetensors")
+    base = AutoModelForCausalLM.from_pretrained(tiny_model(architecture), dtype=getattr(torch, weights)).state_dict()
+    copies = {name.removeprefix("base_model.model.").replace(".base_layer", ""): tensor for name, tensor in saved.items() if "lora_" not in name}
+    assert copies
+    for name, tensor in copies.items():
+        assert tensor.dtype == torch.float32
+        assert (tensor != base[name].float()).float().mean() > 0.9, name
+
+
+def test_rows_beyond_learned_positions_are_refused(tiny_model: TinyModel, chat_rows: Path, tmp_path: Path) -> None:
+    rows = tmp_path / "long.jsonl"
+    rows.write_text(json.dumps({"text": "word " * 4000}) + "\n" + json.dumps({"text": "more " * 4000}) + "\n")
+    run = new_run(tmp_path / "run", run_config(tiny_model("gpt2"), rows, {"adapter.target_modules": ("c_attn",), "data.max_length": 4096}))
+    with pytest.raises(InputError, match="positions for") as raised:
+        all_events(run)
+    assert raised.value.field == "data.max_length"
+
+
+def test_a_damaged_base_model_is_told_before_the_first_step(tiny_model: TinyModel, chat_rows: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "damaged"
+    model = AutoModelForCausalLM.from_pretrained(tiny_model("llama"))
+    model.model.norm.weight.data[0] = float("nan")
+    shutil.copytree(tiny_model("llama"), folder)
+    model.save_pretrained(folder)
+    run = new_run(tmp_path / "run", run_config(folder, chat_rows, {"training.max_steps": 4}))
+    with pytest.raises(StudioError, match="base model itself"):
+        all_events(run)
+    assert not run.adapter_path.exists()
+
+
+def test_a_run_whose_steps_were_all_skipped_does_not_finish(
+    tiny_model: TinyModel, chat_rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run = new_run(tmp_path / "run", run_config(tiny_model("llama"), chat_rows, {
+        "training.max_steps": 3, "data.eval_fraction": 0, "training.sample_rows": 0}))
+    monkeypatch.setattr("lora_studio.train.stepper.token_loss_sum", lambda logits, _targets: logits.sum() * float("nan"))
+    with pytest.raises(StudioError, match="None of the 3 steps"):
+        all_events(run)
+    assert not run.adapter_path.exists()
 
 
 def test_the_adapter_names_its_base_model_and_nothing_is_pickled(tiny_model: TinyModel, chat_rows: Path, tmp_path: Path) -> None:

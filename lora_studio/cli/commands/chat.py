@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Iterator
 
 from lora_studio.cli.console import Console
@@ -17,7 +17,15 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("source", metavar="SOURCE", help="a run, a checkpoint, a PEFT adapter folder or a base model")
     parser.add_argument("--prompt", help="ask this and end; without it each line of standard input is a question")
     parser.add_argument("--compare", action="store_true", help="answer with the base model alone too")
-    parser.add_argument("--max-new-tokens", metavar="N", type=int, default=256, help="most tokens of an answer (default: 256)")
+    parser.add_argument("--max-new-tokens", metavar="N", type=_whole_number, default=256, help="most tokens of an answer (default: 256)")
+
+
+def _whole_number(text: str) -> int:
+    """Read a number of tokens, at least one."""
+    number = int(text)
+    if number < 1:
+        raise ArgumentTypeError("at least 1")
+    return number
 
 
 def run(console: Console, arguments: Namespace) -> int:
