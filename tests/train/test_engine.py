@@ -143,7 +143,8 @@ def test_what_trains_of_the_base_itself_moves_in_half_precision_too(
 def test_rows_beyond_learned_positions_are_refused(tiny_model: TinyModel, chat_rows: Path, tmp_path: Path) -> None:
     rows = tmp_path / "long.jsonl"
     rows.write_text(json.dumps({"text": "word " * 4000}) + "\n" + json.dumps({"text": "more " * 4000}) + "\n")
-    run = new_run(tmp_path / "run", run_config(tiny_model("gpt2"), rows, {"adapter.target_modules": ("c_attn",), "data.max_length": 4096}))
+    changes = {"adapter.target_modules": ("c_attn",), "data.max_length": 4096}
+    run = new_run(tmp_path / "run", run_config(tiny_model("gpt2"), rows, changes))
     with pytest.raises(InputError, match="positions for") as raised:
         all_events(run)
     assert raised.value.field == "data.max_length"
