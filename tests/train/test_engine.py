@@ -133,7 +133,8 @@ def test_what_trains_of_the_base_itself_moves_in_half_precision_too(
     assert isinstance(all_events(run)[-1], RunFinished)
     saved = load_file(run.adapter_path / "adapter_model.safetensors")
     base = AutoModelForCausalLM.from_pretrained(tiny_model(architecture), dtype=getattr(torch, weights)).state_dict()
-    copies = {name.removeprefix("base_model.model.").replace(".base_layer", ""): tensor for name, tensor in saved.items() if "lora_" not in name}
+    copies = {
+        name.removeprefix("base_model.model.").replace(".base_layer", ""): tensor for name, tensor in saved.items() if "lora_" not in name}
     assert copies
     for name, tensor in copies.items():
         assert tensor.dtype == torch.float32
