@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
-RowFormat = Literal["messages", "prompt_completion", "alpaca", "text"]
+RowFormat = Literal["messages", "sharegpt", "alpaca", "prompt_completion", "text", "preference", "unpaired_preference"]
 ROLES = ("system", "user", "assistant")
 
 # In the order in which they are looked for: the first format of which a row has any key is taken.
@@ -29,11 +29,19 @@ class RowError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn of a conversation. `trained` is false for an answer whose row gives it `weight` 0."""
+    """One turn of a conversation.
+
+    Attributes:
+        role: system, user, assistant or tool.
+        content: The text; may be empty for an answer that calls tools.
+        trained: False for an answer whose row gives it `weight` 0.
+        extra: What a chat template is given beside role and content: `tool_calls`, `tool_call_id`, `name`, `reasoning_content`.
+    """
 
     role: str
     content: str
     trained: bool = True
+    extra: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +52,12 @@ class Row:
         file: Path of its file, as given.
         line: Where it starts in the file, counted from 1.
         format: How it was read.
-        messages: The conversation; empty for plain text.
+        messages: The conversation; empty for plain text. Of a preference row: the prompt and the chosen answer.
         text: The text; empty for a conversation.
+        tools: The tools the row says may be called, as a chat template takes them.
+        prompt_turns: How many of the messages are the prompt; 0 where the row does not part prompt and completion.
+        rejected: Of a preference row: the answer that was not chosen.
+        label: Of an unpaired preference row: whether the answer is a good one.
     """
 
     file: str
@@ -53,6 +65,10 @@ class Row:
     format: RowFormat
     messages: tuple[Message, ...] = ()
     text: str = ""
+    tools: tuple[Mapping[str, Any], ...] = ()
+    prompt_turns: int = 0
+    rejected: tuple[Message, ...] = ()
+    label: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
