@@ -20,6 +20,7 @@ from lora_studio.data.report import DataReport, count_tokens
 from lora_studio.data.rows import BadRow, Row, RowError
 from lora_studio.data.template import ChatTemplate, Rendered
 from lora_studio.data.token_rows import TokenRow, TokenRows, TokenRowsBuilder
+from lora_studio.data.trainable import refuse_untrainable
 
 Progress = Callable[[int, int], None]
 _ROWS_AT_ONCE = 512
@@ -144,8 +145,9 @@ def prepare_data(settings: DataSettings, tokenizer: Any, seed: int, progress: Pr
             row is left to train on.
     """
     check = check_files(settings)
+    refuse_untrainable(check)
     if settings.on_bad_rows == "stop":
-        refuse_bad_rows(check.bad_rows)
+        refuse_bad_rows(check.bad_rows, check.bad_count, check.encoding_offer)
     template, encoder = ChatTemplate(tokenizer), Encoder(tokenizer)
     held_out = choose_held_out(check.train_rows, settings.eval_fraction, seed) if not check.eval_rows else frozenset[int]()
     tally = _Tally(settings.max_length)
@@ -217,7 +219,7 @@ def _prepared(check: DataCheck, tally: _Tally, template: ChatTemplate, encoder: 
         untrained_rows=tally.untrained,
     )
     files = tuple(
-        {"path": file.path, "sha256": sha256_of(Path(file.path)), "bytes": file.bytes, "split": file.split,
+        {"path": file.path, "sha256": sha256_of(Path(file.where)), "bytes": file.bytes, "split": file.split,
          "format": file.format, "rows": file.rows, "bad_rows": file.bad_rows}
         for file in check.files)
     return PreparedData(train, tally.evaluation.build(), report, files, tuple(tally.held_out), template, encoder)

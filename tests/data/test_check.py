@@ -72,7 +72,8 @@ def turns(*pairs: tuple[str, object]) -> str:
         (turns(("assistant", "a"), ("user", "b"), ("assistant", "c")), "roles are out of order: messages[0]"),
         (turns(("user", "a"), ("assistant", "b"), ("system", "c")), "roles are out of order: messages[2]"),
         (turns(("user", "a"), ("assistant", "b"), ("user", "c")), "ends with the user's turn"),
-        (turns(("user", "a"), ("tool", "b")), "the role 'tool'"),
+        (turns(("user", "a"), ("tool", "b"), ("assistant", "c")), "roles are out of order: messages[1] is the tool's"),
+        (turns(("user", "a"), ("narrator", "b")), "the role 'narrator'"),
         ('{"messages": [{"content": "a"}]}', "messages[0] has no role"),
         ('{"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}', "a part that is not text"),
         ('{"messages": [{"role": "user", "content": "\\ud83d"}]}', "half a surrogate pair"),
@@ -93,7 +94,7 @@ def test_a_bad_chat_row_is_named_by_line_and_reason(write_rows: Write, row: str,
     [
         ({"prompt": "a", "completion": "b"}, {"prompt": "a"}, "the row has no 'completion'"),
         ({"prompt": "a", "completion": "b"}, {"prompt": "a", "completion": None}, "completion is null"),
-        ({"prompt": "a", "completion": "b"}, {"prompt": "a", "completion": ["b"]}, "completion is a list, not text"),
+        ({"prompt": "a", "completion": "b"}, {"prompt": "a", "completion": ["b"]}, "completion[0] is text, not an object"),
         ({"instruction": "a", "output": "b"}, {"instruction": "a", "output": ""}, "output is empty"),
         ({"instruction": "a", "output": "b"}, {"instruction": "a", "output": "b", "input": 4}, "input is a number"),
         ({"text": "a"}, {"text": ""}, "text is empty"),
@@ -117,7 +118,7 @@ def test_a_table_names_rows_with_missing_cells_and_bytes_by_their_line(write_row
     found = check(write_rows(b'prompt,completion\n"a\nb",c\nonly one\nx,\xff\nd,\n', "rows.csv"))
     assert found.rows == 1
     assert [(bad.line, bad.reason.split(":")[0]) for bad in found.bad_rows] == [
-        (4, "1 cells where the first line names 2 columns"), (5, "not UTF-8"), (6, "completion is null")]
+        (4, "1 cell where the first line names 2 columns"), (5, "not UTF-8"), (6, "completion is null")]
 
 
 def test_a_cut_array_keeps_its_whole_rows_and_names_the_line_of_the_cut(write_rows: Write) -> None:
@@ -143,10 +144,8 @@ def test_files_of_different_formats_are_mixed(write_rows: Write) -> None:
     [
         ("a.jsonl", "", "is empty"),
         ("a.jsonl", " \n \n", "is empty"),
-        ("a.parquet", "PAR1", "an ending that is not known"),
-        ("a.json", '{\n "rows": []\n}', "neither a JSON array of rows nor one JSON object a line"),
-        ("a.json", b'[\n"\xff"]', ":2: not UTF-8"),
-        ("a.csv", b"caf\xe9,b\n1,2\n", ":1: not UTF-8"),
+        ("a.arrow", "ARROW1", "an ending that is not known"),
+        ("a.json", '{\n "rows": []\n}', "neither a JSON array of rows, nor an object that holds one, nor one JSON object a line"),
     ],
 )
 def test_a_file_of_no_use_is_refused_by_name(write_rows: Write, name: str, content: str, message: str) -> None:
@@ -165,8 +164,8 @@ def test_a_missing_evaluation_file_is_told_at_its_own_field(write_rows: Write, t
     assert raised.value.field == "data.eval"
 
 
-def test_a_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="is a folder"):
+def test_a_folder_without_data_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="holds no data file"):
         check(str(tmp_path))
 
 
