@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import IO
 
+
 def lock_file(path: Path) -> IO[bytes] | None:
     """Take the lock on `path`, made if need be; give its open file, or None when someone else holds it.
 

@@ -10,8 +10,8 @@ import urllib.request
 CONNECT_SECONDS = 4.0  # so that being offline is said within five
 
 
-def why_unreachable(address: str) -> str:
-    """Say why the host of an address cannot be connected to; empty when it can.
+def why_unreachable(address: str, seconds: float = CONNECT_SECONDS) -> str:
+    """Say why the host of an address cannot be connected to within `seconds`; empty when it can.
 
     A resolver that gets no answer may block for half a minute and cannot be interrupted, and a host of many addresses takes
     a timeout for each; so a thread that holds nothing asks, and is left behind when it takes too long.
@@ -25,12 +25,12 @@ def why_unreachable(address: str) -> str:
 
     def connect() -> None:
         try:
-            socket.create_connection((parts.hostname or "", port), timeout=CONNECT_SECONDS / 3).close()
+            socket.create_connection((parts.hostname or "", port), timeout=seconds / 3).close()
         except OSError as error:
             failed.append(error)
         done.set()
 
     threading.Thread(target=connect, name="hub-connection-test", daemon=True).start()
-    if not done.wait(CONNECT_SECONDS):
+    if not done.wait(seconds):
         return "it does not answer"
     return str(failed[0].strerror or failed[0]) if failed else ""

@@ -5,13 +5,15 @@ from __future__ import annotations
 from array import array
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 from lora_studio.core.config import DataSettings
 from lora_studio.core.errors import InputError
 from lora_studio.data.duplicates import count_repeats, count_shared
 from lora_studio.data.files import FileReader, Progress, Split, at_split, file_readers
-from lora_studio.data.rows import BadRow
+from lora_studio.data.rows import BadRow, RowFormat
+from lora_studio.data.streams import FIELD
 
 MOST_BAD_ROWS = 100_000
 """Bad rows that are kept with their reasons; further ones are counted."""
@@ -91,9 +93,8 @@ class DataCheck:
     @classmethod
     def from_json(cls, raw: dict[str, Any]) -> DataCheck:
         """Read one back from `to_json`."""
-        fields = {key: value for key, value in raw.items() if key != "encoding_offer"}
         bad_rows, files = (BadRow(**row) for row in raw["bad_rows"]), (DataFile(**file) for file in raw["files"])
-        return cls(**{**fields, "bad_rows": tuple(bad_rows), "files": tuple(files)})
+        return cls(raw["rows"], raw["format"], tuple(bad_rows), tuple(files), raw["bad_count"], raw["duplicate_rows"], raw["shared_rows"])
 
 
 @dataclass
@@ -155,6 +156,16 @@ def check_files(settings: DataSettings, progress: Progress | None = None) -> Dat
                      count.bad_count, count_repeats(count.keys["train"]), shared)
 
 
+def readers_of(check: DataCheck, settings: DataSettings) -> list[tuple[Split, FileReader]]:
+    """Give the readers of files that have been checked, each with the format that was told; no folder or Hub is looked at again."""
+    found: list[tuple[Split, FileReader]] = []
+    for file in check.files:
+        reader = FileReader(file.path, Path(file.where or file.path), settings)
+        reader.format, reader.reason = cast("RowFormat | None", file.format or None), file.reason
+        found.append((file.split, reader))
+    return found
+
+
 def refuse_bad_rows(bad_rows: Sequence[BadRow], count: int = 0, encoding: str = "") -> None:
     """Raise `InputError` naming the first bad rows, if there are any.
 
@@ -171,6 +182,17 @@ def refuse_bad_rows(bad_rows: Sequence[BadRow], count: int = 0, encoding: str = 
     offer = f" Lines that are not UTF-8 read as {encoding}: set data.encoding to {encoding}." if encoding else ""
     raise InputError(f"{total:,} bad {'row' if total == 1 else 'rows'}: {shown}{more}.",
                      f"Mend them, or set on_bad_rows to skip.{offer}", "data.encoding" if encoding else "data.on_bad_rows")
+
+
+def refuse_no_rows(check: DataCheck) -> None:
+    """Raise `InputError` naming the first bad rows when no training row is sound."""
+    if check.train_rows:
+        return
+    shown = "; ".join(map(str, check.bad_rows[:_SHOWN_BAD_ROWS]))
+    offer = f"Set data.encoding to {check.encoding_offer}, or mend the rows." if check.encoding_offer else ""
+    raise InputError(f"No row is left to train on: {check.bad_count:,} of the rows are bad; the first: {shown}.",
+                     offer or "Mend the rows; where only their keys are others, say which is which in data.columns.",
+                     "data.encoding" if offer else FIELD)
 
 
 def _common_format(files: list[DataFile]) -> str:

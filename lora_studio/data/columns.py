@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from lora_studio.core.config import DataSettings
 from lora_studio.core.errors import InputError
-from lora_studio.data.formats import FORMAT_COLUMNS, KNOWN_KEYS
+from lora_studio.data.formats import KNOWN_KEYS
 from lora_studio.data.rows import RowError
 
 _NEEDED = frozenset({"messages", "conversations", "instruction", "output", "prompt", "completion", "text", "chosen", "rejected", "label"})
@@ -40,7 +40,7 @@ def check_columns(settings: DataSettings) -> None:
     unknown = [key for key in settings.columns if key not in KNOWN_KEYS]
     if unknown:
         raise InputError(f"data.columns names {', '.join(map(repr, unknown))}, which no format has.",
-                         f"The keys of ours are {', '.join(sorted(KNOWN_KEYS))}; behind each stands the name of your column.", "data.columns")
+                         f"Known are {', '.join(sorted(KNOWN_KEYS))}; behind each stands the name of a column.", "data.columns")
 
 
 def renamed(record: object, columns: Mapping[str, str]) -> object:
@@ -79,11 +79,6 @@ def suggest_columns(names: Iterable[str]) -> dict[str, str]:
             return {"instruction": asked["prompt"], **extra, "output": asked["completion"], **_chosen_of(rest, "system")}
         return {**asked, **_chosen_of(rest, "system")}
     return _chosen_of(columns, "text") or _lone_column(columns)
-
-
-def format_of_columns(columns: Mapping[str, str]) -> set[str]:
-    """Give the formats that have every key of a mapping."""
-    return {name for name, keys in FORMAT_COLUMNS.items() if set(columns) <= set(keys)}
 
 
 def _chosen_of(columns: Mapping[str, str], *keys: str) -> dict[str, str]:

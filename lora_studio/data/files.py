@@ -12,7 +12,7 @@ from lora_studio.core.config import DataSettings
 from lora_studio.core.errors import InputError
 from lora_studio.data.columns import check_columns, renamed
 from lora_studio.data.formats import detect_format, parse_row, quick_key
-from lora_studio.data.read import SUFFIXES, Records, kind_of, open_records
+from lora_studio.data.read import SUFFIXES, Records, is_beside, kind_of, open_records
 from lora_studio.data.records import Record
 from lora_studio.data.rows import BadRow, Row, RowError, RowFormat
 from lora_studio.data.streams import FIELD, START, Mark, size_of
@@ -20,8 +20,6 @@ from lora_studio.data.streams import FIELD, START, Mark, size_of
 Split = Literal["train", "eval"]
 Progress = Callable[[int, int], None]
 HUB_SCHEME = "hf://"
-# What lies beside rows and holds none.
-_NO_ROWS = ("readme", "license", "licence", "notice", "changelog", "dataset_info", "dataset_dict", "state.json")
 
 
 @dataclass
@@ -138,13 +136,12 @@ def file_readers(settings: DataSettings, progress: Progress | None = None) -> li
     if not settings.train:
         raise InputError("No data file is given.", f"Name a file of rows ({', '.join(SUFFIXES)}), a folder, or hf://owner/name.", FIELD)
     found: list[tuple[Split, FileReader]] = []
-    for split, names in (("train", settings.train), ("eval", settings.eval)):
-        for name in names:
-            with_field = f"data.{split}"
-            try:
-                found += [(split, FileReader(path, where, settings)) for path, where in _files_of(name, progress)]
-            except InputError as error:
-                raise at_split(error, with_field) from error
+    splits: tuple[tuple[Split, tuple[str, ...]], ...] = (("train", settings.train), ("eval", settings.eval))
+    for split, name in ((split, name) for split, names in splits for name in names):
+        try:
+            found += [(split, FileReader(path, where, settings)) for path, where in _files_of(name, progress)]
+        except InputError as error:
+            raise at_split(error, f"data.{split}") from error
     _refuse_repeats(found)
     return found
 
@@ -186,15 +183,12 @@ def _within(folder: Path) -> list[Path]:
     return sorted(found)
 
 
-def is_beside(name: str) -> bool:
-    """Say whether a file of this name describes the data rather than holding any."""
-    return name.lower().startswith(_NO_ROWS)
-
-
 def _refuse_repeats(readers: list[tuple[Split, FileReader]]) -> None:
     seen: set[Path] = set()
     for split, reader in readers:
-        where = reader.where.resolve()
+        # Equal files of a Hub data set are one file on this machine.
+        where = reader.where.absolute() if reader.path.startswith(HUB_SCHEME) else reader.where.resolve()
         if where in seen:
-            raise InputError(f"{reader.path} is named twice.", "Rows trained on cannot be held out as well; name each file once.", f"data.{split}")
+            way_out = "Rows trained on cannot be held out as well; name each file once."
+            raise InputError(f"{reader.path} is named twice.", way_out, f"data.{split}")
         seen.add(where)

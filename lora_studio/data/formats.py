@@ -177,7 +177,7 @@ def _preference(fields: Mapping[str, Any], file: str, line: int) -> Row:
     chosen, rejected = _answer(fields, "chosen"), _answer(fields, "rejected")
     prompt = _prompt(fields, "prompt") if fields.get("prompt") is not None else ()
     if chosen[0].role != "assistant":
-        shared = tuple(first for first, second in takewhile(lambda pair: pair[0] == pair[1], zip(chosen, rejected)))
+        shared = tuple(pair[0] for pair in takewhile(lambda pair: pair[0] == pair[1], zip(chosen, rejected)))
         prompt = _with_system(fields, shared) if shared else ()
         chosen, rejected = chosen[len(shared) :], rejected[len(shared) :]
     if not prompt:

@@ -39,8 +39,8 @@ def _no_number(name: str) -> NoReturn:
     raise _FaultError(f"{name} is not JSON")
 
 
-_DECODER = json.JSONDecoder(object_pairs_hook=_without_repeats, parse_constant=_no_number)
-_scan = _DECODER.scan_once
+_DECODER: Any = json.JSONDecoder(object_pairs_hook=_without_repeats, parse_constant=_no_number)
+_scan = _DECODER.scan_once  # in C; it leaves white space around the value to us
 
 
 class JsonLines:

@@ -19,8 +19,7 @@ class ParquetFile:
 
     Attributes:
         path: Where it is.
-        offer: No other encoding can fit: its text is UTF-8 by definition.
-        position: Bytes read so far, by the share of rows.
+        offer: Always empty: its text is UTF-8 by definition.
     """
 
     enterable = True
@@ -47,6 +46,7 @@ class ParquetFile:
 
     @property
     def position(self) -> int:
+        """Bytes read so far, by the share of rows."""
         return size_of(self.path) * self._rows_read // self.rows
 
     def records(self, start: Mark = START) -> Iterator[Record]:

@@ -5,7 +5,9 @@ A record that cannot be read is a fault at its line, and reading goes on after i
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Protocol
 
@@ -22,6 +24,8 @@ _TABLES = (".csv", ".tsv")
 _TEXTS = (".txt", ".text", ".md")
 SUFFIXES = (*_LINES, ".json", *_TABLES, ".parquet", *_TEXTS)
 """Endings of data files; all but Parquet may have `.gz`, `.zst` or `.zstd` behind them."""
+# What lies beside rows and holds none.
+_NO_ROWS = ("readme", "license", "licence", "notice", "changelog", "dataset_info", "dataset_dict", "state.json")
 
 
 class Source(Protocol):
@@ -68,6 +72,11 @@ def kind_of(path: Path) -> str:
     return ending if ending in SUFFIXES and not (compression_of(path) and ending == ".parquet") else ""
 
 
+def is_beside(name: str) -> bool:
+    """Say whether a file of this name describes the data rather than holding any."""
+    return name.lower().startswith(_NO_ROWS)
+
+
 def open_records(path: Path, encoding: str = "utf-8") -> Records:
     """Open a data file by its ending.
 
@@ -92,3 +101,18 @@ def open_records(path: Path, encoding: str = "utf-8") -> Records:
     if kind in _TEXTS:
         return Paragraphs(file)
     return open_json(file) if kind == ".json" else JsonLines(file)
+
+
+def raw_text(path: Path, line: int, encoding: str = "utf-8", most: int = 20_000) -> str:
+    """Give what stands at a line of a data file, at most `most` characters of it; a row of Parquet as JSON.
+
+    Raises:
+        InputError: The file cannot be read.
+    """
+    if kind_of(path) == ".parquet":
+        record = next(ParquetFile(path).records(Mark(line - 1, line)), None)
+        text = json.dumps(record.value, ensure_ascii=False, indent=1, default=str) if record else ""
+    else:
+        found = next(islice(TextFile(path, encoding).lines(), line - 1, line), None)
+        text = found.text.rstrip("\r\n") if found else ""
+    return text if len(text) <= most else text[:most] + "…"

@@ -1,12 +1,14 @@
 """Any row of a data set by its number, and a search over all of them, without holding the rows.
 
-A file that can be entered at a byte is remembered by the start of every 256th row; one that cannot (a JSON array, anything
-compressed) is read from its start when a row is asked for that lies before the last one.
+Rows are read in blocks of 256, or of a megabyte where that is less. A file that can be entered at a byte is remembered by where
+its blocks start; one that cannot (a JSON array, anything compressed) is read from its start when a row before the last one
+is asked for.
 """
 
 from __future__ import annotations
 
 import re
+from array import array
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -21,7 +23,9 @@ from lora_studio.data.rows import BadRow, Row
 from lora_studio.data.streams import Mark, TextFile, compression_of
 
 ROWS_A_BLOCK = 256
+BYTES_A_BLOCK = 1 << 20
 _BLOCKS_KEPT = 16
+_GROWTH = 4096
 # Text that JSON and CSV write as it is, so that it can be looked for in bytes.
 _PLAIN_RUN = re.compile(r"[A-Za-z0-9 !#$%&'()*+,\-.:;<=>?@\[\]^_`{|}~]+")
 _ESCAPED_ASCII = b"\\u00"
@@ -29,11 +33,17 @@ _ESCAPED_ASCII = b"\\u00"
 
 @dataclass
 class _IndexedFile:
-    """One file: the mark of every 256th row, as far as it has been looked through."""
+    """One file: where its blocks start, as far as it has been looked through.
+
+    Attributes:
+        marks: The start of each block.
+        firsts: The number of each block's first row in the file.
+    """
 
     split: Split
     reader: FileReader
     marks: list[Mark] = field(default_factory=list[Mark])
+    firsts: array[int] = field(default_factory=lambda: array("q"))
     rows: int = 0
     over: bool = False
     error: InputError | None = None
@@ -47,8 +57,9 @@ class _IndexedFile:
         try:
             self._source = self._source or self._records.marks()
             for mark in islice(self._source, most):
-                if self.rows % ROWS_A_BLOCK == 0:
+                if self._starts_block(mark):
                     self.marks.append(mark)
+                    self.firsts.append(self.rows)
                 self.rows += 1
         except InputError as error:
             self.error = error
@@ -56,14 +67,27 @@ class _IndexedFile:
         self.over = found < most
         return found
 
+    def _starts_block(self, mark: Mark) -> bool:
+        if not self.marks:
+            return True
+        return self.rows - self.firsts[-1] == ROWS_A_BLOCK or mark.position - self.marks[-1].position >= BYTES_A_BLOCK
+
+    def block_of(self, row: int) -> int:
+        """Give the number of the block that a row stands in."""
+        return max(0, bisect_right(self.firsts, row) - 1)
+
+    def rows_in(self, block: int) -> int:
+        """Count the rows of a block found so far."""
+        return (self.firsts[block + 1] if block + 1 < len(self.firsts) else self.rows) - self.firsts[block]
+
     def block(self, number: int) -> list[Row | BadRow]:
         """Read the rows of a block; those of a format that another row of the file told are read in it."""
         if self.reader.format is None:
             next((row for row in self.reader.rows() if isinstance(row, Row)), None)
-        start = number * ROWS_A_BLOCK
+        start = self.firsts[number]
         if start != self._open_at or self._enterable:
             self._open_rows = self.reader.rows(self.marks[number])
-        rows = list(islice(self._open_rows, min(ROWS_A_BLOCK, self.rows - start)))
+        rows = list(islice(self._open_rows, self.rows_in(number)))
         self._open_at = start + len(rows)
         return rows
 
@@ -130,10 +154,12 @@ class RowIndex:
             InputError: The file cannot be read any more.
         """
         place, within = self._place(number)
-        rows = self._block(place, within // ROWS_A_BLOCK)
-        if within % ROWS_A_BLOCK >= len(rows):
+        file = self._files[place]
+        block = file.block_of(within)
+        rows = self._block(place, block)
+        if within - file.firsts[block] >= len(rows):
             raise IndexError(f"row {number} is no longer there")
-        return rows[within % ROWS_A_BLOCK]
+        return rows[within - file.firsts[block]]
 
     def split(self, number: int) -> Split:
         """Say whether a row stands in a training or an evaluation file.
@@ -156,29 +182,25 @@ class RowIndex:
             return
         run = max(_PLAIN_RUN.findall(needle), key=len, default="").encode()
         before = 0
-        for place, file in enumerate(self._files):
-            number = max(0, start - before) // ROWS_A_BLOCK
+        for file in self._files:
+            number = self._block_from(file, max(0, start - before))
             while self._has_block(file, number):
-                rows = self._matches(place, number, needle, run)
-                found = [before + number * ROWS_A_BLOCK + row for row in rows]
-                yield from (row for row in found if row >= start)
-                if not found:
-                    yield None
+                first = before + file.firsts[number]
+                found = [first + row for row in _matches(file, number, needle, run) if first + row >= start]
+                yield from found or (None,)
                 number += 1
             before += file.rows
+
+    def _block_from(self, file: _IndexedFile, row: int) -> int:
+        while not file.over and file.rows <= row:
+            file.grow(_GROWTH)
+        return file.block_of(row) if row < file.rows else len(file.marks)
 
     def _has_block(self, file: _IndexedFile, number: int) -> bool:
         """Look through the file until a block and the start of the next are known, or it is over."""
         while not file.over and len(file.marks) <= number + 1:
-            file.grow(ROWS_A_BLOCK)
+            file.grow(_GROWTH)
         return number < len(file.marks)
-
-    def _matches(self, place: int, number: int, needle: str, run: bytes) -> list[int]:
-        file = self._files[place]
-        if run and (raw := file.raw_block(number)) is not None and run not in raw.lower() and _ESCAPED_ASCII not in raw:
-            return []
-        return [at for at, row in enumerate(file.block(number))
-                if isinstance(row, Row) and any(needle in text.lower() for text in row.texts)]
 
     def _place(self, number: int) -> tuple[int, int]:
         """Give a row's file and its number in it."""
@@ -193,10 +215,17 @@ class RowIndex:
     def _block(self, place: int, number: int) -> list[Row | BadRow]:
         wanted = (place, number)
         rows = self._blocks.get(wanted)
-        if rows is None or (len(rows) < ROWS_A_BLOCK and number * ROWS_A_BLOCK + len(rows) < self._files[place].rows):
+        if rows is None or len(rows) < self._files[place].rows_in(number):
             rows = self._files[place].block(number)
         self._blocks[wanted] = rows
         self._blocks.move_to_end(wanted)
         while len(self._blocks) > _BLOCKS_KEPT:
             self._blocks.popitem(last=False)
         return rows
+
+
+def _matches(file: _IndexedFile, number: int, needle: str, run: bytes) -> list[int]:
+    """Give the places within a block of the rows that hold a text, whose longest plain run rules most blocks out."""
+    if run and (raw := file.raw_block(number)) is not None and run not in raw.lower() and _ESCAPED_ASCII not in raw:
+        return []
+    return [at for at, row in enumerate(file.block(number)) if isinstance(row, Row) and any(needle in text.lower() for text in row.texts)]

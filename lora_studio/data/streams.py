@@ -24,6 +24,7 @@ _SAMPLE = 1 << 16
 # What web pages and spreadsheets call latin-1 is Windows-1252: the same letters, and curly quotes and dashes where latin-1 has
 # control characters that no text holds. The five places Windows-1252 leaves open keep their latin-1 meaning.
 _LATIN = "".join(bytes([code]).decode("cp1252", "ignore") or chr(code) for code in range(256))
+_LATIN_MAP: Any = _LATIN  # charmap_decode is quick with a string, which its stub does not know
 _MAGIC = {
     b"\x1f\x8b": ("gzip data", ".gz"), b"\x28\xb5\x2f\xfd": ("zstd data", ".zst"), b"PAR1": ("Parquet", ".parquet"),
     b"PK\x03\x04": ("a zip archive", ""), b"BZh": ("bzip2 data", ""), b"\xfd7zXZ": ("xz data", ""), b"ARROW1": ("Arrow", ""),
@@ -106,7 +107,7 @@ class TextFile:
         return self._raw.tell() if self._raw is not None and not self._raw.closed else 0
 
     def lines(self, start: Mark = START) -> Iterator[Line]:
-        """Give each line from a mark on; a compressed file is read from its start whatever the mark.
+        """Give each line from a mark on; in a compressed file those before it are read and skipped.
 
         Raises:
             InputError: The file is cut off or damaged, or can no longer be read.
@@ -115,8 +116,9 @@ class TextFile:
         with readable(self.path), self._opened(mark.position) as file:
             position, number = mark
             for raw in self._raw_lines(file):
-                text, fault = self._decoded(raw)
-                yield Line(number, text if position else text.removeprefix("\ufeff"), fault, position)
+                if position >= start.position:
+                    text, fault = self._decoded(raw)
+                    yield Line(number, text if position else text.removeprefix("\ufeff"), fault, position)
                 position += len(raw)
                 number += 1
 
@@ -260,7 +262,7 @@ def _rest_of(decoder: codecs.IncrementalDecoder) -> str:
 
 
 def _latin(raw: bytes) -> str:
-    return codecs.charmap_decode(raw, "strict", _LATIN)[0]
+    return codecs.charmap_decode(raw, "strict", _LATIN_MAP)[0]
 
 
 def _refuse_disguised(path: Path, sample: bytes) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from PySide6.QtCore import QObject, QTimer, Signal
@@ -11,7 +10,8 @@ from lora_studio.core.config import DataSettings, RunConfig
 from lora_studio.core.errors import InputError
 from lora_studio.core.events import LastEvent, RunFailed, RunFinished
 from lora_studio.data.check import DataCheck, check_files
-from lora_studio.gui.data_task import CHECK_TASK, check_from_json
+from lora_studio.data.files import named_bytes
+from lora_studio.gui.data_task import CHECK_TASK
 from lora_studio.gui.text import tr
 from lora_studio.jobs.spec import JobSpec
 
@@ -68,7 +68,8 @@ class DataReader(QObject):
         self.check = None
         self.error = self.hint = self.field = ""
         settings = self._workspace.config.data
-        if _bytes_of(settings) > _READ_HERE_BYTES:
+        size = named_bytes(settings)
+        if size is None or size > _READ_HERE_BYTES:
             self._start_check(settings)
         else:
             try:
@@ -79,7 +80,7 @@ class DataReader(QObject):
         self._report_timer.start()
 
     def _on_config(self, before: RunConfig, after: RunConfig) -> None:
-        files = ("train", "eval", "format")
+        files = ("train", "eval", "format", "columns", "encoding")
         if any(getattr(before.data, name) != getattr(after.data, name) for name in files):
             self._timer.start()
         elif before.data != after.data:
@@ -98,7 +99,7 @@ class DataReader(QObject):
             return  # the draft has other data by now
         self._check_job = None
         if isinstance(last, RunFinished):
-            self.check = check_from_json(last.result)
+            self.check = DataCheck.from_json(last.result)
         elif isinstance(last, RunFailed):
             self._fail(last.message, last.hint, last.field)
         self.changed.emit()
@@ -136,12 +137,3 @@ class DataReader(QObject):
     def _fail(self, message: str, hint: str, field: str) -> None:
         self.error, self.hint, self.field = message, hint, field or "data.train"
 
-
-def _bytes_of(settings: DataSettings) -> int:
-    total = 0
-    for name in (*settings.train, *settings.eval):
-        try:
-            total += Path(name).stat().st_size
-        except OSError:
-            continue  # the check names the file that cannot be read
-    return total

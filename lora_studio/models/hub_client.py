@@ -115,7 +115,7 @@ def _allow_slow_reads(answer: http.client.HTTPResponse) -> None:
 
 
 def _refuse_unreachable(address: str) -> None:
-    if reason := why_unreachable(address):
+    if reason := why_unreachable(address, CONNECT_SECONDS):
         raise _offline(reason)
 
 

@@ -7,7 +7,9 @@ import pytest
 from PySide6.QtCore import QModelIndex, Qt
 from PySide6.QtWidgets import QLabel, QLineEdit, QListView, QPlainTextEdit, QPushButton, QTableView
 
+from lora_studio.core.config import DataSettings
 from lora_studio.core.events import Evaluation, Notice, RunFailed, RunFinished, RunStarted, RunStopped
+from lora_studio.data.check import check_files
 from lora_studio.gui import run_starter
 from lora_studio.gui.pages import DataPage, RunsPage, TrainPage
 from lora_studio.gui.pages.data_tokens import hints_of
@@ -249,7 +251,8 @@ def test_files_rows_and_bad_rows_are_shown(desk: Desk, data_page: DataPage, mixe
     desk.until(lambda: data_page.bad_rows.rowCount() == 2)
     assert "messages" in data_page.findChildren(QLabel, "data_file_0")[-1].text()
     table = data_page.findChild(QTableView, "rows_table").model()
-    assert [table.index(3, column).data() for column in range(3)] == ["rows.jsonl:6", "question 3", "answer 3"]
+    assert [table.index(5, column).data() for column in range(3)] == ["rows.jsonl:6", "question 3", "answer 3"]
+    assert table.index(3, 2).data() == "bad: the conversation is empty"
     assert data_page.bad_rows.index(0, 0).data().startswith("rows.jsonl:4 · ")
 
 
@@ -276,15 +279,17 @@ def test_a_file_that_does_not_exist_is_told_on_the_page(desk: Desk, data_page: D
     assert "gone.jsonl does not exist" in banner.text
 
 
-def test_rows_are_read_a_few_at_a_time_up_to_a_limit(tmp_path: Path) -> None:
+def test_every_row_of_a_long_file_can_be_shown(tmp_path: Path) -> None:
     path = tmp_path / "many.jsonl"
-    path.write_text("".join(json.dumps({"text": f"row {n}"}) + "\n" for n in range(700)), encoding="utf-8")
+    path.write_text("".join(json.dumps({"text": f"row {n}"}) + "\n" for n in range(25_000)), encoding="utf-8")
+    settings = DataSettings(train=(str(path),))
     model = RowsModel()
-    model.set_files([str(path)], "auto")
-    assert model.rowCount() == 50
+    model.set_check(check_files(settings), settings)
+    assert model.rowCount() == 10_000
     while model.canFetchMore(QModelIndex()):
         model.fetchMore(QModelIndex())
-    assert model.rowCount() == 500
+    assert model.rowCount() == 25_000
+    assert [model.index(n, 2).data() for n in (24_999, 0, 12_345)] == ["row 24999", "row 0", "row 12345"]
 
 
 @pytest.mark.parametrize(("tokens", "cut", "max_length", "change"), [
@@ -296,7 +301,7 @@ def test_hints_offer_the_length_the_rows_need(tokens: int, cut: int, max_length:
 
 
 def test_a_line_of_a_file_that_is_gone_says_so(tmp_path: Path) -> None:
-    assert "No such file" in raw_lines(str(tmp_path / "gone"), 3)
+    assert "does not exist" in raw_lines(str(tmp_path / "gone"), 3)
 
 
 # --- units ---

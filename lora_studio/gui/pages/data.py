@@ -35,7 +35,7 @@ from lora_studio.gui.widgets import Banner, Card, Pills, label
 if TYPE_CHECKING:
     from lora_studio.gui.workspace import Workspace
 
-ROW_FILTER = "Rows (*.jsonl *.ndjson *.json *.csv *.tsv *.txt *.md)"
+ROW_FILTER = "Rows (*.jsonl *.ndjson *.json *.csv *.tsv *.parquet *.txt *.md *.gz *.zst)"
 _NARROW = 760
 _LEAST_ROWS_HEIGHT = 260
 
@@ -174,23 +174,23 @@ class DataPage(QWidget):
                 widget.deleteLater()
         for number, file in enumerate(check.files if check else ()):
             self._file_list.addWidget(_file_line(file, number))
-        bad = len(check.bad_rows) if check else 0
+        bad = check.bad_count if check else 0
         told = tr("{rows} rows · {bad} bad", rows=format_count(check.rows), bad=bad) if check else ""
         self._files.set_note(told or (tr("reading…") if self._workspace.data.reading else ""))
 
     def _show_rows(self) -> None:
         check, settings = self._workspace.data_check, self._workspace.config.data
-        wanted = (check, settings.format)
+        wanted = (check, settings.format, settings.columns, settings.encoding)
         if wanted == self._shown:
             return
         self._shown = wanted
-        self.rows.set_files([file.path for file in check.files] if check else [], settings.format)
+        self.rows.set_check(check, settings)
         self.bad_rows.set_rows(check.bad_rows if check else ())
         bad = self.bad_rows.rowCount()
         self._pills.button("bad").setText(tr("Bad rows: {count}", count=bad))
         self._pills.button("bad").setEnabled(bad > 0)
         self._detail.clear()
-        self._turn_to("bad" if bad and not self.rows.rowCount() else "rows")
+        self._turn_to("bad" if check and bad and not check.rows else "rows")
 
     def _turn_to(self, which: str) -> None:
         self._pills.set_current(which)
@@ -203,7 +203,9 @@ class DataPage(QWidget):
     def _show_bad_row(self, index: QModelIndex, _previous: QModelIndex) -> None:
         if index.isValid():
             row = index.data(Qt.ItemDataRole.UserRole)
-            self._detail.setPlainText(f"{row}\n\n{raw_lines(row.file, row.line)}")
+            check = self._workspace.data_check
+            where = next((file.where for file in check.files if file.path == row.file), row.file) if check else row.file
+            self._detail.setPlainText(f"{row}\n\n{raw_lines(where, row.line, self._workspace.config.data.encoding)}")
 
 
 def _file_line(file: DataFile, number: int) -> QLabel:

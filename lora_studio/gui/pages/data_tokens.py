@@ -105,7 +105,7 @@ class TokensCard(Card):
         check = self._workspace.data_check
         if not check or not check.bad_rows or self._workspace.config.data.on_bad_rows == "skip":
             return []
-        return [_bad_rows_hint(len(check.bad_rows))]
+        return [_bad_rows_hint(check.bad_count)]
 
     def _show_hints(self, hints: list[Hint]) -> None:
         if self._workspace.config.data.on_bad_rows == "skip":

@@ -1,65 +1,82 @@
-"""Rows of the data files as tables: sound rows read a few at a time, and the bad ones."""
+"""Rows of the data files as tables: all of them, read as they come into view, and the bad ones."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from itertools import chain, islice
+from collections import OrderedDict
+from collections.abc import Sequence
 from pathlib import Path
 
 from PySide6.QtCore import QAbstractListModel, QAbstractTableModel, QModelIndex, QObject, QPersistentModelIndex, Qt
 
+from lora_studio.core.config import DataSettings
 from lora_studio.core.errors import InputError
-from lora_studio.data.check import FileReader
-from lora_studio.data.rows import BadRow, Row
+from lora_studio.data.check import DataCheck, readers_of
+from lora_studio.data.read import raw_text
+from lora_studio.data.row_index import RowIndex
+from lora_studio.data.rows import BadRow, Message, Row
 from lora_studio.gui.text import tr
 from lora_studio.gui.units import one_line
 
 Index = QModelIndex | QPersistentModelIndex
-MOST_ROWS = 500
-_BLOCK = 50
+_GROWTH = 10_000  # rows: found in some ten milliseconds
+_CELLS_KEPT = 2048
 _CELL = 160
-_LARGEST_ARRAY = 50_000_000  # bytes: a JSON array is read whole
 
 
 class RowsModel(QAbstractTableModel):
-    """The first few hundred sound rows: place, what is asked, what is answered."""
+    """Every row of the data by its number: place, what is asked, what is answered, or why it cannot be used."""
 
     def __init__(self, parent: QObject | None = None) -> None:
         super().__init__(parent)
         self._titles = (tr("Row"), tr("Asked"), tr("Answer"))
-        self._source: Iterator[Row | BadRow] = iter(())
-        self._rows: list[Row] = []
-        self._cells: list[tuple[str, str, str]] = []
-        self._over = True
+        self._index: RowIndex | None = None
+        self._count = 0
+        self._cells: OrderedDict[int, tuple[str, str, str]] = OrderedDict()
 
-    def set_files(self, paths: Sequence[str], row_format: str) -> None:
-        """Show the rows of these files, read as `row_format` ("auto" looks at their keys)."""
+    def set_check(self, check: DataCheck | None, settings: DataSettings) -> None:
+        """Show the rows of checked files."""
         self.beginResetModel()
-        readers = [FileReader(path, row_format) for path in paths if _may_be_read(path)]
-        self._source = chain.from_iterable(_sound(reader) for reader in readers)
-        self._rows, self._cells, self._over = [], [], False
-        self._take(self._read())
+        self._index = RowIndex(settings, readers_of(check, settings)) if check else None
+        self._cells.clear()
+        self._count = self._index.grow(_GROWTH) if self._index is not None else 0
         self.endResetModel()
 
-    def row(self, number: int) -> Row:
-        """Give a row by its place in the table."""
-        return self._rows[number]
+    @property
+    def index_of_rows(self) -> RowIndex | None:
+        """The rows by their numbers, for a search; None while there are none."""
+        return self._index
+
+    def row(self, number: int) -> Row | BadRow:
+        """Give a row by its place in the table; one that can no longer be read is bad."""
+        assert self._index is not None
+        try:
+            return self._index.row(number)
+        except (InputError, IndexError) as error:
+            return BadRow("", number, str(error))
+
+    def show_up_to(self, number: int) -> None:
+        """Make the table reach a row, such as one that a search has found."""
+        while self._count <= number and self.canFetchMore(QModelIndex()):
+            self.fetchMore(QModelIndex())
 
     def canFetchMore(self, parent: Index) -> bool:
-        """Whether there may be rows not read yet."""
-        return not parent.isValid() and not self._over
+        """Whether there may be rows not found yet."""
+        return not parent.isValid() and self._index is not None and (len(self._index) > self._count or not self._index.complete)
 
     def fetchMore(self, parent: Index) -> None:
-        """Read the next few rows."""
-        fresh = [] if parent.isValid() else self._read()
-        if fresh:
-            self.beginInsertRows(QModelIndex(), len(self._rows), len(self._rows) + len(fresh) - 1)
-            self._take(fresh)
+        """Find the next rows, without reading what they hold."""
+        if parent.isValid() or self._index is None:
+            return
+        if len(self._index) == self._count:
+            self._index.grow(_GROWTH)
+        if len(self._index) > self._count:
+            self.beginInsertRows(QModelIndex(), self._count, len(self._index) - 1)
+            self._count = len(self._index)
             self.endInsertRows()
 
     def rowCount(self, parent: Index = QModelIndex()) -> int:  # noqa: B008  Qt's own signature
-        """Count the rows read so far."""
-        return 0 if parent.isValid() else len(self._rows)
+        """Count the rows found so far."""
+        return 0 if parent.isValid() else self._count
 
     def columnCount(self, parent: Index = QModelIndex()) -> int:  # noqa: B008  Qt's own signature
         """Count the columns."""
@@ -76,18 +93,16 @@ class RowsModel(QAbstractTableModel):
     def data(self, index: Index, role: int = Qt.ItemDataRole.DisplayRole) -> object:
         """Give a cell's text, or its whole row as user data."""
         if role == Qt.ItemDataRole.DisplayRole:
-            return self._cells[index.row()][index.column()]
-        return self._rows[index.row()] if role == Qt.ItemDataRole.UserRole else None
+            return self._cells_of(index.row())[index.column()]
+        return self.row(index.row()) if role == Qt.ItemDataRole.UserRole else None
 
-    def _read(self) -> list[Row]:
-        room = min(_BLOCK, MOST_ROWS - len(self._rows))
-        fresh = [row for row in islice(self._source, room) if isinstance(row, Row)]
-        self._over = len(fresh) < room or room == 0
-        return fresh
-
-    def _take(self, rows: Sequence[Row]) -> None:
-        self._rows += rows
-        self._cells += [_cells(row) for row in rows]
+    def _cells_of(self, number: int) -> tuple[str, str, str]:
+        cells = self._cells.get(number)
+        if cells is None:
+            cells = self._cells[number] = _cells(self.row(number))
+            while len(self._cells) > _CELLS_KEPT:
+                self._cells.popitem(last=False)
+        return cells
 
 
 class BadRowsModel(QAbstractListModel):
@@ -117,39 +132,34 @@ class BadRowsModel(QAbstractListModel):
         return row if role == Qt.ItemDataRole.UserRole else None
 
 
-def row_as_text(row: Row) -> str:
-    """Give a whole row to read: each turn under its role, or the plain text."""
+def row_as_text(row: Row | BadRow) -> str:
+    """Give a whole row to read: each turn under its role, or the plain text; why it is bad, if it is."""
+    if isinstance(row, BadRow):
+        return str(row)
     if row.format == "text":
         return row.text
-    return "\n\n".join(f"[{message.role}]{'' if message.trained else tr(' (not trained)')}\n{message.content}" for message in row.messages)
+    turns = [_turn_as_text(message) for message in row.messages]
+    return "\n\n".join([*turns, *(tr("[rejected]\n{content}", content=message.content) for message in row.rejected)])
 
 
-def raw_lines(path: str, line: int, most: int = 20_000) -> str:
-    """Give what stands in a file at a line, counted from 1, at most `most` characters; why not, where it cannot be read."""
+def _turn_as_text(message: Message) -> str:
+    head = f"[{message.role}]{'' if message.trained else tr(' (not trained)')}"
+    calls = [f"→ {call['function']['name']} {call['function']['arguments']}" for call in message.extra.get("tool_calls", ())]
+    return "\n".join([head, *([message.content] if message.content else []), *calls])
+
+
+def raw_lines(path: str, line: int, encoding: str = "utf-8") -> str:
+    """Give what stands in a file at a line, counted from 1; why not, where it cannot be read."""
     try:
-        with Path(path).open("rb") as file:
-            raw = next(islice(file, line - 1, line), b"")
-    except OSError as error:
-        return tr("Cannot read {path}: {reason}.", path=path, reason=error.strerror)
-    text = raw.decode("utf-8", "replace").rstrip("\r\n")
-    return text if len(text) <= most else text[:most] + "…"
+        return raw_text(Path(path), line, encoding)
+    except InputError as error:
+        return error.message
 
 
-def _sound(reader: FileReader) -> Iterator[Row]:
-    """Give a file's sound rows; a fault of the file as a whole ends it, and is told by the check."""
-    try:
-        yield from (row for row in reader.rows() if isinstance(row, Row))
-    except InputError:
-        return
-
-
-def _may_be_read(path: str) -> bool:
-    file = Path(path)
-    return file.suffix.lower() != ".json" or not file.is_file() or file.stat().st_size <= _LARGEST_ARRAY
-
-
-def _cells(row: Row) -> tuple[str, str, str]:
+def _cells(row: Row | BadRow) -> tuple[str, str, str]:
     place = f"{Path(row.file).name}:{row.line}"
+    if isinstance(row, BadRow):
+        return place, "", tr("bad: {reason}", reason=row.reason)
     if row.format == "text":
         return place, "", one_line(row.text[: 4 * _CELL], _CELL)
     asked = next((message.content for message in reversed(row.messages[:-1]) if message.role == "user"), "")
