@@ -25,6 +25,10 @@ def test_the_run_of_the_readme_is_a_valid_config() -> None:
     assert parse_config(text).adapter.target_modules == ("q_proj", "v_proj")
 
 
-def test_every_file_the_readme_points_to_is_there() -> None:
-    for target in re.findall(r"\]\((?!http)([^)#]+)\)", README.read_text(encoding="utf-8")):
-        assert (README.parent / target).exists(), target
+PAGES = [README, README.parent / "CONTRIBUTING.md", *sorted((README.parent / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_file_a_page_points_to_is_there(page: Path) -> None:
+    for target in re.findall(r"\]\((?!http)([^)#]+)\)", page.read_text(encoding="utf-8")):
+        assert (page.parent / target).exists(), target

@@ -12,7 +12,7 @@ from lora_studio.gui.widgets import Overlay, Rail, RailEntry
 
 RIGHT_RAIL_BELOW, LEFT_RAIL_BELOW = 1360, 1120  # widths of the window in logical pixels
 _GAP = 10
-_WIDTHS = {"left": 400, "right": 310}
+_WIDTHS = {"left": 410, "right": 310}
 _NARROWEST = {"left": 320, "right": 270}
 
 

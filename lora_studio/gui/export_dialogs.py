@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from PySide6.QtCore import QSize, Qt
-from PySide6.QtGui import QGuiApplication
+from PySide6.QtCore import QSize, Qt, QTimer
+from PySide6.QtGui import QGuiApplication, QShowEvent
 from PySide6.QtWidgets import (
     QCheckBox,
     QDialog,
@@ -13,6 +13,7 @@ from PySide6.QtWidgets import (
     QHBoxLayout,
     QPlainTextEdit,
     QPushButton,
+    QSizePolicy,
     QStackedWidget,
     QVBoxLayout,
     QWidget,
@@ -102,6 +103,11 @@ class ExportDialog(QDialog):
         """Wide enough for a path."""
         return QSize(560, super().sizeHint().height())
 
+    def showEvent(self, event: QShowEvent) -> None:
+        """Fit to the page, now that fonts and styles are known."""
+        super().showEvent(event)
+        QTimer.singleShot(0, self, lambda: self._turn_to(self._pages.currentWidget() or self._form_page))
+
     def begin(self) -> None:
         """Start the export, unless something stands at its destination that may not be replaced."""
         try:
@@ -116,7 +122,7 @@ class ExportDialog(QDialog):
             "dtype": None if self.dtype == "keep" else self.dtype, "overwrite": self._replace.isChecked(),
         }
         spec = JobSpec(EXPORT_TASK, arguments, title=self.windowTitle(), device=True)
-        self._pages.setCurrentWidget(self._progress_page)
+        self._turn_to(self._progress_page)
         self._cancel.setEnabled(True)
         before = [job.spec.title for job in self._jobs.device_jobs]
         self._phase.setText(tr("waits for {titles}", titles=", ".join(before)) if before else tr("starting…"))
@@ -141,6 +147,8 @@ class ExportDialog(QDialog):
         layout = QVBoxLayout(self)
         layout.setContentsMargins(16, 14, 16, 14)
         layout.addWidget(self._pages)
+        self.resize(self.sizeHint().width(), self.height())
+        self._turn_to(self._form_page)
 
     def _build_form(self) -> QWidget:
         config = self._folder.config
@@ -206,7 +214,7 @@ class ExportDialog(QDialog):
         self._lines.setProperty("role", "mono")
         self._lines.setReadOnly(True)
         self._lines.setLineWrapMode(QPlainTextEdit.LineWrapMode.NoWrap)
-        self._lines.setMinimumHeight(self._lines.fontMetrics().lineSpacing() * 8)
+        self._lines.setMinimumHeight(self._lines.fontMetrics().lineSpacing() * 6)
         self._open = _button(tr("Open folder"), "open_folder_button")
         self._copy = _button(tr("Copy loading lines"), "copy_lines_button")
         self._details = _button(tr("Copy details"), "copy_details_button")
@@ -230,7 +238,7 @@ class ExportDialog(QDialog):
         self._open.clicked.connect(self._on_open)
         self._copy.clicked.connect(lambda: QGuiApplication.clipboard().setText(self._lines.toPlainText()))
         self._details.clicked.connect(lambda: QGuiApplication.clipboard().setText(self._failure.details if self._failure else ""))
-        self._back.clicked.connect(lambda: self._pages.setCurrentWidget(self._form_page))
+        self._back.clicked.connect(lambda: self._turn_to(self._form_page))
         self._close.clicked.connect(self.accept)
 
     def _dtypes(self) -> list[tuple[str, str]]:
@@ -280,7 +288,7 @@ class ExportDialog(QDialog):
         elif isinstance(last, RunFailed):
             self._show_failure(last)
         else:
-            self._pages.setCurrentWidget(self._form_page)
+            self._turn_to(self._form_page)
 
     def _show_result(self, last: RunFinished) -> None:
         certificate = Certificate.from_result(last.result)
@@ -303,8 +311,16 @@ class ExportDialog(QDialog):
             widget.setVisible(exported)
         self._back.setVisible(not exported)
         self._details.setVisible(not exported and bool(self._failure and self._failure.details))
-        self._pages.setCurrentWidget(self._result_page)
+        self._turn_to(self._result_page)
         self.resize(self.width(), max(self.height(), self._result_page.heightForWidth(self.width()) + _MARGINS))
+
+    def _turn_to(self, shown: QWidget) -> None:
+        """Show a page and be as high as it needs; the others, which may be higher, do not count."""
+        ignored, usual = QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred
+        for page in (self._form_page, self._progress_page, self._result_page):
+            page.setSizePolicy(usual, usual if page is shown else ignored)
+        self._pages.setCurrentWidget(shown)
+        self.resize(self.width(), self.sizeHint().height())
 
     def _on_open(self) -> None:
         if self._result is not None and not self._asker.show_folder(self._result):

@@ -36,7 +36,7 @@ class JobCenter(QObject):
 
     Signals:
         job_changed: A job's state changed, or it told something; carries the `Job`.
-        jobs_changed: A job was added or ended.
+        jobs_changed: A job was added, came to its turn, paused, went on or ended.
         ticked: One look at all jobs is over, and some event came: the moment to repaint, once.
         ended: A job ended; carries the `Job` and its last event.
     """
@@ -133,10 +133,11 @@ class JobCenter(QObject):
                 listener(event)
             if isinstance(event, RunFinished | RunStopped | RunFailed):
                 last = event
-        state = watched.job.state
-        if events or state != watched.told_state:
-            watched.told_state = state
+        before, watched.told_state = watched.told_state, watched.job.state
+        if events or watched.told_state != before:
             self.job_changed.emit(watched.job)
+        if watched.told_state != before:
+            self.jobs_changed.emit()
         if last is not None:
             self._end(watched, last)
         return bool(events)

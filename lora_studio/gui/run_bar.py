@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from PySide6.QtCore import Signal
+from PySide6.QtCore import Qt, Signal
 from PySide6.QtWidgets import QFrame, QHBoxLayout, QLabel, QMenu, QPushButton, QSizePolicy, QToolButton, QWidget
 
 from lora_studio.core.config import RunConfig, field_info
@@ -81,7 +81,7 @@ class RunBar(QFrame):
     def _build(self) -> None:
         self._dot = label("●", "note", "run_dot")
         self._state = label("", "title", "run_state")
-        self._name = ElidedLabel("", "", "run_name")
+        self._name = ElidedLabel("", "", "run_name", Qt.TextElideMode.ElideMiddle)  # its date and its name both tell runs apart
         self._settings = label("", "note", "run_settings")
         self._doing = ElidedLabel("", "note", "run_doing")
         self._differs = QToolButton()
@@ -99,7 +99,7 @@ class RunBar(QFrame):
         self._merge = _button(tr("Merge…"), "merge_button")
         row = QHBoxLayout(self)
         row.setContentsMargins(12, 6, 6, 6)
-        row.setSpacing(8)
+        row.setSpacing(7)
         for widget in (self._dot, self._state, self._name, self._settings, self._differs, self._doing):
             row.addWidget(widget)
         row.addStretch(1)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 
 import pytest
-from PySide6.QtCore import QModelIndex, Qt
+from PySide6.QtCore import QEvent, QModelIndex, QObject, Qt
+from PySide6.QtGui import QPaintEvent, QRegion
 from PySide6.QtTest import QAbstractItemModelTester
-from PySide6.QtWidgets import QLineEdit
+from PySide6.QtWidgets import QApplication, QLineEdit, QWidget
 from pytestqt.qtbot import QtBot
 
 from lora_studio.core.counts import trainable_parameters
@@ -18,6 +19,22 @@ from tests.gui.desk import Desk
 
 LAYERS = 30
 CHECK = Qt.ItemDataRole.CheckStateRole
+
+
+class PaintedRegions(QObject):
+    """What of a widget was painted since this was made."""
+
+    def __init__(self, widget: QWidget) -> None:
+        super().__init__(widget)
+        self.region = QRegion()
+        QApplication.sendPostedEvents()
+        QApplication.processEvents()
+        widget.installEventFilter(self)
+
+    def eventFilter(self, _watched: QObject, event: QEvent) -> bool:
+        if isinstance(event, QPaintEvent):
+            self.region = self.region.united(event.region())
+        return False
 
 
 @pytest.fixture
@@ -61,6 +78,15 @@ def test_a_tick_is_one_undoable_edit_of_the_draft(desk: Desk, panel: TargetsPane
     desk.workspace.undo_stack.undo()
     assert desk.workspace.config.adapter.target_modules == ("q_proj", "v_proj")
     assert state(panel, "model.layers.0.mlp") == Qt.CheckState.Unchecked
+
+
+def test_undo_paints_every_row_that_changed(desk: Desk, panel: TargetsPanel, qtbot: QtBot) -> None:
+    panel.model.setData(at(panel, "model.layers.0"), Qt.CheckState.Checked, CHECK)
+    painted = PaintedRegions(panel.view.viewport())
+    row = panel.view.visualRect(at(panel, "model.layers.0.self_attn.k_proj"))
+    assert panel.view.viewport().rect().contains(row)
+    desk.workspace.undo_stack.undo()
+    qtbot.waitUntil(lambda: painted.region.contains(row.center()))
 
 
 def test_unticking_layer_0_leaves_the_other_layers(desk: Desk, panel: TargetsPanel) -> None:

@@ -168,7 +168,7 @@ def _as_all_linear(by_leaf: Mapping[str, frozenset[str]], tree: ModuleTree, limi
     reaches = all(chosen <= index.linear_by_leaf.get(leaf, frozenset()) for leaf, chosen in by_leaf.items())
     if not reaches or rewritten_names(tree.model_type):
         return None
-    if has_names_within_names(tree) and matching_names(index.linear, tree) != index.linear:
+    if has_names_within_names(tree) and matching_names(index.linear, tree) ^ index.linear:
         return None
     exclude: list[str] = []
     for leaf, names in index.linear_by_leaf.items():

@@ -62,6 +62,8 @@ class RunsPage(QWidget):
         self._card.set_note(tr("1 run") if count == 1 else tr("{count} runs", count=count))
         self._empty.setVisible(count == 0)
         self.table.setVisible(count > 0)
+        if self.selected is None and self._proxy.rowCount():
+            self.table.selectRow(0)
         self._show_buttons()
 
     def showEvent(self, event: QShowEvent) -> None:

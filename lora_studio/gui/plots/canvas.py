@@ -198,7 +198,7 @@ class Canvas(pg.GraphicsView):
         # Half of pyqtgraph's PlotItem is menus and buttons that are not wanted here; they double the time it takes to make one.
         frame = pg.GraphicsWidget()
         grid = QGraphicsGridLayout(frame)
-        grid.setContentsMargins(0, 4, 0, 0)
+        grid.setContentsMargins(0, 4, 9, 0)  # on the right, half of the last number on the axis
         grid.setSpacing(0)
         grid.addItem(self._axes["left"], 0, 0)
         grid.addItem(self._box, 0, 1)
@@ -242,7 +242,7 @@ class Canvas(pg.GraphicsView):
 def _span_of(shown: Mapping[str, Series]) -> tuple[float, float]:
     filled = [series.x for series in shown.values() if len(series)]
     left = min((float(x[0]) for x in filled), default=0.0)
-    right = max((float(x[-1]) for x in filled), default=1.0)
+    right = max((left + 1.0, *(float(x[-1]) for x in filled)))
     # Growing to round numbers keeps the axis still for many steps: painting it is what a tick would spend most on.
     grain = 10 ** math.floor(math.log10(max(right - left, 1e-9))) / 10
     left = 0.0 if 0 <= left <= right * 0.1 else left

@@ -41,10 +41,12 @@ class TargetModel(QAbstractItemModel):
         ticks_edited: A person wants modules ticked or unticked; carries their names and a bool.
         number_edited: A person wants r or alpha of modules to be another; carries names, "r" or "lora_alpha", and the
             number, None for the adapter's own.
+        all_changed: Any cell may show something else now: a view paints all it shows, once.
     """
 
     ticks_edited = Signal(object, bool)
     number_edited = Signal(object, str, object)
+    all_changed = Signal()
 
     def __init__(self, parent: QObject | None = None) -> None:
         super().__init__(parent)
@@ -275,10 +277,11 @@ class TargetModel(QAbstractItemModel):
         self._totals = self._nodes.sums(self._own)
 
     def _repaint(self) -> None:
-        """Let the views paint once, however many nodes changed."""
+        """Let the views paint once, however many nodes changed; `dataChanged` reaches no further than the rows it names."""
         rows = self._count.item(NO_NODE)
         if rows:
             self.dataChanged.emit(self.index(0, 0), self.index(rows - 1, COLUMNS - 1))
+            self.all_changed.emit()
 
     # --- answers by role ---
 

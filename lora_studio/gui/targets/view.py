@@ -10,9 +10,9 @@ from lora_studio.gui.targets.model import ALPHA, MODULE, RANK, SHAPE, TRAINABLE,
 from lora_studio.gui.targets.nodes import NO_NODE
 from lora_studio.gui.text import tr
 
-_INDENTATION = 14
+_INDENTATION = 11
 _MOST_OPENED_ROWS = 300
-_COLUMN_LETTERS = {SHAPE: 11.8, RANK: 3.6, ALPHA: 3.6, TRAINABLE: 10.5}
+_COLUMN_LETTERS = {SHAPE: 10.8, RANK: 3.5, ALPHA: 3.5, TRAINABLE: 9.4}
 
 Index = QModelIndex | QPersistentModelIndex
 
@@ -62,6 +62,7 @@ class TargetView(QTreeView):
         self.setExpandsOnDoubleClick(False)
         self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         self._set_columns()
+        model.all_changed.connect(self.viewport().update)
         self.expanded.connect(self._on_expanded)
         self.collapsed.connect(self._on_collapsed)
 
