@@ -22,8 +22,10 @@ if TYPE_CHECKING:
     from lora_studio.gui.job_center import JobCenter
     from lora_studio.gui.workspace import Workspace
 
-_FILTERS = ("Rows (*.jsonl *.json *.csv *.txt *.parquet)", "All files (*)")
-_MORE = ("data.format", "data.train_on", "data.eval_fraction", "data.on_bad_rows")
+_FILTERS = ("Rows (*.jsonl *.ndjson *.json *.csv *.tsv *.parquet *.txt *.text *.md *.gz *.zst *.zstd)", "All files (*)")
+_MORE = (
+    "data.format", "data.encoding", "data.train_on", "data.packing", "data.eval_fraction", "data.eval_rows", "data.on_bad_rows",
+)
 
 
 class DataPanel(Panel):

@@ -19,6 +19,7 @@ from lora_studio.gui.units import one_line
 
 Index = QModelIndex | QPersistentModelIndex
 _GROWTH = 10_000  # rows: found in some ten milliseconds
+_BAD_GROWTH = 1000
 _CELLS_KEPT = 2048
 _CELL = 160
 
@@ -106,21 +107,35 @@ class RowsModel(QAbstractTableModel):
 
 
 class BadRowsModel(QAbstractListModel):
-    """Rows that cannot be used, as file:line · reason."""
+    """Rows that cannot be used, as file:line · reason; handed to the view a few at a time."""
 
     def __init__(self, parent: QObject | None = None) -> None:
         super().__init__(parent)
         self._rows: Sequence[BadRow] = ()
+        self._count = 0
 
     def set_rows(self, rows: Sequence[BadRow]) -> None:
         """Show these."""
         self.beginResetModel()
         self._rows = rows
+        self._count = min(len(rows), _BAD_GROWTH)
         self.endResetModel()
 
+    def canFetchMore(self, parent: Index) -> bool:
+        """Whether there are rows the view has not been told of."""
+        return not parent.isValid() and self._count < len(self._rows)
+
+    def fetchMore(self, parent: Index) -> None:
+        """Tell the view of some more rows."""
+        more = min(_BAD_GROWTH, len(self._rows) - self._count)
+        if not parent.isValid() and more > 0:
+            self.beginInsertRows(QModelIndex(), self._count, self._count + more - 1)
+            self._count += more
+            self.endInsertRows()
+
     def rowCount(self, parent: Index = QModelIndex()) -> int:  # noqa: B008  Qt's own signature
-        """Count the bad rows."""
-        return 0 if parent.isValid() else len(self._rows)
+        """Count the bad rows the view knows of."""
+        return 0 if parent.isValid() else self._count
 
     def data(self, index: Index, role: int = Qt.ItemDataRole.DisplayRole) -> object:
         """Give a row's place and fault, its whole path as tooltip, itself as user data."""
