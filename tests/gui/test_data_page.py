@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -179,10 +178,9 @@ def test_files_of_a_hub_data_set_belong_to_its_name() -> None:
 
 
 @pytest.fixture
-def in_jobs(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def in_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Read even small files in a job, as large ones are."""
     monkeypatch.setattr(data_reader, "_READ_HERE_BYTES", 0)
-    yield
 
 
 def test_reading_a_large_file_shows_how_far_it_is_and_ends(desk: Desk, page: DataPage, tmp_path: Path, in_jobs: None) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from PySide6.QtCore import QModelIndex, Qt, Signal
-from PySide6.QtGui import QGuiApplication, QKeySequence, QShortcut
+from PySide6.QtGui import QGuiApplication, QKeyEvent, QKeySequence
 from PySide6.QtWidgets import QAbstractItemView, QListView, QPushButton, QVBoxLayout, QWidget
 
 from lora_studio.core.errors import InputError
@@ -21,6 +21,31 @@ from lora_studio.gui.widgets import FlowLayout, Pills, label
 
 if TYPE_CHECKING:
     from lora_studio.gui.workspace import Workspace
+
+
+class BadList(QListView):
+    """The list itself; what it copies is the place of a row.
+
+    Signals:
+        copy_asked: The keys for copying were pressed.
+    """
+
+    copy_asked = Signal()
+
+    def __init__(self, model: BadRowsModel) -> None:
+        super().__init__()
+        self.setObjectName("bad_rows_list")
+        self.setAccessibleName(tr("Bad rows"))
+        self.setModel(model)
+        self.setUniformItemSizes(True)
+        self.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
+
+    def keyPressEvent(self, event: QKeyEvent) -> None:
+        """Ctrl+C copies the place."""
+        if event.matches(QKeySequence.StandardKey.Copy):
+            self.copy_asked.emit()
+        else:
+            super().keyPressEvent(event)
 
 
 class BadRowsView(QWidget):
@@ -59,12 +84,7 @@ class BadRowsView(QWidget):
         return index.data(Qt.ItemDataRole.UserRole) if index.isValid() else None
 
     def _build(self) -> None:
-        self.list = QListView()
-        self.list.setObjectName("bad_rows_list")
-        self.list.setAccessibleName(tr("Bad rows"))
-        self.list.setModel(self.model)
-        self.list.setUniformItemSizes(True)
-        self.list.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
+        self.list = BadList(self.model)
         self._beyond = label("", "note", "bad_rows_beyond", wrap=True)
         self._copy = QPushButton(tr("Copy place"))
         self._copy.setObjectName("copy_place_button")
@@ -89,9 +109,7 @@ class BadRowsView(QWidget):
         self._export.clicked.connect(self.export)
         self._choice.selected.connect(lambda choice: self._workspace.edit({"data.on_bad_rows": choice}, tr("Bad rows")))
         self._workspace.config_changed.connect(self._show_choice)
-        copy = QShortcut(QKeySequence(QKeySequence.StandardKey.Copy), self.list, context=Qt.ShortcutContext.WidgetShortcut)
-        copy.setObjectName("copy_place_shortcut")
-        copy.activated.connect(self.copy_place)
+        self.list.copy_asked.connect(self.copy_place)
 
     def copy_place(self) -> None:
         """Put file and line of the selected row on the clipboard."""

@@ -88,7 +88,7 @@ class LensView(QAbstractScrollArea):
         """Show the tokens of another row, from its start."""
         self._tokens = tokens
         self._current = 0 if tokens else None
-        self._hovered = None
+        self._hovered = self._wanted = None
         self.verticalScrollBar().setValue(0)
         self._lay_out()
         self.setAccessibleName(tr("Tokens of the selected row. {summary}", summary=tokens.summary) if tokens else tr("No tokens"))
@@ -163,6 +163,10 @@ class LensView(QAbstractScrollArea):
         if place is not None:
             self.go_to(place)
 
+    def mouseReleaseEvent(self, event: QMouseEvent) -> None:
+        """Nothing more: the press did it."""
+        event.accept()
+
     def viewportEvent(self, event: QEvent) -> bool:
         """Forget the pointer when it leaves."""
         if event.type() == QEvent.Type.Leave:
@@ -199,7 +203,6 @@ class LensView(QAbstractScrollArea):
 
     def _lay_out(self) -> None:
         self._layout = LensLayout(self._tokens, self.viewport().width() - 2 * _MARGIN, self._metrics.horizontalAdvance)
-        self._wanted = None
         self._go_on()
 
     def _go_on(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from PySide6.QtCore import QAbstractTableModel, QMimeData, QModelIndex, QObject, QPersistentModelIndex, QPoint, Qt
-from PySide6.QtGui import QDrag, QMouseEvent
+from PySide6.QtGui import QDrag, QMouseEvent, QShowEvent
 from PySide6.QtWidgets import QAbstractItemView, QApplication, QHeaderView, QTableView
 
 from lora_studio.gui.data_page.preview import RawRows
@@ -84,6 +84,10 @@ class RawTable(QTableView):
         self.setWordWrap(False)
         self.setTabKeyNavigation(False)
         self.verticalHeader().hide()
+
+    def showEvent(self, event: QShowEvent) -> None:
+        """Be as high as rows are in the style it is shown in."""
+        super().showEvent(event)
         self.fit()
 
     def fit(self) -> None:
