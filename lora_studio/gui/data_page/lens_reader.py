@@ -8,6 +8,7 @@ from PySide6.QtCore import QObject, QTimer, Signal
 
 from lora_studio.core.events import LastEvent, RunFailed, RunFinished
 from lora_studio.data.rows import Row
+from lora_studio.gui.data_page.lens_task import LENS_TASK
 from lora_studio.gui.data_page.lens_tokens import LensTokens
 from lora_studio.gui.text import tr
 from lora_studio.jobs.spec import JobSpec
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from lora_studio.gui.workspace import Workspace
     from lora_studio.jobs.job import Job
 
-LENS_TASK = "lora_studio.data.lens:lens"
 _ASK_AFTER_MS = 120  # walking through rows with the arrow keys tokenizes those one rests at
 
 
@@ -92,7 +92,7 @@ class LensReader(QObject):
             self._job.control.stop()
         self._asked = self._key
         arguments: dict[str, Any] = {"config": config.model_dump(mode="json"), "model_folder": str(model.source.path),
-                                     "places": [[row.file, row.line]]}
+                                     "place": [row.file, row.line]}
         self._show(self.tokens, tr("reading the tokens…"))
         started: list[Job] = []
         self._job = self._jobs.start(JobSpec(LENS_TASK, arguments, title=tr("Read the tokens of a row")),
@@ -115,6 +115,5 @@ class LensReader(QObject):
 
 
 def tokens_of(result: dict[str, Any]) -> LensTokens:
-    """Read the task's answer for its one row."""
-    row = result["rows"][0]
-    return LensTokens(tuple(row["ids"]), tuple(row["texts"]), tuple(row["states"]))
+    """Read the task's answer."""
+    return LensTokens(tuple(result["ids"]), tuple(result["texts"]), tuple(result["states"]))

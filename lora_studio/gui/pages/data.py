@@ -5,16 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from PySide6.QtCore import QTimer
+from PySide6.QtCore import Qt, QTimer
 from PySide6.QtGui import QDragEnterEvent, QDropEvent
 from PySide6.QtWidgets import QScrollArea, QVBoxLayout, QWidget
 
 from lora_studio.core.errors import InputError
 from lora_studio.gui.data_page.columns_card import ColumnsCard
 from lora_studio.gui.data_page.files_card import FilesCard
-from lora_studio.gui.data_page.problems import BAD_ROWS, COLUMNS, Problem, problems_of
+from lora_studio.gui.data_page.problems import BAD_ROWS, COLUMNS, TEMPLATE, Problem, problem_of_error, problems_of, template_problem
 from lora_studio.gui.data_page.problems_view import ProblemsView
 from lora_studio.gui.data_page.rows_card import RowsCard
+from lora_studio.gui.data_page.template_dialog import TemplateDialog
 from lora_studio.gui.data_page.tokens_card import TokensCard
 from lora_studio.gui.drops import Kind, kind_of
 from lora_studio.gui.job_center import JobCenter
@@ -36,20 +37,28 @@ class DataPage(QWidget):
         self.setObjectName("data_page")
         self.setAcceptDrops(True)
         self._workspace = workspace
+        self._jobs = jobs
         self._asker = asker or PathAsker()
-        self._build(jobs)
+        self._fault: Problem | None = None
+        self._build()
         self._connect()
         self.refresh()
 
     def refresh(self) -> None:
         """Show the draft's data as it is known now."""
-        data = self._workspace.data
         self._show_error()
         self.files.refresh()
         self.columns.refresh()
         self.tokens.refresh()
         self.rows.refresh()
-        self.problems.show_problems(problems_of(self._workspace.config, data.check, data.report))
+        self._show_problems()
+
+    def choose_template(self) -> TemplateDialog:
+        """Open the dialog of chat templates, with the selected row or else the first sound one."""
+        dialog = TemplateDialog(self._workspace, self._jobs, self.rows.sample_row(), self)
+        dialog.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+        dialog.open()
+        return dialog
 
     def show_bad_rows(self) -> None:
         """Turn to the rows that cannot be used."""
@@ -76,13 +85,13 @@ class DataPage(QWidget):
         event.acceptProposedAction()
         self.files.add([str(path) for path in self._dropped(event)])
 
-    def _build(self, jobs: JobCenter) -> None:
+    def _build(self) -> None:
         self._error = Banner(name="data_error")
         self.files = FilesCard(self._workspace, self._asker)
         self.problems = ProblemsView()
         self.columns = ColumnsCard(self._workspace)
         self.tokens = TokensCard(self._workspace)
-        self.rows = RowsCard(self._workspace, jobs, self._asker)
+        self.rows = RowsCard(self._workspace, self._jobs, self._asker)
         content = QWidget()
         content.setObjectName("data_content")
         layout = QVBoxLayout(content)
@@ -98,6 +107,8 @@ class DataPage(QWidget):
 
     def _connect(self) -> None:
         self._workspace.data_changed.connect(self.refresh)
+        self._workspace.model_changed.connect(self._show_problems)
+        self.tokens.template_asked.connect(self.choose_template)
         self._error.action_clicked.connect(self._on_error)
         self.files.columns_asked.connect(self.show_columns)
         self.problems.cured.connect(self._cure)
@@ -110,22 +121,33 @@ class DataPage(QWidget):
                 self.show_columns()
             case place if place == BAD_ROWS:
                 self.show_bad_rows()
-            case place:
-                raise ValueError(place)
+            case place if place == TEMPLATE:
+                self.choose_template()
+            case _:
+                self._workspace.request_field(self._workspace.data.field)
+
+    def _show_problems(self) -> None:
+        workspace = self._workspace
+        report = self.tokens.lengths.brought_up_to_date(workspace.data.report)
+        found = problems_of(workspace.config, workspace.data.check, report)
+        if self._fault is None:  # it names the same
+            found = [*template_problem(workspace.config, workspace.data.check, workspace.facts), *found]
+        self.problems.show_problems(found)
 
     def _show_error(self) -> None:
         data = self._workspace.data
         self._error.setVisible(bool(data.error) or data.stopped)
-        if data.error:
-            self._error.show_message("error", f"{data.error} {data.hint}".strip(), tr("Go to the setting"))
+        self._fault = problem_of_error(data.error, data.hint, data.field, self._workspace.config) if data.error else None
+        if self._fault is not None:
+            self._error.show_message("error", self._fault.text, self._fault.action)
         elif data.stopped:
             self._error.show_message("info", tr("Reading the rows was stopped."), tr("Read them"))
 
     def _on_error(self) -> None:
-        if self._workspace.data.stopped:
-            self._workspace.data.look()
+        if self._fault is not None:
+            self._cure(self._fault)
         else:
-            self._workspace.request_field(self._workspace.data.field)
+            self._workspace.data.look()
 
     def _reveal(self, card: QWidget) -> None:
         """Scroll a card to the top, once it has its place."""
