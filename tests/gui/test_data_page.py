@@ -195,13 +195,20 @@ def test_reading_a_large_file_shows_how_far_it_is_and_ends(desk: Desk, page: Dat
 
 def test_reading_can_be_cancelled_and_begun_anew(desk: Desk, page: DataPage, tmp_path: Path, in_jobs: None) -> None:
     rows = write(tmp_path / "rows.jsonl", [chat(number) for number in range(60_000)])
+    cancelled: list[bool] = []
+
+    def cancel() -> None:
+        if desk.workspace.data.checking and not cancelled:
+            cancelled.append(page.findChild(QWidget, "reading_progress").isVisible())
+            desk.qtbot.mouseClick(button(page, "cancel_reading_button"), LEFT)
+
+    desk.workspace.data_changed.connect(cancel)
     desk.workspace.edit({"data.train": (rows,), "data.eval": ()}, "data")
-    desk.until(lambda: desk.workspace.data.checking)
-    assert page.findChild(QWidget, "reading_progress").isVisible()
-    desk.qtbot.mouseClick(button(page, "cancel_reading_button"), LEFT)
     banner = page.findChild(Banner, "data_error")
-    assert banner.text == "Reading the rows was stopped."
+    desk.until(lambda: banner.text == "Reading the rows was stopped.")
+    assert cancelled == [True]
     assert desk.workspace.data_check is None
+    desk.until(lambda: not desk.jobs.jobs)
     desk.qtbot.mouseClick(banner.action, LEFT)
     desk.until(lambda: desk.workspace.data_check is not None)
     assert banner.isHidden()
@@ -238,8 +245,8 @@ def test_repeats_are_counted_within_the_training_data_and_across(desk: Desk, pag
     held = write(tmp_path / "held.jsonl", [chat(3)])
     look_at(desk, page, train=(rows,), eval=(held,))
     texts = {problem.id: problem.text for problem in page.problems.shown}
-    assert texts["duplicates"].startswith("1 training rows repeat")
-    assert texts["shared"].startswith("1 training rows stand in the evaluation data, too")
+    assert texts["duplicates"].startswith("Training rows that repeat one before them: 1.")
+    assert texts["shared"].startswith("Training rows that stand in the evaluation data, too: 1.")
     cure(desk, page, "shared")
     assert desk.workspace.config.data.eval == ()
     desk.workspace.undo_stack.undo()
@@ -433,6 +440,10 @@ def test_bad_rows_beyond_those_kept_are_counted(desk: Desk, page: DataPage) -> N
     assert "and 1,200 more" in page.rows.bad.findChild(QWidget, "bad_rows_beyond").text()  # type: ignore[attr-defined]
 
 
+def test_the_spot_of_a_mapped_key_is_found_under_the_files_own_name() -> None:
+    assert spot_of("completion is null", '{"Best Answer": null}', {"completion": "Best Answer"}) == (1, 13)
+
+
 # --- rows and search ---
 
 
@@ -460,7 +471,7 @@ def test_a_search_finds_rows_in_slices_counts_them_and_goes_from_one_to_the_next
     desk.qtbot.keyClick(edit, Qt.Key.Key_Return)
     desk.until(lambda: page.rows.table.currentIndex().row() == 6_999)
     desk.until(lambda: not page.rows.search.running)
-    assert page.findChild(QWidget, "search_count").text() == "3 rows"  # type: ignore[attr-defined]
+    assert page.findChild(QWidget, "search_count").text() == "3 found"  # type: ignore[attr-defined]
     seen: list[int] = []
     for modifier in (Qt.KeyboardModifier.NoModifier,) * 3 + (Qt.KeyboardModifier.ShiftModifier,):
         desk.qtbot.keyClick(edit, Qt.Key.Key_Return, modifier)
@@ -485,7 +496,7 @@ def test_a_search_for_what_no_row_holds_says_so(desk: Desk, mixed: DataPage) -> 
     desk.qtbot.keyClicks(edit, "nowhere")
     desk.qtbot.keyClick(edit, Qt.Key.Key_Return)
     desk.until(lambda: not mixed.rows.search.running)
-    assert mixed.findChild(QWidget, "search_count").text() == "0 rows"  # type: ignore[attr-defined]
+    assert mixed.findChild(QWidget, "search_count").text() == "0 found"  # type: ignore[attr-defined]
 
 
 # --- looks ---

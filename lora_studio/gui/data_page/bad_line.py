@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,14 @@ _KEY = re.compile(r"^(?:the key )?'?([A-Za-z_]\w*)(?:'|\[| is | holds | stands )
 _READ_HERE_BYTES = 4_000_000  # a line of a smaller file is found within milliseconds
 
 
-def spot_of(reason: str, line: str) -> tuple[int, int] | None:
-    """Give where in a line a reason points to: the first character and how many; None where it does not say."""
+def spot_of(reason: str, line: str, columns: Mapping[str, str] | None = None) -> tuple[int, int] | None:
+    """Give where in a line a reason points to: the first character and how many; None where it does not say.
+
+    Args:
+        reason: Why the row is bad.
+        line: The line as it stands in the file.
+        columns: `data.columns`: a reason names our keys, the line holds the file's own.
+    """
     if not line:
         return None
     if found := _COLUMN.search(reason):
@@ -34,9 +40,10 @@ def spot_of(reason: str, line: str) -> tuple[int, int] | None:
         return max(start, 0), 1
     if _BYTE.search(reason) and "\ufffd" in line:
         return line.index("\ufffd"), 1
-    if (found := _KEY.match(reason)) and (start := line.find(f'"{found[1]}"')) >= 0:
-        return start, len(found[1]) + 2
-    return None
+    found = _KEY.match(reason)
+    key = (columns or {}).get(found[1], found[1]) if found else ""
+    start = line.find(f'"{key}"') if key else -1
+    return (start, len(key) + 2) if start >= 0 else None
 
 
 class BadLines(QObject):

@@ -91,6 +91,8 @@ class BadRowsView(QWidget):
         self._copy.setToolTip(tr("Copy file and line of the selected row. Ctrl+C does the same."))
         self._export = QPushButton(tr("Export…"))
         self._export.setObjectName("export_bad_rows_button")
+        for button in (self._copy, self._export):
+            button.setProperty("role", "pill")  # as high as the switch beside them
         self._choice = Pills([("stop", tr("Stop at bad rows")), ("skip", tr("Leave them out"))], name="on_bad_rows_switch")
         tools = QWidget()
         tools.setObjectName("bad_rows_tools")

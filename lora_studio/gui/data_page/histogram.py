@@ -100,9 +100,10 @@ class LengthHistogram(QWidget):
         self._show_tip(event.position().x())
 
     def mouseReleaseEvent(self, event: QMouseEvent) -> None:
-        """Let go."""
+        """Let go; key presses from here on are another undo step."""
         if self._dragged:
             self._dragged = False
+            self._gesture += 1
             self._count()
             self.update()
 

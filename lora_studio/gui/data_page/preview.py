@@ -17,6 +17,7 @@ from lora_studio.data.rows import BadRow
 from lora_studio.gui.data_page.row_models import row_as_text
 
 _FIRST_ROWS = 5
+_ENCODINGS = ("utf-8", "utf-16", "utf-16-le", "utf-16-be")
 _LOOKED_AT = 50  # records: a file may begin with broken ones
 
 
@@ -61,6 +62,19 @@ def first_keys(check: DataCheck, settings: DataSettings) -> list[str]:
     """Give the columns of the file that wants a look."""
     file = odd_file(check)
     return list(raw_rows(file, settings).keys) if file else []
+
+
+def fitting_encoding(settings: DataSettings) -> str:
+    """Give the first encoding in which every file opens that the settings name one by one; empty when there is none."""
+    files = [Path(name) for name in (*settings.train, *settings.eval) if Path(name).is_file()]
+    return next((encoding for encoding in _ENCODINGS if files and all(_opens(file, encoding) for file in files)), "")
+
+
+def _opens(file: Path, encoding: str) -> bool:
+    try:
+        return next(open_records(file, encoding).records(), None) is not None
+    except InputError:
+        return False
 
 
 def read_rows(file: DataFile, settings: DataSettings) -> tuple[str, int]:

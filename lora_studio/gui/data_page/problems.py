@@ -9,16 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 from lora_studio.data.columns import suggest_columns
 from lora_studio.data.trainable import method_findings
-from lora_studio.gui.data_page.preview import first_keys
+from lora_studio.gui.data_page.preview import first_keys, fitting_encoding
 from lora_studio.gui.text import tr
 from lora_studio.gui.units import format_count
 
 if TYPE_CHECKING:
     from lora_studio.core.config import RunConfig
     from lora_studio.data.check import DataCheck
+    from lora_studio.models.facts import ModelFacts
 
 _ROUND_TO = 64
-COLUMNS, TEMPLATE, BAD_ROWS = "columns", "template", "bad_rows"
+_CONVERSATIONS = ("messages", "sharegpt")
+COLUMNS, TEMPLATE, BAD_ROWS, SETTING = "columns", "template", "bad_rows", "setting"
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class Problem:
         text: What it is, as sentences.
         action: What the cure's button says; empty where the studio has none to offer.
         changes: The edit that cures it.
-        leads_to: What to show instead, where a person has to choose: `COLUMNS`, `TEMPLATE` or `BAD_ROWS`.
+        leads_to: What to show instead, where a person has to choose: `COLUMNS`, `TEMPLATE`, `BAD_ROWS` or `SETTING`.
     """
 
     id: str
@@ -49,8 +51,30 @@ def problems_of(config: RunConfig, check: DataCheck | None, report: Mapping[str,
         found += [*_encoding(check), *_unknown_keys(config, check), *_preference(config, check)]
         found += [*_bad_rows(config, check), *_repeats(check)]
     if report is not None:
-        found += [*_lengths(report, config.data.max_length), *_untrained(report)]
+        found += [*_lengths(report, config.data.max_length), *_untrained(report, config.data.max_length)]
     return found
+
+
+def problem_of_error(message: str, hint: str, field: str, config: RunConfig) -> Problem:
+    """Give the cure of what makes the data unusable as a whole, by the setting it names."""
+    text = f"{message} {hint}".strip()
+    if field == "data.train_on" and config.data.train_on != "last":
+        return Problem("error", "error", text, tr("Train on the last answer"), {"data.train_on": "last"})
+    if field == "data.chat_template":
+        return Problem("error", "error", text, tr("Choose a chat template…"), leads_to=TEMPLATE)
+    if field == "data.encoding" and (offer := fitting_encoding(config.data)):
+        return Problem("error", "error", text, tr("Use {offer}", offer=offer), {"data.encoding": offer})
+    return Problem("error", "error", text, tr("Go to the setting"), leads_to=SETTING)
+
+
+def template_problem(config: RunConfig, check: DataCheck | None, facts: ModelFacts | None) -> list[Problem]:
+    """Say that the base model brings no chat template for conversations that want one."""
+    if facts is None or facts.has_chat_template or (config.data.chat_template or "").strip() or check is None:
+        return []
+    if not any(file.format in _CONVERSATIONS and file.rows for file in check.files):
+        return []
+    text = tr("The base model has no chat template, and the rows are conversations.")
+    return [Problem("template", "error", text, tr("Choose a chat template…"), leads_to=TEMPLATE)]
 
 
 def _encoding(check: DataCheck) -> list[Problem]:
@@ -103,22 +127,23 @@ def _bad_rows(config: RunConfig, check: DataCheck) -> list[Problem]:
 def _repeats(check: DataCheck) -> list[Problem]:
     found: list[Problem] = []
     if check.shared_rows:
-        text = tr("{count} training rows stand in the evaluation data, too: its loss will look better than it is.",
+        text = tr("Training rows that stand in the evaluation data, too: {count}. Its loss will look better than it is.",
                   count=format_count(check.shared_rows))
         found.append(Problem("shared", "warning", text, tr("Hold out training rows instead"), {"data.eval": ()}))
     if check.duplicate_rows:
-        text = tr("{count} training rows repeat one before them and weigh more than once.", count=format_count(check.duplicate_rows))
+        text = tr("Training rows that repeat one before them: {count}. They weigh more than once.",
+                  count=format_count(check.duplicate_rows))
         found.append(Problem("duplicates", "info", text))
     return found
 
 
 def _lengths(report: Mapping[str, Any], max_length: int) -> list[Problem]:
     longest, cut = int(report["tokens"]["max"]), int(report["truncated_rows"])
-    wanted = -(-longest // _ROUND_TO) * _ROUND_TO
+    wanted = _rounded(longest)
     change: dict[str, object] = {"data.max_length": wanted}
     action = tr("Set max_length to {length}", length=format_count(wanted))
     if cut and longest > max_length:
-        text = tr("{count} rows are cut at max_length {length}; the longest has {longest} tokens.",
+        text = tr("Rows cut at max_length {length}: {count}. The longest has {longest} tokens.",
                   count=format_count(cut), length=format_count(max_length), longest=format_count(longest))
         return [Problem("cut", "warning", text, action, change)]
     if longest and longest * 2 <= max_length:
@@ -128,10 +153,21 @@ def _lengths(report: Mapping[str, Any], max_length: int) -> list[Problem]:
     return []
 
 
-def _untrained(report: Mapping[str, Any]) -> list[Problem]:
+def _untrained(report: Mapping[str, Any], max_length: int) -> list[Problem]:
     count = int(report["untrained_rows"])
     if not count:
         return []
-    return [Problem("untrained", "warning",
-                    tr("{count} rows train nothing: they are cut before their answer, or none of their turns is trained.",
-                       count=format_count(count)))]
+    first = next(iter(report.get("untrained", ())), "")
+    named = tr(" (the first is {place})", place=Path(first).name) if first else ""
+    text = tr("Rows that train nothing: {count}{named}. They are cut before their answer, or none of their turns is trained.",
+              count=format_count(count), named=named)
+    longest = int(report["tokens"]["max"])
+    if longest <= max_length:
+        return [Problem("untrained", "warning", text)]
+    wanted = _rounded(longest)
+    action = tr("Set max_length to {length}", length=format_count(wanted))
+    return [Problem("untrained", "warning", text, action, {"data.max_length": wanted})]
+
+
+def _rounded(length: int) -> int:
+    return -(-length // _ROUND_TO) * _ROUND_TO

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from PySide6.QtGui import QColor, QTextCursor
@@ -86,8 +87,8 @@ class RowDetail(QWidget):
         self.lens.set_wanted(which == "tokens")
 
     def _show_line(self, row: BadRow, line: str) -> None:
-        head = f"{row}\n\n"
-        spot = spot_of(row.reason, line)
+        head = f"{Path(row.file).name}:{row.line}: {row.reason}\n\n"
+        spot = spot_of(row.reason, line, self._workspace.config.data.columns)
         self._set_text(head + line, (spot[0] + len(head), spot[1]) if spot else None)
 
     def _set_text(self, text: str, spot: tuple[int, int] | None = None) -> None:

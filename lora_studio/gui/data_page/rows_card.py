@@ -8,6 +8,7 @@ from PySide6.QtCore import QModelIndex, Qt
 from PySide6.QtGui import QKeyEvent, QKeySequence, QResizeEvent, QShortcut
 from PySide6.QtWidgets import QAbstractItemView, QHeaderView, QSplitter, QStackedWidget, QTableView, QVBoxLayout, QWidget
 
+from lora_studio.data.rows import Row
 from lora_studio.gui.data_page.bad_rows_view import BadRowsView
 from lora_studio.gui.data_page.row_detail import RowDetail
 from lora_studio.gui.data_page.row_models import RowsModel
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from lora_studio.gui.workspace import Workspace
 
 _NARROW = 760
+_LOOKED_AT = 50  # rows, for one that is sound
 _HEIGHTS = {Qt.Orientation.Horizontal: 320, Qt.Orientation.Vertical: 460}
 
 
@@ -90,6 +92,12 @@ class RowsCard(Card):
         """Show all rows, or the bad ones."""
         self._pills.set_current(which)
         self._lists.setCurrentWidget(self.bad if which == "bad" else self.table)
+
+    def sample_row(self) -> Row | None:
+        """Give the selected row, or else the first sound one among the first."""
+        numbers = [self._row, *range(min(self.rows.rowCount(), _LOOKED_AT))]
+        found = (self.rows.row(number) for number in numbers if number >= 0)
+        return next((row for row in found if isinstance(row, Row)), None)
 
     def open_search(self) -> None:
         """Open the search."""

@@ -68,7 +68,7 @@ class SearchBar(QWidget):
         elif self._search.running:
             self._told.setText(tr("{count} so far…", count=count))
         else:
-            self._told.setText(tr("{count} rows", count=count) if self._asked else "")
+            self._told.setText(tr("{count} found", count=count) if self._asked else "")
         for button in (self._next, self._previous):
             button.setEnabled(bool(self._search.found))
 
