@@ -139,7 +139,8 @@ def file_readers(settings: DataSettings, progress: Progress | None = None) -> li
     splits: tuple[tuple[Split, tuple[str, ...]], ...] = (("train", settings.train), ("eval", settings.eval))
     for split, name in ((split, name) for split, names in splits for name in names):
         try:
-            found += [(split, FileReader(path, where, settings)) for path, where in _files_of(name, progress)]
+            for path, where in _files_of(name, progress):
+                found.append((split, FileReader(path, where, settings)))
         except InputError as error:
             raise at_split(error, f"data.{split}") from error
     _refuse_repeats(found)

@@ -20,6 +20,7 @@ from lora_studio.core.errors import InputError
 FIELD = "data.train"
 COMPRESSIONS = (".gz", ".zst", ".zstd")
 _BLOCK = 1 << 20
+_NOTHING = b" \t\r\n\0\xef\xbb\xbf\xff\xfe"  # white space and byte order marks
 _SAMPLE = 1 << 16
 # What web pages and spreadsheets call latin-1 is Windows-1252: the same letters, and curly quotes and dashes where latin-1 has
 # control characters that no text holds. The five places Windows-1252 leaves open keep their latin-1 meaning.
@@ -89,7 +90,7 @@ class TextFile:
         self._misfits = self._fits = 0
         with readable(path):
             sample = self._first_bytes()
-        if not sample.strip(b" \t\r\n\0"):
+        if not sample.strip(_NOTHING):
             raise InputError(f"{path} is empty.", "Give a file with rows.", FIELD)
         _refuse_disguised(path, sample)
         _refuse_other_encoding(path, sample, encoding)
@@ -155,7 +156,7 @@ class TextFile:
         """Give a sample that holds something, from the start of the file."""
         with self._opened(0) as file:
             sample = file.read(_SAMPLE)
-            while sample and not sample.strip(b" \t\r\n\0") and (more := file.read(_BLOCK)):
+            while sample and not sample.strip(_NOTHING) and (more := file.read(_BLOCK)):
                 sample = more
         return sample
 
