@@ -14,6 +14,8 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 SCHEMA_VERSION = 1
 STARTER_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
+HUB_SCHEME = "hf://"
+"""How the name of a Hub data set starts among files of rows."""
 
 Value = TypeVar("Value")
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, cast
 
-from lora_studio.core.config import DataSettings
+from lora_studio.core.config import HUB_SCHEME, DataSettings
 from lora_studio.core.errors import InputError
 from lora_studio.data.columns import check_columns, renamed
 from lora_studio.data.formats import detect_format, parse_row, quick_key
@@ -19,7 +19,6 @@ from lora_studio.data.streams import FIELD, START, Mark, size_of
 
 Split = Literal["train", "eval"]
 Progress = Callable[[int, int], None]
-HUB_SCHEME = "hf://"
 
 
 @dataclass
@@ -137,10 +136,9 @@ def file_readers(settings: DataSettings, progress: Progress | None = None) -> li
         raise InputError("No data file is given.", f"Name a file of rows ({', '.join(SUFFIXES)}), a folder, or hf://owner/name.", FIELD)
     found: list[tuple[Split, FileReader]] = []
     splits: tuple[tuple[Split, tuple[str, ...]], ...] = (("train", settings.train), ("eval", settings.eval))
-    for split, name in ((split, name) for split, names in splits for name in names):
+    for split, names in splits:
         try:
-            for path, where in _files_of(name, progress):
-                found.append((split, FileReader(path, where, settings)))
+            found.extend((split, FileReader(path, where, settings)) for name in names for path, where in _files_of(name, progress))
         except InputError as error:
             raise at_split(error, f"data.{split}") from error
     _refuse_repeats(found)

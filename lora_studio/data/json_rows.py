@@ -46,11 +46,16 @@ def _record(line: Line) -> Record:
     try:
         value, end = scan(text, 0)
         if text[end:].isspace() or end == len(text):
-            return Record(line.number, value, plain="\\u" not in text)
+            return Record(line.number, value, plain=_is_plain(text))
     except (StopIteration, ValueError, RecursionError):
         pass  # told below, slowly and in full
     value, fault = parse_json(text)
-    return Record(line.number, value, fault, "\\u" not in text)
+    return Record(line.number, value, fault)
+
+
+def _is_plain(text: str) -> bool:
+    """Say whether no escape can spell a NUL or half a surrogate pair."""
+    return "\\u" not in text or not ("\\u0000" in text or "\\ud" in text or "\\uD" in text)
 
 
 class JsonArray:

@@ -67,7 +67,7 @@ def test_one_bad_line_of_any_kind_stops_the_training(command: Command, write_con
 
 
 WHOLE_FILES: dict[str, tuple[str, bytes, str, str]] = {
-    "a latin-1 line": ("rows.jsonl", f"{GOOD}\n".encode() + b'{"text": "caf\xe9"}\n', ":2: not UTF-8: byte 0xe9", "data.encoding to latin-1"),
+    "a latin-1 line": ("rows.jsonl", f"{GOOD}\n".encode() + b'{"text": "\xe9"}', ":2: not UTF-8: byte 0xe9", "data.encoding to latin-1"),
     "UTF-16": ("rows.jsonl", GOOD.encode("utf-16"), " is UTF-16, not UTF-8", "data.encoding to utf-16"),
     "UTF-16 without its mark": ("rows.csv", "prompt,completion\na,b\n".encode("utf-16-be"), " is UTF-16-BE, not UTF-8", "utf-16-be"),
     "an empty file": ("rows.jsonl", b"", " is empty", "Give a file with rows"),
