@@ -21,8 +21,8 @@ from pathlib import Path
 
 import psutil
 
-_WORDS = ["the", "a", "model", "data", "row", "answer", "question", "learns", "from", "of", "to", "is", "how", "why", "train", "step", "loss",
-          "rank", "small", "large", "é", "“quoted”", "日本"]
+_WORDS = ["the", "a", "model", "data", "row", "answer", "question", "learns", "from", "of", "to", "is", "how", "why", "train", "step",
+          "loss", "rank", "small", "large", "é", "“quoted”", "日本"]
 
 
 def write_rows(path: Path, size: int) -> int:

@@ -15,7 +15,7 @@ from lora_studio.data.formats import detect_format, parse_row, quick_key
 from lora_studio.data.read import SUFFIXES, Records, is_beside, kind_of, open_records
 from lora_studio.data.records import Record
 from lora_studio.data.rows import BadRow, Row, RowError, RowFormat
-from lora_studio.data.streams import FIELD, START, Mark, size_of
+from lora_studio.data.streams import FIELD, START, Mark, compression_of, size_of
 
 Split = Literal["train", "eval"]
 Progress = Callable[[int, int], None]
@@ -92,7 +92,7 @@ class FileReader:
         """
         columns, path = self.settings.columns, self.path
         for record in self.open().records():
-            if self.format and record.plain and not columns and (key := quick_key(record.value, self.format)) is not None:
+            if self.format and record.plain and not record.fault and not columns and (key := quick_key(record.value, self.format)) is not None:
                 yield key
                 continue
             try:
@@ -150,12 +150,15 @@ def at_split(error: InputError, where: str) -> InputError:
     return InputError(error.message, error.hint, where if error.field == FIELD else error.field)
 
 
-def named_bytes(settings: DataSettings) -> int | None:
-    """Give the bytes on disk that the settings name, quickly and without complaint; None where a Hub data set is among them."""
+def quick_bytes(settings: DataSettings) -> int | None:
+    """Give the bytes on disk that the settings name, without complaint; None where reading needs the Hub or a slow import."""
     names = (*settings.train, *settings.eval)
     if any(name.startswith(HUB_SCHEME) for name in names):
         return None
-    return sum(size_of(file) for name in names for file in (_within(Path(name)) if Path(name).is_dir() else [Path(name)]))
+    files = [file for name in names for file in (_within(Path(name)) if Path(name).is_dir() else [Path(name)])]
+    if any(kind_of(file) == ".parquet" or compression_of(file) in (".zst", ".zstd") for file in files):
+        return None
+    return sum(map(size_of, files))
 
 
 def _files_of(name: str, progress: Progress | None) -> list[tuple[str, Path]]:

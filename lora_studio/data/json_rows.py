@@ -11,7 +11,7 @@ from itertools import islice
 
 from lora_studio.core.errors import InputError
 from lora_studio.data.formats import KNOWN_KEYS
-from lora_studio.data.json_text import JsonFaultError, JsonText, parse_json, scan
+from lora_studio.data.json_text import JsonFaultError, JsonText, is_plain, parse_json, scan
 from lora_studio.data.records import Record
 from lora_studio.data.streams import FIELD, START, Line, Mark, TextFile
 
@@ -46,16 +46,11 @@ def _record(line: Line) -> Record:
     try:
         value, end = scan(text, 0)
         if text[end:].isspace() or end == len(text):
-            return Record(line.number, value, plain=_is_plain(text))
+            return Record(line.number, value, plain=is_plain(text))
     except (StopIteration, ValueError, RecursionError):
         pass  # told below, slowly and in full
     value, fault = parse_json(text)
     return Record(line.number, value, fault)
-
-
-def _is_plain(text: str) -> bool:
-    """Say whether no escape can spell a NUL or half a surrogate pair."""
-    return "\\u" not in text or not ("\\u0000" in text or "\\ud" in text or "\\uD" in text)
 
 
 class JsonArray:
@@ -161,7 +156,7 @@ def _elements(text: JsonText, *, alone: bool) -> Iterator[Record]:
             if not more:
                 return
         else:
-            yield Record(line, value, late or text.fault)
+            yield Record(line, value, late or text.fault, text.plain)
             late = "" if text.skipped(",") or text.peek() in ("]", "") else "a comma is missing before it"
     if not text.skipped("]"):
         yield Record(text.line, None, "the JSON array is cut off: its ] is missing")

@@ -55,11 +55,17 @@ def json_fault(error: json.JSONDecodeError) -> str:
     return f"the JSON is cut off at column {error.colno}" if cut else f"not JSON: {error.msg} at column {error.colno}"
 
 
+def is_plain(text: str) -> bool:
+    """Say whether no escape in a JSON text can spell a NUL or half a surrogate pair."""
+    return "\\u" not in text or not ("\\u0000" in text or "\\ud" in text or "\\uD" in text)
+
+
 class JsonText:
     """A cursor in a JSON text that is read block by block.
 
     Attributes:
         fault: Why the value last read cannot be used though it is JSON.
+        plain: Whether no escape in it can spell a NUL or half a surrogate pair.
     """
 
     def __init__(self, blocks: Iterator[str]) -> None:
@@ -69,6 +75,7 @@ class JsonText:
         self._over = False
         self._line = 1
         self.fault = ""
+        self.plain = False
 
     @property
     def line(self) -> int:
@@ -131,7 +138,8 @@ class JsonText:
             except (json.JSONDecodeError, StopIteration) as error:
                 if not self._may_be_cut(error) or not self._more():
                     raise
-        self.fault = _undecoded(self._text[self._at : end])
+        written = self._text[self._at : end]
+        self.fault, self.plain = _undecoded(written), is_plain(written)
         self._at = end
         return value
 

@@ -139,13 +139,6 @@ class TextFile:
                 first = False
             yield _rest_of(decoder)
 
-    def first_byte(self) -> str:
-        """Give the first character that is no white space."""
-        for text in self.blocks():
-            if stripped := text.lstrip():
-                return stripped[0]
-        return ""
-
     def read(self, start: int, end: int) -> bytes:
         """Give the bytes of a plain file between two positions, to its end where `end` is negative."""
         with readable(self.path), self.path.open("rb") as file:

@@ -187,8 +187,9 @@ TURN = st.fixed_dictionaries({"role": st.sampled_from(["system", "user", "assist
 
 @settings(max_examples=400, deadline=None)
 @given(record=st.dictionaries(
-    st.sampled_from(["messages", "text", "prompt", "completion", "chosen", "rejected", "label", "tools", "system", "instruction"]),
-    VALUES | st.lists(TURN, max_size=4) | st.just(turns(*TWO)), max_size=4),
+    st.sampled_from(["messages", "text", "prompt", "completion", "chosen", "rejected", "label", "tools", "system", "instruction",
+                     "output", "input", "conversations", "context", "response", "history"]),
+    VALUES | st.lists(TURN, max_size=4) | st.just(turns(*TWO)) | st.just(turns(*TWO, role="from", content="value")), max_size=4),
     row_format=st.sampled_from(["messages", "sharegpt", "alpaca", "prompt_completion", "text", "preference", "unpaired_preference"]))
 def test_any_record_is_a_row_or_a_row_error_and_the_quick_look_agrees(record: dict[str, Any], row_format: Any) -> None:
     quick = quick_key(record, row_format)
@@ -202,6 +203,8 @@ def test_any_record_is_a_row_or_a_row_error_and_the_quick_look_agrees(record: di
 
 @pytest.mark.parametrize("record", [
     {"messages": turns(("system", "S"), *TWO, *TWO)}, {"text": "a"}, {"prompt": "a", "completion": "b"}, {"messages": turns(*TWO), "id": 3},
+    {"conversations": turns(("human", "Hi"), ("gpt", "Hello"), role="from", content="value")},
+    {"instruction": "a", "input": "", "output": "b"},
 ])
 def test_usual_rows_take_the_quick_look(record: dict[str, Any]) -> None:
     found = detect_format(record)
