@@ -16,6 +16,7 @@ from lora_studio.data.read import SUFFIXES, Records, is_beside, kind_of, open_re
 from lora_studio.data.records import Record
 from lora_studio.data.rows import BadRow, Row, RowError, RowFormat
 from lora_studio.data.streams import FIELD, START, Mark, compression_of, size_of
+from lora_studio.data.values import kind
 
 Split = Literal["train", "eval"]
 Progress = Callable[[int, int], None]
@@ -90,16 +91,21 @@ class FileReader:
         Raises:
             InputError: As `rows`.
         """
-        columns, path = self.settings.columns, self.path
         for record in self.open().records():
-            if self.format and record.plain and not record.fault and not columns and (key := quick_key(record.value, self.format)) is not None:
+            key = self._quick_key(record)
+            if key is not None:
                 yield key
                 continue
             try:
                 value = self._value(record)
-                yield parse_row(value, self._format_of(value, record.line), path, record.line).content_key
+                yield parse_row(value, self._format_of(value, record.line), self.path, record.line).content_key
             except RowError as error:
-                yield BadRow(path, record.line, str(error))
+                yield BadRow(self.path, record.line, str(error))
+
+    def _quick_key(self, record: Record) -> int | None:
+        if self.format is None or not record.plain or record.fault or self.settings.columns:
+            return None
+        return quick_key(record.value, self.format)
 
     def _value(self, record: Record) -> object:
         if record.fault:
@@ -109,12 +115,13 @@ class FileReader:
     def _format_of(self, value: object, line: int) -> RowFormat:
         """Give the file's format, told by its first row with a known key; every row of a file has the same one."""
         if self.format is None:
-            columns = self.settings.columns
-            told = detect_format({key: cast("dict[str, object]", value)[key] for key in columns}) if columns else None
-            found = told or detect_format(value)
+            if not isinstance(value, dict):
+                raise RowError(f"a row is an object with keys, such as messages or text; this is {kind(value)}")
+            fields, columns = cast("dict[str, object]", value), self.settings.columns
+            told = detect_format({key: fields[key] for key in columns})
+            found = told or detect_format(fields)
             if found is None:
-                keys = ", ".join(map(repr, list(cast("dict[str, object]", value))[:6])) if isinstance(value, dict) else ""
-                raise RowError(f"no known keys: {keys}" if keys else "a row is an object with keys, such as messages or text")
+                raise RowError(f"no known keys: {', '.join(map(repr, list(fields)[:6]))}" if fields else "the row has no keys")
             unit = "row" if kind_of(self.where) == ".parquet" else "line"
             self.format = found[0]
             self.reason = f"data.columns names {', '.join(columns)}" if told else f"{unit} {line} has the key {found[1]!r}"

@@ -275,6 +275,9 @@ def _refuse_other_encoding(path: Path, sample: bytes, encoding: str) -> None:
         raise InputError(f"{path} is UTF-32.", "Save it as UTF-8.", FIELD)
     if sample.startswith(codecs.BOM_UTF8) and encoding != "utf-8":
         raise InputError(f"{path} is UTF-8, not {encoding}.", "Take data.encoding out, or set it to utf-8.", "data.encoding")
+    if encoding == "latin-1" and not sample.isascii() and not found and _is_utf8(sample):
+        raise InputError(f"{path} reads as UTF-8, which latin-1 would garble.",
+                         "Take data.encoding out; where other files need it, save those as UTF-8.", "data.encoding")
     if encoding.startswith("utf-16"):
         if not found and _is_utf8(sample):
             raise InputError(f"{path} is not UTF-16: it reads as UTF-8.", "Take data.encoding out, or set it to utf-8.", "data.encoding")

@@ -48,6 +48,12 @@ def test_a_row_without_a_mapped_column_is_bad(write_rows: Write) -> None:
     assert found.bad_rows[0].reason == "the row has no 'a', the column that is completion; its keys are 'q'"
 
 
+@pytest.mark.parametrize("row", [[], [1], 3, None, {}])
+def test_a_row_that_is_no_object_is_bad_with_columns_too(write_rows: Write, row: object) -> None:
+    found = check_files(settings_of(write_rows([row, {"q": "a", "a": "b"}]), {"prompt": "q", "completion": "a"}))
+    assert (found.rows, [bad.line for bad in found.bad_rows]) == (1, [1])
+
+
 def test_a_mapping_of_a_key_nobody_has_is_refused_with_the_known_ones(write_rows: Write) -> None:
     with pytest.raises(InputError, match="'question', which no format has") as raised:
         check_files(settings_of(write_rows([{"text": "a"}]), {"question": "q"}))

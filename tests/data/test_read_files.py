@@ -121,6 +121,7 @@ def test_one_latin_1_line_among_lines_of_utf_8_is_one_bad_row_and_no_offer(write
     (b'{"text": "a plain line"}\n', "utf-16", "is not UTF-16: it reads as UTF-8"),
     ("\ufeff" + '{"text": "é"}\n', "latin-1", "is UTF-8, not latin-1"),
     ('{"text": "a"}\n'.encode("utf-32"), "utf-8", "is UTF-32"),
+    ('{"text": "café"}\n', "latin-1", "reads as UTF-8, which latin-1 would garble"),
 ])
 def test_an_encoding_that_is_set_and_cannot_be_is_refused(write_rows: Write, content: object, encoding: str, told: str) -> None:
     with pytest.raises(InputError, match=told):
