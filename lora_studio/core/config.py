@@ -14,6 +14,8 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 SCHEMA_VERSION = 1
 STARTER_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
+HUB_SCHEME = "hf://"
+"""How the name of a Hub data set starts among files of rows."""
 
 Value = TypeVar("Value")
 
@@ -194,7 +196,7 @@ class DataSettings(_Section):
         default_factory=dict,
         title="Columns",
         json_schema_extra={"editor": "columns"},
-        description="Which column of the rows is which key of the format, such as prompt: question. Empty where the rows say it themselves.",
+        description="Which column of the rows is which key of the format, such as prompt: question. Empty where the rows say so.",
     )
     encoding: Literal["utf-8", "utf-16", "utf-16-le", "utf-16-be", "latin-1"] = Field(
         default="utf-8",

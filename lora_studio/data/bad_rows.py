@@ -7,6 +7,7 @@ import io
 from collections.abc import Iterable
 from pathlib import Path
 
+from lora_studio.core.errors import InputError
 from lora_studio.core.files import write_atomically
 from lora_studio.data.rows import BadRow
 
@@ -21,4 +22,7 @@ def write_bad_rows(path: Path, rows: Iterable[BadRow]) -> None:
     writer = csv.writer(text)
     writer.writerow(("file", "line", "reason"))
     writer.writerows((row.file, row.line, row.reason) for row in rows)
-    write_atomically(path, text.getvalue())
+    try:
+        write_atomically(path, text.getvalue())
+    except OSError as error:
+        raise InputError(f"Cannot write {path}: {error.strerror}.", "Choose another place.") from error

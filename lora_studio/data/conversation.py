@@ -115,8 +115,6 @@ def _content(content: object, where: str, key: str, *, optional: bool) -> str:
 
 def _extra(fields: Mapping[str, Any], role: str, where: str) -> dict[str, Any]:
     """Give what a chat template is told beside role and content."""
-    if len(fields) == 2:
-        return {}
     extra: dict[str, Any] = {}
     for key in ("name", "tool_call_id", "reasoning_content"):
         value = fields.get(key)

@@ -8,18 +8,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, cast
 
-from lora_studio.core.config import DataSettings
+from lora_studio.core.config import HUB_SCHEME, DataSettings
 from lora_studio.core.errors import InputError
 from lora_studio.data.columns import check_columns, renamed
 from lora_studio.data.formats import detect_format, parse_row, quick_key
 from lora_studio.data.read import SUFFIXES, Records, is_beside, kind_of, open_records
 from lora_studio.data.records import Record
 from lora_studio.data.rows import BadRow, Row, RowError, RowFormat
-from lora_studio.data.streams import FIELD, START, Mark, size_of
+from lora_studio.data.streams import FIELD, START, Mark, compression_of, size_of
+from lora_studio.data.values import kind
 
 Split = Literal["train", "eval"]
 Progress = Callable[[int, int], None]
-HUB_SCHEME = "hf://"
 
 
 @dataclass
@@ -91,16 +91,21 @@ class FileReader:
         Raises:
             InputError: As `rows`.
         """
-        columns, path = self.settings.columns, self.path
         for record in self.open().records():
-            if self.format and record.plain and not columns and (key := quick_key(record.value, self.format)) is not None:
+            key = self._quick_key(record)
+            if key is not None:
                 yield key
                 continue
             try:
                 value = self._value(record)
-                yield parse_row(value, self._format_of(value, record.line), path, record.line).content_key
+                yield parse_row(value, self._format_of(value, record.line), self.path, record.line).content_key
             except RowError as error:
-                yield BadRow(path, record.line, str(error))
+                yield BadRow(self.path, record.line, str(error))
+
+    def _quick_key(self, record: Record) -> int | None:
+        if self.format is None or not record.plain or record.fault or self.settings.columns:
+            return None
+        return quick_key(record.value, self.format)
 
     def _value(self, record: Record) -> object:
         if record.fault:
@@ -110,12 +115,13 @@ class FileReader:
     def _format_of(self, value: object, line: int) -> RowFormat:
         """Give the file's format, told by its first row with a known key; every row of a file has the same one."""
         if self.format is None:
-            columns = self.settings.columns
-            told = detect_format({key: cast("dict[str, object]", value)[key] for key in columns}) if columns else None
-            found = told or detect_format(value)
+            if not isinstance(value, dict):
+                raise RowError(f"a row is an object with keys, such as messages or text; this is {kind(value)}")
+            fields, columns = cast("dict[str, object]", value), self.settings.columns
+            told = detect_format({key: fields[key] for key in columns})
+            found = told or detect_format(fields)
             if found is None:
-                keys = ", ".join(map(repr, list(cast("dict[str, object]", value))[:6])) if isinstance(value, dict) else ""
-                raise RowError(f"no known keys: {keys}" if keys else "a row is an object with keys, such as messages or text")
+                raise RowError(f"no known keys: {', '.join(map(repr, list(fields)[:6]))}" if fields else "the row has no keys")
             unit = "row" if kind_of(self.where) == ".parquet" else "line"
             self.format = found[0]
             self.reason = f"data.columns names {', '.join(columns)}" if told else f"{unit} {line} has the key {found[1]!r}"
@@ -137,9 +143,9 @@ def file_readers(settings: DataSettings, progress: Progress | None = None) -> li
         raise InputError("No data file is given.", f"Name a file of rows ({', '.join(SUFFIXES)}), a folder, or hf://owner/name.", FIELD)
     found: list[tuple[Split, FileReader]] = []
     splits: tuple[tuple[Split, tuple[str, ...]], ...] = (("train", settings.train), ("eval", settings.eval))
-    for split, name in ((split, name) for split, names in splits for name in names):
+    for split, names in splits:
         try:
-            found += [(split, FileReader(path, where, settings)) for path, where in _files_of(name, progress)]
+            found.extend((split, FileReader(path, where, settings)) for name in names for path, where in _files_of(name, progress))
         except InputError as error:
             raise at_split(error, f"data.{split}") from error
     _refuse_repeats(found)
@@ -151,12 +157,15 @@ def at_split(error: InputError, where: str) -> InputError:
     return InputError(error.message, error.hint, where if error.field == FIELD else error.field)
 
 
-def named_bytes(settings: DataSettings) -> int | None:
-    """Give the bytes on disk that the settings name, quickly and without complaint; None where a Hub data set is among them."""
+def quick_bytes(settings: DataSettings) -> int | None:
+    """Give the bytes on disk that the settings name, without complaint; None where reading needs the Hub or a slow import."""
     names = (*settings.train, *settings.eval)
     if any(name.startswith(HUB_SCHEME) for name in names):
         return None
-    return sum(size_of(file) for name in names for file in (_within(Path(name)) if Path(name).is_dir() else [Path(name)]))
+    files = [file for name in names for file in (_within(Path(name)) if Path(name).is_dir() else [Path(name)])]
+    if any(kind_of(file) == ".parquet" or compression_of(file) in (".zst", ".zstd") for file in files):
+        return None
+    return sum(map(size_of, files))
 
 
 def _files_of(name: str, progress: Progress | None) -> list[tuple[str, Path]]:

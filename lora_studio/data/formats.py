@@ -30,7 +30,10 @@ _PAIRS = (
 # With one of these beside it a question is not whole, and which way to join them nobody said.
 _PARTS = frozenset({"context", "passage", "document", "choices", "options", "input", "system", "history"})
 _ANSWERS = ("output", "response", "completion", "answer")
-_BESIDES = frozenset({"tools", "functions", "system"})
+# A quick look takes no row that holds one of these.
+_BESIDES = frozenset({"tools", "functions", "system", "history"})
+_ALPACA_KEYS = frozenset({"context", "response", "completion", "answer"})
+_QUICK_ROLES = {"system": "system", "user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant"}
 _LABELS: dict[object, bool] = {"true": True, "false": False, "1": True, "0": False}
 
 FORMAT_COLUMNS: dict[RowFormat, tuple[str, ...]] = {
@@ -84,19 +87,21 @@ def quick_key(record: object, row_format: RowFormat) -> int | None:
         return None
     fields = cast("dict[str, Any]", record)
     if row_format == "text":
-        text = fields.get("text")
-        return hash((text,)) if _is_filled(text) else None
+        return _quick_text(fields.get("text"))
     if not _BESIDES.isdisjoint(fields):
         return None
     if row_format == "messages":
-        return _quick_messages(fields.get("messages"))
-    prompt, completion = fields.get("prompt"), fields.get("completion")
-    if row_format == "prompt_completion" and _is_filled(prompt) and _is_filled(completion):
-        return hash(("user", prompt, "assistant", completion))
+        return _quick_turns(fields.get("messages"), "role", "content")
+    if row_format == "sharegpt":
+        return _quick_turns(fields.get("conversations"), "from", "value")
+    if row_format == "prompt_completion":
+        return _quick_pair(fields.get("prompt"), fields.get("completion"))
+    if row_format == "alpaca" and fields.get("input") in ("", None) and _ALPACA_KEYS.isdisjoint(fields):
+        return _quick_pair(fields.get("instruction"), fields.get("output"))
     return None
 
 
-def _quick_messages(turns: object) -> int | None:
+def _quick_turns(turns: object, said_role: str, said: str) -> int | None:
     if type(turns) is not list or not turns:
         return None
     parts: list[object] = []
@@ -104,15 +109,24 @@ def _quick_messages(turns: object) -> int | None:
     for turn in cast("list[Any]", turns):
         if type(turn) is not dict or len(turn) != 2:
             return None
-        role, content = turn.get("role"), turn.get("content")
-        if not _is_filled(content):
+        name, content = turn.get(said_role), turn.get(said)
+        if type(name) is not str or not _is_filled(content):
             return None
+        role = _QUICK_ROLES.get(name)
         if role == due:
             due = "assistant" if due == "user" else "user"
         elif role != "system" or parts:
             return None
         parts += (role, content)
     return hash(tuple(parts)) if due == "user" and len(parts) > 2 else None
+
+
+def _quick_pair(question: object, answer: object) -> int | None:
+    return hash(("user", question, "assistant", answer)) if _is_filled(question) and _is_filled(answer) else None
+
+
+def _quick_text(text: object) -> int | None:
+    return hash((text,)) if _is_filled(text) else None
 
 
 def _is_filled(text: object) -> bool:

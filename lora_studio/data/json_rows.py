@@ -6,41 +6,16 @@ An array is read as a stream: memory holds one block of text and one row.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator
 from itertools import islice
-from typing import Any, NoReturn
 
 from lora_studio.core.errors import InputError
 from lora_studio.data.formats import KNOWN_KEYS
+from lora_studio.data.json_text import JsonFaultError, JsonText, is_plain, parse_json, scan
 from lora_studio.data.records import Record
 from lora_studio.data.streams import FIELD, START, Line, Mark, TextFile
 
 _LONGEST_LINE = 1 << 26  # characters: how much of a .json file is looked at to tell rows a line from one large object
-_LONGEST_LITERAL = 12  # two escapes of a surrogate pair
-_SPACE = re.compile(r"[ \t\r\n]*")
-
-
-class _FaultError(ValueError):
-    """JSON that a strict reader takes and that nobody means; the text says why."""
-
-
-def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Make an object; which of two values of one key is meant, nobody knows."""
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        seen: set[str] = set()
-        twice = next(key for key, _ in pairs if key in seen or seen.add(key))
-        raise _FaultError(f"the key {twice!r} stands twice in one object")
-    return found
-
-
-def _no_number(name: str) -> NoReturn:
-    raise _FaultError(f"{name} is not JSON")
-
-
-_DECODER: Any = json.JSONDecoder(object_pairs_hook=_without_repeats, parse_constant=_no_number)
-_scan = _DECODER.scan_once  # in C; it leaves white space around the value to us
 
 
 class JsonLines:
@@ -69,34 +44,13 @@ class JsonLines:
 def _record(line: Line) -> Record:
     text = line.text
     try:
-        value, end = _scan(text, 0)
+        value, end = scan(text, 0)
         if text[end:].isspace() or end == len(text):
-            return Record(line.number, value, plain="\\u" not in text)
+            return Record(line.number, value, plain=is_plain(text))
     except (StopIteration, ValueError, RecursionError):
         pass  # told below, slowly and in full
     value, fault = parse_json(text)
-    return Record(line.number, value, fault, "\\u" not in text)
-
-
-def parse_json(text: str) -> tuple[object, str]:
-    """Read a JSON text; give its value, and why it is none."""
-    try:
-        return _DECODER.decode(text), ""
-    except json.JSONDecodeError as error:
-        return None, _fault(error)
-    except _FaultError as error:
-        return None, str(error)
-    except RecursionError:
-        return None, "not JSON: nested too deeply"
-    except ValueError as error:
-        return None, f"not JSON: {error}"
-
-
-def _fault(error: json.JSONDecodeError) -> str:
-    if error.msg == "Extra data":
-        return f"something follows the JSON value at column {error.colno}"
-    cut = error.pos >= len(error.doc.rstrip()) or error.msg.startswith("Unterminated")
-    return f"the JSON is cut off at column {error.colno}" if cut else f"not JSON: {error.msg} at column {error.colno}"
+    return Record(line.number, value, fault)
 
 
 class JsonArray:
@@ -112,14 +66,12 @@ class JsonArray:
 
         After an element that cannot be read it goes on at the next line that starts an object as far in as that one did.
         """
-        text = _JsonText(self.file)
+        text = JsonText(self.file.blocks())
         wrapped = text.peek() == "{"
         if wrapped:
             _enter_array(text, self.file)
         text.skip("[")
-        yield from islice(_elements(text), start.position, None)
-        if not wrapped and text.peek():
-            yield Record(text.line, None, "something follows the array's end")
+        yield from islice(_elements(text, alone=not wrapped), start.position, None)
 
     def marks(self) -> Iterator[Mark]:
         """Give the place and line of each element."""
@@ -142,7 +94,7 @@ def open_json(file: TextFile) -> JsonLines | JsonArray:
         return JsonArray(file) if not rest.strip() and _holds_rows(value) else JsonLines(file)
     if not parse_json(rest.lstrip().partition("\n")[0])[1]:
         return JsonLines(file)
-    _enter_array(_JsonText(file), file)
+    _enter_array(JsonText(file.blocks()), file)
     return JsonArray(file)
 
 
@@ -164,14 +116,14 @@ def _holds_rows(value: object) -> bool:
     return len(lists) == 1
 
 
-def _enter_array(text: _JsonText, file: TextFile) -> None:
+def _enter_array(text: JsonText, file: TextFile) -> None:
     """Go to the array that an object holds under a key that is no row's own.
 
     Raises:
         InputError: It holds none, or is a row.
     """
-    text.skip("{")
     try:
+        text.skip("{")
         while text.peek() == '"':
             key = text.value()
             text.skip(":")
@@ -191,156 +143,30 @@ def _neither(file: TextFile, line: int) -> InputError:
                       "Write the rows as an array, or as JSONL.", FIELD)
 
 
-def _elements(text: _JsonText) -> Iterator[Record]:
-    """Read an array's elements up to its end, a fault as a record of its own."""
+def _elements(text: JsonText, *, alone: bool) -> Iterator[Record]:
+    """Read an array's elements up to its end, a fault as a record of its own; nothing may follow an array that stands `alone`."""
     late = ""
     while (first := text.peek()) not in ("]", ""):
-        line, indent = text.line, text.indent
+        line = text.line
         try:
             value = text.value()
         except (ValueError, StopIteration, RecursionError) as error:
-            fault, more = _element_fault(error, first), text.skip_to_object(indent)
+            fault, more = _element_fault(error, first), text.skip_to_object(text.indent)
             yield Record(line, None, fault if more else f"{fault}; the array cannot be read from here on")
             if not more:
                 return
         else:
-            yield Record(line, value, late or text.fault)
+            yield Record(line, value, late or text.fault, text.plain)
             late = "" if text.skipped(",") or text.peek() in ("]", "") else "a comma is missing before it"
     if not text.skipped("]"):
         yield Record(text.line, None, "the JSON array is cut off: its ] is missing")
+    elif alone and text.peek():
+        yield Record(text.line, None, "something follows the array's end")
 
 
 def _element_fault(error: Exception, first: str) -> str:
     if isinstance(error, json.JSONDecodeError):
         return f"not JSON: {error.msg}"
-    if isinstance(error, _FaultError):
+    if isinstance(error, JsonFaultError):
         return str(error)
     return "not JSON: nested too deeply" if isinstance(error, RecursionError) else f"not JSON: {first!r} starts no value"
-
-
-class _JsonText:
-    """A cursor in a JSON text that is read block by block.
-
-    Attributes:
-        line: Where the cursor stands, counted from 1.
-        indent: What stood before the cursor on its line.
-        fault: Why the value last read cannot be used though it is JSON.
-    """
-
-    def __init__(self, file: TextFile) -> None:
-        self._blocks = file.blocks()
-        self._text = ""
-        self._at = self._counted = 0
-        self._over = False
-        self._line = 1
-        self.fault = ""
-
-    @property
-    def line(self) -> int:
-        self._line += self._text.count("\n", self._counted, self._at)
-        self._counted = self._at
-        return self._line
-
-    @property
-    def indent(self) -> str:
-        return self._text[self._text.rfind("\n", 0, self._at) + 1 : self._at]
-
-    def peek(self) -> str:
-        """Give the next character that is no white space; empty at the end."""
-        while True:
-            self._at = _SPACE.match(self._text, self._at).end()  # type: ignore[union-attr]  # it matches nothing, too
-            if self._at < len(self._text):
-                return self._text[self._at]
-            if not self._more():
-                return ""
-
-    def peek_second(self) -> str:
-        """Give the character that is no white space after the next one."""
-        self.peek()
-        while True:
-            at = _SPACE.match(self._text, self._at + 1).end()  # type: ignore[union-attr]
-            if at < len(self._text):
-                return self._text[at]
-            if not self._more():
-                return ""
-
-    def skipped(self, character: str) -> bool:
-        """Go past a character if it is the next; say whether it was."""
-        found = self.peek() == character
-        self._at += found
-        return found
-
-    def skip(self, character: str) -> None:
-        """Go past a character.
-
-        Raises:
-            ValueError: Another one is next.
-        """
-        if not self.skipped(character):
-            raise ValueError(f"{character} is missing")
-
-    def value(self) -> object:
-        """Read a value and go past it, however many blocks it takes.
-
-        Raises:
-            ValueError, StopIteration, RecursionError: There is none that can be read.
-        """
-        self.peek()
-        while True:
-            try:
-                value, end = _scan(self._text, self._at)
-                if end < len(self._text) or not self._more():
-                    break
-            except (json.JSONDecodeError, StopIteration) as error:
-                if not self._may_be_cut(error) or not self._more():
-                    raise
-        self.fault = _undecoded(self._text[self._at : end])
-        self._at = end
-        return value
-
-    def skip_to_object(self, indent: str) -> bool:
-        """Go to the next line that opens an object behind the same white space; say whether there is one."""
-        if indent.strip():
-            return False
-        opening = re.compile(r"\n" + re.escape(indent) + r"\{")
-        while not (found := opening.search(self._text, self._at)):
-            self._at = max(self._at, len(self._text) - len(indent) - 1)
-            if not self._more():
-                self._at = len(self._text)
-                return False
-        self._at = found.end() - 1
-        return True
-
-    def _may_be_cut(self, error: json.JSONDecodeError | StopIteration) -> bool:
-        if isinstance(error, StopIteration):
-            return int(error.value) >= len(self._text) - _LONGEST_LITERAL
-        return error.msg.startswith("Unterminated") or error.pos >= len(self._text) - _LONGEST_LITERAL
-
-    def _more(self) -> bool:
-        """Read on, as much again as is held, so that a long value is scanned a few times only."""
-        if self._over:
-            return False
-        _ = self.line  # counts what is let go
-        lead, kept = self.indent, self._text[self._at :]
-        if lead.strip():
-            lead = "-"  # a minified file is one line: what stood on it does not matter, only that something did
-        parts, size = [lead, kept], 0
-        while size <= len(kept) and not self._over:
-            block = next(self._blocks, None)
-            self._over = block is None
-            parts.append(block or "")
-            size += len(block or "")
-        self._text = "".join(parts)
-        self._at = self._counted = len(lead)
-        return size > 0
-
-
-def _undecoded(text: str) -> str:
-    """Say which byte of a value was not in the encoding; empty when all were."""
-    if text.isascii():
-        return ""
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        return f"not UTF-8: byte 0x{ord(text[error.start]) & 0xFF:02x}"
-    return ""

@@ -28,7 +28,7 @@ _BLOCKS_KEPT = 16
 _GROWTH = 4096
 # Text that JSON and CSV write as it is, so that it can be looked for in bytes.
 _PLAIN_RUN = re.compile(r"[A-Za-z0-9 !#$%&'()*+,\-.:;<=>?@\[\]^_`{|}~]+")
-_ESCAPED_ASCII = b"\\u00"
+_ESCAPED_ASCII = re.compile(rb"\\u00[2-7]")
 
 
 @dataclass
@@ -226,6 +226,6 @@ class RowIndex:
 
 def _matches(file: _IndexedFile, number: int, needle: str, run: bytes) -> list[int]:
     """Give the places within a block of the rows that hold a text, whose longest plain run rules most blocks out."""
-    if run and (raw := file.raw_block(number)) is not None and run not in raw.lower() and _ESCAPED_ASCII not in raw:
+    if run and (raw := file.raw_block(number)) is not None and run not in raw.lower() and not _ESCAPED_ASCII.search(raw):
         return []
     return [at for at, row in enumerate(file.block(number)) if isinstance(row, Row) and any(needle in text.lower() for text in row.texts)]

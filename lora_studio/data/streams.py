@@ -20,6 +20,7 @@ from lora_studio.core.errors import InputError
 FIELD = "data.train"
 COMPRESSIONS = (".gz", ".zst", ".zstd")
 _BLOCK = 1 << 20
+_NOTHING = b" \t\r\n\0\xef\xbb\xbf\xff\xfe"  # white space and byte order marks
 _SAMPLE = 1 << 16
 # What web pages and spreadsheets call latin-1 is Windows-1252: the same letters, and curly quotes and dashes where latin-1 has
 # control characters that no text holds. The five places Windows-1252 leaves open keep their latin-1 meaning.
@@ -89,7 +90,7 @@ class TextFile:
         self._misfits = self._fits = 0
         with readable(path):
             sample = self._first_bytes()
-        if not sample.strip(b" \t\r\n\0"):
+        if not sample.strip(_NOTHING):
             raise InputError(f"{path} is empty.", "Give a file with rows.", FIELD)
         _refuse_disguised(path, sample)
         _refuse_other_encoding(path, sample, encoding)
@@ -138,13 +139,6 @@ class TextFile:
                 first = False
             yield _rest_of(decoder)
 
-    def first_byte(self) -> str:
-        """Give the first character that is no white space."""
-        for text in self.blocks():
-            if stripped := text.lstrip():
-                return stripped[0]
-        return ""
-
     def read(self, start: int, end: int) -> bytes:
         """Give the bytes of a plain file between two positions, to its end where `end` is negative."""
         with readable(self.path), self.path.open("rb") as file:
@@ -155,7 +149,7 @@ class TextFile:
         """Give a sample that holds something, from the start of the file."""
         with self._opened(0) as file:
             sample = file.read(_SAMPLE)
-            while sample and not sample.strip(b" \t\r\n\0") and (more := file.read(_BLOCK)):
+            while sample and not sample.strip(_NOTHING) and (more := file.read(_BLOCK)):
                 sample = more
         return sample
 
@@ -281,6 +275,9 @@ def _refuse_other_encoding(path: Path, sample: bytes, encoding: str) -> None:
         raise InputError(f"{path} is UTF-32.", "Save it as UTF-8.", FIELD)
     if sample.startswith(codecs.BOM_UTF8) and encoding != "utf-8":
         raise InputError(f"{path} is UTF-8, not {encoding}.", "Take data.encoding out, or set it to utf-8.", "data.encoding")
+    if encoding == "latin-1" and not sample.isascii() and not found and _is_utf8(sample):
+        raise InputError(f"{path} reads as UTF-8, which latin-1 would garble.",
+                         "Take data.encoding out; where other files need it, save those as UTF-8.", "data.encoding")
     if encoding.startswith("utf-16"):
         if not found and _is_utf8(sample):
             raise InputError(f"{path} is not UTF-16: it reads as UTF-8.", "Take data.encoding out, or set it to utf-8.", "data.encoding")

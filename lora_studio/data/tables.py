@@ -37,7 +37,7 @@ class Table:
         self._delimiter = "\t" if tabs else max(_DELIMITERS, key=head.text.count)
         csv.field_size_limit(max(csv.field_size_limit(), _LONGEST_CELL))
         try:
-            self._names = [name.strip() for name in self._cells(head.text)]
+            self._names = [name.strip() for name in next(csv.reader([head.text], delimiter=self._delimiter, strict=True), [])]
         except csv.Error as error:
             raise InputError(f"{file.path}:1: not CSV: {error}.", "The first line names the columns.", FIELD) from error
         twice = [name for name in self._names if name and self._names.count(name) > 1]
@@ -46,68 +46,47 @@ class Table:
 
     def records(self, start: Mark = START) -> Iterator[Record]:
         """Give each row from a mark on; an empty cell is null."""
-        for lines in self._rows(start):
-            yield self._record(lines)
+        for lines, cells, broken in self._rows(start):
+            fault = next((line.fault for line in lines if line.fault), broken)
+            yield Record(lines[0].number, None, fault) if fault else self._record(lines[0].number, cells)
 
     def marks(self) -> Iterator[Mark]:
         """Give the start of each row."""
-        for lines in self._rows(START):
+        for lines, _, _ in self._rows(START):
             yield Mark(lines[0].position, lines[0].number)
 
-    def _rows(self, start: Mark) -> Iterator[list[Line]]:
-        """Give the lines of each row; a row with a broken quote is its first line alone."""
-        source = self.file.lines(start)
-        if start.line == 1:
-            next(source)
-        ahead = deque[Line]()
-        while True:
-            lines = self._next_row(source, ahead)
-            if not lines:
-                return
-            if len(lines) > 1 and not self._is_whole(lines):
-                ahead.extendleft(reversed(lines[1:]))
-                del lines[1:]
-            if len(lines) > 1 or lines[0].text.strip("\r\n"):
-                yield lines
-
-    def _next_row(self, source: Iterator[Line], ahead: deque[Line]) -> list[Line]:
-        """Give lines until every quote that opened has closed, or so many that none will."""
-        lines: list[Line] = []
-        opened = False
-        while len(lines) < _MOST_LINES:
-            line = ahead.popleft() if ahead else next(source, None)
-            if line is None:
-                break
-            lines.append(line)
-            opened ^= line.text.count('"') % 2 == 1
-            if not opened:
-                break
-        return lines
-
-    def _is_whole(self, lines: list[Line]) -> bool:
-        try:
-            self._cells("".join(line.text for line in lines))
-        except csv.Error:
-            return False
-        return True
-
-    def _record(self, lines: list[Line]) -> Record:
-        number = lines[0].number
-        fault = next((line.fault for line in lines if line.fault), "")
-        if fault:
-            return Record(number, None, fault)
-        try:
-            cells = self._cells("".join(line.text for line in lines))
-        except csv.Error as error:
-            reason = "a quote is opened and never closed" if "unexpected end" in str(error) else f"not CSV: {error}"
-            return Record(number, None, reason)
+    def _record(self, number: int, cells: list[str]) -> Record:
         if len(cells) != len(self._names):
             noun = "cell" if len(cells) == 1 else "cells"
             return Record(number, None, f"{len(cells)} {noun} where the first line names {len(self._names)} columns")
         return Record(number, {name: cell or None for name, cell in zip(self._names, cells)}, plain=True)
 
-    def _cells(self, text: str) -> list[str]:
-        if '"' not in text:
-            return text.rstrip("\r\n").split(self._delimiter)
-        rows = list(csv.reader([text], delimiter=self._delimiter, strict=True))
-        return rows[0] if rows else []
+    def _rows(self, start: Mark) -> Iterator[tuple[list[Line], list[str], str]]:
+        """Give each row's lines, its cells, and what is wrong with its quotes; such a row is its first line alone."""
+        source = self.file.lines(start)
+        if start.line == 1:
+            next(source)
+        ahead = deque[Line]()
+        while (line := ahead.popleft() if ahead else next(source, None)) is not None:
+            text = line.text.rstrip("\r\n")
+            if not text:
+                continue
+            if '"' not in text:
+                yield [line], text.split(self._delimiter), ""
+                continue
+            lines = [line]
+            try:
+                cells = next(csv.reader(self._taken(lines, source, ahead), delimiter=self._delimiter, strict=True))
+            except csv.Error as error:
+                ahead.extendleft(reversed(lines[1:]))
+                reason = "a quote is opened and never closed" if "unexpected end" in str(error) else f"not CSV: {error}"
+                yield lines[:1], [], reason
+            else:
+                yield lines, cells, ""
+
+    def _taken(self, lines: list[Line], source: Iterator[Line], ahead: deque[Line]) -> Iterator[str]:
+        """Give the text of a row's first line, and of further ones as long as a quote is open; all are put into `lines`."""
+        yield lines[0].text
+        while len(lines) < _MOST_LINES and (line := ahead.popleft() if ahead else next(source, None)) is not None:
+            lines.append(line)
+            yield line.text

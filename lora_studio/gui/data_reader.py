@@ -10,7 +10,7 @@ from lora_studio.core.config import DataSettings, RunConfig
 from lora_studio.core.errors import InputError
 from lora_studio.core.events import LastEvent, Phase, RunEvent, RunFailed, RunFinished
 from lora_studio.data.check import DataCheck, check_files
-from lora_studio.data.files import named_bytes
+from lora_studio.data.files import quick_bytes
 from lora_studio.gui.data_task import CHECK_TASK
 from lora_studio.gui.text import tr
 from lora_studio.jobs.spec import JobSpec
@@ -93,7 +93,7 @@ class DataReader(QObject):
         self.check = None
         self.error = self.hint = self.field = ""
         settings = self._workspace.config.data
-        size = named_bytes(settings)
+        size = quick_bytes(settings)
         if size is None or size > _READ_HERE_BYTES:
             self._start_check(settings)
         else:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import csv
 import json
 import subprocess
 import sys
@@ -11,7 +12,8 @@ import pytest
 
 from lora_studio.core.config import DataSettings
 from lora_studio.core.errors import InputError
-from lora_studio.data.check import check_files
+from lora_studio.data.bad_rows import write_bad_rows
+from lora_studio.data.check import DataCheck, check_files, refuse_bad_rows
 from tests.data.conftest import chat
 
 GOOD = chat("Hello?", "Hi.")
@@ -180,7 +182,44 @@ def test_a_file_cannot_be_trained_on_and_held_out_at_once(write_rows: Write) -> 
         check_files(DataSettings(train=(path,), eval=(path,)))
 
 
+def test_repeats_are_counted_within_train_and_between_train_and_evaluation(write_rows: Write) -> None:
+    train = write_rows([chat("a", "b"), chat("c", "d"), chat("a", "b"), {"messages": []}, chat("a", "b")], "train.jsonl")
+    held = write_rows([{"prompt": "c", "completion": "d"}, {"prompt": "e", "completion": "f"}], "held.jsonl")
+    found = check_files(DataSettings(train=(train,), eval=(held,)))
+    assert (found.duplicate_rows, found.shared_rows) == (2, 1)
+    assert {"duplicate_rows", "shared_rows", "bad_count", "encoding_offer"} <= found.to_json().keys()
+
+
+def test_a_check_comes_back_from_json_as_it_was(write_rows: Write) -> None:
+    found = check(write_rows(b'{"text": "a"}\n{"text": "\xe9"}\n{"text": "a"}\n'))
+    assert (found.encoding_offer, found.duplicate_rows) == ("latin-1", 1)
+    assert DataCheck.from_json(json.loads(json.dumps(found.to_json()))) == found
+
+
+def test_bad_rows_beyond_the_limit_are_counted_and_told(write_rows: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lora_studio.data.check.MOST_BAD_ROWS", 10)
+    found = check(write_rows('{"text": "a"}\n' + "bad\n" * 25))
+    assert ([bad.line for bad in found.bad_rows], found.bad_count, found.files[0].bad_rows) == (list(range(2, 12)), 25, 25)
+    with pytest.raises(InputError, match=r"25 bad rows: .*; and 20 more"):
+        refuse_bad_rows(found.bad_rows, found.bad_count)
+
+
+def test_bad_rows_are_written_as_a_table(write_rows: Write, tmp_path: Path) -> None:
+    path = write_rows('{"text": "a"}\n{"text": ""}\nbad, "quoted"\n')
+    write_bad_rows(tmp_path / "bad.csv", check(path).bad_rows)
+    with (tmp_path / "bad.csv").open(encoding="utf-8", newline="") as file:
+        assert list(csv.reader(file)) == [
+            ["file", "line", "reason"], [path, "2", "text is empty"], [path, "3", "not JSON: Expecting value at column 1"]]
+
+
+def test_a_place_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="Cannot write"):
+        write_bad_rows(tmp_path / "file" / "bad.csv", [])
+
+
 def test_checking_and_planning_load_no_heavy_library() -> None:
-    code = ("import sys, lora_studio.data.check, lora_studio.data.plan; "
-            "print([name for name in ('torch', 'transformers', 'tokenizers', 'peft', 'datasets') if name in sys.modules])")
+    names = "('torch', 'transformers', 'tokenizers', 'peft', 'datasets', 'pyarrow', 'huggingface_hub')"
+    code = ("import sys, lora_studio.data.check, lora_studio.data.plan, lora_studio.data.row_index, lora_studio.data.trainable; "
+            f"print([name for name in {names} if name in sys.modules])")
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
