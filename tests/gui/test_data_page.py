@@ -240,6 +240,19 @@ def test_bad_rows_are_skipped_by_one_undoable_edit(desk: Desk, page: DataPage, t
     assert told(page) == ["bad_rows"]
 
 
+def test_a_cured_problem_hands_the_keyboard_to_the_next_or_to_the_page(desk: Desk, page: DataPage, tmp_path: Path) -> None:
+    rows = write(tmp_path / "rows.jsonl", [chat(1), "not json", '{"text": "caf\u00e9"}'.encode("latin-1")])
+    look_at(desk, page, train=(rows,))
+    page.problems.findChild(Banner, "problem_encoding").action.setFocus()
+    desk.qtbot.keyClick(page.problems.findChild(Banner, "problem_encoding").action, Qt.Key.Key_Space)
+    desk.until(lambda: "encoding" not in told(page))
+    following = page.problems.findChild(Banner, "problem_bad_rows").action
+    assert following.hasFocus()
+    desk.qtbot.keyClick(following, Qt.Key.Key_Space)
+    assert told(page) == []
+    assert page.findChild(QWidget, "data_area").hasFocus()
+
+
 def test_repeats_are_counted_within_the_training_data_and_across(desk: Desk, page: DataPage, tmp_path: Path) -> None:
     rows = write(tmp_path / "rows.jsonl", [chat(1), chat(1), chat(2), chat(3)])
     held = write(tmp_path / "held.jsonl", [chat(3)])

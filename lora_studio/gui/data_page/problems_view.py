@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from PySide6.QtCore import Signal
-from PySide6.QtWidgets import QVBoxLayout, QWidget
+from PySide6.QtWidgets import QScrollArea, QVBoxLayout, QWidget
 
 from lora_studio.gui.data_page.problems import Problem
 from lora_studio.gui.widgets import Banner
@@ -35,6 +35,7 @@ class ProblemsView(QWidget):
     def show_problems(self, problems: list[Problem]) -> None:
         """Tell of these, in this order."""
         wanted = {problem.id: problem for problem in problems}
+        had_keyboard = any(self._banners[identity].action.hasFocus() for identity in self._banners.keys() - wanted.keys())
         for identity in self._banners.keys() - wanted.keys():
             banner = self._banners.pop(identity)
             self._layout.removeWidget(banner)
@@ -47,6 +48,18 @@ class ProblemsView(QWidget):
             if self._layout.indexOf(banner) != place:
                 self._layout.insertWidget(place, banner)
         self.setVisible(bool(problems))
+        if had_keyboard:
+            self._keep_keyboard()
+
+    def _keep_keyboard(self) -> None:
+        """Hand the keyboard on to the next cure, or to the page: Qt would give it to the first field of the window."""
+        left = [banner.action for banner in self._banners.values() if banner.action.text()]
+        area = self.parentWidget()
+        while area is not None and not isinstance(area, QScrollArea):
+            area = area.parentWidget()
+        target = left[0] if left else area
+        if target is not None:
+            target.setFocus()
 
     def _new_banner(self, identity: str) -> Banner:
         banner = Banner(name=f"problem_{identity}")
