@@ -90,7 +90,7 @@ class DataReader(QObject):
         self._stop(self._check_job)
         self._check_job = None
         self.stopped = False
-        self.check = None
+        self.check = self.report = self._reported = None  # a report of other rows would tell of their lengths
         self.error = self.hint = self.field = ""
         settings = self._workspace.config.data
         size = quick_bytes(settings)

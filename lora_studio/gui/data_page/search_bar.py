@@ -53,7 +53,9 @@ class SearchBar(QWidget):
             self._ask()
 
     def close_search(self) -> None:
-        """End the search and put the line away."""
+        """End the search and put the line away, where it is open."""
+        if self.isHidden():
+            return
         self._timer.stop()
         self._search.stop()
         self._asked = ""
