@@ -14,6 +14,8 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 SCHEMA_VERSION = 1
 STARTER_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
+HUB_SCHEME = "hf://"
+"""How the name of a Hub data set starts among files of rows."""
 
 Value = TypeVar("Value")
 
@@ -40,6 +42,7 @@ def _one_or_many(value: object) -> object:
 
 Names = Annotated[tuple[str, ...], BeforeValidator(_one_or_many)]
 RankPattern = Annotated[dict[str, Annotated[int, Field(ge=1, le=65536)]], AfterValidator(FrozenDict)]
+ColumnNames = Annotated[dict[str, str], AfterValidator(FrozenDict)]
 AlphaPattern = Annotated[dict[str, Annotated[int | float, Field(gt=0)]], AfterValidator(FrozenDict)]
 
 
@@ -174,20 +177,43 @@ class AdapterSettings(_Section):
 class DataSettings(_Section):
     """The rows to learn from."""
 
-    train: Names = Field(default=(), title="Data", description="Files of training rows. A path is relative to the config's folder.")
-    eval: Names = Field(
-        default=(), title="Evaluation data", description="Files of held-out rows; empty to hold out a share of the training rows."
+    train: Names = Field(
+        default=(),
+        title="Data",
+        description="Files or folders of training rows, or a Hub data set as hf://owner/name. A path is relative to the config's folder.",
     )
-    format: Literal["auto", "messages", "prompt_completion", "alpaca", "text"] = Field(
+    eval: Names = Field(
+        default=(), title="Evaluation data", description="Held-out rows, named as the training rows are; empty to hold out some of those."
+    )
+    format: Literal[
+        "auto", "messages", "sharegpt", "alpaca", "prompt_completion", "text", "preference", "unpaired_preference"
+    ] = Field(
         default="auto",
         title="Format",
         description="How a row is read; auto looks at every row's keys.",
     )
-    train_on: Literal["assistant", "last", "all"] = Field(
+    columns: ColumnNames = Field(
+        default_factory=dict,
+        title="Columns",
+        json_schema_extra={"editor": "columns"},
+        description="Which column of the rows is which key of the format, such as prompt: question. Empty where the rows say so.",
+    )
+    encoding: Literal["utf-8", "utf-16", "utf-16-le", "utf-16-be", "latin-1"] = Field(
+        default="utf-8",
+        title="Encoding",
+        description="How text files are encoded. Files that are not UTF-8 are told of, with the encoding that fits.",
+    )
+    chat_template: str | None = Field(
+        default=None,
+        title="Chat template",
+        json_schema_extra={"editor": "template"},
+        description="Empty for the model's own; else the name of one that ships with the studio, or a Jinja template.",
+    )
+    train_on: Literal["assistant", "last", "completion", "all"] = Field(
         default="assistant",
         title="Trained tokens",
-        description="assistant: every answer and its end token. last: the last answer only. all: "
-        "every token. Plain text always trains on all.",
+        description="assistant: every answer and its end token. last: the last answer only. completion: the answers of the completion, "
+        "or all after the last question. all: every token. Plain text always trains on all.",
     )
     max_length: int = Field(
         default=1024,
@@ -197,8 +223,10 @@ class DataSettings(_Section):
         json_schema_extra={"usual": [256, 4096]},
         description="Rows are cut to this many tokens. Memory and time grow with it.",
     )
-    packing: Literal[False] = Field(
-        default=False, title="packing", description="Rows are grouped by length instead of packed.", json_schema_extra={"hidden": True}
+    packing: bool = Field(
+        default=False,
+        title="packing",
+        description="Put several rows into one block of max_length tokens; they do not attend to each other. A batch then counts blocks.",
     )
     eval_fraction: float = Field(
         default=0.1,
@@ -206,6 +234,12 @@ class DataSettings(_Section):
         lt=1,
         title="Held out",
         description="Share of the training rows held out for evaluation when no evaluation file is given. Usual: 0.05 to 0.1.",
+    )
+    eval_rows: int = Field(
+        default=0,
+        ge=0,
+        title="Held-out rows",
+        description="How many training rows are held out for evaluation; 0 goes by the share.",
     )
     on_bad_rows: Literal["stop", "skip"] = Field(
         default="stop", title="Bad rows", description="stop: refuse to train until every row is sound. skip: leave bad rows out."

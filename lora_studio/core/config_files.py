@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from lora_studio.core.config import SCHEMA_VERSION, RunConfig
+from lora_studio.core.config import HUB_SCHEME, SCHEMA_VERSION, RunConfig
 from lora_studio.core.errors import InputError
 from lora_studio.core.files import write_atomically
 
@@ -79,7 +79,8 @@ def write_config(path: Path, config: RunConfig) -> None:
 def resolve_paths(config: RunConfig, folder: Path) -> RunConfig:
     """Make the relative paths of data files and of a local base model absolute, from `folder`."""
     changes: dict[str, object] = {
-        path: tuple(str(_absolute(entry, folder)) for entry in config.get(path)) for path in ("data.train", "data.eval")
+        path: tuple(entry if entry.startswith(HUB_SCHEME) else str(_absolute(entry, folder)) for entry in config.get(path))
+        for path in ("data.train", "data.eval")
     }
     local = _absolute(config.model.name_or_path, folder)
     if local.exists():

@@ -1,19 +1,24 @@
-"""A quick look at data files without a tokenizer: every row validated, every bad one named by file and line."""
+"""A look at data files without a tokenizer: every row validated, every bad one named by file and line, repeats counted."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from array import array
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, cast
 
 from lora_studio.core.config import DataSettings
 from lora_studio.core.errors import InputError
-from lora_studio.data.read import open_records
-from lora_studio.data.rows import BadRow, Row, RowError, RowFormat, detect_format, parse_row
+from lora_studio.data.duplicates import count_repeats, count_shared
+from lora_studio.data.files import FileReader, Progress, Split, at_split, file_readers
+from lora_studio.data.rows import BadRow, RowFormat
+from lora_studio.data.streams import FIELD
 
-Split = Literal["train", "eval"]
+MOST_BAD_ROWS = 100_000
+"""Bad rows that are kept with their reasons; further ones are counted."""
 _SHOWN_BAD_ROWS = 5
+_ROWS_BETWEEN_LOOKS = 2048
 
 
 @dataclass(frozen=True)
@@ -21,13 +26,15 @@ class DataFile:
     """What one file holds.
 
     Attributes:
-        path: As the settings give it.
+        path: As people are told of it: as the settings give it, or its place in a folder or on the Hub.
         split: "train" or "eval".
         format: How its rows are read; empty when no row says.
         reason: Why that format, such as "line 1 has the key 'messages'".
         rows: Sound rows.
         bad_rows: Rows that cannot be used.
         bytes: Size on disk.
+        where: The file itself: `path`, or its copy on this machine if it came from the Hub.
+        encoding: The encoding that fits the whole file where the settings' own does not; empty where it does, or none is known.
     """
 
     path: str
@@ -37,6 +44,8 @@ class DataFile:
     rows: int
     bad_rows: int
     bytes: int
+    where: str = ""
+    encoding: str = ""
 
 
 @dataclass(frozen=True)
@@ -46,14 +55,20 @@ class DataCheck:
     Attributes:
         rows: Sound rows, of training and evaluation files together.
         format: The format of all files, "mixed" when they differ, empty when none could be told.
-        bad_rows: Every row that cannot be used, in order.
+        bad_rows: The rows that cannot be used, in order; the first 100,000 of them.
         files: One entry a file.
+        bad_count: All rows that cannot be used.
+        duplicate_rows: Training rows whose content stands in a training row before them.
+        shared_rows: Training rows whose content stands in the evaluation files, too.
     """
 
     rows: int
     format: str
     bad_rows: tuple[BadRow, ...]
     files: tuple[DataFile, ...]
+    bad_count: int = 0
+    duplicate_rows: int = 0
+    shared_rows: int = 0
 
     @property
     def train_rows(self) -> int:
@@ -65,103 +80,119 @@ class DataCheck:
         """Sound rows of the evaluation files."""
         return sum(file.rows for file in self.files if file.split == "eval")
 
+    @property
+    def encoding_offer(self) -> str:
+        """The encoding to set in `data.encoding` so that every file with misread lines reads; empty when there is none."""
+        offers = {file.encoding for file in self.files if file.encoding}
+        return offers.pop() if len(offers) == 1 else ""
+
     def to_json(self) -> dict[str, Any]:
         """Give it as plain JSON values."""
-        return asdict(self)
+        return {**asdict(self), "encoding_offer": self.encoding_offer}
+
+    @classmethod
+    def from_json(cls, raw: dict[str, Any]) -> DataCheck:
+        """Read one back from `to_json`."""
+        bad_rows, files = (BadRow(**row) for row in raw["bad_rows"]), (DataFile(**file) for file in raw["files"])
+        return cls(raw["rows"], raw["format"], tuple(bad_rows), tuple(files), raw["bad_count"], raw["duplicate_rows"], raw["shared_rows"])
 
 
 @dataclass
-class FileReader:
-    """Reads one data file's rows; after the last one `format` and `reason` say how it was read.
+class _Count:
+    """What has been found so far."""
 
-    `rows()` may be called again: each call reads the file from its start.
-    """
+    progress: Progress | None
+    bytes_in_all: int
+    bytes_before: int = 0
+    bad_rows: list[BadRow] = field(default_factory=list[BadRow])
+    bad_count: int = 0
+    keys: dict[Split, array[int]] = field(default_factory=lambda: {"train": array("q"), "eval": array("q")})
 
-    path: str
-    wanted: str = "auto"
-    format: RowFormat | None = field(default=None, init=False)
-    reason: str = field(default="", init=False)
+    def read(self, split: Split, reader: FileReader) -> DataFile:
+        """Count one file's rows."""
+        keys, sound, bad = self.keys[split], 0, 0
+        for number, found in enumerate(reader.keys(), 1):
+            if isinstance(found, BadRow):
+                bad += 1
+                if len(self.bad_rows) < MOST_BAD_ROWS:
+                    self.bad_rows.append(found)
+            else:
+                sound += 1
+                keys.append(found)
+            if not number % _ROWS_BETWEEN_LOOKS:
+                self._tell(reader.position)
+        self.bad_count += bad
+        self.bytes_before += reader.bytes
+        self._tell(0)
+        return DataFile(reader.path, split, reader.format or "", reader.reason, sound, bad, reader.bytes, str(reader.where), reader.offer)
 
-    def rows(self) -> Iterator[Row | BadRow]:
-        """Give every row of the file, sound or bad, in order.
-
-        Raises:
-            InputError: The file is missing, empty, of an unknown kind, or malformed as a whole.
-        """
-        if self.wanted != "auto":
-            self.format, self.reason = self.wanted, "set in the settings"  # type: ignore[assignment]  # a Literal of the settings
-        for record in open_records(Path(self.path)):
-            if record.fault:
-                yield BadRow(self.path, record.line, record.fault)
-                continue
-            try:
-                yield parse_row(record.value, self._format_of(record.value, record.line), self.path, record.line)
-            except RowError as error:
-                yield BadRow(self.path, record.line, str(error))
-
-    def _format_of(self, record: object, line: int) -> RowFormat:
-        """Give the file's format, told by its first row with a known key; every row of a file has the same one."""
-        if self.format is None:
-            found = detect_format(record)
-            if found is None:
-                keys = ", ".join(map(repr, list(record)[:6])) if isinstance(record, dict) else ""
-                raise RowError(f"no known keys: {keys}" if keys else "a row is an object with keys, such as messages or text")
-            self.format, self.reason = found[0], f"line {line} has the key {found[1]!r}"
-        return self.format
+    def _tell(self, position: int) -> None:
+        if self.progress:
+            self.progress(min(self.bytes_before + position, self.bytes_in_all), self.bytes_in_all)
 
 
-def file_readers(settings: DataSettings) -> list[tuple[Split, FileReader]]:
-    """Give a reader for each file of the settings, training files first.
-
-    Raises:
-        InputError: No training file is named, or one is named twice.
-    """
-    if not settings.train:
-        raise InputError("No data file is given.", "Name a file of rows (JSONL, JSON, CSV or text).", "data.train")
-    splits: tuple[tuple[Split, tuple[str, ...]], ...] = (("train", settings.train), ("eval", settings.eval))
-    named: list[tuple[Split, str]] = []
-    for split, paths in splits:
-        named.extend((split, path) for path in paths)
-    seen: set[Path] = set()
-    for split, path in named:
-        where = Path(path).resolve()
-        if where in seen:
-            raise InputError(f"{path} is named twice.", "Rows trained on cannot be held out as well; name each file once.", f"data.{split}")
-        seen.add(where)
-    return [(split, FileReader(path, settings.format)) for split, path in named]
-
-
-def check_files(settings: DataSettings) -> DataCheck:
+def check_files(settings: DataSettings, progress: Progress | None = None) -> DataCheck:
     """Read and validate every row of every file, a row at a time.
+
+    Memory holds one row, eight bytes for each row read, and the first 100,000 bad ones.
+
+    Args:
+        settings: The files, and how to read them.
+        progress: Called with bytes done and bytes in all, every 2,048 rows and after each file; may raise to cancel.
 
     Raises:
         InputError: A file is missing, empty or malformed as a whole; `field` is `data.train` or `data.eval`.
     """
+    readers = file_readers(settings, progress)
+    count = _Count(progress, sum(reader.bytes for _, reader in readers))
     files: list[DataFile] = []
-    bad_rows: list[BadRow] = []
-    for split, reader in file_readers(settings):
-        sound, bad_before = 0, len(bad_rows)
+    for split, reader in readers:
         try:
-            for row in reader.rows():
-                if isinstance(row, BadRow):
-                    bad_rows.append(row)
-                else:
-                    sound += 1
+            files.append(count.read(split, reader))
         except InputError as error:
-            raise InputError(error.message, error.hint, f"data.{split}") from error
-        files.append(DataFile(
-            reader.path, split, reader.format or "", reader.reason, sound, len(bad_rows) - bad_before, Path(reader.path).stat().st_size))
-    return DataCheck(sum(file.rows for file in files), _common_format(files), tuple(bad_rows), tuple(files))
+            raise at_split(error, f"data.{split}") from error
+    shared = count_shared(count.keys["train"], count.keys["eval"])
+    return DataCheck(sum(file.rows for file in files), _common_format(files), tuple(count.bad_rows), tuple(files),
+                     count.bad_count, count_repeats(count.keys["train"]), shared)
 
 
-def refuse_bad_rows(bad_rows: tuple[BadRow, ...]) -> None:
-    """Raise `InputError` naming the first bad rows, if there are any."""
+def readers_of(check: DataCheck, settings: DataSettings) -> list[tuple[Split, FileReader]]:
+    """Give the readers of files that have been checked, each with the format that was told; no folder or Hub is looked at again."""
+    found: list[tuple[Split, FileReader]] = []
+    for file in check.files:
+        reader = FileReader(file.path, Path(file.where or file.path), settings)
+        reader.format, reader.reason = cast("RowFormat | None", file.format or None), file.reason
+        found.append((file.split, reader))
+    return found
+
+
+def refuse_bad_rows(bad_rows: Sequence[BadRow], count: int = 0, encoding: str = "") -> None:
+    """Raise `InputError` naming the first bad rows, if there are any.
+
+    Args:
+        bad_rows: Those to name.
+        count: How many there are in all, where these are not all.
+        encoding: One that all files would read in, to be offered.
+    """
     if not bad_rows:
         return
+    total = max(count, len(bad_rows))
     shown = "; ".join(map(str, bad_rows[:_SHOWN_BAD_ROWS]))
-    more = f"; and {len(bad_rows) - _SHOWN_BAD_ROWS} more" if len(bad_rows) > _SHOWN_BAD_ROWS else ""
-    noun = "row" if len(bad_rows) == 1 else "rows"
-    raise InputError(f"{len(bad_rows)} bad {noun}: {shown}{more}.", "Mend them, or set on_bad_rows to skip.", "data.on_bad_rows")
+    more = f"; and {total - _SHOWN_BAD_ROWS:,} more" if total > _SHOWN_BAD_ROWS else ""
+    offer = f" Lines that are not UTF-8 read as {encoding}: set data.encoding to {encoding}." if encoding else ""
+    raise InputError(f"{total:,} bad {'row' if total == 1 else 'rows'}: {shown}{more}.",
+                     f"Mend them, or set on_bad_rows to skip.{offer}", "data.encoding" if encoding else "data.on_bad_rows")
+
+
+def refuse_no_rows(check: DataCheck) -> None:
+    """Raise `InputError` naming the first bad rows when no training row is sound."""
+    if check.train_rows:
+        return
+    shown = "; ".join(map(str, check.bad_rows[:_SHOWN_BAD_ROWS]))
+    offer = f"Set data.encoding to {check.encoding_offer}, or mend the rows." if check.encoding_offer else ""
+    raise InputError(f"No row is left to train on: {check.bad_count:,} of the rows are bad; the first: {shown}.",
+                     offer or "Mend the rows; where only their keys are others, say which is which in data.columns.",
+                     "data.encoding" if offer else FIELD)
 
 
 def _common_format(files: list[DataFile]) -> str:

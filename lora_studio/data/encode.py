@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -10,6 +11,8 @@ import numpy as np
 from lora_studio.core.errors import InputError
 from lora_studio.data.template import Rendered, Span
 from lora_studio.data.token_rows import Mask, TokenIds, TokenRow
+
+_FURTHEST_SPACE = 8  # characters; beyond them tokens are walked through
 
 
 class Encoder:
@@ -30,6 +33,12 @@ class Encoder:
         self._backend: Any = tokenizer.backend_tokenizer
         self._lead, self._end = self._own_tokens()
 
+    @staticmethod
+    def identity(tokenizer: Any) -> str:
+        """Give a SHA-256 of everything that decides what a tokenizer makes of a text."""
+        text = f"{tokenizer.backend_tokenizer.to_str()} {tokenizer.bos_token_id} {tokenizer.eos_token_id}"
+        return hashlib.sha256(text.encode()).hexdigest()
+
     def encode(self, rows: Sequence[Rendered]) -> list[TokenRow]:
         """Encode rows whole. No special token is added to a closed row; others get the tokenizer's first and an end token."""
         self._backend.no_truncation()
@@ -48,7 +57,7 @@ class Encoder:
 
     def _row(self, encoding: Any, rendered: Rendered) -> TokenRow:
         ids: TokenIds = np.array(encoding.ids, dtype=np.int32)
-        trained = _inside(encoding.offsets, rendered.spans)
+        trained = _mask(encoding, rendered.spans)
         if not rendered.closed:
             ids, trained = self._close(ids, trained)
         if trained.size:
@@ -73,19 +82,30 @@ class Encoder:
         return self._backend.encode("a", add_special_tokens=True).ids[:1] == [begin]
 
 
-def cut(row: TokenRow, max_length: int) -> TokenRow:
-    """Give a row's first `max_length` tokens."""
-    return row if row.input_ids.size <= max_length else TokenRow(row.input_ids[:max_length], row.trained[:max_length])
-
-
-def _inside(offsets: Sequence[Span], spans: Sequence[Span]) -> Mask:
+def _mask(encoding: Any, spans: Sequence[Span]) -> Mask:
     """Say of each token whether it starts within a span; a token across a span's start belongs to the prompt."""
-    borders = np.array(offsets, dtype=np.int64).reshape(-1, 2)
-    starts, ends = borders[:, 0].copy(), borders[:, 1]
-    # Byte-level tokenizers trim spaces off the offsets, a token of nothing but spaces down to no length at its end.
-    bare = np.flatnonzero(starts == ends)
-    starts[bare[bare > 0]] = ends[bare[bare > 0] - 1]
-    trained = np.zeros(starts.size, dtype=np.bool_)
+    trained = np.zeros(len(encoding), dtype=np.bool_)
     for start, end in spans:
-        trained |= (starts >= start) & (starts < end)
+        trained[_first_token(encoding, start) : _first_token(encoding, end)] = True
     return trained
+
+
+def _first_token(encoding: Any, place: int) -> int:
+    """Give the first token that starts at a character or behind it, asking only for the offsets around it."""
+    count = len(encoding)
+    # No token holds a space that was trimmed off it, so the next few characters are asked too.
+    holders = (encoding.char_to_token(place + step) for step in range(_FURTHEST_SPACE))
+    token = 0 if place <= 0 else next((holder for holder in holders if holder is not None), count)
+    while token > 0 and _start(encoding, token - 1) >= place:
+        token -= 1
+    while token < count and _start(encoding, token) < place:
+        token += 1
+    return token
+
+
+def _start(encoding: Any, token: int) -> int:
+    start, end = encoding.token_to_chars(token) or (0, 0)
+    # Byte-level tokenizers trim spaces off the offsets, a token of nothing but spaces down to no length at its end.
+    if start == end and token:
+        return int((encoding.token_to_chars(token - 1) or (0, 0))[1])
+    return int(start)

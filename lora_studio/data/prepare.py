@@ -1,47 +1,30 @@
-"""Files to token rows: templated, masked, cut, split and counted."""
+"""Files to rows a run learns from: tokenized once, then cut, split, packed and counted."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from lora_studio.core.config import DataSettings
 from lora_studio.core.errors import InputError
-from lora_studio.core.files import sha256_of
-from lora_studio.data.check import DataCheck, Split, check_files, file_readers, refuse_bad_rows
-from lora_studio.data.encode import Encoder, cut
+from lora_studio.data.check import refuse_bad_rows
+from lora_studio.data.encode import Encoder
 from lora_studio.data.ordering import shuffled
-from lora_studio.data.report import DataReport, count_tokens
-from lora_studio.data.rows import BadRow, Row, RowError
-from lora_studio.data.template import ChatTemplate, Rendered
-from lora_studio.data.token_rows import TokenRow, TokenRows, TokenRowsBuilder
+from lora_studio.data.packing import PackedRows
+from lora_studio.data.report import DataReport, make_report
+from lora_studio.data.rows import BadRow
+from lora_studio.data.samples import Place, SamplePrompt, sample_prompts
+from lora_studio.data.template import ChatTemplate
+from lora_studio.data.token_rows import Numbers, Rows, TokenRows
+from lora_studio.data.token_store import TokenStore
+from lora_studio.data.tokenize import Progress, stored_tokens
 
-Progress = Callable[[int, int], None]
-_ROWS_AT_ONCE = 512
-_MOST_SAMPLES = 1000  # held-out rows whose text is kept for samples; `training.sample_rows` goes no further
-_LONGEST_TEXT_PROMPT = 64
-
-
-@dataclass(frozen=True)
-class SamplePrompt:
-    """A held-out prompt to answer before and after a run.
-
-    Attributes:
-        row: Its row among the held-out rows.
-        prompt_ids: What the model is given.
-        prompt_text: What a person is shown: the last question.
-        reference: The answer in the data.
-    """
-
-    row: int
-    prompt_ids: tuple[int, ...]
-    prompt_text: str
-    reference: str
+_MOST_SAMPLES = 1000  # `training.sample_rows` goes no further
+_OF_THIS_MACHINE = ("cached", "lengths")
 
 
 @dataclass(frozen=True)
@@ -50,7 +33,7 @@ class PreparedData:
 
     Attributes:
         train: Rows to learn from; at least one.
-        evaluation: Held-out rows; may be none.
+        evaluation: Held-out rows; may be none. Never packed.
         report: Counts over both, and what was left out.
         files: Path, sha256, bytes, split, format, rows and bad rows of each file.
     """
@@ -59,176 +42,115 @@ class PreparedData:
     evaluation: TokenRows
     report: DataReport
     files: tuple[dict[str, Any], ...]
-    _held_out: tuple[tuple[int, Row], ...] = field(repr=False)
-    _template: ChatTemplate = field(repr=False)
-    _encoder: Encoder = field(repr=False)
+    _settings: DataSettings = field(repr=False)
+    _store: TokenStore = field(repr=False)
+    _held_out: Numbers = field(repr=False)
+    _tokenizer: Any = field(repr=False)
+
+    @cached_property
+    def blocks(self) -> Rows:
+        """What a batch is counted in: packed blocks of the training rows, or those rows themselves."""
+        return PackedRows(self.train, self._settings.max_length) if self._settings.packing else self.train
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of all tokens, masks and row borders: what a step plan and a resumed run go by."""
-        return hashlib.sha256((self.train.fingerprint() + self.evaluation.fingerprint()).encode()).hexdigest()
+        """SHA-256 of all tokens, masks, row borders and blocks: what a resumed run goes by."""
+        return hashlib.sha256((self.blocks.fingerprint() + self.evaluation.fingerprint()).encode()).hexdigest()
 
     def samples(self, count: int) -> list[SamplePrompt]:
         """Give the first `count` held-out prompts, fewer where there are fewer (at most 1,000)."""
-        return [self._sample(place, row) for place, row in self._held_out[:count]]
+        count = min(count, len(self.evaluation), _MOST_SAMPLES)
+        if not count:
+            return []
+        kept_at = self._store.folder / f"samples-{self.evaluation.fingerprint()[:16]}-{count}.json"
+        with ChatTemplate(self._tokenizer, self._settings.chat_template) as template:
+            return sample_prompts(
+                self._settings, [self._place(row) for row in self._held_out[:count]], [self.evaluation[row] for row in range(count)],
+                template, Encoder(self._tokenizer), kept_at)
 
     def to_json(self) -> dict[str, Any]:
         """Give what a run folder keeps as `data.json`."""
-        report = self.report.to_json()
+        report = {name: value for name, value in self.report.to_json().items() if name not in _OF_THIS_MACHINE}
         tokens = report["tokens"]
         return {
             **report,
             "files": list(self.files),
-            "train_rows": len(self.train),
-            "eval_rows": len(self.evaluation),
             "share_trained": tokens["trained"] / tokens["total"] if tokens["total"] else 0.0,
             "data_fingerprint": self.fingerprint,
         }
 
-    def _sample(self, place: int, row: Row) -> SamplePrompt:
-        if row.messages:
-            ids = self._encoder.prompt_ids(self._template.prompt(row))
-            return SamplePrompt(place, tuple(ids), row.messages[-2].content, row.messages[-1].content)
-        ids = self.evaluation[place].input_ids.tolist()
-        half = max(1, min(len(ids) // 2, _LONGEST_TEXT_PROMPT))
-        return SamplePrompt(place, tuple(ids[:half]), self._encoder.decode(ids[:half]), self._encoder.decode(ids[half:]))
-
-
-@dataclass
-class _Tally:
-    """Rows as they come out of the tokenizer."""
-
-    max_length: int
-    train: TokenRowsBuilder = field(default_factory=TokenRowsBuilder)
-    evaluation: TokenRowsBuilder = field(default_factory=TokenRowsBuilder)
-    held_out: list[tuple[int, Row]] = field(default_factory=list[tuple[int, Row]])
-    bad_rows: list[BadRow] = field(default_factory=list[BadRow])
-    lengths: list[int] = field(default_factory=list[int])
-    tokens: int = 0
-    trained: int = 0
-    truncated: int = 0
-    untrained: int = 0
-    eval_rows: int = 0
-
-    def add(self, row: Row, split: Split, whole: TokenRow) -> None:
-        kept = cut(whole, self.max_length)
-        self.lengths.append(whole.input_ids.size)
-        self.truncated += kept is not whole
-        self.tokens += kept.input_ids.size
-        trained = int(kept.trained.sum())
-        self.trained += trained
-        if not trained:
-            self.untrained += 1
-        elif split == "train":
-            self.train.add(kept)
-        else:
-            if len(self.held_out) < _MOST_SAMPLES:
-                self.held_out.append((self.eval_rows, row))
-            self.evaluation.add(kept)
-            self.eval_rows += 1
+    def _place(self, row: int) -> Place:
+        file, line = self._store.places[:, row].tolist()
+        return self.files[file]["path"], line
 
 
 def prepare_data(settings: DataSettings, tokenizer: Any, seed: int, progress: Progress | None = None) -> PreparedData:
-    """Make token rows of a data set with a model's tokenizer and chat template.
-
-    Every row is read twice: once to find all bad rows before any work, once to tokenize it; so memory holds tokens, not text.
+    """Make token rows of a data set with a model's tokenizer and chat template, or take them from the cache.
 
     Args:
         settings: The files, and how to read them.
         tokenizer: A fast transformers tokenizer.
         seed: Decides which rows are held out.
-        progress: Called with rows done and rows in all, after every 512 rows.
+        progress: Called with rows done and rows in all, after every block of rows; not at all where the cache has them.
 
     Raises:
         InputError: A file or row is bad (`on_bad_rows: stop`), the tokenizer cannot render or mask the rows, or no
             row is left to train on.
     """
-    check = check_files(settings)
+    with ChatTemplate(tokenizer, settings.chat_template) as template:
+        store, cached = stored_tokens(settings, tokenizer, template, Encoder(tokenizer), progress)
+    bad_rows = tuple(BadRow(*entry) for entry in store.manifest["bad_rows"])
     if settings.on_bad_rows == "stop":
-        refuse_bad_rows(check.bad_rows)
-    template, encoder = ChatTemplate(tokenizer), Encoder(tokenizer)
-    held_out = choose_held_out(check.train_rows, settings.eval_fraction, seed) if not check.eval_rows else frozenset[int]()
-    tally = _Tally(settings.max_length)
-    done = 0
-    for block in _blocks(settings, held_out):
-        _encode_block(block, template, encoder, settings.train_on, tally)
-        done += len(block)
-        if progress:
-            progress(done, check.rows)
-    if settings.on_bad_rows == "stop":
-        refuse_bad_rows(tuple(tally.bad_rows))
-    return _prepared(check, tally, template, encoder)
-
-
-def choose_held_out(rows: int, fraction: float, seed: int) -> frozenset[int]:
-    """Choose the rows to hold out: at least one where a share is asked for and two rows are there, never all."""
-    if fraction <= 0 or rows <= 1:
-        return frozenset()
-    count = min(max(1, round(rows * fraction)), rows - 1)
-    return frozenset(shuffled(rows, seed, "held out")[:count].tolist())
-
-
-def _blocks(settings: DataSettings, held_out: frozenset[int]) -> Iterator[list[tuple[Row, Split]]]:
-    block: list[tuple[Row, Split]] = []
-    for row, split in _sound_rows(settings, held_out):
-        block.append((row, split))
-        if len(block) == _ROWS_AT_ONCE:
-            yield block
-            block = []
-    if block:
-        yield block
-
-
-def _sound_rows(settings: DataSettings, held_out: frozenset[int]) -> Iterator[tuple[Row, Split]]:
-    place = 0
-    for split, reader in file_readers(settings):
-        for row in reader.rows():
-            if isinstance(row, BadRow):
-                continue
-            yield row, "eval" if split == "eval" or place in held_out else "train"
-            place += split == "train"
-
-
-def _encode_block(
-    block: list[tuple[Row, Split]], template: ChatTemplate, encoder: Encoder, train_on: str, tally: _Tally
-) -> None:
-    kept: list[tuple[Row, Split]] = []
-    rendered: list[Rendered] = []
-    for row, split in block:
-        try:
-            rendered.append(template.render(row, train_on))
-            kept.append((row, split))
-        except RowError as error:
-            tally.bad_rows.append(BadRow(row.file, row.line, str(error)))
-    for (row, split), whole in zip(kept, encoder.encode(rendered)):
-        tally.add(row, split, whole)
-
-
-def _prepared(check: DataCheck, tally: _Tally, template: ChatTemplate, encoder: Encoder) -> PreparedData:
-    train = tally.train.build()
-    if not len(train):
-        raise _nothing_to_train(check, tally)
-    report = DataReport(
-        rows=len(tally.lengths),
-        format=check.format,
-        tokens=count_tokens(np.array(tally.lengths, dtype=np.int64), tally.tokens, tally.trained),
-        bad_rows=(*check.bad_rows, *tally.bad_rows),
-        truncated_rows=tally.truncated,
-        untrained_rows=tally.untrained,
+        refuse_bad_rows(bad_rows)
+    train, held_out = split_rows(store, settings, seed)
+    if not train.size:
+        raise _nothing_to_train(store, bad_rows, settings.max_length)
+    return PreparedData(
+        train=store.select(train, settings.max_length),
+        evaluation=store.select(held_out, settings.max_length),
+        report=make_report(store, settings, train, held_out, bad_rows, cached=cached),
+        files=tuple(store.manifest["files"]),
+        _settings=settings, _store=store, _held_out=held_out, _tokenizer=tokenizer,
     )
-    files = tuple(
-        {"path": file.path, "sha256": sha256_of(Path(file.path)), "bytes": file.bytes, "split": file.split,
-         "format": file.format, "rows": file.rows, "bad_rows": file.bad_rows}
-        for file in check.files)
-    return PreparedData(train, tally.evaluation.build(), report, files, tuple(tally.held_out), template, encoder)
 
 
-def _nothing_to_train(check: DataCheck, tally: _Tally) -> InputError:
-    bad = (*check.bad_rows, *tally.bad_rows)
-    if tally.untrained:
+def split_rows(store: TokenStore, settings: DataSettings, seed: int) -> tuple[Numbers, Numbers]:
+    """Part the rows that train something into those to learn from and those held out, both in the order of the files.
+
+    Raises:
+        InputError: As many rows are to be held out as there are.
+    """
+    of_eval = np.array([file["split"] == "eval" for file in store.manifest["files"]], dtype=np.bool_)[store.places[0]]
+    rows = np.flatnonzero(~of_eval)
+    held_out = of_eval.copy()
+    if not of_eval.any():
+        held_out[rows[choose_held_out(rows.size, settings.eval_fraction, seed, settings.eval_rows)]] = True
+    trains = store.lengths.trains(settings.max_length)
+    return np.flatnonzero(~held_out & trains), np.flatnonzero(held_out & trains)
+
+
+def choose_held_out(rows: int, fraction: float, seed: int, count: int = 0) -> Numbers:
+    """Choose the rows to hold out: `count` of them, or a share; at least one where a share is asked for and two rows are there.
+
+    Raises:
+        InputError: `count` leaves no row to train on.
+    """
+    if count and count >= rows:
+        noun = "row" if rows == 1 else "rows"
+        raise InputError(
+            f"eval_rows is {count}, and the training files have {rows} {noun}.", "Hold out fewer rows than there are.", "data.eval_rows")
+    if not count and (fraction <= 0 or rows <= 1):
+        return np.empty(0, dtype=np.int64)
+    return shuffled(rows, seed, "held out")[: count or min(max(1, round(rows * fraction)), rows - 1)]
+
+
+def _nothing_to_train(store: TokenStore, bad_rows: tuple[BadRow, ...], max_length: int) -> InputError:
+    untrained = store.lengths.at(max_length).untrained_rows
+    if untrained:
         return InputError(
-            f"No row is left to train on: {tally.untrained} have nothing to learn within {tally.max_length} tokens.",
+            f"No row is left to train on: {untrained} have nothing to learn within {max_length} tokens.",
             "Raise max_length, or look at train_on.", "data.max_length",
         )
-    first = f"; the first: {bad[0]}" if bad else ""
-    return InputError(f"No row is left to train on: {len(bad)} of the training data's rows are bad{first}.", "Mend the rows.", "data.train")
+    first = f"; the first: {bad_rows[0]}" if bad_rows else ""
+    message = f"No row is left to train on: {len(bad_rows)} of the training data's rows are bad{first}."
+    return InputError(message, "Mend the rows.", "data.train")

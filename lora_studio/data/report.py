@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lora_studio.core.config import DataSettings
 from lora_studio.core.config_files import validate_config
 from lora_studio.core.control import TaskContext
 from lora_studio.core.engine_import import import_engine
 from lora_studio.core.errors import InputError
 from lora_studio.core.events import Phase, RunEvent, RunFinished
+from lora_studio.data.packing import count_blocks
 from lora_studio.data.rows import BadRow
+from lora_studio.data.token_rows import Numbers
+from lora_studio.data.token_store import TokenStore
+
+_MOST_UNTRAINED = 1000
 
 
 @dataclass(frozen=True)
@@ -42,11 +48,19 @@ class DataReport:
 
     Attributes:
         rows: Sound rows, held-out ones and `untrained_rows` among them; bad rows are not.
-        format: messages, prompt_completion, alpaca, text, or mixed.
+        format: messages, sharegpt, prompt_completion, alpaca, text and so on, or mixed.
         tokens: Token counts over these rows.
         bad_rows: Rows that cannot be used.
         truncated_rows: Rows cut to `max_length`.
         untrained_rows: Rows left out because nothing in them is trained, such as one cut before its answer.
+        untrained: The first of those, as file:line.
+        train_rows: Rows to learn from.
+        eval_rows: Rows held out.
+        histogram: Uncut lengths: bin `edges`, and `counts` one fewer.
+        packing: `blocks` of `max_length` that the training rows are packed into, and the `efficiency`: the share of them that is filled.
+        cached: Whether the tokens had been made before.
+        template: Where the chat template came from: `origin` model, studio, settings or none, and a shipped one's `name`.
+        lengths: Folder that `lengths.LengthTable.open` reads, to see what another `max_length` would do.
     """
 
     rows: int
@@ -55,11 +69,54 @@ class DataReport:
     bad_rows: tuple[BadRow, ...]
     truncated_rows: int
     untrained_rows: int
+    untrained: tuple[str, ...] = ()
+    train_rows: int = 0
+    eval_rows: int = 0
+    histogram: Mapping[str, list[int]] = field(default_factory=dict[str, list[int]])
+    packing: Mapping[str, float] = field(default_factory=dict[str, float])
+    cached: bool = False
+    template: Mapping[str, str] = field(default_factory=dict[str, str])
+    lengths: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Give it as plain JSON values, keys as above."""
         tree = asdict(self)
-        return {**tree, "bad_rows": list(tree["bad_rows"])}
+        return {**tree, "bad_rows": list(tree["bad_rows"]), "untrained": list(tree["untrained"])}
+
+
+def make_report(
+    store: TokenStore, settings: DataSettings, train: Numbers, held_out: Numbers, bad_rows: tuple[BadRow, ...], *, cached: bool,
+) -> DataReport:
+    """Count what the settings make of a stored data set.
+
+    Args:
+        store: All sound rows.
+        settings: How they are cut.
+        train: Numbers of the rows to learn from.
+        held_out: Numbers of the rows held out.
+        bad_rows: Rows that are not in the store.
+        cached: Whether the store was there before.
+    """
+    table = store.lengths
+    cut = table.at(settings.max_length)
+    return DataReport(
+        rows=cut.rows, format=store.manifest["format"], tokens=count_tokens(table.lengths, cut.tokens, cut.trained),
+        bad_rows=bad_rows, truncated_rows=cut.cut_rows, untrained_rows=cut.untrained_rows,
+        untrained=_places(store, np.flatnonzero(~table.trains(settings.max_length))[:_MOST_UNTRAINED]),
+        train_rows=train.size, eval_rows=held_out.size, histogram=table.histogram(),
+        packing=_packing(np.minimum(table.lengths[train], settings.max_length), settings.max_length), cached=cached,
+        template=store.manifest["template"], lengths=str(store.folder),
+    )
+
+
+def _places(store: TokenStore, rows: Numbers) -> tuple[str, ...]:
+    names = [str(file["path"]) for file in store.manifest["files"]]
+    return tuple(f"{names[file]}:{line}" for file, line in store.places[:, rows].T.tolist())
+
+
+def _packing(lengths: Numbers, max_length: int) -> dict[str, float]:
+    blocks = count_blocks(np.bincount(lengths, minlength=max_length + 1), max_length)
+    return {"blocks": blocks, "efficiency": float(lengths.sum()) / (blocks * max_length) if blocks else 0.0}
 
 
 def count_tokens(lengths: NDArray[np.int64], total: int, trained: int) -> TokenCounts:

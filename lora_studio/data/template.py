@@ -1,24 +1,26 @@
 """Conversations to text, and which characters of it are answers to learn.
 
-The model's own chat template is rendered in jinja's sandbox, by transformers, exactly as at inference.
+A chat template is rendered by a child (`renderer`), a block of rows at a time, exactly as transformers renders it at inference.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from types import TracebackType
+from typing import Any, Self, cast
 
 from lora_studio.core.errors import InputError
+from lora_studio.data.jinja_env import Span
+from lora_studio.data.renderer import Renderer, RendererDiedError
 from lora_studio.data.rows import Message, Row, RowError
+from lora_studio.data.template_source import FIELD, TemplateSource, choose_template, shipped_templates
 
-Span = tuple[int, int]
-_MODEL = "model.name_or_path"
-_GENERATION_MARK = re.compile(r"\{%-?\+?\s*generation\s*-?%\}")
+BLOCK_SECONDS = 20.0
+ROW_SECONDS = 5.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Rendered:
     """A row as text.
 
@@ -35,141 +37,181 @@ class Rendered:
 
 
 class ChatTemplate:
-    """One tokenizer's chat template."""
+    """The chat template of a data set, at work while open as a context manager.
 
-    def __init__(self, tokenizer: Any) -> None:
-        """Take the tokenizer's template; without one, only prompts with completions and text can be rendered.
+    `send` and `receive` render a block while the caller does something else; `render_rows` is both at once.
+    """
+
+    def __init__(self, tokenizer: Any, setting: str | None = None) -> None:
+        """Take the template that the setting means; without any, only prompts with completions and text can be rendered.
 
         Raises:
-            InputError: It has several templates and none is the default.
+            InputError: The setting names none, or the tokenizer has several templates and none is the default.
         """
-        self._text: str | None = _default_template(tokenizer)
-        self._special_tokens: dict[str, Any] = dict(tokenizer.special_tokens_map)
+        self.source: TemplateSource = choose_template(setting, tokenizer)
         end_tokens = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
         self._end_tokens = tuple(sorted(end_tokens | set(tokenizer.all_special_tokens), key=len, reverse=True))
-        self._marked = bool(self._text and _GENERATION_MARK.search(self._text))
+        self._special_tokens = {name: _plain(token) for name, token in tokenizer.special_tokens_map.items()}
+        self._renderer: Renderer | None = None
+        self._sent: tuple[Sequence[Row], list[dict[str, Any]]] | None = None
+        self._train_on = ""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the child, if one was started."""
+        if self._renderer is not None:
+            self._renderer.close()
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Everything that decides what it renders, as plain JSON values."""
+        return {"text": self.source.text, "special_tokens": self._special_tokens, "end_tokens": self._end_tokens}
 
     @property
     def present(self) -> bool:
-        """Whether the tokenizer has a chat template."""
-        return self._text is not None
+        """Whether there is a chat template."""
+        return self.source.text is not None
 
-    def render(self, row: Row, train_on: str) -> Rendered:
-        """Render a row and find what of it is to be learned.
+    def render_rows(self, rows: Sequence[Row], train_on: str) -> list[Rendered | RowError]:
+        """Render rows, each to its text or to why the template refuses it.
 
         Raises:
-            InputError: The template is missing, or it rewrites earlier turns so that answers cannot be told apart.
-            RowError: The template refuses this row.
+            InputError: The template is missing or does not end, or it rewrites earlier turns so that answers cannot be told apart.
         """
+        self.send(rows, train_on)
+        return self.receive()
+
+    def prompts(self, rows: Sequence[Row]) -> list[Rendered | RowError]:
+        """Render what stands before each row's last answer, with the opening of the answer, as at inference.
+
+        Raises:
+            InputError: The template is missing or does not end.
+        """
+        if not self.present:
+            return [Rendered(_seam(row.messages[0].content, row.messages[1].content)[0], (), closed=False) for row in rows]
+        self._send(rows, [_request(row, row.messages[:-1], None, prompt=True) for row in rows])
+        return self.receive()
+
+    def send(self, rows: Sequence[Row], train_on: str) -> None:
+        """Begin to render rows.
+
+        Raises:
+            InputError: The template is missing or cannot be read.
+        """
+        self._train_on = train_on
+        self._send(rows, [_request(row, row.messages, wanted_answers(row, train_on)) for row in rows])
+
+    def receive(self) -> list[Rendered | RowError]:
+        """Give what became of the rows sent last, in their order."""
+        assert self._sent is not None
+        rows, requests = self._sent
+        self._sent = None
+        replies = iter(self._replies(rows, requests) if requests else [])
+        return [self._rendered(row, next(replies)) if self._by_template(row) else self._without_template(row) for row in rows]
+
+    def _by_template(self, row: Row) -> bool:
+        return bool(row.messages) and self.present
+
+    def _send(self, rows: Sequence[Row], requests: list[dict[str, Any]]) -> None:
+        asked = [request for row, request in zip(rows, requests) if self._by_template(row)]
+        self._sent = (rows, asked)
+        if asked:
+            self._running().send(asked, BLOCK_SECONDS)
+
+    def _replies(self, rows: Sequence[Row], requests: list[dict[str, Any]]) -> list[list[Any]]:
+        try:
+            return self._running().receive()
+        except RendererDiedError:
+            asked = [row for row in rows if self._by_template(row)]
+            return [self._reply_alone(row, request) for row, request in zip(asked, requests)]
+
+    def _reply_alone(self, row: Row, request: dict[str, Any]) -> list[Any]:
+        """Render one row of a block that did not come to its end: a slow machine gets through, a loop is named."""
+        try:
+            renderer = self._running()
+            renderer.send([request], ROW_SECONDS)
+            return renderer.receive()[0]
+        except RendererDiedError as error:
+            self.close()
+            raise InputError(
+                f"{row.file}:{row.line}: {self.source.described} does not come to an end.", self.source.way_out, self.source.field,
+            ) from error
+
+    def _running(self) -> Renderer:
+        if self._renderer is None:
+            self._renderer = Renderer(self.source.text or "", self._special_tokens, self._end_tokens)
+        if not self._renderer.running:
+            self._start(self._renderer)
+        return self._renderer
+
+    def _start(self, renderer: Renderer) -> None:
+        what = _capital(self.source.described)
+        try:
+            fault = renderer.start(BLOCK_SECONDS)
+        except RendererDiedError as error:
+            renderer.close()
+            raise InputError(f"{what} does not come to an end.", self.source.way_out, self.source.field) from error
+        if fault:
+            renderer.close()
+            raise InputError(f"{what} cannot be read: {fault}.", self.source.way_out, self.source.field)
+
+    def _rendered(self, row: Row, reply: list[Any]) -> Rendered | RowError:
+        text, detail = reply[0], reply[1]
+        if text is not None:
+            return Rendered(text, tuple((start, end) for start, end in detail), closed=True)
+        if detail == "rewritten":
+            raise InputError(
+                f"{row.file}:{row.line}: {self.source.described} rewrites earlier turns, so the answers in them cannot be told apart.",
+                "Set train_on to last, which trains the last answer alone.", "data.train_on",
+            )
+        if detail == "memory":
+            return RowError("the chat template takes too much memory for it")
+        return RowError(f"the chat template refuses it: {reply[2]}")
+
+    def _without_template(self, row: Row) -> Rendered:
+        """Join prompt and completion: a base model can learn to go on from one to the other."""
         if not row.messages:
             return Rendered(row.text, ((0, len(row.text)),), closed=False)
-        if not self.present:
-            return self._without_template(row, train_on)
-        if train_on == "all":
-            text = self._fill(row.messages)
-            return Rendered(text, ((0, len(text)),), closed=True)
-        if self._marked:
-            return self._by_marks(row.messages, train_on)
-        return self._by_prefixes(row, train_on)
-
-    def prompt(self, row: Row) -> Rendered:
-        """Render what stands before a row's last answer, with the opening of the answer, as at inference.
-
-        Raises:
-            InputError: The template is missing.
-            RowError: The template refuses this row.
-        """
-        if self.present:
-            return Rendered(self._fill(row.messages[:-1], opened=True), (), closed=True)
-        return Rendered(_seam(row.messages[0].content, row.messages[1].content)[0], (), closed=False)
-
-    def _without_template(self, row: Row, train_on: str) -> Rendered:
-        """Join prompt and completion: a base model can learn to go on from one to the other."""
         if row.format == "messages" or len(row.messages) != 2:  # a prompt and its completion
             raise InputError(
                 f"{row.file}:{row.line}: this is a conversation, and the base model's tokenizer has no chat template.",
-                "Choose an instruct model, or give rows of prompt and completion, or of text.", _MODEL,
+                f"Set data.chat_template to one of {', '.join(shipped_templates())}, choose an instruct model, or give rows of prompt "
+                "and completion, or of text.", FIELD,
             )
         prompt, completion = _seam(row.messages[0].content, row.messages[1].content)
-        start = 0 if train_on == "all" else len(prompt)
+        start = 0 if self._train_on == "all" else len(prompt)
         return Rendered(prompt + completion, ((start, len(prompt) + len(completion)),), closed=False)
 
-    def _by_marks(self, messages: Sequence[Message], train_on: str) -> Rendered:
-        """Take the stretches the template itself marks as generated, each with the end token right behind it."""
-        text, marks = self._call(messages, opened=False, marks=True)
-        spans = [(start, self._past_end_token(text, end)) for start, end in marks[0]]
-        answers = [message for message in messages if message.role == "assistant"]
-        if len(spans) == len(answers):
-            spans = [span for span, answer in zip(spans, answers) if answer.trained]
-        return Rendered(text, tuple(spans[-1:] if train_on == "last" else spans), closed=True)
 
-    def _by_prefixes(self, row: Row, train_on: str) -> Rendered:
-        """Find each answer as what the template adds between the opened prompt and the prompt with its answer."""
-        messages = row.messages
-        text = self._fill(messages)
-        answers = [place for place, message in enumerate(messages) if message.role == "assistant"]
-        wanted = answers[-1:] if train_on == "last" else answers
-        spans = [self._answer_span(row, text, place) for place in wanted if messages[place].trained]
-        return Rendered(text, tuple(spans), closed=True)
+def wanted_answers(row: Row, train_on: str) -> list[int] | None:
+    """Give the places of the answers to learn among a row's messages; None for every token.
 
-    def _answer_span(self, row: Row, text: str, place: int) -> Span:
-        messages = row.messages
-        last = place == len(messages) - 1
-        through = text if last else self._fill(messages[: place + 1])
-        if not text.startswith(through):
-            raise _rewritten(row)
-        answer = messages[place].content.strip()
-        opened = self._fill(messages[:place], opened=True)
-        if through.startswith(opened) and answer and through.startswith(answer, len(opened)):
-            return len(opened), len(through.rstrip())
-        before = self._fill(messages[:place])
-        if through.startswith(opened) and len(opened) > len(before):
-            start = len(opened)
-        elif through.startswith(before) and (found := through.find(answer, len(before))) >= 0:
-            start = found  # the template opens no answer by itself, or opens it otherwise than it renders one
-        elif last and (found := through.rfind(answer)) >= 0:
-            start = found
-        else:
-            raise _rewritten(row)
-        return start, start + len(through[start:].rstrip())
-
-    def _past_end_token(self, text: str, end: int) -> int:
-        for token in self._end_tokens:
-            if text.startswith(token, end):
-                return end + len(token)
-        return end
-
-    def _fill(self, messages: Sequence[Message], *, opened: bool = False) -> str:
-        return self._call(messages, opened=opened, marks=False)[0]
-
-    def _call(self, messages: Sequence[Message], *, opened: bool, marks: bool) -> tuple[str, list[list[Span]]]:
-        from jinja2 import TemplateError, TemplateSyntaxError
-        from transformers.utils.chat_template_utils import render_jinja_template
-
-        turns = [{"role": message.role, "content": message.content} for message in messages]
-        try:
-            rendered: tuple[list[str], list[list[Span]]] = render_jinja_template(  # type: ignore[assignment]  # its annotation says str
-                conversations=[turns], chat_template=self._text, add_generation_prompt=opened,
-                return_assistant_tokens_mask=marks, **self._special_tokens)
-        except TemplateSyntaxError as error:
-            raise InputError(
-                f"The base model's chat template cannot be read: line {error.lineno}: {error.message}.", "Choose another model.", _MODEL,
-            ) from error
-        except (TemplateError, TypeError, ValueError, LookupError, ArithmeticError, AttributeError, RecursionError) as error:
-            raise RowError(f"the chat template refuses it: {error}") from error
-        return rendered[0][0], rendered[1]
-
-
-def _default_template(tokenizer: Any) -> str | None:
-    if not tokenizer.chat_template:
+    `completion` takes the answers that are no part of the prompt; where a row does not part the two, those after the last question.
+    """
+    if train_on == "all":
         return None
-    try:
-        return str(tokenizer.get_chat_template())
-    except ValueError as error:
-        names = ", ".join(tokenizer.chat_template)
-        raise InputError(
-            f"The base model has several chat templates ({names}) and none is the default.", "Choose another model.", _MODEL,
-        ) from error
+    answers = [place for place, message in enumerate(row.messages) if message.role == "assistant"]
+    if train_on == "last":
+        answers = answers[-1:]
+    elif train_on == "completion":
+        questions = [place for place, message in enumerate(row.messages) if message.role == "user"]
+        first = row.prompt_turns or (questions[-1] if questions else 0)
+        answers = [place for place in answers if place >= first]
+    return [place for place in answers if row.messages[place].trained]
+
+
+def _request(row: Row, messages: Sequence[Message], wanted: list[int] | None, *, prompt: bool = False) -> dict[str, Any]:
+    turns = [{"role": message.role, "content": message.content, **message.extra} for message in messages]
+    return {"messages": turns, "tools": list(row.tools) or None, "wanted": wanted, "prompt": prompt}
+
+
+def _plain(token: object) -> object:
+    return [str(part) for part in cast("list[object]", token)] if isinstance(token, list) else str(token)
 
 
 def _seam(prompt: str, completion: str) -> tuple[str, str]:
@@ -178,8 +220,5 @@ def _seam(prompt: str, completion: str) -> tuple[str, str]:
     return (prompt, completion) if parted else (prompt + "\n", completion)
 
 
-def _rewritten(row: Row) -> InputError:
-    return InputError(
-        f"{row.file}:{row.line}: this model's chat template rewrites earlier turns, so the answers in them cannot be told apart.",
-        "Set train_on to last, which trains the last answer alone.", "data.train_on",
-    )
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]

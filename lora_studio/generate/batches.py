@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from lora_studio.data.collate import collate
-from lora_studio.data.token_rows import TokenRow, TokenRows
+from lora_studio.data.token_rows import Rows as StoredRows
+from lora_studio.data.token_rows import TokenRow
 
-Rows = Sequence[TokenRow] | TokenRows
+Rows = Sequence[TokenRow] | StoredRows
 
 _PADDING = 0
 

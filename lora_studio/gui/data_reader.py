@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from PySide6.QtCore import QObject, QTimer, Signal
 
 from lora_studio.core.config import DataSettings, RunConfig
 from lora_studio.core.errors import InputError
-from lora_studio.core.events import LastEvent, RunFailed, RunFinished
+from lora_studio.core.events import LastEvent, Phase, RunEvent, RunFailed, RunFinished
 from lora_studio.data.check import DataCheck, check_files
-from lora_studio.gui.data_task import CHECK_TASK, check_from_json
+from lora_studio.data.files import quick_bytes
+from lora_studio.gui.data_task import CHECK_TASK
 from lora_studio.gui.text import tr
 from lora_studio.jobs.spec import JobSpec
 
@@ -35,9 +35,16 @@ class DataReader(QObject):
         hint: The way out of the error.
         field: The setting at fault.
         reading: Whether a check is under way.
+        progress: Bytes read and bytes in all of the check under way; 0 in all while that is not known.
+        stopped: Whether a person stopped the reading: nothing is known then, until `look`.
+
+    Signals:
+        changed: Anything but the progress is another.
+        progressed: `progress` is another.
     """
 
     changed = Signal()
+    progressed = Signal()
 
     def __init__(self, workspace: Workspace, jobs: JobCenter) -> None:
         super().__init__(workspace)
@@ -46,6 +53,8 @@ class DataReader(QObject):
         self.check: DataCheck | None = None
         self.report: dict[str, Any] | None = None
         self.error = self.hint = self.field = ""
+        self.progress: tuple[float, float] = (0, 0)
+        self.stopped = False
         self._check_job: Job | None = None
         self._report_job: Job | None = None
         self._reported: object = None
@@ -62,13 +71,30 @@ class DataReader(QObject):
         """Whether the rows are being read."""
         return self._check_job is not None or self._timer.isActive()
 
+    @property
+    def checking(self) -> bool:
+        """Whether a job reads the rows, which can be cancelled."""
+        return self._check_job is not None
+
+    def cancel(self) -> None:
+        """Stop reading the rows; `look` begins anew."""
+        if self._check_job is not None:
+            self._stop(self._check_job)
+            self._check_job = None
+            self.stopped = True
+            self.changed.emit()
+
     def look(self) -> None:
         """Check the draft's files now; large ones in a job."""
         self._timer.stop()
-        self.check = None
+        self._stop(self._check_job)
+        self._check_job = None
+        self.stopped = False
+        self.check = self.report = self._reported = None  # a report of other rows would tell of their lengths
         self.error = self.hint = self.field = ""
         settings = self._workspace.config.data
-        if _bytes_of(settings) > _READ_HERE_BYTES:
+        size = quick_bytes(settings)
+        if size is None or size > _READ_HERE_BYTES:
             self._start_check(settings)
         else:
             try:
@@ -79,7 +105,7 @@ class DataReader(QObject):
         self._report_timer.start()
 
     def _on_config(self, before: RunConfig, after: RunConfig) -> None:
-        files = ("train", "eval", "format")
+        files = ("train", "eval", "format", "columns", "encoding")
         if any(getattr(before.data, name) != getattr(after.data, name) for name in files):
             self._timer.start()
         elif before.data != after.data:
@@ -87,20 +113,28 @@ class DataReader(QObject):
             self._report_timer.start()
 
     def _start_check(self, settings: DataSettings) -> None:
-        self._stop(self._check_job)
+        self.progress = (0, 0)
         spec = JobSpec(CHECK_TASK, {"settings": settings.model_dump(mode="json")}, title=tr("Check the data"))
         started: list[Job] = []
-        self._check_job = self._jobs.start(spec, on_done=lambda last: self._on_checked(started, last))
+        self._check_job = self._jobs.start(
+            spec, on_event=lambda event: self._on_progress(started, event), on_done=lambda last: self._on_checked(started, last))
         started.append(self._check_job)
+
+    def _on_progress(self, started: list[Job], event: RunEvent) -> None:
+        if isinstance(event, Phase) and event.total and self._check_job in started:
+            self.progress = (event.done or 0, event.total)
+            self.progressed.emit()
 
     def _on_checked(self, started: list[Job], last: LastEvent) -> None:
         if self._check_job not in started:
             return  # the draft has other data by now
         self._check_job = None
         if isinstance(last, RunFinished):
-            self.check = check_from_json(last.result)
+            self.check = DataCheck.from_json(last.result)
         elif isinstance(last, RunFailed):
             self._fail(last.message, last.hint, last.field)
+        else:
+            self.stopped = True
         self.changed.emit()
         self._report_timer.start()
 
@@ -136,12 +170,3 @@ class DataReader(QObject):
     def _fail(self, message: str, hint: str, field: str) -> None:
         self.error, self.hint, self.field = message, hint, field or "data.train"
 
-
-def _bytes_of(settings: DataSettings) -> int:
-    total = 0
-    for name in (*settings.train, *settings.eval):
-        try:
-            total += Path(name).stat().st_size
-        except OSError:
-            continue  # the check names the file that cannot be read
-    return total

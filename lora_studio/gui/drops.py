@@ -7,8 +7,8 @@ from enum import Enum
 from pathlib import Path
 
 from lora_studio.core.errors import InputError
-
-_DATA = frozenset({".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".txt", ".md"})
+from lora_studio.data.read import is_beside
+from lora_studio.data.read import kind_of as data_kind_of
 
 
 class Kind(Enum):
@@ -40,9 +40,9 @@ def kind_of(path: Path) -> Kind:
         return Kind.CONFIG
     if suffix == ".gguf":
         return Kind.MODEL
-    if suffix in _DATA:
+    if data_kind_of(path):
         return Kind.DATA
-    hint = "Give a config (.yaml), a run or model folder, a .gguf file or rows (.jsonl, .csv, .txt)."
+    hint = "Give a config (.yaml), a run or model folder, a .gguf file or rows (.jsonl, .csv, .parquet, .txt)."
     raise InputError(f"{path.name} is nothing that can be opened.", hint)
 
 
@@ -55,4 +55,12 @@ def _kind_of_folder(path: Path) -> Kind:
         if (path.parent / "run.yaml").is_file():
             return Kind.RUN
         raise InputError(f"{path.name} is an adapter on its own.", "Open the base model it was made from, or the run's folder.")
-    raise InputError(f"{path.name} is neither a run nor a model: it holds no run.yaml and no config.json.", "Choose another folder.")
+    if _holds_rows(path):
+        return Kind.DATA
+    raise InputError(
+        f"{path.name} is no run, no model and no data: it holds no run.yaml, no config.json and no file of rows.", "Choose another folder.")
+
+
+def _holds_rows(folder: Path) -> bool:
+    """Look for one file of rows; what stands beside a model or a run is no data, so those are told before."""
+    return any(data_kind_of(file) and not is_beside(file.name) and file.is_file() for file in folder.rglob("*"))

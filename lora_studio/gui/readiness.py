@@ -86,7 +86,7 @@ def _data(workspace: Workspace) -> ReadyItem:
     if not check.train_rows:
         return ReadyItem(name, False, tr("The data holds no row to train on."), "data.train")
     if check.bad_rows and workspace.config.data.on_bad_rows == "stop":
-        return ReadyItem(name, False, tr("{count} bad rows: mend them, or skip bad rows.", count=len(check.bad_rows)), "data.on_bad_rows")
+        return ReadyItem(name, False, tr("{count} bad rows: mend them, or skip bad rows.", count=check.bad_count), "data.on_bad_rows")
     return ReadyItem(name, True, tr("{count} rows.", count=check.rows), "data.train")
 
 

@@ -10,7 +10,6 @@ import http.client
 import json
 import os
 import socket
-import threading
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -18,11 +17,11 @@ from pathlib import Path
 from typing import IO, Any
 
 from lora_studio.core.errors import InputError, StudioError
+from lora_studio.core.reach import CONNECT_SECONDS, why_unreachable
 from lora_studio.models.check import FIELD
 from lora_studio.models.errors import UnreachableError
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
-CONNECT_SECONDS = 4.0  # so that being offline is said within five
 READ_SECONDS = 20.0
 _MAX_ANSWER_BYTES = 64_000_000
 _ON = ("1", "true", "yes", "on")
@@ -116,30 +115,8 @@ def _allow_slow_reads(answer: http.client.HTTPResponse) -> None:
 
 
 def _refuse_unreachable(address: str) -> None:
-    """Find out within the time allowed whether a host can be connected to.
-
-    A resolver that gets no answer may block for half a minute and cannot be interrupted, and a host of many addresses takes
-    a timeout for each; so a thread that holds nothing asks, and is left behind when it takes too long.
-    """
-    if {"http", "https", "all"} & set(urllib.request.getproxies()):
-        return  # the proxy looks names up and connects
-    parts = urllib.parse.urlsplit(address)
-    port = parts.port or (443 if parts.scheme == "https" else 80)
-    failed: list[OSError] = []
-    done = threading.Event()
-
-    def connect() -> None:
-        try:
-            socket.create_connection((parts.hostname or "", port), timeout=CONNECT_SECONDS / 3).close()
-        except OSError as error:
-            failed.append(error)
-        done.set()
-
-    threading.Thread(target=connect, name="hub-connection-test", daemon=True).start()
-    if not done.wait(CONNECT_SECONDS):
-        raise _offline("it does not answer")
-    if failed:
-        raise _offline(failed[0].strerror or failed[0])
+    if reason := why_unreachable(address, CONNECT_SECONDS):
+        raise _offline(reason)
 
 
 def _token() -> str:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import csv
 import json
 import subprocess
 import sys
@@ -11,7 +12,8 @@ import pytest
 
 from lora_studio.core.config import DataSettings
 from lora_studio.core.errors import InputError
-from lora_studio.data.check import check_files
+from lora_studio.data.bad_rows import write_bad_rows
+from lora_studio.data.check import DataCheck, check_files, refuse_bad_rows
 from tests.data.conftest import chat
 
 GOOD = chat("Hello?", "Hi.")
@@ -72,7 +74,8 @@ def turns(*pairs: tuple[str, object]) -> str:
         (turns(("assistant", "a"), ("user", "b"), ("assistant", "c")), "roles are out of order: messages[0]"),
         (turns(("user", "a"), ("assistant", "b"), ("system", "c")), "roles are out of order: messages[2]"),
         (turns(("user", "a"), ("assistant", "b"), ("user", "c")), "ends with the user's turn"),
-        (turns(("user", "a"), ("tool", "b")), "the role 'tool'"),
+        (turns(("user", "a"), ("tool", "b"), ("assistant", "c")), "roles are out of order: messages[1] is the tool's"),
+        (turns(("user", "a"), ("narrator", "b")), "the role 'narrator'"),
         ('{"messages": [{"content": "a"}]}', "messages[0] has no role"),
         ('{"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}', "a part that is not text"),
         ('{"messages": [{"role": "user", "content": "\\ud83d"}]}', "half a surrogate pair"),
@@ -93,7 +96,7 @@ def test_a_bad_chat_row_is_named_by_line_and_reason(write_rows: Write, row: str,
     [
         ({"prompt": "a", "completion": "b"}, {"prompt": "a"}, "the row has no 'completion'"),
         ({"prompt": "a", "completion": "b"}, {"prompt": "a", "completion": None}, "completion is null"),
-        ({"prompt": "a", "completion": "b"}, {"prompt": "a", "completion": ["b"]}, "completion is a list, not text"),
+        ({"prompt": "a", "completion": "b"}, {"prompt": "a", "completion": ["b"]}, "completion[0] is text, not an object"),
         ({"instruction": "a", "output": "b"}, {"instruction": "a", "output": ""}, "output is empty"),
         ({"instruction": "a", "output": "b"}, {"instruction": "a", "output": "b", "input": 4}, "input is a number"),
         ({"text": "a"}, {"text": ""}, "text is empty"),
@@ -117,7 +120,7 @@ def test_a_table_names_rows_with_missing_cells_and_bytes_by_their_line(write_row
     found = check(write_rows(b'prompt,completion\n"a\nb",c\nonly one\nx,\xff\nd,\n', "rows.csv"))
     assert found.rows == 1
     assert [(bad.line, bad.reason.split(":")[0]) for bad in found.bad_rows] == [
-        (4, "1 cells where the first line names 2 columns"), (5, "not UTF-8"), (6, "completion is null")]
+        (4, "1 cell where the first line names 2 columns"), (5, "not UTF-8"), (6, "completion is null")]
 
 
 def test_a_cut_array_keeps_its_whole_rows_and_names_the_line_of_the_cut(write_rows: Write) -> None:
@@ -143,10 +146,8 @@ def test_files_of_different_formats_are_mixed(write_rows: Write) -> None:
     [
         ("a.jsonl", "", "is empty"),
         ("a.jsonl", " \n \n", "is empty"),
-        ("a.parquet", "PAR1", "an ending that is not known"),
-        ("a.json", '{\n "rows": []\n}', "neither a JSON array of rows nor one JSON object a line"),
-        ("a.json", b'[\n"\xff"]', ":2: not UTF-8"),
-        ("a.csv", b"caf\xe9,b\n1,2\n", ":1: not UTF-8"),
+        ("a.arrow", "ARROW1", "an ending that is not known"),
+        ("a.json", '{\n "rows": []\n}', "neither a JSON array of rows, nor an object that holds one, nor one JSON object a line"),
     ],
 )
 def test_a_file_of_no_use_is_refused_by_name(write_rows: Write, name: str, content: str, message: str) -> None:
@@ -165,8 +166,8 @@ def test_a_missing_evaluation_file_is_told_at_its_own_field(write_rows: Write, t
     assert raised.value.field == "data.eval"
 
 
-def test_a_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="is a folder"):
+def test_a_folder_without_data_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="holds no data file"):
         check(str(tmp_path))
 
 
@@ -181,7 +182,44 @@ def test_a_file_cannot_be_trained_on_and_held_out_at_once(write_rows: Write) -> 
         check_files(DataSettings(train=(path,), eval=(path,)))
 
 
+def test_repeats_are_counted_within_train_and_between_train_and_evaluation(write_rows: Write) -> None:
+    train = write_rows([chat("a", "b"), chat("c", "d"), chat("a", "b"), {"messages": []}, chat("a", "b")], "train.jsonl")
+    held = write_rows([{"prompt": "c", "completion": "d"}, {"prompt": "e", "completion": "f"}], "held.jsonl")
+    found = check_files(DataSettings(train=(train,), eval=(held,)))
+    assert (found.duplicate_rows, found.shared_rows) == (2, 1)
+    assert {"duplicate_rows", "shared_rows", "bad_count", "encoding_offer"} <= found.to_json().keys()
+
+
+def test_a_check_comes_back_from_json_as_it_was(write_rows: Write) -> None:
+    found = check(write_rows(b'{"text": "a"}\n{"text": "\xe9"}\n{"text": "a"}\n'))
+    assert (found.encoding_offer, found.duplicate_rows) == ("latin-1", 1)
+    assert DataCheck.from_json(json.loads(json.dumps(found.to_json()))) == found
+
+
+def test_bad_rows_beyond_the_limit_are_counted_and_told(write_rows: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lora_studio.data.check.MOST_BAD_ROWS", 10)
+    found = check(write_rows('{"text": "a"}\n' + "bad\n" * 25))
+    assert ([bad.line for bad in found.bad_rows], found.bad_count, found.files[0].bad_rows) == (list(range(2, 12)), 25, 25)
+    with pytest.raises(InputError, match=r"25 bad rows: .*; and 20 more"):
+        refuse_bad_rows(found.bad_rows, found.bad_count)
+
+
+def test_bad_rows_are_written_as_a_table(write_rows: Write, tmp_path: Path) -> None:
+    path = write_rows('{"text": "a"}\n{"text": ""}\nbad, "quoted"\n')
+    write_bad_rows(tmp_path / "bad.csv", check(path).bad_rows)
+    with (tmp_path / "bad.csv").open(encoding="utf-8", newline="") as file:
+        assert list(csv.reader(file)) == [
+            ["file", "line", "reason"], [path, "2", "text is empty"], [path, "3", "not JSON: Expecting value at column 1"]]
+
+
+def test_a_place_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="Cannot write"):
+        write_bad_rows(tmp_path / "file" / "bad.csv", [])
+
+
 def test_checking_and_planning_load_no_heavy_library() -> None:
-    code = ("import sys, lora_studio.data.check, lora_studio.data.plan; "
-            "print([name for name in ('torch', 'transformers', 'tokenizers', 'peft', 'datasets') if name in sys.modules])")
+    names = "('torch', 'transformers', 'tokenizers', 'peft', 'datasets', 'pyarrow', 'huggingface_hub')"
+    code = ("import sys, lora_studio.data.check, lora_studio.data.plan, lora_studio.data.row_index, lora_studio.data.trainable; "
+            f"print([name for name in {names} if name in sys.modules])")
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"

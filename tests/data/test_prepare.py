@@ -22,6 +22,7 @@ Write = Callable[..., str]
 Make = Callable[..., Any]
 QUESTION, ANSWER = "My parcel is lost, what now?", 'Sorry! {"queue": "delivery", "ü": "…"}'
 SECOND, LAST = "And the money?", "It is on its way."
+COUNTED = ("rows", "format", "tokens", "bad_rows", "truncated_rows", "untrained_rows")
 
 
 def prepare(tokenizer: Any, path: str, **changes: Any) -> PreparedData:
@@ -103,7 +104,8 @@ def test_a_row_the_template_refuses_is_a_bad_row(write_rows: Write, tokenizer_wi
 def test_a_conversation_without_a_chat_template_is_refused_with_the_way_out(write_rows: Write, tokenizer_with: Make) -> None:
     with pytest.raises(InputError, match="no chat template") as raised:
         prepare(tokenizer_with(None), write_rows([chat(QUESTION, ANSWER)]))
-    assert "instruct model" in raised.value.hint
+    assert "chatml, gemma, instruct" in raised.value.hint
+    assert raised.value.field == "data.chat_template"
 
 
 def test_a_chat_template_that_cannot_be_read_is_the_models_fault(write_rows: Write, tokenizer_with: Make) -> None:
@@ -179,7 +181,7 @@ def test_the_report_counts_what_an_independent_count_finds(write_rows: Write, to
     found = prepare(tokenizer, write_rows(rows), eval_fraction=0.2).report
     sizes = [len(tokenizer.apply_chat_template(row["messages"], return_dict=False)) for row in rows]
     answers = [len(tokenizer.encode(row["messages"][1]["content"], add_special_tokens=False)) + 1 for row in rows]
-    assert found.to_json() == {
+    assert {key: found.to_json()[key] for key in COUNTED} == {
         "rows": 21, "format": "messages",
         "tokens": {"total": sum(sizes), "trained": sum(answers), "p50": sorted(sizes)[10], "p95": sorted(sizes)[19], "max": max(sizes)},
         "bad_rows": [], "truncated_rows": 0, "untrained_rows": 0}
@@ -266,7 +268,8 @@ def test_the_report_task_gives_the_report_with_its_bad_rows(write_rows: Write, t
     config = RunConfig().replace({"data.train": (path,)}).model_dump(mode="json")
     last = list(report(TaskContext(), config, str(tokenizer_folder)))[-1]
     assert isinstance(last, RunFinished)
-    assert set(last.result) == {"rows", "format", "tokens", "bad_rows", "truncated_rows", "untrained_rows"}
+    assert set(last.result) == {
+        *COUNTED, "untrained", "train_rows", "eval_rows", "histogram", "packing", "cached", "template", "lengths"}
     assert last.result["bad_rows"] == [{"file": path, "line": 2, "reason": "a row is an object with keys, this is a list"}]
 
 

@@ -1,4 +1,4 @@
-"""The starter run, once a session, through the window as a person drives it off-screen."""
+"""Sessions through the window as a person drives it off-screen, each once: the starter run, and broken data mended."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.end_to_end.album import Album
+from tests.end_to_end.broken_data import BrokenData
 from tests.end_to_end.first_session import Record, Session
 from tests.end_to_end.person import Person, Program, QtHands
 
@@ -41,9 +42,7 @@ def driven(tmp_path_factory: pytest.TempPathFactory, starter_folder: Path) -> Dr
     pictures = Path(os.environ.get(SCREENSHOTS_VARIABLE) or folder / "screenshots").resolve()
     session = Session(folder / "home", Record(), Album(pictures))
     for home in (folder / "glance", folder / "home"):
-        link = home / "cache" / "models" / starter_folder.name
-        link.parent.mkdir(parents=True)
-        link.symlink_to(starter_folder, target_is_directory=True)
+        _place_starter(home, starter_folder)
     for home, steps, environment in (
         (folder / "glance", session.first_look, {"LORA_STUDIO_NO_ENGINE": "1"}),
         (folder / "home", session.day_one, {}),
@@ -53,6 +52,24 @@ def driven(tmp_path_factory: pytest.TempPathFactory, starter_folder: Path) -> Dr
             steps(Person(program, QtHands(program), patience=2.0))
     session.record.save(kept)
     return Driven(folder / "home", session.record)
+
+
+@pytest.fixture(scope="session")
+def mended(tmp_path_factory: pytest.TempPathFactory, starter_folder: Path) -> Driven:
+    """Go from a broken file to clean rows, with the converted starter in the cache and without training."""
+    folder = tmp_path_factory.mktemp("broken_data")
+    pictures = Path(os.environ.get(SCREENSHOTS_VARIABLE) or folder / "screenshots").resolve() / "data"
+    _place_starter(folder / "home", starter_folder)
+    session = BrokenData(folder / "home", Record(), Album(pictures))
+    for program in _opened(folder / "home", {}):
+        session.mend(Person(program, QtHands(program), patience=2.0))
+    return Driven(folder / "home", session.record)
+
+
+def _place_starter(home: Path, starter_folder: Path) -> None:
+    link = home / "cache" / "models" / starter_folder.name
+    link.parent.mkdir(parents=True)
+    link.symlink_to(starter_folder, target_is_directory=True)
 
 
 def _opened(home: Path, environment: dict[str, str]) -> Iterator[Program]:

@@ -227,6 +227,13 @@ class Person:
         self.hands.write(text)
         self.hands.press("Return")
 
+    def click_cell(self, name: str, row: int, column: int = 0) -> str:
+        """Press a cell of a list or table; give what stands in it."""
+        found = self.wait(f"row {row} of {name}", lambda: self.program.see("cell", name, row, column))
+        left, top, width, height = found["box"]
+        self.hands.click(left + width // 2, top + height // 2)
+        return str(found["text"])
+
     def press(self, keys: str) -> None:
         """Press keys, such as ctrl+z."""
         self.hands.press(keys)

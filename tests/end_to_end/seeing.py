@@ -18,6 +18,7 @@ from PySide6.QtWidgets import (
     QComboBox,
     QLabel,
     QLineEdit,
+    QListView,
     QMainWindow,
     QPlainTextEdit,
     QScrollArea,
@@ -37,6 +38,7 @@ _LARGE_BYTES = 150_000
 _SURELY_KEPT, _MOST_CANDIDATES = 64, 6000
 
 Seen = dict[str, Any]
+_held: list[QWidget] = []
 
 
 def look(name: str) -> Seen | None:
@@ -89,7 +91,8 @@ def table(name: str) -> list[list[str]]:
     if not isinstance(view, QAbstractItemView) or view.model() is None:
         return []
     model = view.model()
-    shown = [column for column in range(model.columnCount()) if not _is_hidden(view, column)]
+    columns = range(1) if isinstance(view, QListView) else range(model.columnCount())
+    shown = [column for column in columns if not _is_hidden(view, column)]
     return [[str(model.index(row, column).data() or "") for column in shown] for row in range(model.rowCount())]
 
 
@@ -114,6 +117,16 @@ def row(name: str, path: list[str]) -> Seen | None:
         "checked": None if tick_state is None else Qt.CheckState(tick_state).name,
         "tick": _on_screen(port, tick), "box": _on_screen(port, option.rect), "expanded": view.isExpanded(index),
     }
+
+
+def cell(name: str, row: int, column: int = 0) -> Seen | None:
+    """Give a cell of a list or table, scrolled into view: its text and where it is on the screen."""
+    view = _find(name)
+    if not isinstance(view, QAbstractItemView) or view.model() is None or row >= view.model().rowCount():
+        return None
+    index = view.model().index(row, column)
+    view.scrollTo(index)
+    return {"text": str(index.data() or ""), "box": _on_screen(view.viewport(), view.visualRect(index))}
 
 
 def clipped() -> list[str]:
@@ -231,6 +244,8 @@ def questions() -> bool:
 def _windows() -> list[QWidget]:
     """Give the visible windows, the main one first."""
     shown = [widget for widget in QApplication.topLevelWidgets() if widget.isVisible() and widget.objectName() != "qtooltip_label"]
+    # A dialog that Qt made itself is known to Python only as long as somebody holds it, and so are the widgets in it.
+    _held[:] = shown
     return sorted(shown, key=lambda widget: not isinstance(widget, QMainWindow))
 
 
@@ -277,7 +292,7 @@ def _text(widget: QWidget) -> str:
         case QPlainTextEdit():
             return widget.toPlainText()
         case _:
-            return widget.windowTitle()
+            return widget.windowTitle() or widget.accessibleName()
 
 
 def _box(widget: QWidget) -> list[int]:
@@ -308,7 +323,7 @@ def _is_hidden(view: QAbstractItemView, column: int) -> bool:
 SEES: dict[str, Callable[..., Any]] = {
     found.__name__: found
     for found in (
-        look, names, buttons, program, curves, table, row, clipped, reveal, resize, wear, picture, photograph, mouse, keys, letters,
+        look, names, buttons, program, curves, table, row, cell, clipped, reveal, resize, wear, picture, photograph, mouse, keys, letters,
         questions,
     )
 }

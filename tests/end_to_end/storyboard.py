@@ -1,6 +1,8 @@
-"""Drive the first session of the storyboard with mouse and keyboard on an X server, and photograph each line of it.
+"""Drive sessions with mouse and keyboard on an X server, and photograph each stage: the first session, and broken data mended.
 
-    python -m tests.end_to_end.storyboard FOLDER [--home HOME]
+    python -m tests.end_to_end.storyboard FOLDER [--only first|data|all] [--home HOME]
+
+With `all`, which is usual, the pictures of the data go into the folder `data` beside FOLDER.
 
 Needs `Xvfb` and `xdotool` (`apt-get install xvfb xdotool`). An X server of its own is started, so no window of yours is touched;
 the program is started as a person starts it, with an empty home, and everything is done by moving the pointer and pressing keys.
@@ -18,6 +20,7 @@ import tempfile
 from collections.abc import Callable, Generator
 from pathlib import Path
 
+from tests.end_to_end.broken_data import BrokenData
 from tests.end_to_end.first_session import Record, Session, Snap
 from tests.end_to_end.person import Person, Program, XHands
 
@@ -25,14 +28,18 @@ SCREEN = "1440x900x24"
 
 
 def main() -> int:
-    """Drive both days; the exit status is 0 when every step came to its end."""
+    """Drive what was asked for; the exit status is 0 when every step came to its end."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="where the pictures go")
     parser.add_argument("--home", type=Path, help="settings, cache and runs (a temporary folder unless given)")
+    parser.add_argument("--only", choices=("first", "data", "all"), default="all", help="which session")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary, x_server() as display:
-        home = (arguments.home or Path(temporary) / "lora-studio").resolve()
-        drive(home, arguments.folder.resolve(), display)
+        home, folder = (arguments.home or Path(temporary) / "lora-studio").resolve(), arguments.folder.resolve()
+        if arguments.only in ("first", "all"):
+            drive(home, folder, display)
+        if arguments.only in ("data", "all"):
+            mend(home, folder if arguments.only == "data" else folder.parent / "data", display)
     return 0
 
 
@@ -40,16 +47,27 @@ def drive(home: Path, folder: Path, display: str) -> None:
     """Go through the first day and the one after."""
     record = Record()
     eyes: list[Program] = []
-
-    def snap(line: str, name: str) -> None:
-        if eyes[-1].alive:
-            eyes[-1].see("photograph", str(folder / f"{line}_{name}.png"))
-
+    snap = _photographer(folder, eyes)
     session = Session(home, record, snap=snap)
     _day(home, display, session.day_one, eyes, {}, snap)
     _day(home, display, session.day_two, eyes, {"LORA_STUDIO_NO_ENGINE": "1"}, snap)
     for step, seconds in record.seconds.items():
         sys.stdout.write(f"{step:<20}{seconds:>8.1f} s\n")
+
+
+def mend(home: Path, folder: Path, display: str) -> None:
+    """Mend a broken file, in a home whose draft is the starter's."""
+    eyes: list[Program] = []
+    snap = _photographer(folder, eyes)
+    _day(home, display, BrokenData(home, Record(), snap=snap).mend, eyes, {}, snap)
+
+
+def _photographer(folder: Path, eyes: list[Program]) -> Snap:
+    def snap(line: str, name: str) -> None:
+        if eyes[-1].alive:
+            eyes[-1].see("photograph", str(folder / f"{line}_{name}.png"))
+
+    return snap
 
 
 def _day(home: Path, display: str, steps: Callable[[Person], None], eyes: list[Program], environment: dict[str, str], snap: Snap) -> None:

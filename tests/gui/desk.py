@@ -27,6 +27,7 @@ class Answers(PathAsker):
     file: Path | None = None
     files: list[Path] | None = None
     folder: Path | None = None
+    saved: Path | None = None
     yes: bool = True
     asked: list[str] = field(default_factory=list)
     shown: list[Path] = field(default_factory=list)
@@ -38,6 +39,10 @@ class Answers(PathAsker):
     def open_folder(self, parent: QWidget | None, title: str, start: Path) -> Path | None:
         self.asked.append(title)
         return self.folder
+
+    def save_file(self, parent: QWidget | None, title: str, suggestion: Path, filters: object = ()) -> Path | None:
+        self.asked.append(title)
+        return self.saved
 
     def confirm(self, parent: QWidget | None, title: str, text: str, yes: str) -> bool:
         self.asked.append(title)

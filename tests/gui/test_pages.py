@@ -5,16 +5,17 @@ from pathlib import Path
 
 import pytest
 from PySide6.QtCore import QModelIndex, Qt
-from PySide6.QtWidgets import QLabel, QLineEdit, QListView, QPlainTextEdit, QPushButton, QTableView
+from PySide6.QtWidgets import QLabel, QLineEdit, QListView, QPushButton
 
+from lora_studio.core.config import DataSettings
 from lora_studio.core.events import Evaluation, Notice, RunFailed, RunFinished, RunStarted, RunStopped
+from lora_studio.data.check import check_files
 from lora_studio.gui import run_starter
-from lora_studio.gui.pages import DataPage, RunsPage, TrainPage
-from lora_studio.gui.pages.data_tokens import hints_of
-from lora_studio.gui.pages.row_models import RowsModel, raw_lines
+from lora_studio.gui.data_page.row_models import RowsModel, raw_lines
+from lora_studio.gui.pages import RunsPage, TrainPage
 from lora_studio.gui.run_log import RunLogModel
 from lora_studio.gui.units import format_bytes, format_gigabytes, format_seconds, one_line
-from lora_studio.gui.widgets import Banner, Pills, StatTile
+from lora_studio.gui.widgets import Banner, StatTile
 from tests.gui.desk import Desk
 from tests.gui.tasks import REFERENCE, samples, step_event
 
@@ -40,13 +41,6 @@ def train_page(desk: Desk) -> TrainPage:
 @pytest.fixture
 def runs_page(desk: Desk) -> RunsPage:
     page = RunsPage(desk.workspace, desk.jobs, desk.run_view, desk.starter, desk.answers)
-    desk.shown(page)
-    return page
-
-
-@pytest.fixture
-def data_page(desk: Desk) -> DataPage:
-    page = DataPage(desk.workspace, desk.jobs, desk.run_view, desk.answers)
     desk.shown(page)
     return page
 
@@ -234,69 +228,21 @@ def test_a_run_that_went_away_is_told_and_nothing_breaks(desk: Desk, runs_page: 
 # --- Data ---
 
 
-@pytest.fixture
-def mixed_rows(desk: Desk, tmp_path: Path) -> Path:
-    turns = [[{"role": "user", "content": f"question {n}"}, {"role": "assistant", "content": f"answer {n}"}] for n in range(130)]
-    good = [{"messages": pair} for pair in turns]
-    lines = [*map(json.dumps, good[:3]), '{"messages": []}', "not json", *map(json.dumps, good[3:])]
-    path = tmp_path / "rows.jsonl"
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    desk.workspace.edit({"data.train": (str(path),), "data.on_bad_rows": "stop"}, "data")
-    return path
-
-
-def test_files_rows_and_bad_rows_are_shown(desk: Desk, data_page: DataPage, mixed_rows: Path) -> None:
-    desk.until(lambda: data_page.bad_rows.rowCount() == 2)
-    assert "messages" in data_page.findChildren(QLabel, "data_file_0")[-1].text()
-    table = data_page.findChild(QTableView, "rows_table").model()
-    assert [table.index(3, column).data() for column in range(3)] == ["rows.jsonl:6", "question 3", "answer 3"]
-    assert data_page.bad_rows.index(0, 0).data().startswith("rows.jsonl:4 · ")
-
-
-def test_a_click_on_a_bad_row_shows_the_raw_line(desk: Desk, data_page: DataPage, mixed_rows: Path) -> None:
-    desk.until(lambda: data_page.bad_rows.rowCount() == 2)
-    data_page.findChild(Pills, "rows_switch").button("bad").click()
-    bad = data_page.findChild(QListView, "bad_rows_list")
-    bad.setCurrentIndex(data_page.bad_rows.index(1, 0))
-    assert data_page.findChild(QPlainTextEdit, "row_detail").toPlainText().endswith("not json")
-
-
-def test_skipping_bad_rows_is_one_click_and_one_undo_step(desk: Desk, data_page: DataPage, mixed_rows: Path) -> None:
-    desk.until(lambda: data_page.bad_rows.rowCount() == 2)
-    data_page.findChildren(Banner, "data_hint_0")[-1].action.click()
-    assert desk.workspace.config.data.on_bad_rows == "skip"
-    desk.workspace.undo_stack.undo()
-    assert desk.workspace.config.data.on_bad_rows == "stop"
-
-
-def test_a_file_that_does_not_exist_is_told_on_the_page(desk: Desk, data_page: DataPage, tmp_path: Path) -> None:
-    desk.workspace.edit({"data.train": (str(tmp_path / "gone.jsonl"),)}, "data")
-    banner = data_page.findChild(Banner, "data_error")
-    desk.until(lambda: not banner.isHidden())
-    assert "gone.jsonl does not exist" in banner.text
-
-
-def test_rows_are_read_a_few_at_a_time_up_to_a_limit(tmp_path: Path) -> None:
+def test_every_row_of_a_long_file_can_be_shown(tmp_path: Path) -> None:
     path = tmp_path / "many.jsonl"
-    path.write_text("".join(json.dumps({"text": f"row {n}"}) + "\n" for n in range(700)), encoding="utf-8")
+    path.write_text("".join(json.dumps({"text": f"row {n}"}) + "\n" for n in range(25_000)), encoding="utf-8")
+    settings = DataSettings(train=(str(path),))
     model = RowsModel()
-    model.set_files([str(path)], "auto")
-    assert model.rowCount() == 50
+    model.set_check(check_files(settings), settings)
+    assert model.rowCount() == 10_000
     while model.canFetchMore(QModelIndex()):
         model.fetchMore(QModelIndex())
-    assert model.rowCount() == 500
-
-
-@pytest.mark.parametrize(("tokens", "cut", "max_length", "change"), [
-    (900, 4, 512, {"data.max_length": 960}), (100, 0, 1024, {"data.max_length": 128}), (500, 0, 512, None),
-])
-def test_hints_offer_the_length_the_rows_need(tokens: int, cut: int, max_length: int, change: dict[str, object] | None) -> None:
-    report = {"tokens": {"max": tokens}, "truncated_rows": cut, "untrained_rows": 0, "bad_rows": []}
-    assert [hint.changes for hint in hints_of(report, max_length)] == ([change] if change else [])
+    assert model.rowCount() == 25_000
+    assert [model.index(n, 2).data() for n in (24_999, 0, 12_345)] == ["row 24999", "row 0", "row 12345"]
 
 
 def test_a_line_of_a_file_that_is_gone_says_so(tmp_path: Path) -> None:
-    assert "No such file" in raw_lines(str(tmp_path / "gone"), 3)
+    assert "does not exist" in raw_lines(str(tmp_path / "gone"), 3)
 
 
 # --- units ---

@@ -348,7 +348,7 @@ def test_a_dropped_config_that_cannot_be_read_opens_at_its_line(studio: Studio, 
 
 def test_what_is_nothing_to_open_is_told(studio: Studio, window: MainWindow, tmp_path: Path) -> None:
     drop(window, tmp_path)
-    assert "neither a run nor a model" in window.toasts.toasts[-1].text
+    assert "no run, no model and no data" in window.toasts.toasts[-1].text
 
 
 @pytest.mark.parametrize(

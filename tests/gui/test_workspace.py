@@ -13,7 +13,8 @@ from lora_studio.core.config import RunConfig
 from lora_studio.core.config_files import config_to_yaml
 from lora_studio.core.errors import InputError
 from lora_studio.core.paths import studio_paths
-from lora_studio.gui.data_task import CHECK_TASK, check_from_json
+from lora_studio.data.check import DataCheck
+from lora_studio.gui.data_task import CHECK_TASK
 from lora_studio.gui.dialogs import YamlDialog
 from lora_studio.gui.model_change import carried_over
 from lora_studio.gui.workspace import Workspace
@@ -205,7 +206,7 @@ def test_large_data_is_checked_in_a_job_with_the_same_result(desk: Desk, chat_ro
     desk.until(lambda: desk.workspace.data_check is not None and desk.workspace.data_check.rows == 24)
     assert CHECK_TASK in specs
     assert desk.workspace.data_check is not None
-    assert check_from_json(desk.workspace.data_check.to_json()) == desk.workspace.data_check
+    assert DataCheck.from_json(desk.workspace.data_check.to_json()) == desk.workspace.data_check
 
 
 def test_yaml_is_edited_as_one_step(desk: Desk, qtbot: QtBot) -> None:

@@ -35,6 +35,7 @@ class FakeHub:
 
     Attributes:
         files: Contents by name.
+        kind: "models" or "datasets".
         needs_token: Answer 401 with GatedRepo to file requests without this token.
         cut_after: Close the connection after so many bytes of a weight file, for the first `cuts` requests.
         redirect_to: Send requests for weights to this address, as the Hub does to its storage.
@@ -45,6 +46,7 @@ class FakeHub:
 
     files: dict[str, bytes]
     repo: str = REPO
+    kind: str = "models"
     needs_token: str = ""
     cut_after: int = -1
     cuts: int = 0
@@ -110,13 +112,18 @@ class _Handler(BaseHTTPRequestHandler):
         path = urllib.parse.unquote(self.path.split("?")[0])
         if hub.status:
             self._refuse(hub.status, hub.error_code)
-        elif path.startswith("/api/models/"):
+        elif path.startswith(f"/api/{hub.kind}/"):
             self._describe(path)
+        elif hub.kind == "datasets":
+            self._send_file(path.partition(f"/resolve/{COMMIT}/")[2])
         else:
             self._send_file(path.rsplit("/", 1)[-1])
 
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
     def _describe(self, path: str) -> None:
-        name, _, revision = path.removeprefix("/api/models/").partition("/revision/")
+        name, _, revision = path.removeprefix(f"/api/{self.state.kind}/").partition("/revision/")
         if name != self.state.repo:
             self._refuse(401, "RepoNotFound")
         elif revision not in ("main", COMMIT):
@@ -154,7 +161,11 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self, status: int, body: bytes, sent: int | None = None) -> None:
         self.send_response(status)
         self.send_header("Content-Length", str(len(body)))
+        self.send_header("ETag", f'"{hashlib.sha1(body).hexdigest()}"')
+        self.send_header("X-Repo-Commit", COMMIT)
         self.end_headers()
+        if self.command == "HEAD":
+            return
         self.wfile.write(body[:sent])
         self.wfile.flush()
         if sent is not None and sent < len(body):

@@ -17,7 +17,8 @@ from lora_studio.core.events import RunEvent, event_to_json
 from lora_studio.core.history import RunHistory
 from lora_studio.core.paths import studio_paths
 from lora_studio.core.runs import RunFolder, RunStore
-from lora_studio.data.check import check_files
+from lora_studio.data.check import check_files, refuse_bad_rows, refuse_no_rows
+from lora_studio.data.trainable import refuse_untrainable
 from lora_studio.jobs.spec import JobSpec
 from lora_studio.models.sources import find_model
 
@@ -61,7 +62,11 @@ def _created(arguments: Namespace) -> RunFolder:
     if arguments.config is None:
         raise InputError("train needs a run config.", "Give RUN.yaml, or --resume RUN_DIR.")
     config = read_config(arguments.config)
-    check_files(config.data)
+    check = check_files(config.data)
+    refuse_untrainable(check, config.training.method)
+    if config.data.on_bad_rows == "stop":
+        refuse_bad_rows(check.bad_rows, check.bad_count, check.encoding_offer)
+    refuse_no_rows(check)
     find_model(config.model.name_or_path, config.model.revision)
     return RunStore(studio_paths().runs).create(config, arguments.output)
 

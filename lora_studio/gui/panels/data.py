@@ -22,8 +22,10 @@ if TYPE_CHECKING:
     from lora_studio.gui.job_center import JobCenter
     from lora_studio.gui.workspace import Workspace
 
-_FILTERS = ("Rows (*.jsonl *.json *.csv *.txt *.parquet)", "All files (*)")
-_MORE = ("data.format", "data.train_on", "data.eval_fraction", "data.on_bad_rows")
+_FILTERS = ("Rows (*.jsonl *.ndjson *.json *.csv *.tsv *.parquet *.txt *.text *.md *.gz *.zst *.zstd)", "All files (*)")
+_MORE = (
+    "data.format", "data.encoding", "data.train_on", "data.packing", "data.eval_fraction", "data.eval_rows", "data.on_bad_rows",
+)
 
 
 class DataPanel(Panel):
@@ -117,7 +119,7 @@ def check_text(data: DataReader) -> str:
     check = data.check
     if check is None:
         return tr("reading…") if data.reading else ""
-    rows, bad = format_count(check.rows), format_count(len(check.bad_rows))
+    rows, bad = format_count(check.rows), format_count(check.bad_count)
     parts = (check.format, tr("{count} rows", count=rows), tr("{count} bad", count=bad))
     return " · ".join(part for part in parts if part)
 
@@ -144,6 +146,6 @@ def fault_text(data: DataReader, config: RunConfig) -> str:
     if data.check is None or not data.check.bad_rows or config.data.on_bad_rows == "skip":
         return ""
     first = data.check.bad_rows[0]
-    more = len(data.check.bad_rows) - 1
+    more = data.check.bad_count - 1
     told = f"{Path(first.file).name}:{first.line}: {first.reason}"
     return tr("{told}, and {more} more bad rows.", told=told, more=more) if more else f"{told}."

@@ -1,0 +1,172 @@
+"""JSON to records: one object a line, an array of objects, or an object that holds such an array.
+
+An array is read as a stream: memory holds one block of text and one row.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from itertools import islice
+
+from lora_studio.core.errors import InputError
+from lora_studio.data.formats import KNOWN_KEYS
+from lora_studio.data.json_text import JsonFaultError, JsonText, is_plain, parse_json, scan
+from lora_studio.data.records import Record
+from lora_studio.data.streams import FIELD, START, Line, Mark, TextFile
+
+_LONGEST_LINE = 1 << 26  # characters: how much of a .json file is looked at to tell rows a line from one large object
+
+
+class JsonLines:
+    """A file of one JSON value a line; empty lines part nothing."""
+
+    enterable = True
+
+    def __init__(self, file: TextFile) -> None:
+        self.file = file
+
+    def records(self, start: Mark = START) -> Iterator[Record]:
+        """Give the value of each line from a mark on."""
+        for line in self.file.lines(start):
+            text = line.text
+            if text.isspace() or not text:
+                continue
+            yield Record(line.number, None, line.fault) if line.fault else _record(line)
+
+    def marks(self) -> Iterator[Mark]:
+        """Give the start of each line that holds something."""
+        for line in self.file.lines():
+            if not line.text.isspace() and line.text:
+                yield Mark(line.position, line.number)
+
+
+def _record(line: Line) -> Record:
+    text = line.text
+    try:
+        value, end = scan(text, 0)
+        if text[end:].isspace() or end == len(text):
+            return Record(line.number, value, plain=is_plain(text))
+    except (StopIteration, ValueError, RecursionError):
+        pass  # told below, slowly and in full
+    value, fault = parse_json(text)
+    return Record(line.number, value, fault)
+
+
+class JsonArray:
+    """A file of one array of rows, bare or under a key of an object."""
+
+    enterable = False
+
+    def __init__(self, file: TextFile) -> None:
+        self.file = file
+
+    def records(self, start: Mark = START) -> Iterator[Record]:
+        """Give each element; a mark's position counts the elements before it.
+
+        After an element that cannot be read it goes on at the next line that starts an object as far in as that one did.
+        """
+        text = JsonText(self.file.blocks())
+        wrapped = text.peek() == "{"
+        if wrapped:
+            _enter_array(text, self.file)
+        text.skip("[")
+        yield from islice(_elements(text, alone=not wrapped), start.position, None)
+
+    def marks(self) -> Iterator[Mark]:
+        """Give the place and line of each element."""
+        for place, record in enumerate(self.records()):
+            yield Mark(place, record.line)
+
+
+def open_json(file: TextFile) -> JsonLines | JsonArray:
+    """Tell an array, an object that holds one, and one object a line apart.
+
+    Raises:
+        InputError: The file is neither.
+    """
+    head = _head(file)
+    if head.startswith("["):
+        return JsonArray(file)
+    first, _, rest = head.partition("\n")
+    value, fault = parse_json(first)
+    if not fault:
+        return JsonArray(file) if not rest.strip() and _holds_rows(value) else JsonLines(file)
+    if not parse_json(rest.lstrip().partition("\n")[0])[1]:
+        return JsonLines(file)
+    _enter_array(JsonText(file.blocks()), file)
+    return JsonArray(file)
+
+
+def _head(file: TextFile) -> str:
+    """Give a file's first two lines that hold something, or as much of them as is looked at."""
+    text = ""
+    for block in file.blocks():
+        text = (text + block).lstrip()
+        if text.startswith("[") or text.rstrip().count("\n") > 1 or len(text) > _LONGEST_LINE:
+            break
+    return text
+
+
+def _holds_rows(value: object) -> bool:
+    """Say whether an object is a wrapper around one list of objects, and no row itself."""
+    if not isinstance(value, dict) or not KNOWN_KEYS.isdisjoint(value):
+        return False
+    lists = [held for held in value.values() if isinstance(held, list) and held and isinstance(held[0], dict)]
+    return len(lists) == 1
+
+
+def _enter_array(text: JsonText, file: TextFile) -> None:
+    """Go to the array that an object holds under a key that is no row's own.
+
+    Raises:
+        InputError: It holds none, or is a row.
+    """
+    try:
+        text.skip("{")
+        while text.peek() == '"':
+            key = text.value()
+            text.skip(":")
+            if text.peek() == "[" and key not in KNOWN_KEYS and text.peek_second() == "{":
+                return
+            if key in KNOWN_KEYS:
+                break
+            text.value()
+            text.skipped(",")
+    except (ValueError, StopIteration, RecursionError):
+        pass
+    raise _neither(file, text.line)
+
+
+def _neither(file: TextFile, line: int) -> InputError:
+    return InputError(f"{file.path}:{line}: neither a JSON array of rows, nor an object that holds one, nor one JSON object a line.",
+                      "Write the rows as an array, or as JSONL.", FIELD)
+
+
+def _elements(text: JsonText, *, alone: bool) -> Iterator[Record]:
+    """Read an array's elements up to its end, a fault as a record of its own; nothing may follow an array that stands `alone`."""
+    late = ""
+    while (first := text.peek()) not in ("]", ""):
+        line = text.line
+        try:
+            value = text.value()
+        except (ValueError, StopIteration, RecursionError) as error:
+            fault, more = _element_fault(error, first), text.skip_to_object(text.indent)
+            yield Record(line, None, fault if more else f"{fault}; the array cannot be read from here on")
+            if not more:
+                return
+        else:
+            yield Record(line, value, late or text.fault, text.plain)
+            late = "" if text.skipped(",") or text.peek() in ("]", "") else "a comma is missing before it"
+    if not text.skipped("]"):
+        yield Record(text.line, None, "the JSON array is cut off: its ] is missing")
+    elif alone and text.peek():
+        yield Record(text.line, None, "something follows the array's end")
+
+
+def _element_fault(error: Exception, first: str) -> str:
+    if isinstance(error, json.JSONDecodeError):
+        return f"not JSON: {error.msg}"
+    if isinstance(error, JsonFaultError):
+        return str(error)
+    return "not JSON: nested too deeply" if isinstance(error, RecursionError) else f"not JSON: {first!r} starts no value"

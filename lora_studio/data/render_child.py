@@ -1,0 +1,90 @@
+"""The child that renders chat templates: `python -m lora_studio.data.render_child`, JSON lines in, JSON lines out.
+
+A template that came with a model is a stranger's program. The sandbox keeps it from the machine; a clock that needs no
+interpreter ends the child when a template does not end, and a limit on memory stops one that grows.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import json
+import signal
+import sys
+from typing import Any
+
+from jinja2 import TemplateError, TemplateSyntaxError
+
+from lora_studio.data.jinja_env import CompiledTemplate
+from lora_studio.data.spans import AnswerFinder, RewrittenError
+
+MOST_BYTES = 2 << 30
+SETUP_SECONDS = 10.0
+_REFUSALS = (TemplateError, TypeError, ValueError, LookupError, ArithmeticError, AttributeError, RecursionError)
+
+
+def main() -> None:
+    """Compile the template of the first line, then render one block of rows for each further line, until input ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C is for the parent, which closes our input
+    _limit_memory()
+    lines = sys.stdin.buffer
+    finder = _set_up(json.loads(lines.readline()))
+    while finder is not None and (line := lines.readline()):
+        block = json.loads(line)
+        faulthandler.dump_traceback_later(block["seconds"], exit=True)
+        replies = [_reply(finder, row) for row in block["rows"]]
+        faulthandler.cancel_dump_traceback_later()
+        _say(replies)
+
+
+def _set_up(settings: dict[str, Any]) -> AnswerFinder | None:
+    faulthandler.dump_traceback_later(settings["seconds"], exit=True)
+    try:
+        template = CompiledTemplate(settings["template"], settings["special_tokens"])
+    except TemplateSyntaxError as error:
+        _say({"fault": f"line {error.lineno}: {error.message}"})
+        return None
+    except (*_REFUSALS, MemoryError) as error:
+        _say({"fault": _said(error)})
+        return None
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+    _say({"fault": ""})
+    return AnswerFinder(template, settings["end_tokens"])
+
+
+def _reply(finder: AnswerFinder, row: dict[str, Any]) -> list[Any]:
+    """Give [text, spans], or [None, kind of fault, what the template said]."""
+    try:
+        if row["prompt"]:
+            return [finder.prompt(row["messages"], row["tools"]), []]
+        return list(finder.render(row["messages"], row["tools"], row["wanted"]))
+    except RewrittenError:
+        return [None, "rewritten", ""]
+    except MemoryError:
+        return [None, "memory", ""]
+    except _REFUSALS as error:
+        return [None, "refused", _said(error)]
+
+
+def _said(error: BaseException) -> str:
+    return " ".join(str(error).split())[:500] or type(error).__name__
+
+
+def _say(reply: object) -> None:
+    sys.stdout.buffer.write(json.dumps(reply, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n")
+    sys.stdout.buffer.flush()
+
+
+def _limit_memory() -> None:
+    """Bound the address space, where the system can."""
+    if sys.platform == "win32":
+        return
+    import resource
+
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_AS, (MOST_BYTES, MOST_BYTES))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,107 @@
+"""Which characters of a rendered conversation are answers to learn. Light: runs in the child that renders.
+
+Where a template marks what the model says, the marks tell. Elsewhere an answer is what the template adds between the opened
+prompt and the prompt with its answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from lora_studio.data.jinja_env import CompiledTemplate, Span
+
+Turns = list[dict[str, Any]]
+
+
+class RewrittenError(ValueError):
+    """The template changes earlier turns once later ones follow, so the answers in them cannot be told apart."""
+
+
+class AnswerFinder:
+    """One template at work on conversations."""
+
+    def __init__(self, template: CompiledTemplate, end_tokens: Sequence[str]) -> None:
+        """Take a template and the tokens an answer may end with, longest first."""
+        self._template = template
+        self._end_tokens = tuple(end_tokens)
+
+    def render(self, messages: Turns, tools: list[Any] | None, wanted: Sequence[int] | None) -> tuple[str, list[Span]]:
+        """Render a conversation and find the answers that are wanted.
+
+        Args:
+            messages: Turns as the template takes them.
+            tools: Tools that may be called; None for none.
+            wanted: Places of the answers to learn among the turns; None to learn everything.
+
+        Raises:
+            RewrittenError: Wanted answers are changed by later turns.
+        """
+        if wanted is None:
+            text = self._template.fill(messages, tools)
+            return text, [(0, len(text))]
+        if self._template.marked:
+            found = self._by_marks(messages, tools, wanted)
+            if found is not None:
+                return found
+        text = self._template.fill(messages, tools)
+        return text, [self._answer_span(messages, tools, text, place) for place in wanted]
+
+    def prompt(self, messages: Turns, tools: list[Any] | None) -> str:
+        """Render a conversation with the opening of the answer that is due."""
+        return self._template.fill(messages, tools, opened=True)
+
+    def _by_marks(self, messages: Turns, tools: list[Any] | None, wanted: Sequence[int]) -> tuple[str, list[Span]] | None:
+        """Take the stretches the template marks, each with the end token right behind it; None where they are not one an answer."""
+        text, marks = self._template.fill_marked(messages, tools)
+        answers = [place for place, message in enumerate(messages) if message["role"] == "assistant"]
+        if len(marks) != len(answers):
+            return None
+        spans = {place: (start, self._past_end_token(text, end)) for place, (start, end) in zip(answers, marks)}
+        return text, [spans[place] for place in wanted]
+
+    def _answer_span(self, messages: Turns, tools: list[Any] | None, text: str, place: int) -> Span:
+        last = place == len(messages) - 1
+        through = text if last else self._through(messages[: place + 1], tools, text)
+        answer = str(messages[place].get("content") or "").strip()
+        opened = self._template.fill(messages[:place], tools, opened=True)
+        start = self._answer_start(messages[:place], tools, through, opened, answer, last=last)
+        return start, start + len(self._up_to_end_token(through[start:]))
+
+    def _through(self, messages: Turns, tools: list[Any] | None, text: str) -> str:
+        """Give the text up to and with an answer; some templates put an end token behind the last turn alone, which then goes."""
+        through = self._template.fill(messages, tools)
+        bare = self._without_end_token(through)
+        for known in (through, bare):
+            if text.startswith(known):
+                return known
+        raise RewrittenError
+
+    def _answer_start(self, before: Turns, tools: list[Any] | None, through: str, opened: str, answer: str, *, last: bool) -> int:
+        # White space between an opened prompt and its answer is the model's to say: a token may hold both.
+        if through.startswith(opened) and answer and through[len(opened) :].lstrip().startswith(answer):
+            return len(opened)
+        closed = self._template.fill(before, tools)
+        if through.startswith(opened) and len(opened) > len(closed):
+            return len(opened)
+        # The template opens no answer by itself, or opens it otherwise than it renders one.
+        if answer and through.startswith(closed) and (found := through.find(answer, len(closed))) >= 0:
+            return found
+        if answer and last and (found := through.rfind(answer)) >= 0:
+            return found
+        raise RewrittenError
+
+    def _up_to_end_token(self, answer: str) -> str:
+        """Cut white space, and end tokens behind the first one, off an answer's end."""
+        kept = answer.rstrip()
+        while (shorter := self._without_end_token(kept)) != kept:
+            if self._without_end_token(shorter.rstrip()) == shorter.rstrip():
+                break
+            kept = shorter.rstrip()
+        return kept
+
+    def _without_end_token(self, text: str) -> str:
+        return next((text[: -len(token)] for token in self._end_tokens if text.endswith(token)), text)
+
+    def _past_end_token(self, text: str, end: int) -> int:
+        return next((end + len(token) for token in self._end_tokens if text.startswith(token, end)), end)

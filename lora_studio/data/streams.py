@@ -1,0 +1,317 @@
+"""Data files as bytes and as lines of text: plain or compressed, in the encoding the settings name.
+
+Nothing is guessed. A file in another encoding is told of with the one that fits; a line that is not in the encoding is a
+fault of that line alone.
+"""
+
+from __future__ import annotations
+
+import codecs
+import gzip
+import io
+import zlib
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, NamedTuple, cast
+
+from lora_studio.core.errors import InputError
+
+FIELD = "data.train"
+COMPRESSIONS = (".gz", ".zst", ".zstd")
+_BLOCK = 1 << 20
+_NOTHING = b" \t\r\n\0\xef\xbb\xbf\xff\xfe"  # white space and byte order marks
+_SAMPLE = 1 << 16
+# What web pages and spreadsheets call latin-1 is Windows-1252: the same letters, and curly quotes and dashes where latin-1 has
+# control characters that no text holds. The five places Windows-1252 leaves open keep their latin-1 meaning.
+_LATIN = "".join(bytes([code]).decode("cp1252", "ignore") or chr(code) for code in range(256))
+_LATIN_MAP: Any = _LATIN  # charmap_decode is quick with a string, which its stub does not know
+_MAGIC = {
+    b"\x1f\x8b": ("gzip data", ".gz"), b"\x28\xb5\x2f\xfd": ("zstd data", ".zst"), b"PAR1": ("Parquet", ".parquet"),
+    b"PK\x03\x04": ("a zip archive", ""), b"BZh": ("bzip2 data", ""), b"\xfd7zXZ": ("xz data", ""), b"ARROW1": ("Arrow", ""),
+}
+
+
+class Mark(NamedTuple):
+    """Where a row starts.
+
+    Attributes:
+        position: Bytes from the start of a plain file; rows before it where a file cannot be entered at a byte.
+        line: Its line, or its row number in a file without lines, counted from 1.
+    """
+
+    position: int
+    line: int
+
+
+START = Mark(0, 1)
+
+
+class Line(NamedTuple):
+    """One line of a text file.
+
+    Attributes:
+        number: Counted from 1.
+        text: With its line end; bytes that are not in the encoding are replaced.
+        fault: Why the line cannot be used; empty when it can.
+        position: Bytes from the start of the file, before compression.
+    """
+
+    number: int
+    text: str
+    fault: str
+    position: int
+
+
+def compression_of(path: Path) -> str:
+    """Give the ending of a compressed file, such as `.gz`; empty for a plain one."""
+    ending = path.suffix.lower()
+    return ending if ending in COMPRESSIONS else ""
+
+
+class TextFile:
+    """A text file, read from its start or from a mark.
+
+    Attributes:
+        path: Where it is.
+        encoding: How it is read.
+        offer: The encoding that fits all lines read so far, where the one set did not: "latin-1" or empty.
+    """
+
+    def __init__(self, path: Path, encoding: str) -> None:
+        """Look at the file's first bytes.
+
+        Raises:
+            InputError: It cannot be read, is empty, or is in another encoding than the settings say.
+        """
+        self.path = path
+        self.encoding = encoding
+        self._raw: IO[bytes] | None = None
+        self._misfits = self._fits = 0
+        with readable(path):
+            sample = self._first_bytes()
+        if not sample.strip(_NOTHING):
+            raise InputError(f"{path} is empty.", "Give a file with rows.", FIELD)
+        _refuse_disguised(path, sample)
+        _refuse_other_encoding(path, sample, encoding)
+        if encoding == "utf-16":
+            self.encoding = "utf-16-be" if sample.startswith(codecs.BOM_UTF16_BE) else "utf-16-le"
+
+    @property
+    def offer(self) -> str:
+        """The encoding that would fit where the one set does not; empty when there is none to offer."""
+        return "latin-1" if self._misfits and not self._fits else ""
+
+    @property
+    def position(self) -> int:
+        """Bytes of the file on disk read so far, those buffered ahead among them."""
+        return self._raw.tell() if self._raw is not None and not self._raw.closed else 0
+
+    def lines(self, start: Mark = START) -> Iterator[Line]:
+        """Give each line from a mark on; in a compressed file those before it are read and skipped.
+
+        Raises:
+            InputError: The file is cut off or damaged, or can no longer be read.
+        """
+        mark = START if compression_of(self.path) else start
+        with readable(self.path), self._opened(mark.position) as file:
+            position, number = mark
+            for raw in self._raw_lines(file):
+                if position >= start.position:
+                    text, fault = self._decoded(raw)
+                    yield Line(number, text if position else text.removeprefix("\ufeff"), fault, position)
+                position += len(raw)
+                number += 1
+
+    def blocks(self) -> Iterator[str]:
+        """Give the whole text block by block; a byte that is not UTF-8 becomes a lone surrogate (PEP 383).
+
+        Raises:
+            InputError: The file is cut off or damaged, or can no longer be read.
+        """
+        errors = "surrogateescape" if self.encoding == "utf-8" else "surrogatepass"
+        decoder = codecs.getincrementaldecoder("utf-8" if self.encoding == "latin-1" else self.encoding)(errors)
+        first = True
+        with readable(self.path), self._opened(0) as file:
+            while block := file.read(_BLOCK):
+                text = _latin(block) if self.encoding == "latin-1" else decoder.decode(block)
+                yield text.removeprefix("\ufeff") if first else text
+                first = False
+            yield _rest_of(decoder)
+
+    def read(self, start: int, end: int) -> bytes:
+        """Give the bytes of a plain file between two positions, to its end where `end` is negative."""
+        with readable(self.path), self.path.open("rb") as file:
+            file.seek(start)
+            return file.read(end - start if end >= 0 else -1)
+
+    def _first_bytes(self) -> bytes:
+        """Give a sample that holds something, from the start of the file."""
+        with self._opened(0) as file:
+            sample = file.read(_SAMPLE)
+            while sample and not sample.strip(_NOTHING) and (more := file.read(_BLOCK)):
+                sample = more
+        return sample
+
+    @contextmanager
+    def _opened(self, position: int) -> Generator[IO[bytes]]:
+        with self.path.open("rb", buffering=0) as raw:
+            raw.seek(position)
+            self._raw = raw
+            with _decompressed(raw, compression_of(self.path)) as file:
+                yield file
+
+    def _raw_lines(self, file: IO[bytes]) -> Iterator[bytes]:
+        if self.encoding in ("utf-8", "latin-1"):
+            return iter(file)
+        return _wide_lines(file, "\n".encode(self.encoding))
+
+    def _decoded(self, raw: bytes) -> tuple[str, str]:
+        """Give a line's text, and why it cannot be used."""
+        if self.encoding == "latin-1":
+            text = _latin(raw)
+        else:
+            try:
+                text = raw.decode(self.encoding)
+            except UnicodeDecodeError as error:
+                return raw.decode(self.encoding, "replace"), self._misfit(raw, error)
+            if not text.isascii():
+                self._fits += 1
+        if "\0" in text:
+            return text, f"a NUL character at column {text.index(chr(0)) + 1}"
+        return text, ""
+
+    def _misfit(self, raw: bytes, error: UnicodeDecodeError) -> str:
+        self._misfits += 1
+        byte = raw[error.start]
+        if self.encoding != "utf-8":
+            return f"not {self.encoding.upper()}: byte 0x{byte:02x} at {error.start + 1}"
+        return f"not UTF-8: byte 0x{byte:02x} at {error.start + 1} ({_LATIN[byte]!r} in latin-1)"
+
+
+@contextmanager
+def readable(path: Path) -> Generator[None]:
+    """Say in one sentence what went wrong while a file was read.
+
+    Raises:
+        InputError: The file is missing, may not be read, or is cut off or damaged.
+    """
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise InputError(f"{path} does not exist.", "Check the path; it is relative to the config's folder.", FIELD) from error
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise damaged(path, error) from error
+    except OSError as error:
+        if error.errno is None:  # a decompressor's word, not the system's
+            raise damaged(path, error) from error
+        raise InputError(f"Cannot read {path}: {error.strerror}.", "Check who may read it.", FIELD) from error
+
+
+def damaged(path: Path, error: Exception) -> InputError:
+    """Give the error for a compressed or binary file that cannot be read to its end."""
+    reason = str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__
+    return InputError(f"{path} is cut off or damaged: {reason}.", "Get or make the file again.", FIELD)
+
+
+@contextmanager
+def _decompressed(raw: io.FileIO, ending: str) -> Generator[IO[bytes]]:
+    if ending == ".gz":
+        with io.BufferedReader(cast("Any", gzip.GzipFile(fileobj=raw)), _BLOCK) as file:
+            yield file
+    elif ending:
+        import pyarrow as pa
+
+        stream: Any = pa.CompressedInputStream(raw, "zstd")
+        with io.BufferedReader(stream, _BLOCK) as file:
+            yield file
+    else:
+        with io.BufferedReader(raw, _BLOCK) as file:
+            yield file
+
+
+def _wide_lines(file: IO[bytes], end: bytes) -> Iterator[bytes]:
+    """Give lines of two-byte characters: a line end counts at even places alone."""
+    held = bytearray()
+    while block := file.read(_BLOCK):
+        searched = max(0, len(held) - 1)
+        held += block
+        start = 0
+        while (found := held.find(end, searched)) >= 0:
+            searched = found + 1
+            if (found - start) % 2 == 0:
+                yield bytes(held[start : found + 2])
+                start = searched = found + 2
+        del held[:start]
+    if held:
+        yield bytes(held)
+
+
+def _rest_of(decoder: codecs.IncrementalDecoder) -> str:
+    """Give what is left of a character that the file's end cuts."""
+    try:
+        return decoder.decode(b"", True)
+    except UnicodeDecodeError:
+        return "\ufffd"
+
+
+def _latin(raw: bytes) -> str:
+    return codecs.charmap_decode(raw, "strict", _LATIN_MAP)[0]
+
+
+def _refuse_disguised(path: Path, sample: bytes) -> None:
+    for magic, (kind, ending) in _MAGIC.items():
+        if sample.startswith(magic):
+            way_out = f"Name it {path.name}{ending}." if ending in COMPRESSIONS else "Unpack it, or write it as one of the kinds known."
+            if ending == ".parquet":
+                way_out = f"Name it {path.stem}.parquet."
+            raise InputError(f"{path} is {kind}, which its name does not say.", way_out, FIELD)
+
+
+def _refuse_other_encoding(path: Path, sample: bytes, encoding: str) -> None:
+    """Refuse a file whose first bytes show an encoding that the settings do not name, and offer it."""
+    found = _wide_encoding(sample)
+    if found == "utf-32":
+        raise InputError(f"{path} is UTF-32.", "Save it as UTF-8.", FIELD)
+    if sample.startswith(codecs.BOM_UTF8) and encoding != "utf-8":
+        raise InputError(f"{path} is UTF-8, not {encoding}.", "Take data.encoding out, or set it to utf-8.", "data.encoding")
+    if encoding == "latin-1" and not sample.isascii() and not found and _is_utf8(sample):
+        raise InputError(f"{path} reads as UTF-8, which latin-1 would garble.",
+                         "Take data.encoding out; where other files need it, save those as UTF-8.", "data.encoding")
+    if encoding.startswith("utf-16"):
+        if not found and _is_utf8(sample):
+            raise InputError(f"{path} is not UTF-16: it reads as UTF-8.", "Take data.encoding out, or set it to utf-8.", "data.encoding")
+    elif found:
+        name = encoding.upper() if encoding == "utf-8" else encoding
+        raise InputError(f"{path} is {found.upper()}, not {name}.", f"Set data.encoding to {found}, or save it as UTF-8.", "data.encoding")
+
+
+def _wide_encoding(sample: bytes) -> str:
+    """Tell UTF-16 and UTF-32 by their byte order mark, or by where the zero bytes of ASCII characters stand."""
+    if sample.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
+        return "utf-32"
+    if sample.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16"
+    even, odd = sample[0::2].count(0), sample[1::2].count(0)
+    starts_ascii = [bool(byte) for byte in sample[:4]]
+    if odd > 10 * even and (odd * 5 > len(sample) or starts_ascii == [True, False, True, False]):
+        return "utf-16-le"
+    if even > 10 * odd and (even * 5 > len(sample) or starts_ascii == [False, True, False, True]):
+        return "utf-16-be"
+    return ""
+
+
+def _is_utf8(sample: bytes) -> bool:
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(sample)
+    except UnicodeDecodeError:
+        return False
+    return b"\0" not in sample
+
+
+def size_of(path: Path) -> int:
+    """Give a file's bytes on disk; 0 where it cannot be seen."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0

@@ -1,0 +1,85 @@
+"""Which chat template: the model's own, one that ships with the studio, or a text in the settings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from lora_studio.core.errors import InputError
+from lora_studio.core.paths import resources_folder
+
+FIELD = "data.chat_template"
+MODEL_FIELD = "model.name_or_path"
+Origin = Literal["model", "studio", "settings", "none"]
+
+
+@dataclass(frozen=True)
+class TemplateSource:
+    """A chat template and where it came from.
+
+    Attributes:
+        text: The Jinja source; None where there is none.
+        origin: model, studio (it ships with us), settings (typed by the person), or none.
+        name: Of one that ships with us; else empty.
+    """
+
+    text: str | None
+    origin: Origin
+    name: str = ""
+
+    @property
+    def described(self) -> str:
+        """What a sentence calls it."""
+        return {"model": "the base model's chat template", "studio": f"the chat template {self.name}",
+                "settings": "the chat template of the settings", "none": "no chat template"}[self.origin]
+
+    @property
+    def field(self) -> str:
+        """The setting that answers for it."""
+        return MODEL_FIELD if self.origin == "model" else FIELD
+
+    @property
+    def way_out(self) -> str:
+        """What helps when it is of no use."""
+        if self.origin == "model":
+            return f"Choose another model, or set data.chat_template to one of {', '.join(shipped_templates())}."
+        return f"Mend it, or set data.chat_template to one of {', '.join(shipped_templates())}."
+
+
+def shipped_templates() -> tuple[str, ...]:
+    """Name the chat templates that ship with the studio."""
+    return tuple(sorted(path.stem for path in (resources_folder() / "templates").glob("*.jinja")))
+
+
+def shipped_template(name: str) -> str:
+    """Give the Jinja source of a template that ships with the studio.
+
+    Raises:
+        InputError: There is none of this name.
+    """
+    if name not in shipped_templates():
+        raise InputError(
+            f"No chat template is called {name!r}.", f"Name one of {', '.join(shipped_templates())}, or give a Jinja template.", FIELD)
+    return (resources_folder() / "templates" / f"{name}.jinja").read_text(encoding="utf-8")
+
+
+def choose_template(setting: str | None, tokenizer: Any) -> TemplateSource:
+    """Give the template that `data.chat_template` means: a Jinja text, a shipped one's name, or the tokenizer's own.
+
+    Raises:
+        InputError: No shipped template has that name, or the tokenizer has several and none is the default.
+    """
+    if setting is not None and setting.strip():
+        if "{{" in setting or "{%" in setting:
+            return TemplateSource(setting, "settings")
+        return TemplateSource(shipped_template(setting.strip()), "studio", setting.strip())
+    if not tokenizer.chat_template:
+        return TemplateSource(None, "none")
+    try:
+        return TemplateSource(str(tokenizer.get_chat_template()), "model")
+    except ValueError as error:
+        names = ", ".join(tokenizer.chat_template)
+        raise InputError(
+            f"The base model has several chat templates ({names}) and none is the default.",
+            f"Choose another model, or set data.chat_template to one of {', '.join(shipped_templates())}.", MODEL_FIELD,
+        ) from error

@@ -1,0 +1,143 @@
+"""A tokenized data set in a folder: flat arrays that are mapped, not read, and a manifest that says what they are.
+
+Rows are stored whole. Cutting, splitting and packing are views, so none of those settings tokenizes anything again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lora_studio.data.lengths import LengthTable
+from lora_studio.data.token_rows import Mask, Numbers, TokenIds, TokenRow, TokenRows
+
+VERSION = 1
+MANIFEST, INPUT_IDS, TRAINED, PLACES, COUNTS = "manifest.json", "input_ids.bin", "trained.bin", "places.npy", "trained_counts.npy"
+
+
+class StoreError(Exception):
+    """A folder holds no whole data set."""
+
+
+class StoreWriter:
+    """Writes rows as they come; memory holds a few numbers a row."""
+
+    def __init__(self, folder: Path) -> None:
+        """Begin in an empty folder."""
+        self._folder = folder
+        self._files: tuple[BinaryIO, BinaryIO] = ((folder / INPUT_IDS).open("wb"), (folder / TRAINED).open("wb"))
+        self._numbers = {name: array("q") for name in ("length", "first", "count", "file", "line")}
+        self._trained_at = np.zeros(1024, dtype=np.int64)
+        self._digests = (hashlib.sha256(), hashlib.sha256())
+
+    def add(self, rows: Sequence[TokenRow], places: Sequence[tuple[int, int]]) -> None:
+        """Write a block of rows, each with the number of its file and its line."""
+        for row, (file, line) in zip(rows, places):
+            trained = np.flatnonzero(row.trained)
+            length = row.input_ids.size
+            self._see(trained)
+            for name, number in (("length", length), ("first", trained[0] if trained.size else length), ("count", trained.size),
+                                 ("file", file), ("line", line)):
+                self._numbers[name].append(int(number))
+        flat = (np.concatenate([row.input_ids for row in rows]), np.concatenate([row.trained for row in rows]))
+        for file, digest, values in zip(self._files, self._digests, flat):
+            file.write(values.data)
+            digest.update(values.data)
+
+    def finish(self, manifest: dict[str, Any]) -> None:
+        """Write the tables and the manifest; the folder is whole then."""
+        self.close()
+        numbers = {name: np.array(values, dtype=np.int64) for name, values in self._numbers.items()}
+        longest = int(numbers["length"].max(initial=0))
+        LengthTable(numbers["length"], numbers["first"], self._trained_at[:longest]).save(self._folder)
+        np.save(self._folder / PLACES, np.stack([numbers["file"], numbers["line"]]), allow_pickle=False)
+        np.save(self._folder / COUNTS, numbers["count"], allow_pickle=False)
+        digest = hashlib.sha256(numbers["length"].tobytes())
+        for part in self._digests:
+            digest.update(part.digest())
+        sizes = {path.name: path.stat().st_size for path in self._folder.iterdir()}
+        whole = {**manifest, "version": VERSION, "fingerprint": digest.hexdigest(), "sizes": sizes}
+        (self._folder / MANIFEST).write_text(json.dumps(whole, ensure_ascii=False), encoding="utf-8")
+
+    def close(self) -> None:
+        """Close the files that grow."""
+        for file in self._files:
+            file.close()
+
+    def _see(self, trained: NDArray[np.int64]) -> None:
+        if trained.size:
+            if trained[-1] >= self._trained_at.size:
+                self._trained_at = np.pad(self._trained_at, (0, int(trained[-1])))
+            self._trained_at[trained] += 1
+
+
+@dataclass(frozen=True)
+class TokenStore:
+    """A tokenized data set, opened.
+
+    Attributes:
+        folder: Where it is.
+        manifest: What it was made of.
+        lengths: Every row's lengths before cutting.
+        places: Number of the file, and line, of each row, shape (2, rows).
+        counts: Trained tokens of each row before cutting, shape (rows,).
+        input_ids: All ids, mapped from disk, shape (tokens,).
+        trained: Which are trained, mapped from disk, shape (tokens,).
+    """
+
+    folder: Path
+    manifest: dict[str, Any]
+    lengths: LengthTable
+    places: Numbers
+    counts: Numbers
+    input_ids: TokenIds
+    trained: Mask
+
+    def select(self, rows: Numbers, max_length: int) -> TokenRows:
+        """Give some rows, cut to a length."""
+        starts = np.cumsum(self.lengths.lengths) - self.lengths.lengths
+        kept = np.minimum(self.lengths.lengths[rows], max_length)
+        counts = self.counts[rows].copy()
+        for place in np.flatnonzero(self.lengths.lengths[rows] > max_length):
+            start = int(starts[rows[place]])
+            counts[place] = np.count_nonzero(self.trained[start : start + max_length])
+        text = f"{self.manifest['fingerprint']} {max_length} {hashlib.sha256(rows.astype('<i8').tobytes()).hexdigest()}"
+        return TokenRows(
+            self.input_ids, self.trained, starts[rows], kept, counts, hashlib.sha256(text.encode()).hexdigest())
+
+
+def open_store(folder: Path) -> TokenStore:
+    """Open a stored data set; its arrays are mapped, so this costs the same for any size.
+
+    Raises:
+        StoreError: It is missing, cut or not of this version.
+    """
+    try:
+        manifest = cast("dict[str, Any]", json.loads((folder / MANIFEST).read_text(encoding="utf-8")))
+        if manifest["version"] != VERSION:
+            raise StoreError(f"{folder} is of another version")
+        for name, size in manifest["sizes"].items():
+            if (folder / name).stat().st_size != size:
+                raise StoreError(f"{folder / name} is cut")
+        lengths = LengthTable.open(folder)
+        places, counts = (np.load(folder / name, allow_pickle=False) for name in (PLACES, COUNTS))
+        ids, trained = _mapped(folder / INPUT_IDS, np.int32), _mapped(folder / TRAINED, np.bool_)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise StoreError(f"{folder} cannot be read: {error}") from error
+    if not (ids.size == trained.size == int(lengths.lengths.sum())):
+        raise StoreError(f"{folder} has arrays that do not belong together")
+    return TokenStore(folder, manifest, lengths, places, counts, ids, trained)
+
+
+def _mapped(path: Path, kind: type[np.generic]) -> NDArray[Any]:
+    if not path.stat().st_size:
+        return np.empty(0, kind)
+    return np.memmap(path, dtype=kind, mode="r")

@@ -1,0 +1,145 @@
+"""Choosing a chat template, with a real row rendered by a real tokenizer beside it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PySide6.QtCore import Qt
+from PySide6.QtWidgets import QLabel, QPushButton
+
+from lora_studio.data.template_source import shipped_template, shipped_templates
+from lora_studio.gui.data_page.template_dialog import TemplateDialog
+from lora_studio.gui.pages import DataPage
+from lora_studio.gui.theme import Theme
+from lora_studio.gui.widgets import Banner, ErrorLabel
+from tests.gui.clipping import clipped_widgets, settle
+from tests.gui.desk import Desk
+from tests.tiny import save_tiny_tokenizer
+
+LEFT = Qt.MouseButton.LeftButton
+ROW = {"messages": [{"role": "user", "content": "Hello there"}, {"role": "assistant", "content": "Good day"}]}
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    path = tmp_path / "rows.jsonl"
+    path.write_text("not json\n" + json.dumps(ROW) + "\n", encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def page(desk: Desk, dark: Theme, rows: Path, tiny_model: Callable[[str], Path]) -> DataPage:
+    """The page with one sound row and a model that is ready."""
+    desk.workspace.edit({"model.name_or_path": str(tiny_model("llama")), "data.train": (str(rows),), "data.on_bad_rows": "skip"}, "start")
+    made = DataPage(desk.workspace, desk.jobs, desk.run_view, desk.answers)
+    desk.shown(made, 900, 900)
+    desk.workspace.begin()
+    desk.until(lambda: desk.workspace.data_check and desk.workspace.source and desk.workspace.source.ready)
+    return made
+
+
+@pytest.fixture
+def dialog(desk: Desk, page: DataPage) -> TemplateDialog:
+    desk.qtbot.mouseClick(page.findChild(QPushButton, "change_template_button"), LEFT)
+    made = page.findChild(TemplateDialog)
+    desk.until(made.rendered.toPlainText, 60_000)
+    return made
+
+
+def choose(dialog: TemplateDialog, data: str) -> None:
+    dialog.choice.setCurrentIndex(dialog.choice.findData(data))
+    dialog.choice.activated.emit(dialog.choice.currentIndex())
+
+
+def underlined(dialog: TemplateDialog) -> list[str]:
+    return [selection.cursor.selectedText() for selection in dialog.rendered.extraSelections()]
+
+
+def test_the_models_own_template_is_shown_with_the_row_it_makes(dialog: TemplateDialog) -> None:
+    assert "{%" in dialog.editor.toPlainText()
+    assert "Hello there" in dialog.rendered.toPlainText()
+    assert len(underlined(dialog)) == 1
+    assert underlined(dialog)[0].startswith("Good day")
+    dialog.reject()
+
+
+def test_a_shipped_template_is_rendered_and_used_as_one_undo_step(desk: Desk, page: DataPage, dialog: TemplateDialog) -> None:
+    name = "llama3"
+    before = dialog.rendered.toPlainText()
+    choose(dialog, name)
+    assert dialog.editor.toPlainText() == shipped_template(name)
+    desk.until(lambda: dialog.rendered.toPlainText() != before, 60_000)
+    desk.qtbot.mouseClick(dialog.findChild(QPushButton, "template_use"), LEFT)
+    assert desk.workspace.config.data.chat_template == name
+    assert page.findChild(QLabel, "template_told").text() == f"Chat template: {name}"
+    desk.workspace.undo_stack.undo()
+    assert desk.workspace.config.data.chat_template is None
+    assert page.findChild(QLabel, "template_told").text() == "Chat template: the base model's own"
+
+
+def test_a_template_is_written_and_its_fault_is_told_beside_it(desk: Desk, dialog: TemplateDialog) -> None:
+    dialog.editor.setFocus()
+    dialog.editor.selectAll()
+    desk.qtbot.keyClicks(dialog.editor, "{% for m in messages %}")
+    assert dialog.choice.currentText() == "Written here"
+    error = dialog.findChild(ErrorLabel, "template_error")
+    desk.until(lambda: "cannot be read" in error.text(), 60_000)
+    desk.qtbot.keyClicks(dialog.editor, "<{{ m.role }}>{{ m.content }}{% endfor %}")
+    desk.until(lambda: dialog.rendered.toPlainText() == "<user>Hello there<assistant>Good day", 60_000)
+    assert error.text() == ""
+    assert underlined(dialog) == ["Good day"]
+    dialog.use()
+    assert desk.workspace.config.data.chat_template == "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+
+
+def test_the_lens_shows_the_rows_real_tokens_and_follows_max_length(desk: Desk, page: DataPage) -> None:
+    page.rows.table.selectRow(1)
+    desk.qtbot.mouseClick(page.findChild(QPushButton, "detail_switch_tokens"), LEFT)
+    lens = page.rows.detail.lens
+    desk.until(lambda: len(lens.view.tokens), 60_000)
+    tokens = lens.view.tokens
+    trained = [text for text, state in zip(tokens.texts, tokens.states) if state == "trained"]
+    assert "".join(trained).replace(" ", "").startswith("Goodday")
+    assert tokens.counts["cut"] == 0
+    desk.workspace.edit({"data.max_length": 4}, "short")
+    desk.until(lambda: lens.view.tokens.counts["cut"] == len(tokens) - 4, 60_000)
+    page.rows.table.selectRow(0)
+    desk.until(lambda: not len(lens.view.tokens))
+    assert page.rows.detail.pills.current == "text"
+
+
+def test_a_base_model_without_a_template_gets_a_choice(
+    desk: Desk, page: DataPage, tmp_path: Path, tiny_model: Callable[[str], Path],
+) -> None:
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    for file in tiny_model("llama").iterdir():
+        (bare / file.name).write_bytes(file.read_bytes())
+    save_tiny_tokenizer(bare, chat_template=None)
+    for name in ("chat_template.jinja", "chat_template.json"):
+        (bare / name).unlink(missing_ok=True)
+    desk.workspace.edit({"model.name_or_path": str(bare)}, "model")
+    desk.until(lambda: any(problem.leads_to == "template" for problem in page.problems.shown)
+               or "chat template" in page.findChild(Banner, "data_error").text)
+    banner = next(banner for banner in page.findChildren(Banner) if banner.isVisible() and "chat template" in banner.text)
+    desk.qtbot.mouseClick(banner.action, LEFT)
+    dialog = page.findChild(TemplateDialog)
+    choose(dialog, shipped_templates()[0])
+    dialog.use()
+    desk.until(lambda: not any(problem.leads_to == "template" for problem in page.problems.shown))
+
+
+@pytest.mark.parametrize("scale", [1.0, 1.3])
+@pytest.mark.parametrize("mode", ["dark", "light"])
+def test_nothing_in_the_dialog_is_clipped(desk: Desk, dark: Theme, scale: float, mode: str) -> None:
+    dark.set_mode(mode)
+    dark.set_scale(scale)
+    dialog = TemplateDialog(desk.workspace, desk.jobs, None)
+    desk.qtbot.addWidget(dialog)
+    dialog.show()
+    settle(dialog)
+    assert clipped_widgets(dialog) == []
+    dialog.reject()
