@@ -88,7 +88,8 @@ class DataReader(QObject):
         """Check the draft's files now; large ones in a job."""
         self._timer.stop()
         self._stop(self._check_job)
-        self._check_job = None
+        self._stop(self._report_job)
+        self._check_job = self._report_job = None
         self.stopped = False
         self.check = self.report = self._reported = None  # a report of other rows would tell of their lengths
         self.error = self.hint = self.field = ""
