@@ -80,16 +80,16 @@ def export(
         else:
             certificate, written = yield from _export_merged(context, work, folder, dtype)
         if not certificate.passed:
-            raise _refusal(kind, certificate)
+            raise _refusal(kind, certificate.reason)
         _write_papers(folder, work.source, kind, written, certificate)
         size = bytes_below(folder)
         yield Phase(name="saving", message="Writing to disk")
     yield RunFinished(result={"path": str(target), "kind": kind, "bytes": size, "dtype": written, "certificate": certificate.to_json()})
 
 
-def _refusal(kind: str, certificate: Certificate) -> StudioError:
-    hint = "Nothing was kept. Export the adapter, or merge in float32." if kind == "merged" else "Nothing was kept."
-    return StudioError(f"The {kind} export was refused: {certificate.reason}.", hint)
+def _refusal(kind: str, reason: str) -> StudioError:
+    hint = "Nothing was kept. Export the adapter instead." if kind == "merged" else "Nothing was kept."
+    return StudioError(f"The {kind} export was refused: {reason}.", hint)
 
 
 @contextlib.contextmanager
@@ -155,8 +155,8 @@ def _export_adapter(context: TaskContext, work: _Work, folder: Path) -> Generato
     for name in (CONFIG_NAME, WEIGHTS_NAME):
         shutil.copyfile(work.source.adapter / name, folder / name)
     model = _with_adapter(load_model(work.base, torch.float32, torch.device("cpu")), folder)
-    comparison = yield from _compare(context, model, work)
-    certificate = judge(comparison, exact=True, rows_from=work.rows.origin, effect_lost=0.0, changed=(), tensors=0)
+    found = yield from _compare(context, model, work)
+    certificate = judge(found, found, rounded=False, rows_from=work.rows.origin, effect_lost=0.0, changed=(), tensors=0)
     return certificate, _adapter_dtype(folder / WEIGHTS_NAME)
 
 
@@ -165,26 +165,42 @@ def _export_merged(
 ) -> Generator[RunEvent, None, tuple[Certificate, str]]:
     written = dtype or read_facts(work.base).dtype
     loss = RoundingLoss(_DTYPES[written])
-    model = work.take_model()
-    for done, total in merge_by_module(model, loss):
-        context.control.check()
-        yield Phase(name="merging", message="Merging", done=done, total=total, unit="modules")
-    merged = finish_merge(model).to(_DTYPES[written])
+    merged, exact = yield from _merge_exactly(context, work, loss)
+    merged = merged.to(_DTYPES[written])
     digests = model_digests(merged)
     yield Phase(name="saving", message="Writing the merged model")
     context.control.check()
     merged.save_pretrained(folder)
     work.tokenizer.save_pretrained(folder)
-    del merged, model
+    del merged
     gc.collect()
     yield Phase(name="checking", message="Loading the written model again")
     again = AutoModelForCausalLM.from_pretrained(str(folder), dtype=_DTYPES[written], trust_remote_code=False, use_safetensors=True)
     found = model_digests(again)
     changed = sorted(name for name in digests.keys() | found.keys() if digests.get(name) != found.get(name))
     comparison = yield from _compare(context, again.float(), work)
-    exact = written == "float32"
-    certificate = judge(comparison, exact=exact, rows_from=work.rows.origin, effect_lost=loss.share, changed=changed, tensors=len(digests))
+    certificate = judge(
+        comparison, exact, rounded=written != "float32", rows_from=work.rows.origin, effect_lost=loss.share, changed=changed,
+        tensors=len(digests),
+    )
     return certificate, written
+
+
+def _merge_exactly(context: TaskContext, work: _Work, loss: RoundingLoss) -> Generator[RunEvent, None, tuple[Any, LogitComparison]]:
+    """Merge in fp32 and compare before anything is rounded or written: of what differs later, only rounding can be the cause.
+
+    Raises:
+        StudioError: The merged model is not base + adapter.
+    """
+    model = work.take_model()
+    for done, total in merge_by_module(model, loss):
+        context.control.check()
+        yield Phase(name="merging", message="Merging", done=done, total=total, unit="modules")
+    merged = finish_merge(model)
+    exact = yield from _compare(context, merged, work)
+    if exact.fault:
+        raise _refusal("merged", exact.fault)
+    return merged, exact
 
 
 def _compare(context: TaskContext, model: Any, work: _Work) -> Generator[RunEvent, None, LogitComparison]:

@@ -116,6 +116,7 @@ def test_a_smaller_dtype_is_the_rounding_of_the_exact_sum_and_says_its_cost(dtyp
     for name, tensor in exact.items():
         assert torch.equal(tensor.to(getattr(torch, dtype)), small[name]), name
     assert told["certificate"]["verdict"] == "rounded"
+    assert told["certificate"]["exact_logit_difference"] <= 1e-4 < told["certificate"]["max_abs_logit_difference"]
     assert 0 < told["certificate"]["effect_lost"] < 1
 
 
@@ -141,13 +142,14 @@ def spoil_scale(model: Any) -> Any:
     return model
 
 
-def test_a_merge_that_is_wrong_is_refused_and_not_kept(
-    llama_adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_a_merge_that_is_wrong_is_refused_in_every_dtype_and_not_kept(
+    dtype: str, llama_adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sound = task.finish_merge
     monkeypatch.setattr(task, "finish_merge", lambda model: spoil_scale(sound(model)))
     with pytest.raises(StudioError, match="refused: logits differ"):
-        run_export(source=str(llama_adapter), kind="merged", to=str(tmp_path / "merged"), dtype="float32")
+        run_export(source=str(llama_adapter), kind="merged", to=str(tmp_path / "merged"), dtype=dtype)
     assert list(tmp_path.iterdir()) == []
 
 
