@@ -82,7 +82,7 @@ class AnswerFinder:
         if through.startswith(opened) and answer and through[len(opened) :].lstrip().startswith(answer):
             return len(opened)
         closed = self._template.fill(before, tools)
-        if through.startswith(opened) and len(opened) > len(closed):
+        if through.startswith(opened) and (len(opened) > len(closed) or not answer):
             return len(opened)
         # The template opens no answer by itself, or opens it otherwise than it renders one.
         if answer and through.startswith(closed) and (found := through.find(answer, len(closed))) >= 0:

@@ -127,6 +127,7 @@ class ChatTemplate:
         try:
             return self._running().receive()
         except RendererDiedError:
+            self.close()
             asked = [row for row in rows if self._by_template(row)]
             return [self._reply_alone(row, request) for row, request in zip(asked, requests)]
 

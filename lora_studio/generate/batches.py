@@ -28,16 +28,21 @@ class Batch:
         positions: (N,) places in the flattened B·T whose next token is trained, row by row.
         targets: (N,) those next tokens.
         counts: Trained tokens of each row; they add up to N.
+        position_ids: (B, T) place of each token in its document; None where no row is packed.
+        document_ids: (B, T) document of each token in its row, 0 on padding; None where no row is packed.
     """
 
     input_ids: Tensor
     positions: Tensor
     targets: Tensor
     counts: tuple[int, ...]
+    position_ids: Tensor | None = None
+    document_ids: Tensor | None = None
 
     def to(self, device: torch.device) -> Batch:
         """Give the batch on `device`."""
-        return Batch(self.input_ids.to(device), self.positions.to(device), self.targets.to(device), self.counts)
+        packed = (None if ids is None else ids.to(device) for ids in (self.position_ids, self.document_ids))
+        return Batch(self.input_ids.to(device), self.positions.to(device), self.targets.to(device), self.counts, *packed)
 
 
 def make_batch(rows: Sequence[TokenRow]) -> Batch:
@@ -48,7 +53,8 @@ def make_batch(rows: Sequence[TokenRow]) -> Batch:
     positions = np.flatnonzero(predicts)
     targets = padded.input_ids.reshape(-1)[positions + 1]
     counts = tuple(int(count) for count in predicts.sum(axis=1))
-    return Batch(torch.from_numpy(padded.input_ids), torch.from_numpy(positions), torch.from_numpy(targets), counts)
+    packed = (torch.from_numpy(padded.position_ids), torch.from_numpy(padded.document_ids)) if padded.packed else (None, None)
+    return Batch(torch.from_numpy(padded.input_ids), torch.from_numpy(positions), torch.from_numpy(targets), counts, *packed)
 
 
 def trained_count(row: TokenRow) -> int:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from lora_studio.core.errors import StudioError
 from lora_studio.generate.batches import Batch
+from lora_studio.generate.packed import packed_masks
 
 
 class SelectedHead:
@@ -41,10 +42,17 @@ class SelectedHead:
         """Run the model and give (N, V) logits, one row for each of the batch's positions, in the model's dtype."""
         self._positions = batch.positions
         try:
-            logits: Tensor = self._model(input_ids=batch.input_ids, use_cache=False).logits
+            logits: Tensor = self._model(input_ids=batch.input_ids, use_cache=False, **self._apart(batch)).logits
         finally:
             self._positions = None
         return logits[0]
+
+    def _apart(self, batch: Batch) -> dict[str, Any]:
+        """Give what keeps the documents of packed rows from seeing each other; nothing where no row is packed."""
+        if batch.document_ids is None:
+            return {}
+        dtype = next(self._model.parameters()).dtype
+        return {"position_ids": batch.position_ids, "attention_mask": packed_masks(self._model, batch.document_ids, dtype)}
 
     def _select(self, _head: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
         if self._positions is None:

@@ -98,8 +98,12 @@ class Planner(QObject):
         check, config = self._workspace.data_check, self._workspace.config
         if check is None or not check.train_rows:
             return None
-        held_out = 0 if config.data.eval else round(check.train_rows * config.data.eval_fraction)
-        rows = [1] * max(1, check.train_rows - held_out)
+        held_out = 0 if config.data.eval else config.data.eval_rows or round(check.train_rows * config.data.eval_fraction)
+        count = check.train_rows - held_out
+        report = self._workspace.data.report
+        if config.data.packing and report is not None:
+            count = report["packing"]["blocks"]
+        rows = [1] * max(1, count)
         return StepPlan(rows, rows, config.training).total_steps
 
     def replan(self) -> None:

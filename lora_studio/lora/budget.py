@@ -60,9 +60,10 @@ class MemoryBudget:
 
 
 def workload_of(config: RunConfig, longest: int = 0, trained_share: float = 0.0) -> Workload:
-    """Give the largest micro-batch: full of rows as long as the longest known one, or as `max_length` allows."""
+    """Give the largest micro-batch: full of rows as long as the longest known one, or as `max_length` allows; of packed blocks, all are."""
     rows = config.training.per_device_train_batch_size
-    length = min(longest, config.data.max_length) if longest else config.data.max_length
+    known = longest and not config.data.packing
+    length = min(longest, config.data.max_length) if known else config.data.max_length
     share = trained_share or (1.0 if config.data.train_on == "all" else _USUAL_TRAINED_SHARE)
     return Workload(rows, length, max(1, round(rows * length * share)))
 
@@ -107,6 +108,8 @@ def _moments(config: RunConfig, step: Step, trained_bytes: int, trained_paramete
     else:
         forward = sum(kept)
         backward = forward + one_layer // 2
+    if config.data.packing:
+        forward, backward = forward + _mask_bytes(step), backward + _mask_bytes(step)
     around = step.kept_around_layers(trained_parameters)
     earlier = trained_bytes if config.training.gradient_accumulation_steps > 1 else 0
     loss = step.workload.trained * step.facts.vocab_size * _BYTES_A_LOGIT
@@ -115,6 +118,11 @@ def _moments(config: RunConfig, step: Step, trained_bytes: int, trained_paramete
         "backward": {"activations": backward + around, "gradients": max(earlier, trained_bytes // max(1, len(kept)))},
         "optimizer": {"gradients": trained_bytes},
     }
+
+
+def _mask_bytes(step: Step) -> int:
+    """Give the bytes of a block's attention mask: one of true and false, and the same as numbers that attention adds."""
+    return step.workload.rows * step.workload.length**2 * (1 + step.precisions.compute_bytes)
 
 
 def _trained_bytes(config: RunConfig, tree: ModuleTree, resolution: Resolution, base_bytes: int) -> int:

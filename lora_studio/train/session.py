@@ -31,6 +31,7 @@ from lora_studio.data.plan import StepBatch, StepPlan
 from lora_studio.data.prepare import PreparedData
 from lora_studio.generate.adapters import newest_whole
 from lora_studio.generate.batches import make_batch
+from lora_studio.generate.packed import refuse_unpackable
 from lora_studio.generate.sampling import answer
 from lora_studio.generate.score import loss_sums
 from lora_studio.train.abandon import abandoning
@@ -63,7 +64,10 @@ class Session:
         self._data = data
         self._precision = precision
         self._stepper = Stepper(model, self._config.training, precision)
-        self.plan = StepPlan(data.train.lengths, data.train.trained_counts, self._config.training, data.train.fingerprint())
+        if self._config.data.packing:
+            refuse_unpackable(model)
+        self._rows = data.blocks
+        self.plan = StepPlan(self._rows.lengths, self._rows.trained_counts, self._config.training, self._rows.fingerprint())
         self._progress = Progress()
         self._saved_step = 0
         self._eval_loss: float | None = None
@@ -154,7 +158,7 @@ class Session:
             yield from self._heed()
             began = time.perf_counter()
             seed = micro_batch_seed(settings.seed, number, place)
-            self._stepper.add(make_batch([self._data.train[row] for row in rows]), batch.trained_tokens, seed)
+            self._stepper.add(make_batch([self._rows[row] for row in rows]), batch.trained_tokens, seed)
             seconds.append(time.perf_counter() - began)
         began = time.perf_counter()
         learning_rate = lr_at(number, self.plan.total_steps, settings)

@@ -1,0 +1,116 @@
+"""The mask lens: the exact tokens of a row, and which of them are trained, context, or cut off."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from lora_studio.core.config import DataSettings
+from lora_studio.core.config_files import validate_config
+from lora_studio.core.control import TaskContext
+from lora_studio.core.engine_import import import_engine
+from lora_studio.core.events import Phase, RunEvent, RunFinished
+from lora_studio.data.encode import Encoder
+from lora_studio.data.report import load_tokenizer
+from lora_studio.data.rows import Row, RowError
+from lora_studio.data.samples import Place, rows_at
+from lora_studio.data.template import ChatTemplate
+from lora_studio.data.token_text import TokenTexts
+
+TokenState = Literal["trained", "context", "cut"]
+MOST_TOKENS = 20_000  # shown of one row: more is no use to an eye
+
+
+@dataclass(frozen=True)
+class LensRow:
+    """One row as a model sees it.
+
+    Attributes:
+        file: Its file.
+        line: Where it starts in the file.
+        ids: Its token ids, the first 20,000 of them.
+        texts: What each stands for; bytes that are no whole character as `\\xF0`.
+        states: trained, context (seen, not learned) or cut (beyond `max_length`).
+        tokens: How many tokens the row has in all.
+        trained: How many are trained.
+    """
+
+    file: str
+    line: int
+    ids: tuple[int, ...]
+    texts: tuple[str, ...]
+    states: tuple[TokenState, ...]
+    tokens: int
+    trained: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Give it as plain JSON values."""
+        tree = asdict(self)
+        return {**tree, **{name: list(tree[name]) for name in ("ids", "texts", "states")}}
+
+
+def lens_rows(
+    rows: Sequence[Row], template: ChatTemplate, encoder: Encoder, texts: TokenTexts, settings: DataSettings
+) -> list[LensRow | RowError]:
+    """Look at rows through the lens; a row the template refuses gives its error.
+
+    Raises:
+        InputError: The template is missing, does not end, or rewrites earlier turns.
+    """
+    return [
+        rendered if isinstance(rendered, RowError) else _seen(row, encoder, rendered, texts, settings.max_length)
+        for row, rendered in zip(rows, template.render_rows(rows, settings.train_on))
+    ]
+
+
+def lens_row(row: Row, template: ChatTemplate, encoder: Encoder, texts: TokenTexts, settings: DataSettings) -> LensRow:
+    """Look at one row through the lens.
+
+    Raises:
+        InputError: The template is missing, does not end, or rewrites earlier turns.
+        RowError: The template refuses the row.
+    """
+    found = lens_rows([row], template, encoder, texts, settings)[0]
+    if isinstance(found, RowError):
+        raise found
+    return found
+
+
+def lens(context: TaskContext, config: dict[str, Any], model_folder: str, rows: list[list[Any]]) -> Iterator[RunEvent]:
+    """Task: look at rows through the lens; result `{"rows": [LensRow or {"file", "line", "error"}]}`, in the order asked for.
+
+    Args:
+        context: Its control ends the task.
+        config: The run.
+        model_folder: Where the tokenizer is.
+        rows: File and line of each row, files as the settings name them.
+    """
+    settings = validate_config(config).data
+    yield Phase(name="loading", message="Loading the tokenizer")
+    import_engine()
+    tokenizer = load_tokenizer(model_folder)
+    context.control.check()
+    places: list[Place] = [(str(file), int(line)) for file, line in rows]
+    known = rows_at(settings, places)
+    with ChatTemplate(tokenizer, settings.chat_template) as template:
+        found = [known[place] for place in places if place in known]
+        seen = dict(zip(((row.file, row.line) for row in found),
+                        lens_rows(found, template, Encoder(tokenizer), TokenTexts(tokenizer), settings)))
+    yield RunFinished(result={"rows": [_to_json(place, seen.get(place)) for place in places]})
+
+
+def _seen(row: Row, encoder: Encoder, rendered: Any, texts: TokenTexts, max_length: int) -> LensRow:
+    tokens = encoder.encode([rendered])[0]
+    ids = tokens.input_ids[:MOST_TOKENS].tolist()
+    states: list[TokenState] = ["trained" if trained else "context" for trained in tokens.trained[: len(ids)].tolist()]
+    states[max_length:] = ["cut" for _ in ids[max_length:]]
+    return LensRow(
+        row.file, row.line, tuple(ids), tuple(map(texts.of, ids)), tuple(states), tokens.input_ids.size,
+        int(tokens.trained[:max_length].sum()))
+
+
+def _to_json(place: Place, row: LensRow | RowError | None) -> dict[str, Any]:
+    if isinstance(row, LensRow):
+        return row.to_json()
+    return {"file": place[0], "line": place[1], "error": str(row) if row else "no sound row begins at this line"}

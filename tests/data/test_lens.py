@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lora_studio.core.config import RunConfig
+from lora_studio.core.control import TaskContext
+from lora_studio.core.events import RunFinished
+from lora_studio.data.encode import Encoder
+from lora_studio.data.lens import lens
+from lora_studio.data.template import Rendered
+from lora_studio.data.token_text import TokenTexts
+from tests.data.conftest import MODEL_ROLE, chat
+
+Write = Callable[..., str]
+Make = Callable[..., Any]
+TEXT = "Grüße 👩‍👩‍👧 مرحبا e\u0301 <|im_end|>  x\n\n   y "
+
+
+def mask_by_offsets(offsets: list[tuple[int, int]], spans: list[tuple[int, int]]) -> list[bool]:
+    """The mask told from every token's offsets: a token is trained where it starts within a span."""
+    borders = np.array(offsets, dtype=np.int64).reshape(-1, 2)
+    starts, ends = borders[:, 0].copy(), borders[:, 1]
+    bare = np.flatnonzero(starts == ends)
+    starts[bare[bare > 0]] = ends[bare[bare > 0] - 1]
+    return [any(start <= place < end for start, end in spans) for place in starts.tolist()]
+
+
+PIECES = st.sampled_from(["parcel", " ", "   ", "\n", "ü", "👩‍👩‍👧", "مرحبا", "e\u0301", "<|im_end|>", "</s>", ".", "support", "\t"])
+
+
+@given(st.lists(PIECES, min_size=1, max_size=30), st.data())
+@settings(max_examples=300, deadline=None)
+def test_borders_give_the_mask_that_all_offsets_give(pieces: list[str], data: st.DataObject) -> None:
+    tokenizer = _tiny()
+    text = "".join(pieces)
+    borders = sorted(data.draw(st.lists(st.integers(0, len(text)), min_size=2, max_size=6)))
+    spans = list(zip(borders[::2], borders[1::2]))
+    row = Encoder(tokenizer).encode([Rendered(text, tuple(spans), closed=True)])[0]
+    expected = mask_by_offsets(tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).offsets, spans)
+    assert row.trained.tolist() == [False, *expected[1:]]
+
+
+_KNOWN: dict[str, Any] = {}
+
+
+def _tiny() -> Any:
+    """The tiny tokenizer, made once: hypothesis calls a test many times."""
+    if not _KNOWN:
+        import tempfile
+
+        from transformers import AutoTokenizer
+
+        from tests.tiny import save_tiny_tokenizer
+
+        with tempfile.TemporaryDirectory() as folder:
+            save_tiny_tokenizer(Path(folder))
+            _KNOWN["tiny"] = AutoTokenizer.from_pretrained(folder)
+    return _KNOWN["tiny"]
+
+
+def test_the_bytes_of_tokens_are_the_bytes_of_the_text(tokenizer_with: Make) -> None:
+    tokenizer = tokenizer_with()
+    texts = TokenTexts(tokenizer)
+    ids = tokenizer.backend_tokenizer.encode(TEXT, add_special_tokens=False).ids
+    assert b"".join(map(texts.raw, ids)) == TEXT.encode()
+
+
+def test_bytes_that_are_no_whole_character_are_written_as_bytes(tokenizer_with: Make) -> None:
+    tokenizer = tokenizer_with()
+    ids = tokenizer.backend_tokenizer.encode("👩", add_special_tokens=False).ids
+    assert "".join(map(TokenTexts(tokenizer).of, ids)) == "\\xf0\\x9f\\x91\\xa9"
+
+
+def look(tokenizer_folder: Path, path: str, places: list[list[Any]], **changes: Any) -> list[dict[str, Any]]:
+    config = RunConfig().replace({"data.train": (path,), **{f"data.{name}": value for name, value in changes.items()}})
+    last = list(lens(TaskContext(), config.model_dump(mode="json"), str(tokenizer_folder), places))[-1]
+    assert isinstance(last, RunFinished)
+    return last.result["rows"]
+
+
+def test_the_lens_says_of_each_token_whether_it_is_trained_context_or_cut(write_rows: Write, tokenizer_folder: Path) -> None:
+    path = write_rows([chat("Hi?", "Ja."), chat("Where?", "Over there.", "And?", "No.")])
+    row = look(tokenizer_folder, path, [[path, 2]], max_length=40)[0]
+    pairs = list(zip(row["texts"], row["states"]))
+    by_state = {state: "".join(text for text, one in pairs if one == state) for state in ("trained", "context", "cut")}
+    assert by_state["trained"] == "Over there.<|im_end|>"
+    assert by_state["context"].startswith("<|im_start|>user\nWhere?<|im_end|>")
+    assert by_state["cut"].endswith("No.<|im_end|>\n")
+    assert (row["file"], row["line"], row["tokens"], row["trained"]) == (path, 2, len(row["ids"]), row["states"].count("trained"))
+
+
+def test_places_are_answered_in_the_order_asked_with_errors_of_their_own(write_rows: Write, tokenizer_folder: Path) -> None:
+    path = write_rows([chat("a", "b"), chat("c", "d", system="e"), {"messages": []}])
+    rows = look(tokenizer_folder, path, [[path, 3], [path, 1], [path, 2]], chat_template=MODEL_ROLE)
+    assert [row["line"] for row in rows] == [3, 1, 2]
+    assert "no sound row" in rows[0]["error"]
+    assert "ids" in rows[1]
+    assert "System role not supported" in rows[2]["error"]
+
+
+@pytest.mark.parametrize("length", [30_000])
+def test_of_a_very_long_row_the_first_tokens_are_shown(write_rows: Write, tokenizer_folder: Path, length: int) -> None:
+    path = write_rows([{"text": "x y " * length}])
+    row = look(tokenizer_folder, path, [[path, 1]])[0]
+    assert len(row["ids"]) == len(row["texts"]) == len(row["states"]) == 20_000
+    assert row["tokens"] > length

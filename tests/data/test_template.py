@@ -1,0 +1,215 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import groupby
+from typing import Any
+
+import pytest
+
+from lora_studio.core.errors import InputError
+from lora_studio.data import template as template_module
+from lora_studio.data.encode import Encoder
+from lora_studio.data.jinja_env import CompiledTemplate
+from lora_studio.data.rows import Message, Row, RowError
+from lora_studio.data.template import ChatTemplate, Rendered, wanted_answers
+from lora_studio.data.template_source import shipped_template, shipped_templates
+from tests.data.conftest import REWRITING
+from tests.data.template_styles import BY_ARCHITECTURE, CHATML, QWEN3, Style
+
+Make = Callable[..., Any]
+CALL = {"type": "function", "function": {"name": "track", "arguments": {"parcel": 7}}}
+CALLED = '<tool_call>\n{"name": "track", "arguments": {"parcel": 7}}\n</tool_call>'
+
+
+def row_of(*messages: Message, **changes: Any) -> Row:
+    return Row("rows.jsonl", 3, "messages", messages, **changes)
+
+
+def chat_row(turns: int, *, system: bool = False) -> Row:
+    messages = [Message("system", "You sort mail.")] if system else []
+    for turn in range(turns):
+        messages += [Message("user", f"Where is parcel {turn}?"), Message("assistant", f"Parcel {turn} is \u00fcber there. ✓")]
+    return row_of(*messages)
+
+
+@pytest.fixture
+def opened(tokenizer_with: Make) -> Iterator[Callable[..., ChatTemplate]]:
+    templates: list[ChatTemplate] = []
+
+    def make(text: str | None = None, setting: str | None = None) -> ChatTemplate:
+        templates.append(ChatTemplate(tokenizer_with(text), setting))
+        return templates[-1]
+
+    yield make
+    for template in templates:
+        template.close()
+
+
+def trained_texts(tokenizer: Any, rendered: Rendered | RowError) -> list[str]:
+    assert isinstance(rendered, Rendered), rendered
+    row = Encoder(tokenizer).encode([rendered])[0]
+    pairs = zip(row.input_ids.tolist(), row.trained.tolist())
+    return [tokenizer.decode([ids for ids, _ in part]) for trained, part in groupby(pairs, key=lambda pair: pair[1]) if trained]
+
+
+@pytest.mark.parametrize("architecture", BY_ARCHITECTURE)
+@pytest.mark.parametrize("system", [False, True], ids=["", "system"])
+@pytest.mark.parametrize("turns", [1, 3])
+def test_what_is_trained_is_every_answer_and_its_end_token(
+    tokenizer_with: Make, opened: Callable[..., ChatTemplate], architecture: str, turns: int, system: bool
+) -> None:
+    style = BY_ARCHITECTURE[architecture]
+    if system and not style.system:
+        pytest.skip("this template refuses a system turn")
+    row = chat_row(turns, system=system)
+    last_only = style is QWEN3 and turns > 1
+    rendered = opened(style.template).render_rows([row], "last" if last_only else "assistant")[0]
+    answers = [message.content for message in row.messages if message.role == "assistant"]
+    expected = [style.lead + answer + style.end for answer in (answers[-1:] if last_only else answers)]
+    assert trained_texts(tokenizer_with(style.template), rendered) == expected
+
+
+@pytest.mark.parametrize("style", [style for style in BY_ARCHITECTURE.values() if style is not QWEN3])
+def test_a_tool_call_is_trained_with_its_end_token(tokenizer_with: Make, opened: Callable[..., ChatTemplate], style: Style) -> None:
+    row = row_of(
+        Message("user", "Where is parcel 7?"), Message("assistant", "", extra={"tool_calls": [CALL]}),
+        Message("tool", "In Bremen."), Message("assistant", "In Bremen."))
+    called, said = trained_texts(tokenizer_with(style.template), opened(style.template).render_rows([row], "assistant")[0])
+    assert called.strip() == CALLED + style.end
+    assert said.strip() == "In Bremen." + style.end
+
+
+@pytest.mark.parametrize("template", [QWEN3.template, REWRITING])
+def test_a_template_that_drops_earlier_thinking_offers_the_last_answer(opened: Callable[..., ChatTemplate], template: str) -> None:
+    with pytest.raises(InputError, match=r"rows.jsonl:3: .* rewrites earlier turns") as raised:
+        opened(template).render_rows([chat_row(2)], "assistant")
+    assert raised.value.field == "data.train_on"
+
+
+@pytest.mark.parametrize(
+    ("train_on", "prompt_turns", "wanted"),
+    [("assistant", 0, [1, 3, 5]), ("last", 0, [5]), ("completion", 0, [5]), ("completion", 3, [3, 5]), ("all", 0, None)])
+def test_which_answers_are_wanted(train_on: str, prompt_turns: int, wanted: list[int] | None) -> None:
+    row = row_of(*chat_row(3).messages, prompt_turns=prompt_turns)
+    assert wanted_answers(row, train_on) == wanted
+
+
+def test_completion_takes_every_answer_after_the_last_question() -> None:
+    called = Message("assistant", "", extra={"tool_calls": [CALL]})
+    row = row_of(Message("user", "a"), called, Message("tool", "b"), Message("assistant", "c"))
+    assert wanted_answers(row, "completion") == [1, 3]
+
+
+@pytest.mark.parametrize("name", shipped_templates())
+@pytest.mark.parametrize("system", [False, True], ids=["", "system"])
+def test_a_shipped_template_marks_its_answers(tokenizer_with: Make, opened: Callable[..., ChatTemplate], name: str, system: bool) -> None:
+    row = chat_row(2, system=system)
+    rendered = opened(None, name).render_rows([row], "assistant")[0]
+    assert isinstance(rendered, Rendered)
+    said = [rendered.text[start:end].strip() for start, end in rendered.spans]
+    answers = [row.messages[-3].content, row.messages[-1].content]
+    assert [text[: len(answer)] for text, answer in zip(said, answers)] == answers
+    ends = {text[len(answer) :] for text, answer in zip(said, answers)}
+    assert len(ends) == 1
+    assert "" not in ends
+
+
+@pytest.mark.parametrize("name", shipped_templates())
+def test_a_shipped_template_opens_an_answer_as_it_renders_one(opened: Callable[..., ChatTemplate], name: str) -> None:
+    template, row = opened(None, name), chat_row(2)
+    whole, prompt = template.render_rows([row], "last")[0], template.prompts([row])[0]
+    assert isinstance(whole, Rendered)
+    assert isinstance(prompt, Rendered)
+    assert whole.text.startswith(prompt.text)
+    assert whole.spans[0][0] == len(prompt.text)
+
+
+def test_a_shipped_template_writes_tools_and_calls(opened: Callable[..., ChatTemplate]) -> None:
+    tool = {"type": "function", "function": {"name": "track", "parameters": {}}}
+    called = Message("assistant", "", extra={"tool_calls": [CALL]})
+    row = row_of(Message("system", "Be kind."), Message("user", "Where?"), called, tools=(tool,))
+    rendered = opened(None, "chatml").render_rows([row], "assistant")[0]
+    assert isinstance(rendered, Rendered)
+    assert '{"type": "function", "function": {"name": "track", "parameters": {}}}' in rendered.text
+    assert [rendered.text[start:end] for start, end in rendered.spans] == [CALLED + "<|im_end|>"]
+
+
+SEMANTICS = [
+    "{{ messages | tojson }}", "{% for m in messages %}{% if loop.first %}{% continue %}{% endif %}{{ m.content }}{% endfor %}",
+    "{% set ns = namespace(n=0) %}{% for m in messages %}{% set ns.n = ns.n + 1 %}{% endfor %}{{ ns.n }} {{ dict(a=1) }}",
+    "{{ tools }}{{ bos_token }}{{ strftime_now('%Y') }}{{ undefined_name }}", "  {% if true %}\n  a\n  {% endif %}\n b",
+    "{{ messages[0].reasoning_content }}{{ messages[0].thinking }}",
+    *(style.template for style in BY_ARCHITECTURE.values()), *map(shipped_template, shipped_templates()),
+]
+
+
+@pytest.mark.parametrize("text", SEMANTICS)
+@pytest.mark.parametrize("opened", [False, True])
+def test_a_template_renders_as_in_transformers(text: str, opened: bool) -> None:
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    turns = [{"role": "user", "content": "<a> & \u00fc", "thinking": "hm"}, {"role": "assistant", "content": "b", "tool_calls": [CALL]}]
+    expected: Any = render_jinja_template([turns], chat_template=text, add_generation_prompt=opened, bos_token="<s>", eos_token="</s>")
+    assert CompiledTemplate(text, {"bos_token": "<s>", "eos_token": "</s>"}).fill(turns, None, opened=opened) == expected[0][0]
+
+
+@pytest.mark.parametrize("text", [style.template for style in BY_ARCHITECTURE.values() if "generation %" in style.template]
+                         + [shipped_template(name) for name in shipped_templates()])
+def test_generation_marks_stand_where_transformers_finds_them(text: str) -> None:
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    said = (("user", "a"), ("assistant", "b ü"), ("user", "c"), ("assistant", "d"))
+    turns = [{"role": role, "content": content} for role, content in said]
+    expected: Any = render_jinja_template([turns], chat_template=text, return_assistant_tokens_mask=True, bos_token="<s>", eos_token="</s>")
+    found = CompiledTemplate(text, {"bos_token": "<s>", "eos_token": "</s>"}).fill_marked(turns, None)
+    assert found == (expected[0][0], expected[1][0])
+
+
+@pytest.mark.parametrize("text", [
+    "{{ ''.__class__.__mro__ }}", "{{ messages.append(1) }}", "{{ namespace(__init__=1) }}", "{{ raise_exception('no') }}"])
+def test_a_template_that_reaches_out_is_refused_at_its_row(opened: Callable[..., ChatTemplate], text: str) -> None:
+    found = opened(text).render_rows([chat_row(1)], "all")[0]
+    assert isinstance(found, RowError)
+    assert "the chat template refuses it" in str(found)
+
+
+LOOP = "{% for a in range(99999) %}{% for b in range(99999) %}{% for c in range(99999) %}{% endfor %}{% endfor %}{% endfor %}"
+
+
+def test_a_template_without_an_end_is_named_at_its_row(opened: Callable[..., ChatTemplate], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(template_module, "BLOCK_SECONDS", 2.0)
+    monkeypatch.setattr(template_module, "ROW_SECONDS", 0.3)
+    template = opened("{% if messages|length > 2 %}" + LOOP + "{% endif %}" + CHATML.template)
+    with pytest.raises(InputError, match=r"rows.jsonl:3: the base model's chat template does not come to an end") as raised:
+        template.render_rows([chat_row(1), chat_row(2)], "assistant")
+    assert "chatml" in raised.value.hint
+    assert raised.value.field == "model.name_or_path"
+
+
+def test_a_template_that_grows_without_end_is_refused(opened: Callable[..., ChatTemplate]) -> None:
+    text = "{% set ns = namespace(a='a') %}{% for _ in range(40) %}{% set ns.a = ns.a + ns.a %}{% endfor %}{{ ns.a }}"
+    found = opened(text).render_rows([chat_row(1)], "all")[0]
+    assert "too much memory" in str(found)
+
+
+def test_rows_after_a_lost_block_are_rendered_by_a_new_child(opened: Callable[..., ChatTemplate]) -> None:
+    template = opened(CHATML.template)
+    first = template.render_rows([chat_row(1)], "assistant")
+    renderer: Any = template._renderer
+    renderer._child.kill()
+    assert template.render_rows([chat_row(1)], "assistant") == first
+
+
+def test_a_chosen_template_takes_the_place_of_the_models_own(opened: Callable[..., ChatTemplate]) -> None:
+    own, chosen, typed = opened(CHATML.template), opened(CHATML.template, "llama3"), opened(None, "{{ messages[0].content }}")
+    assert [template.source.origin for template in (own, chosen, typed)] == ["model", "studio", "settings"]
+    found = chosen.render_rows([chat_row(1)], "last")[0]
+    assert isinstance(found, Rendered)
+    assert "<|start_header_id|>" in found.text
+
+
+def test_an_unknown_templates_name_is_told_with_those_that_are_known(tokenizer_with: Make) -> None:
+    with pytest.raises(InputError, match="No chat template is called 'lama3'") as raised:
+        ChatTemplate(tokenizer_with(None), "lama3")
+    assert "chatml, gemma, instruct, llama3, mistral, plain" in raised.value.hint
+    assert raised.value.field == "data.chat_template"

@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lora_studio.core.errors import InputError
+from lora_studio.data.token_rows import TokenRow
+from lora_studio.generate.batches import make_batch
+from lora_studio.generate.head import SelectedHead
+from lora_studio.generate.packed import packed_masks, refuse_unpackable
+from tests.tiny import ARCHITECTURES, save_tiny_model
+from tests.train.helpers import adapted_model, token_rows
+
+TinyModel = Callable[[str], Path]
+
+
+def joined(rows: list[TokenRow]) -> TokenRow:
+    borders = np.cumsum([row.input_ids.size for row in rows])[:-1]
+    return TokenRow(np.concatenate([row.input_ids for row in rows]), np.concatenate([row.trained for row in rows]), tuple(borders.tolist()))
+
+
+def token_losses(model: torch.nn.Module, rows: list[TokenRow]) -> torch.Tensor:
+    batch = make_batch(rows)
+    with torch.no_grad(), SelectedHead(model) as head:
+        return torch.nn.functional.cross_entropy(head.logits(batch).float(), batch.targets, reduction="none")
+
+
+def largest_difference(model: torch.nn.Module) -> float:
+    rows = token_rows(7, longest=40)
+    blocks = [joined(rows[:4]), joined(rows[4:6]), rows[6]]
+    alone = torch.cat([token_losses(model, [row]) for row in rows])
+    return float((token_losses(model, blocks) - alone).abs().max())
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_packed_rows_losses_are_those_of_the_row_alone(tiny_model: TinyModel, architecture: str) -> None:
+    model = adapted_model(tiny_model(architecture), architecture).eval()
+    assert largest_difference(model) <= 1e-5
+
+
+@pytest.mark.parametrize("architecture", ["mistral", "phi3", "qwen3_moe"])
+def test_a_window_over_all_layers_stays_in_packed_rows(tmp_path: Path, architecture: str) -> None:
+    folder = save_tiny_model(tmp_path / "windowed", architecture, sliding_window=6, **({"use_sliding_window": True}
+                             if architecture == "qwen3_moe" else {}))
+    assert largest_difference(adapted_model(folder, architecture).eval()) <= 1e-5
+
+
+def test_attention_that_adds_its_mask_keeps_documents_apart_too(tiny_model: TinyModel) -> None:
+    model = adapted_model(tiny_model("gemma3"), "gemma3").eval()
+    model.get_base_model().set_attn_implementation("eager")
+    assert largest_difference(model) <= 1e-5
+
+
+def test_gradients_of_packed_rows_are_those_of_the_rows_alone(tiny_model: TinyModel) -> None:
+    model = adapted_model(tiny_model("gemma3"), "gemma3").eval()
+    rows = token_rows(4)
+    gradients = []
+    for batches in ([[row] for row in rows], [[joined(rows)]]):
+        model.zero_grad()
+        for batch in map(make_batch, batches):
+            with SelectedHead(model) as head:
+                torch.nn.functional.cross_entropy(head.logits(batch).float(), batch.targets, reduction="sum").backward()
+        gradients.append(torch.cat([parameter.grad.flatten() for parameter in model.parameters() if parameter.grad is not None]))
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-4, atol=1e-4)
+
+
+def test_a_mask_lets_a_token_see_its_own_document_backwards_alone(tiny_model: TinyModel) -> None:
+    model = adapted_model(tiny_model("llama"))
+    mask = packed_masks(model, torch.tensor([[1, 1, 2, 2, 0]]), torch.float32)
+    assert isinstance(mask, torch.Tensor)
+    assert mask[0, 0].int().tolist() == [[1, 0, 0, 0, 0], [1, 1, 0, 0, 0], [0, 0, 1, 0, 0], [0, 0, 1, 1, 0], [0, 0, 0, 0, 1]]
+
+
+def test_a_model_that_carries_a_state_from_token_to_token_is_refused(tiny_model: TinyModel) -> None:
+    model = adapted_model(tiny_model("qwen3"), "qwen3")
+    model.config.layer_types = ["full_attention", "linear_attention"]
+    with pytest.raises(InputError, match="linear_attention") as raised:
+        refuse_unpackable(model)
+    assert raised.value.field == "data.packing"
