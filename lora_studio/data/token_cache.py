@@ -9,7 +9,7 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -113,10 +113,10 @@ class FileHashes:
                 write_atomically(self._path, json.dumps(newest))
 
 
-def hashes_of(paths: Iterable[str]) -> dict[str, str]:
-    """Give the SHA-256 of each file; what is no file of this machine gets a word that no other call gives."""
+def hashes_of(files: Mapping[str, Path]) -> dict[str, str]:
+    """Give the SHA-256 of each file, by what it is called; what is no file of this machine gets a word that no other call gives."""
     known = FileHashes()
-    found = {path: known.of(Path(path)) if Path(path).is_file() else secrets.token_hex(16) for path in paths}
+    found = {name: known.of(file) if file.is_file() else secrets.token_hex(16) for name, file in files.items()}
     known.save()
     return found
 

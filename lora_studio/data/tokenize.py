@@ -50,8 +50,7 @@ def stored_tokens(
     Raises:
         InputError: A file or row is bad (`on_bad_rows: stop`), or the rows cannot be rendered.
     """
-    paths = {reader.path for _split, reader in file_readers(settings)}
-    hashes = hashes_of(sorted(paths))
+    hashes = hashes_of({reader.path: reader.where for _split, reader in file_readers(settings)})
     shape = settings.model_dump(mode="json", include=set(_KEY_SETTINGS))
     key = key_of({"settings": shape, "files": hashes, "template": template.identity, "tokenizer": encoder.identity(tokenizer)})
 

@@ -52,8 +52,8 @@ def check_mergeable(source: AdapterSource, base: Path) -> None:
         return
     for name in sorted(adapted_modules(source.adapter) & partner.keys()):
         if not any(f".{partner[name]}".endswith(f".{whole}") for whole in trained_whole):
-            raise InputError(
-                f"{name} is {tree.by_name[name].reason or f'tied to {partner[name]}'}.", "Export the adapter instead of merging it.", "kind")
+            reason = tree.by_name[name].reason or f"tied to {partner[name]}"
+            raise InputError(f"{name} is {reason}.", "Export the adapter instead of merging it.", "kind")
 
 
 def adapted_modules(adapter: Path) -> set[str]:

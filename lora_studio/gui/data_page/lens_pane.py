@@ -55,6 +55,7 @@ class Legend(QWidget):
         super().__init__()
         self.setObjectName("lens_legend")
         self.counts: dict[str, QLabel] = {}
+        self._padding = QWidget()
         flow = FlowLayout(self, spacing=10)
         for state in STATES:
             self.counts[state] = label("", "note", f"legend_{state}")
@@ -67,6 +68,8 @@ class Legend(QWidget):
             line.addWidget(ChipSample(state))
             line.addWidget(self.counts[state])
             flow.addWidget(entry)
+            if state == "padding":
+                self._padding = entry
         policy = QSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Minimum)
         policy.setHeightForWidth(True)
         self.setSizePolicy(policy)
@@ -76,6 +79,8 @@ class Legend(QWidget):
         """Count these."""
         for state, told in self.counts.items():
             told.setText(f"{state_name(state)} {format_count(tokens.counts[state])}")
+            if state == "padding":  # a row by itself has none
+                self._padding.setVisible(bool(tokens.counts[state]))
 
 
 class LensPane(QWidget):

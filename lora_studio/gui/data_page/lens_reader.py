@@ -8,7 +8,6 @@ from PySide6.QtCore import QObject, QTimer, Signal
 
 from lora_studio.core.events import LastEvent, RunFailed, RunFinished
 from lora_studio.data.rows import Row
-from lora_studio.gui.data_page.lens_task import LENS_TASK
 from lora_studio.gui.data_page.lens_tokens import LensTokens
 from lora_studio.gui.text import tr
 from lora_studio.jobs.spec import JobSpec
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
     from lora_studio.gui.workspace import Workspace
     from lora_studio.jobs.job import Job
 
+LENS_TASK = "lora_studio.data.lens:lens"
 _ASK_AFTER_MS = 120  # walking through rows with the arrow keys tokenizes those one rests at
 
 
@@ -92,7 +92,7 @@ class LensReader(QObject):
             self._job.control.stop()
         self._asked = self._key
         arguments: dict[str, Any] = {"config": config.model_dump(mode="json"), "model_folder": str(model.source.path),
-                                     "place": [row.file, row.line]}
+                                     "rows": [[row.file, row.line]]}
         self._show(self.tokens, tr("reading the tokens…"))
         started: list[Job] = []
         self._job = self._jobs.start(JobSpec(LENS_TASK, arguments, title=tr("Read the tokens of a row")),
@@ -104,7 +104,8 @@ class LensReader(QObject):
             return
         self._job = None
         if isinstance(last, RunFinished):
-            self._show(tokens_of(last.result), "")
+            seen = last.result["rows"][0]
+            self._show(None if "error" in seen else tokens_of(seen), str(seen.get("error", "")))
         elif isinstance(last, RunFailed):
             self._show(None, f"{last.message} {last.hint}".strip())
 
@@ -115,5 +116,5 @@ class LensReader(QObject):
 
 
 def tokens_of(result: dict[str, Any]) -> LensTokens:
-    """Read the task's answer."""
+    """Read a row of the task's answer."""
     return LensTokens(tuple(result["ids"]), tuple(result["texts"]), tuple(result["states"]))
