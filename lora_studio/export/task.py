@@ -18,18 +18,18 @@ from transformers import AutoModelForCausalLM
 from lora_studio.core.control import TaskContext
 from lora_studio.core.errors import InputError, StudioError
 from lora_studio.core.events import Phase, RunEvent, RunFinished
-from lora_studio.core.files import bytes_below, refuse_existing, whole_folder
+from lora_studio.core.files import bytes_below, whole_folder
 from lora_studio.export.card import model_card
 from lora_studio.export.comparison import Certificate, LogitComparison, judge, model_digests, row_logits
 from lora_studio.export.merge import RoundingLoss, finish_merge, merge_by_module
+from lora_studio.export.request import check_mergeable, check_request, check_space
 from lora_studio.export.rows import ComparisonRows, comparison_rows
-from lora_studio.export.source import CONFIG_NAME, WEIGHTS_NAME, AdapterSource, find_source
+from lora_studio.export.source import CONFIG_NAME, WEIGHTS_NAME, AdapterSource
 from lora_studio.models.facts import read_facts
 from lora_studio.models.load import load_model, load_tokenizer
 from lora_studio.models.prepare import ready_model
 
 CERTIFICATE_NAME = "certificate.json"
-KINDS = ("adapter", "merged")
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -70,9 +70,11 @@ def export(
         StudioError: The artefact did not pass its comparison; it was not kept.
     """
     target = Path(to).expanduser().resolve()
-    found = _check_request(source, kind, target, dtype, overwrite)
+    found = check_request(source, kind, target, dtype, overwrite=overwrite)
     base = yield from ready_model(context, found.base_name, found.base_revision)
-    _check_space(base, target, kind, dtype)
+    if kind == "merged":
+        check_mergeable(found, base)
+    check_space(base, target, kind, dtype)
     work = yield from _load(context, found, base)
     with _told_when_disk_fails(target), whole_folder(target, overwrite=overwrite) as folder:
         if kind == "adapter":
@@ -100,33 +102,6 @@ def _told_when_disk_fails(target: Path) -> Generator[None]:
     except OSError as error:
         hint = "Nothing was kept. Free some space or choose another disk, then try again."
         raise StudioError(f"Writing {target} failed: {error.strerror or error}.", hint) from error
-
-
-def _check_request(source: str, kind: str, target: Path, dtype: str | None, overwrite: bool) -> AdapterSource:
-    if kind not in KINDS:
-        raise InputError(f"There is no export as {kind!r}.", f"Choose one of: {', '.join(KINDS)}.", "kind")
-    if dtype is not None and dtype not in _DTYPES:
-        raise InputError(f"Weights cannot be written as {dtype!r}.", f"Choose one of: {', '.join(_DTYPES)}.", "dtype")
-    if dtype is not None and kind == "adapter":
-        raise InputError("An adapter is written in the dtype it was trained in.", "Leave the dtype out, or export as merged.", "dtype")
-    found = find_source(source)
-    if target == found.adapter or target in found.adapter.parents:
-        raise InputError(f"{target} holds the adapter itself.", "Choose another folder.", "to")
-    refuse_existing(target, overwrite=overwrite)
-    return found
-
-
-def _check_space(base: Path, target: Path, kind: str, dtype: str | None) -> None:
-    if kind != "merged":
-        return
-    facts = read_facts(base)
-    width = torch.empty((), dtype=_DTYPES[dtype]).element_size() if dtype else 0
-    needed = (facts.parameters or 0) * width if width else facts.bytes_on_disk
-    parent = next(folder for folder in target.parents if folder.exists())
-    free = shutil.disk_usage(parent).free
-    if free < needed:
-        message = f"{parent} has {free / 1e9:.1f} GB free; the merged model needs {needed / 1e9:.1f} GB."
-        raise InputError(message, "Free some space or choose another disk.", "to")
 
 
 def _load(context: TaskContext, source: AdapterSource, base: Path) -> Generator[RunEvent, None, _Work]:

@@ -107,6 +107,23 @@ def test_a_head_trained_apart_from_its_tied_embedding_is_untied_in_the_merge(
     assert (logits(merged) - expected).abs().max() <= 1e-4
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(("architecture", "target"), [("qwen3", "lm_head"), ("qwen3", "embed_tokens"), ("gpt2", "wte")])
+def test_an_adapter_on_a_tied_weight_is_not_merged(
+    architecture: str, target: str, dtype: str, tiny_model: Callable[[str], Path], tmp_path: Path
+) -> None:
+    adapter = make_adapter(tiny_model(architecture), tmp_path / "made", target_modules=[target])
+    with pytest.raises(InputError, match=f"{target} is tied to .*would merge wrongly"):
+        run_export(source=str(adapter), kind="merged", to=str(tmp_path / "merged"), dtype=dtype)
+    assert run_export(source=str(adapter), kind="adapter", to=str(tmp_path / "adapter"))["certificate"]["passed"]
+
+
+def test_an_adapter_on_an_embedding_merges_beside_a_head_trained_whole(tiny_model: Callable[[str], Path], tmp_path: Path) -> None:
+    adapter = make_adapter(tiny_model("qwen3"), tmp_path / "made", target_modules=["embed_tokens"], modules_to_save=["lm_head"])
+    told = run_export(source=str(adapter), kind="merged", to=str(tmp_path / "merged"), dtype="bfloat16")
+    assert told["certificate"]["exact_logit_difference"] <= 1e-4
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_a_smaller_dtype_is_the_rounding_of_the_exact_sum_and_says_its_cost(dtype: str, llama_adapter: Path, tmp_path: Path) -> None:
     told = run_export(source=str(llama_adapter), kind="merged", to=str(tmp_path / "small"), dtype=dtype)
