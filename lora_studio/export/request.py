@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 from lora_studio.core.errors import InputError
-from lora_studio.core.files import refuse_existing
+from lora_studio.export.destination import check_destination
 from lora_studio.export.source import WEIGHTS_NAME, AdapterSource, find_source
 from lora_studio.models.facts import read_facts
 from lora_studio.models.inspect import inspect_model
@@ -29,10 +29,14 @@ def check_request(source: str, kind: str, target: Path, dtype: str | None, *, ov
     if dtype is not None and kind == "adapter":
         raise InputError("An adapter is written in the dtype it was trained in.", "Leave the dtype out, or export as merged.", "dtype")
     found = find_source(source)
-    if target == found.adapter or target in found.adapter.parents:
-        raise InputError(f"{target} holds the adapter itself.", "Choose another folder.", "to")
-    refuse_existing(target, overwrite=overwrite)
+    check_destination(target, overwrite=overwrite, needed=needed_folders(found))
     return found
+
+
+def needed_folders(source: AdapterSource, base: Path | None = None) -> list[Path]:
+    """List what an export reads or belongs to, which its destination must leave alone."""
+    named = Path(source.base_name).expanduser()
+    return [path for path in (source.adapter, source.run_dir, named if named.exists() else None, base) if path is not None]
 
 
 def check_mergeable(source: AdapterSource, base: Path) -> None:

@@ -21,15 +21,15 @@ from lora_studio.core.events import Phase, RunEvent, RunFinished
 from lora_studio.core.files import bytes_below, whole_folder
 from lora_studio.export.card import model_card
 from lora_studio.export.comparison import Certificate, LogitComparison, judge, model_digests, row_logits
+from lora_studio.export.destination import CERTIFICATE_NAME, check_destination
 from lora_studio.export.merge import RoundingLoss, finish_merge, merge_by_module
-from lora_studio.export.request import check_mergeable, check_request, check_space
+from lora_studio.export.request import check_mergeable, check_request, check_space, needed_folders
 from lora_studio.export.rows import ComparisonRows, comparison_rows
 from lora_studio.export.source import CONFIG_NAME, WEIGHTS_NAME, AdapterSource
 from lora_studio.models.facts import read_facts
 from lora_studio.models.load import load_model, load_tokenizer
 from lora_studio.models.prepare import ready_model
 
-CERTIFICATE_NAME = "certificate.json"
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -63,15 +63,19 @@ def export(
         kind: "adapter" or "merged".
         to: The folder to make.
         dtype: Of the merged weights: "float32", "bfloat16", "float16"; None keeps the base's.
-        overwrite: Whether a folder at `to` may be replaced.
+        overwrite: Whether an earlier export at `to` may be replaced.
 
     Raises:
         InputError: Source, kind, dtype or target cannot be used; nothing was written.
         StudioError: The artefact did not pass its comparison; it was not kept.
     """
+    if not to.strip():
+        raise InputError("No folder is named to export to.", "Name the folder to make.", "to")
     target = Path(to).expanduser().resolve()
     found = check_request(source, kind, target, dtype, overwrite=overwrite)
     base = yield from ready_model(context, found.base_name, found.base_revision)
+    needed = needed_folders(found, base)
+    check_destination(target, overwrite=overwrite, needed=needed)
     if kind == "merged":
         check_mergeable(found, base)
     check_space(base, target, kind, dtype)
@@ -86,6 +90,7 @@ def export(
         _write_papers(folder, work.source, kind, written, certificate)
         size = bytes_below(folder)
         yield Phase(name="saving", message="Writing to disk")
+        check_destination(target, overwrite=overwrite, needed=needed)  # someone may have put something there meanwhile
     yield RunFinished(result={"path": str(target), "kind": kind, "bytes": size, "dtype": written, "certificate": certificate.to_json()})
 
 

@@ -183,15 +183,27 @@ def test_a_file_that_reads_back_otherwise_is_refused(llama_adapter: Path, tmp_pa
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_stands_at_the_target_is_never_replaced_unasked(llama_adapter: Path, tmp_path: Path) -> None:
+def test_an_earlier_export_is_replaced_only_when_asked_and_whole(llama_adapter: Path, tmp_path: Path) -> None:
     target = tmp_path / "there"
-    target.mkdir()
-    (target / "precious.txt").write_text("mine")
+    run_export(source=str(llama_adapter), kind="adapter", to=str(target))
+    (target / "note.txt").write_text("of the first")
     with pytest.raises(InputError, match="exists already"):
         run_export(source=str(llama_adapter), kind="adapter", to=str(target))
-    assert (target / "precious.txt").read_text() == "mine"
+    assert (target / "note.txt").exists()
     run_export(source=str(llama_adapter), kind="adapter", to=str(target), overwrite=True)
-    assert not (target / "precious.txt").exists()
+    assert not (target / "note.txt").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["there"]
+
+
+def test_what_appears_at_the_target_meanwhile_is_not_replaced(llama_adapter: Path, tmp_path: Path) -> None:
+    target = tmp_path / "there"
+    events = task.export(TaskContext(), str(llama_adapter), "adapter", str(target), overwrite=True)
+    with pytest.raises(InputError, match="no earlier export"):  # noqa: PT012 - another writes while the task works
+        for event in events:
+            if isinstance(event, Phase) and event.message == "Writing to disk":
+                target.mkdir()
+                (target / "precious.txt").write_text("mine")
+    assert (target / "precious.txt").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["there"]
 
 
