@@ -68,7 +68,7 @@ def whole_folder(target: Path, *, overwrite: bool = False) -> Generator[Path]:
     untouched. With `overwrite`, what stood at `target` is moved aside first and removed after the rename.
 
     Raises:
-        InputError: `target` exists and `overwrite` is false, or its parent cannot be written.
+        InputError: `target` exists and `overwrite` is false, or is no folder, or its parent cannot be written.
     """
     refuse_existing(target, overwrite=overwrite)
     try:
@@ -88,10 +88,10 @@ def whole_folder(target: Path, *, overwrite: bool = False) -> Generator[Path]:
 
 
 def refuse_existing(target: Path, *, overwrite: bool) -> None:
-    """Raise `InputError` when `target` exists and may not be replaced; an empty folder counts as free."""
-    if overwrite or not target.exists():
+    """Raise `InputError` when `target` exists and may not be replaced: a file never is, an empty folder counts as free."""
+    if not target.exists():
         return
-    if target.is_dir() and not any(target.iterdir()):
+    if target.is_dir() and (overwrite or not any(target.iterdir())):
         return
     raise InputError(f"{target} exists already.", "Choose another name, or allow it to be replaced.")
 
@@ -102,7 +102,11 @@ def _take_name(beside: Path, target: Path) -> None:
     else:
         aside = _name_beside(target, "old")
         target.rename(aside)
-        beside.rename(target)
+        try:
+            beside.rename(target)
+        except BaseException:
+            aside.rename(target)
+            raise
         shutil.rmtree(aside, ignore_errors=True)
     sync_folder(target.parent)
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 
 EXACT_WITHIN = 1e-4
-"""Largest logit difference at which an fp32 artefact counts as exact."""
+"""Largest logit difference at which an fp32 artefact, or a merge before it is rounded, counts as exact."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,7 @@ class Certificate:
         rows_from: Where they came from: "held-out rows of the run" or "general text".
         max_abs_logit_difference: Largest difference of any logit from base + adapter, both computed in fp32.
         top1_agreement: Share of positions whose likeliest token is the same, from 0 to 1.
+        exact_logit_difference: The same before the weights were rounded to the dtype written; it must be within 1e-4 for any dtype.
         effect_lost: ‖written − exact‖ / ‖exact − base‖ over all changed tensors: the share of the update that rounding cost.
         tensors_checked: Tensors read again and found bit for bit as they were to be written.
         verdict: `exact` (fp32, logits within 1e-4), `rounded` (each tensor is the rounding of the exact sum), `failed`.
@@ -32,6 +33,7 @@ class Certificate:
     rows: int
     rows_from: str
     max_abs_logit_difference: float
+    exact_logit_difference: float
     top1_agreement: float
     effect_lost: float
     tensors_checked: int
@@ -65,6 +67,15 @@ class LogitComparison:
         self.agreeing += int((expected.argmax(-1) == found.argmax(-1)).sum())
 
     @property
+    def fault(self) -> str:
+        """Say why these are not the logits of the same function in fp32; empty when they are."""
+        if not self.finite:
+            return "the artefact gives logits that are not finite, or of another shape"
+        if self.largest > EXACT_WITHIN:
+            return f"logits differ by {self.largest:.2e} from base + adapter, more than {EXACT_WITHIN:.0e}"
+        return ""
+
+    @property
     def agreement(self) -> float:
         """Share of positions with the same likeliest token."""
         return self.agreeing / self.positions if self.positions else 0.0
@@ -93,27 +104,29 @@ def model_digests(model: Any) -> dict[str, str]:
 
 
 def judge(
-    comparison: LogitComparison, *, exact: bool, rows_from: str, effect_lost: float, changed: Sequence[str], tensors: int
+    comparison: LogitComparison, exact: LogitComparison, *, rounded: bool, rows_from: str, effect_lost: float, changed: Sequence[str],
+    tensors: int,
 ) -> Certificate:
     """Turn what was found into a certificate.
 
     Args:
-        comparison: The logits.
-        exact: Whether the artefact is fp32 (or the adapter itself), so that logits must agree within `EXACT_WITHIN`.
+        comparison: The logits of the artefact, loaded again.
+        exact: The logits before rounding, which may differ by no more than `EXACT_WITHIN`; of an fp32 artefact its own.
+        rounded: Whether the artefact is in less than fp32, so that its own logits may differ by what rounding costs.
         rows_from: See `Certificate`.
         effect_lost: See `Certificate`.
         changed: Names of tensors that are not as they were to be written.
         tensors: How many tensors were looked at.
     """
-    reason = ""
     if not comparison.finite:
-        reason = "the artefact gives logits that are not finite, or of another shape"
+        reason = comparison.fault
     elif changed:
         reason = f"{len(changed)} tensors were read back otherwise than written, the first is {changed[0]}"
-    elif exact and comparison.largest > EXACT_WITHIN:
-        reason = f"logits differ by {comparison.largest:.2e} from base + adapter, more than {EXACT_WITHIN:.0e}"
-    verdict = "failed" if reason else "exact" if exact else "rounded"
+    else:
+        reason = exact.fault or ("" if rounded else comparison.fault)
+    verdict = "failed" if reason else "rounded" if rounded else "exact"
     return Certificate(
-        rows=comparison.rows, rows_from=rows_from, max_abs_logit_difference=comparison.largest, top1_agreement=comparison.agreement,
-        effect_lost=effect_lost, tensors_checked=tensors, verdict=verdict, passed=not reason, reason=reason,
+        rows=comparison.rows, rows_from=rows_from, max_abs_logit_difference=comparison.largest, exact_logit_difference=exact.largest,
+        top1_agreement=comparison.agreement, effect_lost=effect_lost, tensors_checked=tensors, verdict=verdict, passed=not reason,
+        reason=reason,
     )

@@ -18,18 +18,17 @@ from transformers import AutoModelForCausalLM
 from lora_studio.core.control import TaskContext
 from lora_studio.core.errors import InputError, StudioError
 from lora_studio.core.events import Phase, RunEvent, RunFinished
-from lora_studio.core.files import bytes_below, refuse_existing, whole_folder
+from lora_studio.core.files import bytes_below, whole_folder
 from lora_studio.export.card import model_card
 from lora_studio.export.comparison import Certificate, LogitComparison, judge, model_digests, row_logits
+from lora_studio.export.destination import CERTIFICATE_NAME, check_destination
 from lora_studio.export.merge import RoundingLoss, finish_merge, merge_by_module
+from lora_studio.export.request import check_mergeable, check_request, check_space, needed_folders, written_dtype
 from lora_studio.export.rows import ComparisonRows, comparison_rows
-from lora_studio.export.source import CONFIG_NAME, WEIGHTS_NAME, AdapterSource, find_source
-from lora_studio.models.facts import read_facts
+from lora_studio.export.source import CONFIG_NAME, WEIGHTS_NAME, AdapterSource
 from lora_studio.models.load import load_model, load_tokenizer
 from lora_studio.models.prepare import ready_model
 
-CERTIFICATE_NAME = "certificate.json"
-KINDS = ("adapter", "merged")
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -62,17 +61,24 @@ def export(
         source: A run, a checkpoint or any PEFT adapter folder.
         kind: "adapter" or "merged".
         to: The folder to make.
-        dtype: Of the merged weights: "float32", "bfloat16", "float16"; None keeps the base's.
-        overwrite: Whether a folder at `to` may be replaced.
+        dtype: Of the merged weights: "float32", "bfloat16", "float16"; None keeps the base's, or
+            is float32 where that is none of them.
+        overwrite: Whether an earlier export at `to` may be replaced.
 
     Raises:
         InputError: Source, kind, dtype or target cannot be used; nothing was written.
         StudioError: The artefact did not pass its comparison; it was not kept.
     """
+    if not to.strip():
+        raise InputError("No folder is named to export to.", "Name the folder to make.", "to")
     target = Path(to).expanduser().resolve()
-    found = _check_request(source, kind, target, dtype, overwrite)
+    found = check_request(source, kind, target, dtype, overwrite=overwrite)
     base = yield from ready_model(context, found.base_name, found.base_revision)
-    _check_space(base, target, kind, dtype)
+    needed = needed_folders(found, base)
+    check_destination(target, overwrite=overwrite, needed=needed)
+    if kind == "merged":
+        check_mergeable(found, base)
+        check_space(base, target, written_dtype(base, dtype))
     work = yield from _load(context, found, base)
     with _told_when_disk_fails(target), whole_folder(target, overwrite=overwrite) as folder:
         if kind == "adapter":
@@ -80,16 +86,17 @@ def export(
         else:
             certificate, written = yield from _export_merged(context, work, folder, dtype)
         if not certificate.passed:
-            raise _refusal(kind, certificate)
+            raise _refusal(kind, certificate.reason)
         _write_papers(folder, work.source, kind, written, certificate)
         size = bytes_below(folder)
         yield Phase(name="saving", message="Writing to disk")
+        check_destination(target, overwrite=overwrite, needed=needed)  # someone may have put something there meanwhile
     yield RunFinished(result={"path": str(target), "kind": kind, "bytes": size, "dtype": written, "certificate": certificate.to_json()})
 
 
-def _refusal(kind: str, certificate: Certificate) -> StudioError:
-    hint = "Nothing was kept. Export the adapter, or merge in float32." if kind == "merged" else "Nothing was kept."
-    return StudioError(f"The {kind} export was refused: {certificate.reason}.", hint)
+def _refusal(kind: str, reason: str) -> StudioError:
+    hint = "Nothing was kept. Export the adapter instead." if kind == "merged" else "Nothing was kept."
+    return StudioError(f"The {kind} export was refused: {reason}.", hint)
 
 
 @contextlib.contextmanager
@@ -100,33 +107,6 @@ def _told_when_disk_fails(target: Path) -> Generator[None]:
     except OSError as error:
         hint = "Nothing was kept. Free some space or choose another disk, then try again."
         raise StudioError(f"Writing {target} failed: {error.strerror or error}.", hint) from error
-
-
-def _check_request(source: str, kind: str, target: Path, dtype: str | None, overwrite: bool) -> AdapterSource:
-    if kind not in KINDS:
-        raise InputError(f"There is no export as {kind!r}.", f"Choose one of: {', '.join(KINDS)}.", "kind")
-    if dtype is not None and dtype not in _DTYPES:
-        raise InputError(f"Weights cannot be written as {dtype!r}.", f"Choose one of: {', '.join(_DTYPES)}.", "dtype")
-    if dtype is not None and kind == "adapter":
-        raise InputError("An adapter is written in the dtype it was trained in.", "Leave the dtype out, or export as merged.", "dtype")
-    found = find_source(source)
-    if target == found.adapter or target in found.adapter.parents:
-        raise InputError(f"{target} holds the adapter itself.", "Choose another folder.", "to")
-    refuse_existing(target, overwrite=overwrite)
-    return found
-
-
-def _check_space(base: Path, target: Path, kind: str, dtype: str | None) -> None:
-    if kind != "merged":
-        return
-    facts = read_facts(base)
-    width = torch.empty((), dtype=_DTYPES[dtype]).element_size() if dtype else 0
-    needed = (facts.parameters or 0) * width if width else facts.bytes_on_disk
-    parent = next(folder for folder in target.parents if folder.exists())
-    free = shutil.disk_usage(parent).free
-    if free < needed:
-        message = f"{parent} has {free / 1e9:.1f} GB free; the merged model needs {needed / 1e9:.1f} GB."
-        raise InputError(message, "Free some space or choose another disk.", "to")
 
 
 def _load(context: TaskContext, source: AdapterSource, base: Path) -> Generator[RunEvent, None, _Work]:
@@ -155,36 +135,52 @@ def _export_adapter(context: TaskContext, work: _Work, folder: Path) -> Generato
     for name in (CONFIG_NAME, WEIGHTS_NAME):
         shutil.copyfile(work.source.adapter / name, folder / name)
     model = _with_adapter(load_model(work.base, torch.float32, torch.device("cpu")), folder)
-    comparison = yield from _compare(context, model, work)
-    certificate = judge(comparison, exact=True, rows_from=work.rows.origin, effect_lost=0.0, changed=(), tensors=0)
+    found = yield from _compare(context, model, work)
+    certificate = judge(found, found, rounded=False, rows_from=work.rows.origin, effect_lost=0.0, changed=(), tensors=0)
     return certificate, _adapter_dtype(folder / WEIGHTS_NAME)
 
 
 def _export_merged(
     context: TaskContext, work: _Work, folder: Path, dtype: str | None
 ) -> Generator[RunEvent, None, tuple[Certificate, str]]:
-    written = dtype or read_facts(work.base).dtype
+    written = written_dtype(work.base, dtype)
     loss = RoundingLoss(_DTYPES[written])
-    model = work.take_model()
-    for done, total in merge_by_module(model, loss):
-        context.control.check()
-        yield Phase(name="merging", message="Merging", done=done, total=total, unit="modules")
-    merged = finish_merge(model).to(_DTYPES[written])
+    merged, exact = yield from _merge_exactly(context, work, loss)
+    merged = merged.to(_DTYPES[written])
     digests = model_digests(merged)
     yield Phase(name="saving", message="Writing the merged model")
     context.control.check()
     merged.save_pretrained(folder)
     work.tokenizer.save_pretrained(folder)
-    del merged, model
+    del merged
     gc.collect()
     yield Phase(name="checking", message="Loading the written model again")
     again = AutoModelForCausalLM.from_pretrained(str(folder), dtype=_DTYPES[written], trust_remote_code=False, use_safetensors=True)
     found = model_digests(again)
     changed = sorted(name for name in digests.keys() | found.keys() if digests.get(name) != found.get(name))
     comparison = yield from _compare(context, again.float(), work)
-    exact = written == "float32"
-    certificate = judge(comparison, exact=exact, rows_from=work.rows.origin, effect_lost=loss.share, changed=changed, tensors=len(digests))
+    certificate = judge(
+        comparison, exact, rounded=written != "float32", rows_from=work.rows.origin, effect_lost=loss.share, changed=changed,
+        tensors=len(digests),
+    )
     return certificate, written
+
+
+def _merge_exactly(context: TaskContext, work: _Work, loss: RoundingLoss) -> Generator[RunEvent, None, tuple[Any, LogitComparison]]:
+    """Merge in fp32 and compare before anything is rounded or written: of what differs later, only rounding can be the cause.
+
+    Raises:
+        StudioError: The merged model is not base + adapter.
+    """
+    model = work.take_model()
+    for done, total in merge_by_module(model, loss):
+        context.control.check()
+        yield Phase(name="merging", message="Merging", done=done, total=total, unit="modules")
+    merged = finish_merge(model)
+    exact = yield from _compare(context, merged, work)
+    if exact.fault:
+        raise _refusal("merged", exact.fault)
+    return merged, exact
 
 
 def _compare(context: TaskContext, model: Any, work: _Work) -> Generator[RunEvent, None, LogitComparison]:

@@ -21,8 +21,9 @@ from PySide6.QtWidgets import (
 
 from lora_studio.core.errors import StudioError
 from lora_studio.core.events import LastEvent, Phase, RunEvent, RunFailed, RunFinished
-from lora_studio.core.files import refuse_existing
 from lora_studio.core.runs import RunFolder
+from lora_studio.export.destination import check_destination, is_earlier_export
+from lora_studio.export.request import BYTES_OF_DTYPE
 from lora_studio.gui.export_text import (
     Certificate,
     ExportKind,
@@ -97,7 +98,7 @@ class ExportDialog(QDialog):
     @property
     def destination(self) -> Path:
         """The folder to make."""
-        return Path(self._place.text()).expanduser()
+        return Path(self._place.text().strip()).expanduser()
 
     def sizeHint(self) -> QSize:
         """Wide enough for a path."""
@@ -109,14 +110,9 @@ class ExportDialog(QDialog):
         QTimer.singleShot(0, self, lambda: self._turn_to(self._pages.currentWidget() or self._form_page))
 
     def begin(self) -> None:
-        """Start the export, unless something stands at its destination that may not be replaced."""
-        try:
-            refuse_existing(self.destination, overwrite=self._replace.isChecked())
-        except StudioError as error:
-            self._problem.set_error(error.message)
-            self._replace.show()
+        """Start the export, unless its destination is none, or something stands there that may not be replaced."""
+        if not self._may_take_place():
             return
-        self._problem.set_error("")
         arguments = {
             "source": str(self.source.path), "kind": self._kind, "to": str(self.destination),
             "dtype": None if self.dtype == "keep" else self.dtype, "overwrite": self._replace.isChecked(),
@@ -128,6 +124,21 @@ class ExportDialog(QDialog):
         self._phase.setText(tr("waits for {titles}", titles=", ".join(before)) if before else tr("starting…"))
         self._progress.set_fraction(None)
         self._job = self._jobs.start(spec, on_event=self._on_event, on_done=self._on_done)
+
+    def _may_take_place(self) -> bool:
+        """See that the destination is a place of its own; what is wrong is said below its field."""
+        self._problem.set_error("")
+        self._replace.setVisible(is_earlier_export(self.destination))
+        if not self.destination.is_absolute():
+            self._problem.set_error(tr("Give the whole path of a folder to make."))
+            return False
+        try:
+            needed = (self._folder.path, self.source.path)
+            check_destination(self.destination.resolve(), overwrite=self._replace.isChecked(), needed=needed)
+        except StudioError as error:
+            self._problem.set_error(error.message)
+            return False
+        return True
 
     def cancel(self) -> None:
         """Stop the export; nothing half-written is left."""
@@ -244,6 +255,8 @@ class ExportDialog(QDialog):
     def _dtypes(self) -> list[tuple[str, str]]:
         stored = self._facts.dtype if self._facts else ""
         keep = tr("as the base model ({dtype})", dtype=stored) if stored else tr("as the base model")
+        if stored and stored not in BYTES_OF_DTYPE:
+            keep = tr("float32, for the base model's {dtype}", dtype=stored)
         return [("keep", keep), ("float32", "float32"), ("bfloat16", "bfloat16"), ("float16", "float16")]
 
     def _suggest_place(self) -> None:

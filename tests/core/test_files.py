@@ -77,6 +77,31 @@ def test_overwriting_replaces_the_whole_folder(tmp_path: Path) -> None:
     assert names(tmp_path) == ["model"]
 
 
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_file_is_never_replaced_by_a_folder(overwrite: bool, tmp_path: Path) -> None:
+    (tmp_path / "model").write_text("precious")
+    with pytest.raises(InputError, match="exists already"), whole_folder(tmp_path / "model", overwrite=overwrite):
+        raise AssertionError("the block ran")
+    assert names(tmp_path) == ["model"]
+
+
+def test_the_old_folder_comes_back_when_the_new_one_cannot_take_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "old").write_text("")
+    move = Path.rename
+
+    def rename(self: Path, target: Path) -> Path:
+        if self.suffix == ".part":
+            raise OSError("in use")
+        return move(self, target)
+
+    monkeypatch.setattr(Path, "rename", rename)
+    with pytest.raises(OSError, match="in use"), whole_folder(tmp_path / "model", overwrite=True):
+        pass
+    assert names(tmp_path / "model") == ["old"]
+    assert names(tmp_path) == ["model"]
+
+
 def test_an_interrupted_overwrite_keeps_the_old_folder(tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "old").write_text("")

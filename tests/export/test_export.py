@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lora_studio.core.control import TaskContext
@@ -107,6 +108,23 @@ def test_a_head_trained_apart_from_its_tied_embedding_is_untied_in_the_merge(
     assert (logits(merged) - expected).abs().max() <= 1e-4
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(("architecture", "target"), [("qwen3", "lm_head"), ("qwen3", "embed_tokens"), ("gpt2", "wte")])
+def test_an_adapter_on_a_tied_weight_is_not_merged(
+    architecture: str, target: str, dtype: str, tiny_model: Callable[[str], Path], tmp_path: Path
+) -> None:
+    adapter = make_adapter(tiny_model(architecture), tmp_path / "made", target_modules=[target])
+    with pytest.raises(InputError, match=f"{target} is tied to .*would merge wrongly"):
+        run_export(source=str(adapter), kind="merged", to=str(tmp_path / "merged"), dtype=dtype)
+    assert run_export(source=str(adapter), kind="adapter", to=str(tmp_path / "adapter"))["certificate"]["passed"]
+
+
+def test_an_adapter_on_an_embedding_merges_beside_a_head_trained_whole(tiny_model: Callable[[str], Path], tmp_path: Path) -> None:
+    adapter = make_adapter(tiny_model("qwen3"), tmp_path / "made", target_modules=["embed_tokens"], modules_to_save=["lm_head"])
+    told = run_export(source=str(adapter), kind="merged", to=str(tmp_path / "merged"), dtype="bfloat16")
+    assert told["certificate"]["exact_logit_difference"] <= 1e-4
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_a_smaller_dtype_is_the_rounding_of_the_exact_sum_and_says_its_cost(dtype: str, llama_adapter: Path, tmp_path: Path) -> None:
     told = run_export(source=str(llama_adapter), kind="merged", to=str(tmp_path / "small"), dtype=dtype)
@@ -116,6 +134,7 @@ def test_a_smaller_dtype_is_the_rounding_of_the_exact_sum_and_says_its_cost(dtyp
     for name, tensor in exact.items():
         assert torch.equal(tensor.to(getattr(torch, dtype)), small[name]), name
     assert told["certificate"]["verdict"] == "rounded"
+    assert told["certificate"]["exact_logit_difference"] <= 1e-4 < told["certificate"]["max_abs_logit_difference"]
     assert 0 < told["certificate"]["effect_lost"] < 1
 
 
@@ -124,6 +143,16 @@ def test_without_a_dtype_the_merge_keeps_the_base_models(tmp_path: Path) -> None
     AutoModelForCausalLM.from_pretrained(base).to(torch.bfloat16).save_pretrained(base)
     adapter = make_adapter(base, tmp_path / "made", **PLAIN)
     assert run_export(source=str(adapter), kind="merged", to=str(tmp_path / "merged"))["dtype"] == "bfloat16"
+
+
+@pytest.mark.parametrize("stored", ["float64", "float8_e4m3fn"])
+def test_a_base_in_a_dtype_that_is_not_written_is_merged_in_float32(stored: str, tmp_path: Path) -> None:
+    base = save_tiny_model(tmp_path / "base", "llama")
+    adapter = make_adapter(base, tmp_path / "made", **PLAIN)
+    tensors = {name: tensor.to(getattr(torch, stored)) for name, tensor in load_file(base / "model.safetensors").items()}
+    save_file(tensors, base / "model.safetensors", metadata={"format": "pt"})
+    told = run_export(source=str(adapter), kind="merged", to=str(tmp_path / "merged"))
+    assert (told["dtype"], told["certificate"]["verdict"]) == ("float32", "exact")
 
 
 def test_the_artefact_carries_its_certificate_and_a_card(llama_adapter: Path, tmp_path: Path) -> None:
@@ -141,13 +170,14 @@ def spoil_scale(model: Any) -> Any:
     return model
 
 
-def test_a_merge_that_is_wrong_is_refused_and_not_kept(
-    llama_adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_a_merge_that_is_wrong_is_refused_in_every_dtype_and_not_kept(
+    dtype: str, llama_adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sound = task.finish_merge
     monkeypatch.setattr(task, "finish_merge", lambda model: spoil_scale(sound(model)))
     with pytest.raises(StudioError, match="refused: logits differ"):
-        run_export(source=str(llama_adapter), kind="merged", to=str(tmp_path / "merged"), dtype="float32")
+        run_export(source=str(llama_adapter), kind="merged", to=str(tmp_path / "merged"), dtype=dtype)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -164,15 +194,27 @@ def test_a_file_that_reads_back_otherwise_is_refused(llama_adapter: Path, tmp_pa
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_stands_at_the_target_is_never_replaced_unasked(llama_adapter: Path, tmp_path: Path) -> None:
+def test_an_earlier_export_is_replaced_only_when_asked_and_whole(llama_adapter: Path, tmp_path: Path) -> None:
     target = tmp_path / "there"
-    target.mkdir()
-    (target / "precious.txt").write_text("mine")
+    run_export(source=str(llama_adapter), kind="adapter", to=str(target))
+    (target / "note.txt").write_text("of the first")
     with pytest.raises(InputError, match="exists already"):
         run_export(source=str(llama_adapter), kind="adapter", to=str(target))
-    assert (target / "precious.txt").read_text() == "mine"
+    assert (target / "note.txt").exists()
     run_export(source=str(llama_adapter), kind="adapter", to=str(target), overwrite=True)
-    assert not (target / "precious.txt").exists()
+    assert not (target / "note.txt").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["there"]
+
+
+def test_what_appears_at_the_target_meanwhile_is_not_replaced(llama_adapter: Path, tmp_path: Path) -> None:
+    target = tmp_path / "there"
+    events = task.export(TaskContext(), str(llama_adapter), "adapter", str(target), overwrite=True)
+    with pytest.raises(InputError, match="no earlier export"):  # noqa: PT012 - another writes while the task works
+        for event in events:
+            if isinstance(event, Phase) and event.message == "Writing to disk":
+                target.mkdir()
+                (target / "precious.txt").write_text("mine")
+    assert (target / "precious.txt").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["there"]
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from lora_studio.core.runs import RunFolder
 from lora_studio.gui import export_dialogs
 from lora_studio.gui.export_dialogs import ExportDialog
 from lora_studio.gui.export_text import Certificate, certificate_in_words, loading_lines, merged_bytes
-from lora_studio.gui.widgets import Banner, ComboBox, ErrorLabel
+from lora_studio.gui.widgets import Banner, ComboBox, ErrorLabel, LineEdit
 from lora_studio.jobs.spec import JobSpec
 from tests.gui.desk import Desk
 
@@ -76,12 +77,13 @@ def test_the_size_of_a_merge_follows_the_dtype(trained: RunFolder, dialog_of: Ca
     assert dialog.destination.name == "merged-float16"
 
 
-def test_something_at_the_destination_is_replaced_only_when_asked(
+def test_an_earlier_export_is_replaced_only_when_asked(
     desk: Desk, trained: RunFolder, dialog_of: Callable[..., ExportDialog],
 ) -> None:
     dialog = dialog_of("merged", trained)
     dialog.destination.mkdir(parents=True)
-    (dialog.destination / "mine.txt").write_text("mine", encoding="utf-8")
+    certificate = {"verdict": "exact", "rows_from": "general text", "tensors_checked": 0}
+    (dialog.destination / "certificate.json").write_text(json.dumps(certificate), encoding="utf-8")
     press(desk, dialog, "begin_button")
     assert dialog.job is None
     assert "exists already" in dialog.findChild(ErrorLabel, "export_problem").text()
@@ -90,6 +92,27 @@ def test_something_at_the_destination_is_replaced_only_when_asked(
     replace.setChecked(True)
     press(desk, dialog, "begin_button")
     desk.until(lambda: dialog.job is None and dialog.findChild(Banner, "export_verdict").isVisible())
+
+
+def test_a_folder_that_is_no_export_cannot_be_replaced(desk: Desk, trained: RunFolder, dialog_of: Callable[..., ExportDialog]) -> None:
+    dialog = dialog_of("merged", trained)
+    dialog.destination.mkdir(parents=True)
+    (dialog.destination / "mine.txt").write_text("mine", encoding="utf-8")
+    press(desk, dialog, "begin_button")
+    assert dialog.job is None
+    assert "no earlier export" in dialog.findChild(ErrorLabel, "export_problem").text()
+    assert dialog.findChild(QCheckBox, "replace_existing").isHidden()
+
+
+@pytest.mark.parametrize("place", ["", "  ", ".", "some/folder"])
+def test_no_destination_or_a_relative_one_is_said_at_its_field(
+    place: str, desk: Desk, trained: RunFolder, dialog_of: Callable[..., ExportDialog],
+) -> None:
+    dialog = dialog_of("merged", trained)
+    dialog.findChild(LineEdit, "export_place").setText(place)
+    press(desk, dialog, "begin_button")
+    assert dialog.job is None
+    assert "whole path" in dialog.findChild(ErrorLabel, "export_problem").text()
 
 
 def test_the_certificate_is_told_in_words_with_folder_and_loading_lines(
@@ -161,6 +184,7 @@ def test_a_certificate_reads_as_a_sentence(certificate: Certificate, words: str)
 def test_merged_bytes_are_counted_in_the_dtype_written() -> None:
     assert merged_bytes(1000, "keep", "bfloat16") == merged_bytes(1000, "float16", "float32") == 2000
     assert merged_bytes(1000, "float32", "bfloat16") == 4000
+    assert merged_bytes(1000, "keep", "float64") == merged_bytes(1000, "keep", "float8_e4m3fn") == 4000
 
 
 @pytest.mark.parametrize("kind", ["adapter", "merged"])

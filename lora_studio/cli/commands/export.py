@@ -9,7 +9,7 @@ from typing import Any
 from lora_studio.cli.console import Console
 from lora_studio.cli.jobs import open_host, run_job
 from lora_studio.cli.units import in_bytes
-from lora_studio.core.files import refuse_existing
+from lora_studio.export.destination import check_destination
 from lora_studio.jobs.spec import JobSpec
 
 _CERTIFICATE = ("rows", "max_abs_logit_difference", "top1_agreement", "effect_lost", "passed")
@@ -22,14 +22,14 @@ def add_arguments(parser: ArgumentParser) -> None:
                         help="adapter: a folder for PeftModel.from_pretrained; merged: one for AutoModelForCausalLM.from_pretrained")
     parser.add_argument("--to", metavar="PATH", type=Path, required=True, help="the folder to make")
     parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], help="of the merged weights; by default the base model's")
-    parser.add_argument("--overwrite", action="store_true", help="replace what stands at PATH")
+    parser.add_argument("--overwrite", action="store_true", help="replace an earlier export at PATH")
     parser.add_argument("--json", action="store_true", help="one JSON document")
 
 
 def run(console: Console, arguments: Namespace) -> int:
     """Export, and print the certificate."""
     target = arguments.to.expanduser().resolve()
-    refuse_existing(target, overwrite=arguments.overwrite)
+    check_destination(target, overwrite=arguments.overwrite)
     task = {
         "source": str(arguments.source), "kind": arguments.kind, "to": str(target), "dtype": arguments.dtype,
         "overwrite": arguments.overwrite,

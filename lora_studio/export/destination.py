@@ -1,0 +1,49 @@
+"""Where an export may go: a free name, an empty folder, or the place of an earlier export. No torch here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from lora_studio.core.errors import InputError
+
+CERTIFICATE_NAME = "certificate.json"
+_ELSEWHERE = "Choose another folder."
+
+
+def check_destination(target: Path, *, overwrite: bool, needed: Iterable[Path] = ()) -> None:
+    """See that an export may take the name `target`.
+
+    Args:
+        target: The folder to make, resolved.
+        overwrite: Whether an earlier export there may be replaced; nothing else ever is.
+        needed: What must stay: base model, adapter, run. The working directory is kept as well.
+
+    Raises:
+        InputError: It is, or holds, something that must stay, or what stands there may not be replaced.
+    """
+    for kept in (Path.cwd(), *needed):
+        if target == kept.resolve() or target in kept.resolve().parents:
+            raise InputError(f"{target} cannot be the folder of an export: it holds {kept}.", _ELSEWHERE, "to")
+    if not target.exists() or _is_empty_folder(target):
+        return
+    if not is_earlier_export(target):
+        message = f"{target} exists already and is no earlier export: it has no {CERTIFICATE_NAME} of ours."
+        raise InputError(message, f"{_ELSEWHERE} Only an earlier export is ever replaced.", "to")
+    if not overwrite:
+        raise InputError(f"{target} exists already.", "Choose another name, or allow the earlier export to be replaced.", "to")
+
+
+def is_earlier_export(folder: Path) -> bool:
+    """Say whether a folder carries a certificate as exports do."""
+    try:
+        certificate: Any = json.loads((folder / CERTIFICATE_NAME).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(certificate, dict) and {"verdict", "rows_from", "tensors_checked"} <= certificate.keys()
+
+
+def _is_empty_folder(target: Path) -> bool:
+    return target.is_dir() and not any(target.iterdir())
