@@ -56,8 +56,8 @@ def check_mergeable(source: AdapterSource, base: Path) -> None:
     trained_whole: list[str] = source.peft_config.get("modules_to_save") or []
     for name in sorted(adapted_modules(source.adapter) & partner.keys()):
         if not any(f".{partner[name]}".endswith(f".{whole}") for whole in trained_whole):
-            raise InputError(
-                f"{name} is {tree.by_name[name].reason or f'tied to {partner[name]}'}.", "Export the adapter instead of merging it.", "kind")
+            reason = tree.by_name[name].reason or f"tied to {partner[name]}"
+            raise InputError(f"{name} is {reason}.", "Export the adapter instead of merging it.", "kind")
 
 
 def adapted_modules(adapter: Path) -> set[str]:
@@ -66,16 +66,20 @@ def adapted_modules(adapter: Path) -> set[str]:
     return {name.removeprefix(prefix).partition(".lora_")[0] for name in read_header(adapter / WEIGHTS_NAME).tensors if ".lora_" in name}
 
 
-def check_space(base: Path, target: Path, kind: str, dtype: str | None) -> None:
-    """See that a merged model fits on the target's disk.
+def written_dtype(base: Path, dtype: str | None) -> str:
+    """Name the dtype of the merged weights: the one asked for, else the base's, or float32 where the base's is not one we write."""
+    stored = read_facts(base).dtype
+    return dtype or (stored if stored in BYTES_OF_DTYPE else "float32")
+
+
+def check_space(base: Path, target: Path, dtype: str) -> None:
+    """See that a merged model in `dtype` fits on the target's disk.
 
     Raises:
         InputError: It does not.
     """
-    if kind != "merged":
-        return
     facts = read_facts(base)
-    needed = (facts.parameters or 0) * BYTES_OF_DTYPE[dtype] if dtype else facts.bytes_on_disk
+    needed = facts.parameters * BYTES_OF_DTYPE[dtype] if facts.parameters else facts.bytes_on_disk
     parent = next(folder for folder in target.parents if folder.exists())
     free = shutil.disk_usage(parent).free
     if free < needed:

@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any, cast
 
 from lora_studio.core.config import RunConfig
-from lora_studio.core.config_files import read_config
 from lora_studio.core.errors import InputError
+from lora_studio.generate.adapters import ADAPTER_CONFIG as CONFIG_NAME
+from lora_studio.generate.adapters import ADAPTER_WEIGHTS as WEIGHTS_NAME
+from lora_studio.generate.adapters import whole_adapter
 from lora_studio.models.safetensors_header import read_header
-
-CONFIG_NAME = "adapter_config.json"
-WEIGHTS_NAME = "adapter_model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -40,24 +39,27 @@ class AdapterSource:
 
 
 def find_source(path: str | Path) -> AdapterSource:
-    """Find the adapter that `path` means: of a run its final adapter, else its newest checkpoint; a checkpoint; an adapter folder.
+    """Find the adapter that `path` means: of a run its final adapter, else its newest whole checkpoint; a checkpoint; an adapter folder.
 
     Raises:
-        InputError: There is no such folder, no adapter in it, or one that cannot be read safely.
+        InputError: There is no such folder, no adapter in it, or one that is not as it was written or cannot be read safely.
     """
     folder = Path(path).expanduser().resolve()
     if not folder.is_dir():
         raise InputError(f"{path}: no such folder.", "Give a run, a checkpoint or a PEFT adapter folder.", "source")
-    adapter = _adapter_folder(folder)
+    located = whole_adapter(folder)
+    if located is None:
+        raise InputError(
+            f"{folder} is neither a run nor a PEFT adapter: it has no {CONFIG_NAME}.", "Give a run or an adapter folder.", "source")
+    adapter, run = located
     peft_config = read_adapter_config(adapter)
     check_weights(adapter)
-    run_dir = _run_of(adapter)
-    config = read_config(run_dir / "run.yaml") if run_dir else None
+    config = run.config if run else None
     base_name = config.model.name_or_path if config else str(peft_config.get("base_model_name_or_path") or "")
     if not base_name:
         raise InputError(f"{adapter / CONFIG_NAME} does not name its base model.", "Add base_model_name_or_path to it.", "source")
     revision = config.model.revision if config else cast("str | None", peft_config.get("revision"))
-    return AdapterSource(adapter, base_name, revision, peft_config, run_dir, config, _label(adapter, config))
+    return AdapterSource(adapter, base_name, revision, peft_config, run.path if run else None, config, _label(adapter, config))
 
 
 def read_adapter_config(adapter: Path) -> dict[str, Any]:
@@ -97,28 +99,6 @@ def check_weights(adapter: Path) -> None:
         )
     else:
         raise InputError(f"{weights} is missing.", "Give a folder with the adapter's weights.", "source")
-
-
-def _adapter_folder(folder: Path) -> Path:
-    if (folder / CONFIG_NAME).exists():
-        return folder
-    if (folder / "run.yaml").exists():
-        if (folder / "adapter" / CONFIG_NAME).exists():
-            return folder / "adapter"
-        checkpoints = sorted(path.parent for path in folder.glob(f"checkpoints/step-*/{CONFIG_NAME}"))
-        if checkpoints:
-            return checkpoints[-1]
-        raise InputError(f"The run {folder.name} has no adapter yet.", "Train it until its first checkpoint, then export.", "source")
-    raise InputError(
-        f"{folder} is neither a run nor a PEFT adapter: it has no {CONFIG_NAME}.", "Give a run or an adapter folder.", "source"
-    )
-
-
-def _run_of(adapter: Path) -> Path | None:
-    for folder in (adapter.parent, adapter.parent.parent):
-        if (folder / "run.yaml").is_file() and adapter.parent.name in (folder.name, "checkpoints"):
-            return folder
-    return None
 
 
 def _label(adapter: Path, config: RunConfig | None) -> str:

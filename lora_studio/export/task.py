@@ -23,10 +23,9 @@ from lora_studio.export.card import model_card
 from lora_studio.export.comparison import Certificate, LogitComparison, judge, model_digests, row_logits
 from lora_studio.export.destination import CERTIFICATE_NAME, check_destination
 from lora_studio.export.merge import RoundingLoss, finish_merge, merge_by_module
-from lora_studio.export.request import check_mergeable, check_request, check_space, needed_folders
+from lora_studio.export.request import check_mergeable, check_request, check_space, needed_folders, written_dtype
 from lora_studio.export.rows import ComparisonRows, comparison_rows
 from lora_studio.export.source import CONFIG_NAME, WEIGHTS_NAME, AdapterSource
-from lora_studio.models.facts import read_facts
 from lora_studio.models.load import load_model, load_tokenizer
 from lora_studio.models.prepare import ready_model
 
@@ -62,7 +61,8 @@ def export(
         source: A run, a checkpoint or any PEFT adapter folder.
         kind: "adapter" or "merged".
         to: The folder to make.
-        dtype: Of the merged weights: "float32", "bfloat16", "float16"; None keeps the base's.
+        dtype: Of the merged weights: "float32", "bfloat16", "float16"; None keeps the base's, or
+            is float32 where that is none of them.
         overwrite: Whether an earlier export at `to` may be replaced.
 
     Raises:
@@ -78,7 +78,7 @@ def export(
     check_destination(target, overwrite=overwrite, needed=needed)
     if kind == "merged":
         check_mergeable(found, base)
-    check_space(base, target, kind, dtype)
+        check_space(base, target, written_dtype(base, dtype))
     work = yield from _load(context, found, base)
     with _told_when_disk_fails(target), whole_folder(target, overwrite=overwrite) as folder:
         if kind == "adapter":
@@ -143,7 +143,7 @@ def _export_adapter(context: TaskContext, work: _Work, folder: Path) -> Generato
 def _export_merged(
     context: TaskContext, work: _Work, folder: Path, dtype: str | None
 ) -> Generator[RunEvent, None, tuple[Certificate, str]]:
-    written = dtype or read_facts(work.base).dtype
+    written = written_dtype(work.base, dtype)
     loss = RoundingLoss(_DTYPES[written])
     merged, exact = yield from _merge_exactly(context, work, loss)
     merged = merged.to(_DTYPES[written])

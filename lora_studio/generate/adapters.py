@@ -9,11 +9,13 @@ from typing import Any
 
 from lora_studio.core.errors import InputError
 from lora_studio.core.files import sha256_of
-from lora_studio.core.runs import RunFolder
+from lora_studio.core.runs import RunFolder, last_line
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 MANIFEST = "manifest.json"
+ADAPTER_DIGEST = "adapter_sha256"
+"""Under which a finished run tells the sha256 of its final adapter's weights: that folder holds what PEFT puts there and no more."""
 
 
 @dataclass(frozen=True)
@@ -37,16 +39,38 @@ def find_adapter(source: str) -> AdapterSource:
     """Find what a person names: a run folder, a checkpoint, a PEFT adapter folder, or else a base model.
 
     Raises:
-        InputError: A run without an adapter yet, or an adapter that does not say its base model.
+        InputError: A run without an adapter yet, an adapter that does not say its base model, or one that is not as it was written.
     """
     path = Path(source).expanduser()
+    found = whole_adapter(path)
+    if found is None:
+        return AdapterSource(source)
+    adapter, run = found
+    if run is not None and path.resolve() == run.path:
+        return AdapterSource(run.config.model.name_or_path, run.config.model.revision, adapter, run)
+    base, revision = base_of(adapter)
+    return AdapterSource(base, revision, adapter, run)
+
+
+def whole_adapter(path: Path) -> tuple[Path, RunFolder | None] | None:
+    """Give the adapter's folder that a path means, as it was written, and the run it is of; None where the path is no adapter.
+
+    Of a run it is the final adapter, else the newest whole checkpoint.
+
+    Raises:
+        InputError: A run without an adapter yet, or an adapter whose files are not what was written.
+    """
     if (path / "run.yaml").is_file():
-        return _of_run(RunFolder.open(path))
-    if (path / ADAPTER_CONFIG).is_file():
-        run = path.resolve().parents[1] if path.resolve().parent.name == "checkpoints" else path.resolve().parent
-        base, revision = base_of(path)
-        return AdapterSource(base, revision, path, RunFolder(run) if (run / "run.yaml").is_file() else None)
-    return AdapterSource(source)
+        run = RunFolder.open(path)
+        return _of_run(run), run
+    if not (path / ADAPTER_CONFIG).is_file():
+        return None
+    run = _run_around(path.resolve())
+    if run is not None and path.resolve() == run.adapter_path:
+        _refuse_changed(run)
+    elif (path / MANIFEST).is_file():
+        _refuse_broken(path, run)
+    return path, run
 
 
 def base_of(adapter: Path) -> tuple[str, str | None]:
@@ -93,11 +117,41 @@ def fault_of(checkpoint: Path) -> str:
     return "" if {ADAPTER_CONFIG, ADAPTER_WEIGHTS} <= files.keys() else f"{MANIFEST} names no adapter"
 
 
-def _of_run(run: RunFolder) -> AdapterSource:
-    model = run.config.model
+def _of_run(run: RunFolder) -> Path:
     if (run.adapter_path / ADAPTER_CONFIG).is_file():
-        return AdapterSource(model.name_or_path, model.revision, run.adapter_path, run)
-    newest, _broken = newest_whole(run)
-    if newest is None:
-        raise InputError(f"The run {run.path} has no adapter yet.", "Let it take a step and save, or resume it.")
-    return AdapterSource(model.name_or_path, model.revision, newest, run)
+        _refuse_changed(run)
+        return run.adapter_path
+    newest, broken = newest_whole(run)
+    if newest is not None:
+        return newest
+    if broken:
+        raise InputError(f"No checkpoint of the run {run.path} is whole: {broken[0][0].name}: {broken[0][1]}.", "Train it again.", "source")
+    raise InputError(f"The run {run.path} has no adapter yet.", "Let it take a step and save, or resume it.", "source")
+
+
+def _run_around(folder: Path) -> RunFolder | None:
+    """Give the run that an adapter or a checkpoint lies in."""
+    run = folder.parents[1] if folder.parent.name == "checkpoints" else folder.parent
+    return RunFolder(run) if (run / "run.yaml").is_file() else None
+
+
+def _refuse_broken(checkpoint: Path, run: RunFolder | None) -> None:
+    fault = fault_of(checkpoint)
+    if not fault:
+        return
+    whole = newest_whole(run)[0] if run else None
+    hint = f"Use {whole}, which is whole." if whole else "Copy it again from where it came from, or use another one."
+    raise InputError(f"The checkpoint {checkpoint} is broken: {fault}.", hint, "source")
+
+
+def _refuse_changed(run: RunFolder) -> None:
+    """Hold the final adapter against the sha256 with which its run finished; a run that told none is believed."""
+    last = last_line(run.events_path) or {}
+    told: Any = last.get("result") if last.get("event") == "run_finished" else None
+    digest: object = told.get(ADAPTER_DIGEST) if isinstance(told, dict) else None
+    weights = run.adapter_path / ADAPTER_WEIGHTS
+    if digest is None or (weights.is_file() and sha256_of(weights) == digest):
+        return
+    whole = newest_whole(run)[0]
+    hint = f"Use {whole}, which is whole." if whole else "Resume the run, which writes it anew."
+    raise InputError(f"The adapter {run.adapter_path} is broken: {ADAPTER_WEIGHTS} is missing or not what was written.", hint, "source")

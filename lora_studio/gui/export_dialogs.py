@@ -23,6 +23,7 @@ from lora_studio.core.errors import StudioError
 from lora_studio.core.events import LastEvent, Phase, RunEvent, RunFailed, RunFinished
 from lora_studio.core.runs import RunFolder
 from lora_studio.export.destination import check_destination, is_earlier_export
+from lora_studio.export.request import BYTES_OF_DTYPE
 from lora_studio.gui.export_text import (
     Certificate,
     ExportKind,
@@ -254,6 +255,8 @@ class ExportDialog(QDialog):
     def _dtypes(self) -> list[tuple[str, str]]:
         stored = self._facts.dtype if self._facts else ""
         keep = tr("as the base model ({dtype})", dtype=stored) if stored else tr("as the base model")
+        if stored and stored not in BYTES_OF_DTYPE:
+            keep = tr("float32, for the base model's {dtype}", dtype=stored)
         return [("keep", keep), ("float32", "float32"), ("bfloat16", "bfloat16"), ("float16", "float16")]
 
     def _suggest_place(self) -> None:

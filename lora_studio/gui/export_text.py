@@ -10,10 +10,10 @@ from typing import Any, Literal
 from lora_studio.core.config import RunConfig
 from lora_studio.core.files import bytes_below
 from lora_studio.core.runs import RunFolder
+from lora_studio.export.request import BYTES_OF_DTYPE
 from lora_studio.gui.text import tr
 
 ExportKind = Literal["adapter", "merged"]
-BYTES_OF_DTYPE = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,11 @@ def adapter_bytes(folder: RunFolder, source: ExportSource) -> int:
 
 
 def merged_bytes(parameters: int, dtype: str, stored_dtype: str) -> int:
-    """Size of a merged model's weights, in bytes: `parameters` of the base, each as `dtype`, or as stored where `keep`."""
-    return parameters * BYTES_OF_DTYPE.get(stored_dtype if dtype == "keep" else dtype, 2)
+    """Size of a merged model's weights, in bytes: `parameters` of the base, each as `dtype`, or where `keep` as stored.
+
+    A dtype that is not written, such as float64, becomes float32.
+    """
+    return parameters * BYTES_OF_DTYPE.get(stored_dtype if dtype == "keep" else dtype, BYTES_OF_DTYPE["float32"])
 
 
 def certificate_in_words(certificate: Certificate, dtype: str) -> str:

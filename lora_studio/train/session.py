@@ -26,11 +26,11 @@ from lora_studio.core.events import (
     Sample,
     Step,
 )
-from lora_studio.core.files import bytes_below, whole_folder
+from lora_studio.core.files import bytes_below, sha256_of, whole_folder
 from lora_studio.core.runs import RunFolder
 from lora_studio.data.plan import StepBatch, StepPlan
 from lora_studio.data.prepare import PreparedData
-from lora_studio.generate.adapters import newest_whole
+from lora_studio.generate.adapters import ADAPTER_DIGEST, ADAPTER_WEIGHTS, newest_whole
 from lora_studio.generate.batches import make_batch
 from lora_studio.generate.packed import refuse_unpackable
 from lora_studio.generate.sampling import answer
@@ -285,7 +285,8 @@ class Session:
     def _finish(self) -> RunEvent:
         with whole_folder(self._run.adapter_path, overwrite=True) as folder:
             write_adapter(self._model, folder, self._run)
-        result = {"adapter": str(self._run.adapter_path), "steps": self.step, "eval_loss": self._eval_loss}
+            digest = sha256_of(folder / ADAPTER_WEIGHTS)
+        result = {"adapter": str(self._run.adapter_path), ADAPTER_DIGEST: digest, "steps": self.step, "eval_loss": self._eval_loss}
         return RunFinished(step=self.step, result=result)
 
     def _training_phase(self, message: str = "Training") -> Phase:

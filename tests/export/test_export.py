@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lora_studio.core.control import TaskContext
@@ -142,6 +143,16 @@ def test_without_a_dtype_the_merge_keeps_the_base_models(tmp_path: Path) -> None
     AutoModelForCausalLM.from_pretrained(base).to(torch.bfloat16).save_pretrained(base)
     adapter = make_adapter(base, tmp_path / "made", **PLAIN)
     assert run_export(source=str(adapter), kind="merged", to=str(tmp_path / "merged"))["dtype"] == "bfloat16"
+
+
+@pytest.mark.parametrize("stored", ["float64", "float8_e4m3fn"])
+def test_a_base_in_a_dtype_that_is_not_written_is_merged_in_float32(stored: str, tmp_path: Path) -> None:
+    base = save_tiny_model(tmp_path / "base", "llama")
+    adapter = make_adapter(base, tmp_path / "made", **PLAIN)
+    tensors = {name: tensor.to(getattr(torch, stored)) for name, tensor in load_file(base / "model.safetensors").items()}
+    save_file(tensors, base / "model.safetensors", metadata={"format": "pt"})
+    told = run_export(source=str(adapter), kind="merged", to=str(tmp_path / "merged"))
+    assert (told["dtype"], told["certificate"]["verdict"]) == ("float32", "exact")
 
 
 def test_the_artefact_carries_its_certificate_and_a_card(llama_adapter: Path, tmp_path: Path) -> None:

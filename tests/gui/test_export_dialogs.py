@@ -184,6 +184,7 @@ def test_a_certificate_reads_as_a_sentence(certificate: Certificate, words: str)
 def test_merged_bytes_are_counted_in_the_dtype_written() -> None:
     assert merged_bytes(1000, "keep", "bfloat16") == merged_bytes(1000, "float16", "float32") == 2000
     assert merged_bytes(1000, "float32", "bfloat16") == 4000
+    assert merged_bytes(1000, "keep", "float64") == merged_bytes(1000, "keep", "float8_e4m3fn") == 4000
 
 
 @pytest.mark.parametrize("kind", ["adapter", "merged"])

@@ -25,6 +25,7 @@ from lora_studio.core.events import (
     Sample,
     Step,
 )
+from lora_studio.core.files import sha256_of
 from lora_studio.generate.host import ModelHost
 from lora_studio.generate.score import held_out_logits
 from lora_studio.train.engine import train
@@ -84,7 +85,10 @@ def test_events_tell_the_whole_run(tiny_model: TinyModel, chat_rows: Path, tmp_p
     assert all(sample.prompt and json.loads(sample.reference) for sample in of_kind(events, Sample))
     assert {event.name for event in of_kind(events, Phase)} >= {"preparing", "loading", "training", "evaluating", "sampling", "saving"}
     assert isinstance(events[-1], RunFinished)
-    assert events[-1].result == {"adapter": str(run.adapter_path), "steps": 10, "eval_loss": of_kind(events, Evaluation)[-1].loss}
+    assert events[-1].result == {
+        "adapter": str(run.adapter_path), "adapter_sha256": sha256_of(run.adapter_path / "adapter_model.safetensors"), "steps": 10,
+        "eval_loss": of_kind(events, Evaluation)[-1].loss,
+    }
     assert all(later.tokens > earlier.tokens and later.trained_tokens > earlier.trained_tokens for earlier, later in pairwise(steps))
     assert steps[-1].epoch == pytest.approx(2)
     assert steps[0].micro_batch_seconds <= steps[0].seconds
