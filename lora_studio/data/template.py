@@ -50,7 +50,7 @@ class ChatTemplate:
         """
         self.source: TemplateSource = choose_template(setting, tokenizer)
         end_tokens = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
-        self._end_tokens = tuple(sorted(end_tokens | set(tokenizer.all_special_tokens), key=len, reverse=True))
+        self._end_tokens = tuple(sorted(end_tokens | set(tokenizer.all_special_tokens), key=lambda token: (-len(token), token)))
         self._special_tokens = {name: _plain(token) for name, token in tokenizer.special_tokens_map.items()}
         self._renderer: Renderer | None = None
         self._sent: tuple[Sequence[Row], list[dict[str, Any]]] | None = None

@@ -51,7 +51,8 @@ QWEN3 = Style(
     "{% set last = namespace(question=0) %}{% for m in messages %}{% if m.role == 'user' %}{% set last.question = loop.index0 %}{% endif %}"
     "{% endfor %}{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' }}{% set said = m.content.split('</think>')[-1].lstrip('\\n') %}"
     "{% if m.role == 'assistant' and loop.index0 > last.question %}{{ '<think>\\n' + "
-    "(m.content.split('</think>')[0].split('<think>')[-1].strip('\\n') if '</think>' in m.content else '') + '\\n</think>\\n\\n' }}{% endif %}{{ said }}" + _CALLS + "{{ '<|im_end|>\\n' }}{% endfor %}"
+    "(m.content.split('</think>')[0].split('<think>')[-1].strip('\\n') if '</think>' in m.content else '') "
+    "+ '\\n</think>\\n\\n' }}{% endif %}{{ said }}" + _CALLS + "{{ '<|im_end|>\\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}", _END, lead="<think>\n\n</think>\n\n")
 
 BY_ARCHITECTURE = {
