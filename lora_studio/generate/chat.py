@@ -60,9 +60,11 @@ def prompt_ids(tokenizer: Any, prompt: str, chat_template: str | None = None) ->
         if not template.present:
             return list(tokenizer(prompt)["input_ids"])
         # A row's prompt is what stands before its last answer, so one is due.
-        rendered = template.prompts([Row("the prompt", 1, "messages", (Message("user", prompt), Message("assistant", "")))])[0]
+        row = Row("the prompt", 1, "messages", (Message("user", prompt), Message("assistant", "")))
+        rendered = template.prompts([row])[0]
         if isinstance(rendered, RowError):
-            raise InputError(f"The prompt cannot be given to the model: {rendered}.", "Choose another chat template.", template.source.field)
+            message = f"The prompt cannot be given to the model: {rendered}."
+            raise InputError(message, "Choose another chat template.", template.source.field)
     return list(tokenizer(rendered.text, add_special_tokens=False)["input_ids"])
 
 
