@@ -1,1 +1,1 @@
-"""Rows to tokens: read, validate, template, mask, report; the step plan."""
+"""Rows to tokens: read, validate, template, mask, tokenize, cache, pack, report; the step plan."""

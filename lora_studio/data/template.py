@@ -50,7 +50,7 @@ class ChatTemplate:
         """
         self.source: TemplateSource = choose_template(setting, tokenizer)
         end_tokens = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
-        self._end_tokens = tuple(sorted(end_tokens | set(tokenizer.all_special_tokens), key=len, reverse=True))
+        self._end_tokens = tuple(sorted(end_tokens | set(tokenizer.all_special_tokens), key=lambda token: (-len(token), token)))
         self._special_tokens = {name: _plain(token) for name, token in tokenizer.special_tokens_map.items()}
         self._renderer: Renderer | None = None
         self._sent: tuple[Sequence[Row], list[dict[str, Any]]] | None = None
@@ -178,7 +178,7 @@ class ChatTemplate:
         """Join prompt and completion: a base model can learn to go on from one to the other."""
         if not row.messages:
             return Rendered(row.text, ((0, len(row.text)),), closed=False)
-        if row.format == "messages" or len(row.messages) != 2:  # a prompt and its completion
+        if row.format in ("messages", "sharegpt") or len(row.messages) != 2:  # a prompt and its completion
             raise InputError(
                 f"{row.file}:{row.line}: this is a conversation, and the base model's tokenizer has no chat template.",
                 f"Set data.chat_template to one of {', '.join(shipped_templates())}, choose an instruct model, or give rows of prompt "

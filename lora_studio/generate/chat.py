@@ -9,6 +9,8 @@ from lora_studio.core.config import ModelSettings
 from lora_studio.core.control import TaskContext
 from lora_studio.core.errors import InputError
 from lora_studio.core.events import Phase, RunEvent, RunFinished
+from lora_studio.data.rows import Message, Row, RowError
+from lora_studio.data.template import ChatTemplate
 from lora_studio.generate.adapters import AdapterSource, find_adapter
 from lora_studio.generate.ready import ReadyBase, ready_base
 from lora_studio.generate.sampling import answer
@@ -31,7 +33,7 @@ def chat(context: TaskContext, source: str, prompt: str, compare: bool = False, 
         raise InputError("The prompt is empty.", "Write what to answer.")
     found = find_adapter(source)
     base = yield from ready_base(context, _model_settings(found), _device(found))
-    prompts = [prompt_ids(base.tokenizer, prompt)]
+    prompts = [prompt_ids(base.tokenizer, prompt, found.run.config.data.chat_template if found.run else None)]
     result: dict[str, str | None] = {"base": None, "adapter": None}
     if compare or found.adapter is None:
         yield Phase(name="sampling", message="The base model answers")
@@ -43,12 +45,27 @@ def chat(context: TaskContext, source: str, prompt: str, compare: bool = False, 
     yield RunFinished(result=dict(result))
 
 
-def prompt_ids(tokenizer: Any, prompt: str) -> list[int]:
-    """Give the tokens of one user's turn in the model's chat template, or of the bare text where it has none."""
-    if not tokenizer.chat_template:
-        return list(tokenizer(prompt)["input_ids"])
-    turns = [{"role": "user", "content": prompt}]
-    return list(tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=True, return_dict=True)["input_ids"])
+def prompt_ids(tokenizer: Any, prompt: str, chat_template: str | None = None) -> list[int]:
+    """Give the tokens of one user's turn in a chat template, or of the bare text where there is none.
+
+    Args:
+        tokenizer: The base model's.
+        prompt: What the user says.
+        chat_template: The run's `data.chat_template`; None for the model's own.
+
+    Raises:
+        InputError: The template refuses the prompt, cannot be read, or does not end.
+    """
+    with ChatTemplate(tokenizer, chat_template) as template:
+        if not template.present:
+            return list(tokenizer(prompt)["input_ids"])
+        # A row's prompt is what stands before its last answer, so one is due.
+        row = Row("the prompt", 1, "messages", (Message("user", prompt), Message("assistant", "")))
+        rendered = template.prompts([row])[0]
+        if isinstance(rendered, RowError):
+            message = f"The prompt cannot be given to the model: {rendered}."
+            raise InputError(message, "Choose another chat template.", template.source.field)
+    return list(tokenizer(rendered.text, add_special_tokens=False)["input_ids"])
 
 
 def _ask(context: TaskContext, base: ReadyBase, model: Any, prompts: list[list[int]], max_new_tokens: int) -> str:

@@ -56,6 +56,14 @@ def config(**changes: object) -> RunConfig:
     return RunConfig().replace({"adapter.target_modules": "all-linear", **paths})
 
 
+def test_packed_blocks_are_full_whatever_the_longest_row_is(tree: ModuleTree, facts: ModelFacts) -> None:
+    data = Data(100, Tokens(20_000, 5_000, 300))
+    plans = [make_plan(config(data__packing=packing, data__max_length=2048), facts, tree, data, GPU) for packing in (False, True)]
+    assert plans[1].memory.peak_bytes > plans[0].memory.peak_bytes
+    assert [finding.code for finding in plans[1].findings if finding.field == "data.packing"] == ["batch_of_blocks"]
+    assert not [finding for finding in plans[0].findings if finding.field == "data.packing"]
+
+
 def budget(tree: ModuleTree, facts: ModelFacts, **changes: object) -> MemoryBudget:
     return estimate_memory(config(**changes), facts, tree, device=GPU)
 

@@ -58,7 +58,9 @@ def adapter_bytes(run: RunFolder) -> bytes:
     return (run.adapter_path / "adapter_model.safetensors").read_bytes()
 
 
-@pytest.mark.parametrize("changes", [{}, {"adapter.bias": "all", "adapter.use_dora": True}, {"adapter.modules_to_save": ("lm_head",)}])
+@pytest.mark.parametrize("changes", [
+    {}, {"adapter.bias": "all", "adapter.use_dora": True}, {"adapter.modules_to_save": ("lm_head",)},
+    {"data.packing": True, "data.max_length": 192}])
 def test_a_resumed_run_is_bit_for_bit_the_uninterrupted_one(
     tiny_model: TinyModel, chat_rows: Path, tmp_path: Path, changes: dict[str, object],
 ) -> None:

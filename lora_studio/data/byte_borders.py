@@ -1,0 +1,89 @@
+"""Where tokens begin, told from their lengths in bytes: a byte-level tokenizer then need not keep offsets, a third of its work.
+
+Every character of a byte-level token stands for one byte, so the tokens of a text lie side by side over its UTF-8. Where their lengths
+do not add up to the text's (a token that swallows space beside it, say), the row is told from offsets instead.
+"""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+from collections.abc import Iterator, Sequence
+from typing import Any, cast
+
+import numpy as np
+
+from lora_studio.data.jinja_env import Span
+from lora_studio.data.token_rows import Mask, Numbers, TokenIds
+
+_SPACE = "Ġ"  # a space in a byte-level vocabulary
+
+
+class ByteBorders:
+    """The byte lengths of one tokenizer's tokens."""
+
+    def __init__(self, lengths: Numbers, spaces: Numbers, *, composes: bool, trims: bool) -> None:
+        """Take what a tokenizer does.
+
+        Args:
+            lengths: Bytes of each token, shape (vocabulary,).
+            spaces: How many of them are leading spaces.
+            composes: Whether text is composed (NFC) first.
+            trims: Whether its offsets leave out spaces.
+        """
+        self._lengths = lengths
+        self._spaces = spaces
+        self._composes = composes
+        self._trims = trims
+
+    @classmethod
+    def of(cls, tokenizer: Any) -> ByteBorders | None:
+        """Look at a fast tokenizer; None where its tokens do not lie side by side over a text's bytes."""
+        backend: Any = tokenizer.backend_tokenizer
+        parts: dict[str, Any] = json.loads(backend.to_str())
+        splitting = [part for part in _flat(parts["pre_tokenizer"]) if part["type"] == "ByteLevel"]
+        normalizers = {part["type"] for part in _flat(parts["normalizer"])}
+        if parts["model"]["type"] != "BPE" or not splitting or normalizers - {"NFC"}:
+            return None
+        if any(part["add_prefix_space"] for part in splitting):
+            return None
+        trims = any(part["type"] == "ByteLevel" and part["trim_offsets"] for part in _flat(parts["post_processor"]))
+        vocabulary = cast("dict[str, int]", backend.get_vocab(with_added_tokens=True))
+        added = {int(number): len(str(token).encode()) for number, token in tokenizer.added_tokens_decoder.items()}
+        lengths = np.zeros(max(vocabulary.values(), default=0) + 1, dtype=np.int64)
+        spaces = np.zeros_like(lengths)
+        for token, number in vocabulary.items():
+            lengths[number] = added.get(number) or len(token)
+            if number not in added and token.startswith(_SPACE):
+                spaces[number] = len(token) - len(token.lstrip(_SPACE))
+        return cls(lengths, spaces, composes=bool(normalizers), trims=trims)
+
+    def mask(self, ids: TokenIds, text: str, spans: Sequence[Span]) -> Mask | None:
+        """Say of each token whether it starts within a span of characters; None where bytes do not tell."""
+        lengths = self._lengths[ids]
+        ends = np.cumsum(lengths)
+        bytes_before = (lambda place: place) if text.isascii() else (lambda place: len(text[:place].encode()))
+        if (ends[-1] if ids.size else 0) != bytes_before(len(text)):
+            return None
+        if self._composes and not unicodedata.is_normalized("NFC", text):
+            return None
+        starts = ends - lengths
+        if self._trims:  # offsets begin past leading spaces; a token of nothing but spaces keeps its place
+            starts += np.where(self._spaces[ids] < lengths, self._spaces[ids], 0)
+        trained = np.zeros(ids.size, dtype=np.bool_)
+        for start, end in spans:
+            first, last = np.searchsorted(starts, (bytes_before(start), bytes_before(end)))
+            trained[first:last] = True
+        return trained
+
+
+def _flat(part: Any) -> Iterator[dict[str, Any]]:
+    """Give a tokenizer's part, or the parts of a sequence of them."""
+    if part is None:
+        return
+    if part["type"] != "Sequence":
+        yield part
+        return
+    for key in ("pretokenizers", "normalizers", "processors"):
+        for inner in part.get(key, ()):
+            yield from _flat(inner)
