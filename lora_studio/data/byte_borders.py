@@ -58,23 +58,40 @@ class ByteBorders:
                 spaces[number] = len(token) - len(token.lstrip(_SPACE))
         return cls(lengths, spaces, composes=bool(normalizers), trims=trims)
 
-    def mask(self, ids: TokenIds, text: str, spans: Sequence[Span]) -> Mask | None:
-        """Say of each token whether it starts within a span of characters; None where bytes do not tell."""
+    def masks(self, ids: TokenIds, sizes: Numbers, rows: Sequence[tuple[str, Sequence[Span]]]) -> tuple[Mask, list[int]]:
+        """Say of each token of a block of rows whether it starts within a span of characters of its row.
+
+        Args:
+            ids: Tokens of all rows, one row after the other, shape (tokens,).
+            sizes: How many each row has, shape (rows,).
+            rows: Text and spans of each row.
+
+        Returns:
+            The mask, shape (tokens,), and the numbers of the rows of which bytes do not tell.
+        """
         lengths = self._lengths[ids]
         ends = np.cumsum(lengths)
-        bytes_before = (lambda place: place) if text.isascii() else (lambda place: len(text[:place].encode()))
-        if (ends[-1] if ids.size else 0) != bytes_before(len(text)):
-            return None
-        if self._composes and not unicodedata.is_normalized("NFC", text):
-            return None
         starts = ends - lengths
         if self._trims:  # offsets begin past leading spaces; a token of nothing but spaces keeps its place
             starts += np.where(self._spaces[ids] < lengths, self._spaces[ids], 0)
+        row_ends = np.concatenate([[0], ends])[np.cumsum(sizes)].tolist()
+        borders: list[int] = []
+        untold: list[int] = []
+        for number, ((text, spans), begin, end) in enumerate(zip(rows, [0, *row_ends], row_ends)):
+            if end - begin == _bytes_before(text, len(text)) and not (self._composes and not unicodedata.is_normalized("NFC", text)):
+                borders += [begin + _bytes_before(text, place) for span in spans for place in span]
+            else:
+                untold.append(number)
         trained = np.zeros(ids.size, dtype=np.bool_)
-        for start, end in spans:
-            first, last = np.searchsorted(starts, (bytes_before(start), bytes_before(end)))
+        places = np.searchsorted(starts, borders).tolist()
+        for first, last in zip(places[::2], places[1::2]):
             trained[first:last] = True
-        return trained
+        return trained, untold
+
+
+def _bytes_before(text: str, place: int) -> int:
+    """Give the place in a text's UTF-8 of one of its characters."""
+    return place if text.isascii() else len(text[:place].encode())
 
 
 def _flat(part: Any) -> Iterator[dict[str, Any]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 from functools import cached_property
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -45,10 +46,24 @@ class Encoder:
         """Encode rows whole. No special token is added to a closed row; others get the tokenizer's first and an end token."""
         self._backend.no_truncation()
         self._backend.no_padding()
-        borders = self._borders
-        encode = self._backend.encode_batch_fast if borders else self._backend.encode_batch  # the fast one keeps no offsets
-        encodings = encode([row.text for row in rows], add_special_tokens=False)
-        return [self._row(encoding, row, borders) for encoding, row in zip(encodings, rows)]
+        texts = [row.text for row in rows]
+        if self._borders is None:
+            encodings = self._backend.encode_batch(texts, add_special_tokens=False)
+            return [self._row(encoding, row) for encoding, row in zip(encodings, rows)]
+        lists: list[list[int]] = [encoding.ids for encoding in self._backend.encode_batch_fast(texts, add_special_tokens=False)]
+        return self._told_by_bytes(rows, lists, self._borders)
+
+    def _told_by_bytes(self, rows: Sequence[Rendered], lists: list[list[int]], borders: ByteBorders) -> list[TokenRow]:
+        """Give rows encoded without offsets; those that bytes do not tell are encoded again."""
+        sizes = np.array([len(ids) for ids in lists], dtype=np.int64)
+        flat: TokenIds = np.fromiter(chain.from_iterable(lists), np.int32, int(sizes.sum()))
+        trained, untold = borders.masks(flat, sizes, [(row.text, row.spans) for row in rows])
+        stops = np.cumsum(sizes).tolist()
+        found = [
+            self._finished(flat[start:stop], trained[start:stop], row) for row, start, stop in zip(rows, [0, *stops], stops)]
+        for number in untold:
+            found[number] = self._row(self._backend.encode(rows[number].text, add_special_tokens=False), rows[number])
+        return found
 
     @cached_property
     def _borders(self) -> ByteBorders | None:
@@ -63,12 +78,10 @@ class Encoder:
         """Give the text of ids without special tokens."""
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=True))
 
-    def _row(self, encoding: Any, rendered: Rendered, borders: ByteBorders | None) -> TokenRow:
-        ids: TokenIds = np.array(encoding.ids, dtype=np.int32)
-        trained = borders.mask(ids, rendered.text, rendered.spans) if borders else None
-        if trained is None:
-            whole = self._backend.encode(rendered.text, add_special_tokens=False) if borders else encoding
-            trained = _mask(whole, rendered.spans)
+    def _row(self, encoding: Any, rendered: Rendered) -> TokenRow:
+        return self._finished(np.array(encoding.ids, dtype=np.int32), _mask(encoding, rendered.spans), rendered)
+
+    def _finished(self, ids: TokenIds, trained: Mask, rendered: Rendered) -> TokenRow:
         if not rendered.closed:
             ids, trained = self._close(ids, trained)
         if trained.size:

@@ -44,9 +44,11 @@ class StoreWriter:
             trained = np.flatnonzero(row.trained)
             length = row.input_ids.size
             self._see(trained)
-            for name, number in (("length", length), ("first", trained[0] if trained.size else length), ("count", trained.size),
-                                 ("file", file), ("line", line)):
-                self._numbers[name].append(int(number))
+            self._numbers["length"].append(length)
+            self._numbers["first"].append(int(trained[0]) if trained.size else length)
+            self._numbers["count"].append(trained.size)
+            self._numbers["file"].append(file)
+            self._numbers["line"].append(line)
         flat = (np.concatenate([row.input_ids for row in rows]), np.concatenate([row.trained for row in rows]))
         for file, digest, values in zip(self._files, self._digests, flat):
             file.write(values.data)
