@@ -134,7 +134,7 @@ def _enter_array(text: JsonText, file: TextFile) -> None:
             text.value()
             text.skipped(",")
     except (ValueError, StopIteration, RecursionError):
-        pass
+        pass  # whatever it is, it holds no rows, which is what a person is told
     raise _neither(file, text.line)
 
 

@@ -77,7 +77,7 @@ def sample_prompts(
         entries: list[dict[str, Any]] = json.loads(kept_at.read_text("utf-8"))
         return [SamplePrompt(entry["row"], tuple(entry["prompt_ids"]), entry["prompt_text"], entry["reference"]) for entry in entries]
     except (OSError, ValueError, TypeError, KeyError):
-        pass
+        pass  # not kept yet, or by another release: they are made anew
     prompts = list(_prompts(settings, places, tokens, template, encoder))
     write_atomically(kept_at, json.dumps([asdict(prompt) for prompt in prompts], ensure_ascii=False))
     return prompts
