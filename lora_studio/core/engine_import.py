@@ -1,14 +1,27 @@
-"""Bringing torch, transformers and peft in, one thread at a time.
+"""Bringing torch, transformers and peft in, one thread at a time, without stopping the other threads.
 
 transformers replaces itself in `sys.modules` while it is imported. A second thread that imports from it meanwhile can be
 handed the half-made module (Python breaks a deadlock of import locks that way) and fails with "cannot import name". So
 whoever needs the engine on a thread of its own asks here first. Nothing is imported before somebody asks.
+
+Two things in an import hold every other thread up, the window's among them: the collector, which goes through a million
+new objects again and again (0.17 s each time), and the linking of torch's libraries (0.13 s). The collector rests
+meanwhile, and is told afterwards that these objects are here to stay, so that no later collection goes through them; the
+libraries are opened by a call that lets other threads run.
 """
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import gc
 import importlib
+import importlib.util
+import os
+import sys
 import threading
+from collections.abc import Generator
+from pathlib import Path
 from types import ModuleType
 
 ENGINE_PARTS = (
@@ -20,16 +33,54 @@ ENGINE_PARTS = (
 )
 """Modules in the order they are imported, and what a person calls each."""
 
+_NAMES = frozenset(module for module, _said in ENGINE_PARTS)
 _IMPORTING = threading.RLock()
 
 
 def import_part(module: str) -> ModuleType:
     """Import one module of the engine, or one that needs it; waits while another thread imports one."""
     with _IMPORTING:
-        return importlib.import_module(module)
+        if module in sys.modules:
+            return importlib.import_module(module)
+        with _no_collection(keep=module in _NAMES):
+            if module == "torch":
+                _open_libraries()
+            return importlib.import_module(module)
 
 
 def import_engine() -> None:
     """Import the whole engine: some seconds the first time, nothing afterwards."""
     for module, _said in ENGINE_PARTS:
         import_part(module)
+
+
+@contextlib.contextmanager
+def _no_collection(*, keep: bool) -> Generator[None]:
+    """Let the collector rest; inside another such block nothing changes.
+
+    Args:
+        keep: Take all that is in memory afterwards out of its sight: not to be asked for once a model is loaded, which would
+            then never be collected.
+    """
+    if not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        if keep:
+            gc.freeze()
+        gc.enable()
+
+
+def _open_libraries() -> None:
+    """Link torch's libraries, which its import then finds in memory; where that cannot be done the import does it itself.
+
+    Python holds all threads up while it links an extension; a foreign call lets them run.
+    """
+    spec = importlib.util.find_spec("torch")
+    library = Path(spec.origin or "").parent / "lib" / "libtorch_python.so" if spec is not None else None
+    if os.name == "posix" and library is not None and library.is_file():
+        with contextlib.suppress(AttributeError, OSError):
+            ctypes.CDLL(None).dlopen(os.fsencode(library), os.RTLD_NOW | os.RTLD_LOCAL)

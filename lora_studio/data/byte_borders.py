@@ -40,14 +40,13 @@ class ByteBorders:
     def of(cls, tokenizer: Any) -> ByteBorders | None:
         """Look at a fast tokenizer; None where its tokens do not lie side by side over a text's bytes."""
         backend: Any = tokenizer.backend_tokenizer
-        parts: dict[str, Any] = json.loads(backend.to_str())
-        splitting = [part for part in _flat(parts["pre_tokenizer"]) if part["type"] == "ByteLevel"]
-        normalizers = {part["type"] for part in _flat(parts["normalizer"])}
-        if parts["model"]["type"] != "BPE" or not splitting or normalizers - {"NFC"}:
+        splitting = [part for part in _parts(backend.pre_tokenizer) if part["type"] == "ByteLevel"]
+        normalizers = {part["type"] for part in _parts(backend.normalizer)}
+        if type(backend.model).__name__ != "BPE" or not splitting or normalizers - {"NFC"}:
             return None
         if any(part["add_prefix_space"] for part in splitting):
             return None
-        trims = any(part["type"] == "ByteLevel" and part["trim_offsets"] for part in _flat(parts["post_processor"]))
+        trims = any(part["type"] == "ByteLevel" and part["trim_offsets"] for part in _parts(backend.post_processor))
         vocabulary = cast("dict[str, int]", backend.get_vocab(with_added_tokens=True))
         added = {int(number): len(str(token).encode()) for number, token in tokenizer.added_tokens_decoder.items()}
         lengths = np.zeros(max(vocabulary.values(), default=0) + 1, dtype=np.int64)
@@ -92,6 +91,11 @@ class ByteBorders:
 def _bytes_before(text: str, place: int) -> int:
     """Give the place in a text's UTF-8 of one of its characters."""
     return place if text.isascii() else len(text[:place].encode())
+
+
+def _parts(component: Any) -> Iterator[dict[str, Any]]:
+    """Give the settings of a tokenizer's component; by itself, since the whole tokenizer as JSON has its vocabulary too."""
+    yield from _flat(None if component is None else json.loads(component.__getstate__()))
 
 
 def _flat(part: Any) -> Iterator[dict[str, Any]]:

@@ -35,3 +35,25 @@ def test_nothing_is_imported_before_somebody_asks() -> None:
     code = "import sys, lora_studio.core.engine_import; print(sorted({'torch', 'transformers', 'peft'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip() == "[]"
+
+
+QUIET = """
+import gc
+from lora_studio.core.engine_import import import_engine, import_part
+
+passes = []
+gc.callbacks.append(lambda phase, info: passes.append(info["generation"]) if phase == "start" else None)
+import_engine()
+during = passes.count(2)
+model = [0]
+model.append(model)
+import_part("lora_studio.models.load")
+print(during, gc.isenabled(), len(gc.get_objects()) < 50_000, gc.is_tracked(model) and any(found is model for found in gc.get_objects()))
+"""
+
+
+def test_the_collector_rests_while_the_engine_is_imported_and_leaves_it_alone_afterwards() -> None:
+    done = subprocess.run([sys.executable, "-c", QUIET], capture_output=True, text=True, check=True, timeout=120)
+    passes, enabled, few_to_go_through, later_ones_collectable = done.stdout.split()
+    assert passes == "0"
+    assert (enabled, few_to_go_through, later_ones_collectable) == ("True", "True", "True")
