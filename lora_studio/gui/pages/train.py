@@ -121,7 +121,7 @@ class TrainPage(QWidget):
                 return
             case RunFinished():
                 share = self._before_after.text
-                told = tr("{name} finished {when}.", name=name, when=when)
+                told = tr("{name} finished, {when}.", name=name, when=when)
                 self.banner.show_message("good", f"{told} {share}." if share else told, tr("Merge this run…"))
             case RunStopped():
                 told = tr("{name} stopped at step {step}, {when}.", name=name, step=step, when=when)
