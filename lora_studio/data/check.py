@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from lora_studio.core.config import DataSettings
 from lora_studio.core.errors import InputError
 from lora_studio.data.duplicates import count_repeats, count_shared
 from lora_studio.data.files import FileReader, Progress, Split, at_split, file_readers
-from lora_studio.data.rows import BadRow, RowFormat
+from lora_studio.data.rows import BadRow, Row, RowFormat
 from lora_studio.data.streams import FIELD
 
 MOST_BAD_ROWS = 100_000
 """Bad rows that are kept with their reasons; further ones are counted."""
 _SHOWN_BAD_ROWS = 5
 _ROWS_BETWEEN_LOOKS = 2048
+_Found = TypeVar("_Found", Row, int)
 
 
 @dataclass(frozen=True)
@@ -97,63 +98,98 @@ class DataCheck:
         return cls(raw["rows"], raw["format"], tuple(bad_rows), tuple(files), raw["bad_count"], raw["duplicate_rows"], raw["shared_rows"])
 
 
-@dataclass
-class _Count:
-    """What has been found so far."""
+class Counting:
+    """Goes through the rows of all files once and counts them on the way.
 
-    progress: Progress | None
-    bytes_in_all: int
-    bytes_before: int = 0
-    bad_rows: list[BadRow] = field(default_factory=list[BadRow])
-    bad_count: int = 0
-    keys: dict[Split, array[int]] = field(default_factory=lambda: {"train": array("q"), "eval": array("q")})
+    Memory holds one row, eight bytes for each row counted by its key, and the first 100,000 bad ones.
+    """
 
-    def read(self, split: Split, reader: FileReader) -> DataFile:
-        """Count one file's rows."""
-        keys, sound, bad = self.keys[split], 0, 0
-        for number, found in enumerate(reader.keys(), 1):
-            if isinstance(found, BadRow):
-                bad += 1
-                if len(self.bad_rows) < MOST_BAD_ROWS:
-                    self.bad_rows.append(found)
-            else:
-                sound += 1
-                keys.append(found)
-            if not number % _ROWS_BETWEEN_LOOKS:
-                self._tell(reader.position)
-        self.bad_count += bad
-        self.bytes_before += reader.bytes
+    def __init__(self, settings: DataSettings, progress: Progress | None = None) -> None:
+        """Find the files.
+
+        Args:
+            settings: The files, and how to read them.
+            progress: Called with bytes done and bytes in all, every 2,048 rows and after each file; may raise to cancel.
+
+        Raises:
+            InputError: As `file_readers`.
+        """
+        self.readers = file_readers(settings, progress)
+        self.bad_count = 0
+        self._progress = progress
+        self._bytes_in_all = sum(reader.bytes for _, reader in self.readers)
+        self._bytes_before = 0
+        self._bad_rows: list[BadRow] = []
+        self._files: list[DataFile] = []
+        self._keys: dict[Split, array[int]] = {"train": array("q"), "eval": array("q")}
+
+    def rows(self) -> Iterator[Row]:
+        """Give every sound row.
+
+        Raises:
+            InputError: A file is missing, empty or malformed as a whole; `field` is `data.train` or `data.eval`.
+        """
+        for split, reader in self.readers:
+            yield from self._sound(split, reader, reader.rows())
+
+    def count(self) -> DataCheck:
+        """Count all rows, repeats too, without giving them: half the work.
+
+        Raises:
+            InputError: As `rows`.
+        """
+        for split, reader in self.readers:
+            self._keys[split].extend(self._sound(split, reader, reader.keys()))
+        return self.result()
+
+    def result(self) -> DataCheck:
+        """Give what was counted; repeats are counted by `count` alone."""
+        train, held_out = self._keys["train"], self._keys["eval"]
+        shared = count_shared(train, held_out)
+        return DataCheck(sum(file.rows for file in self._files), _common_format(self._files), tuple(self._bad_rows), tuple(self._files),
+                         self.bad_count, count_repeats(train), shared)
+
+    def _sound(self, split: Split, reader: FileReader, found: Iterator[_Found | BadRow]) -> Iterator[_Found]:
+        """Give what is sound of one file's rows; count the others, and the file."""
+        sound = bad = 0
+        try:
+            for number, row in enumerate(found, 1):
+                if isinstance(row, BadRow):
+                    bad += 1
+                    self._add_bad(row)
+                else:
+                    sound += 1
+                    yield row
+                if not number % _ROWS_BETWEEN_LOOKS:
+                    self._tell(reader.position)
+        except InputError as error:
+            raise at_split(error, f"data.{split}") from error
+        self._bytes_before += reader.bytes
         self._tell(0)
-        return DataFile(reader.path, split, reader.format or "", reader.reason, sound, bad, reader.bytes, str(reader.where), reader.offer)
+        self._files.append(
+            DataFile(reader.path, split, reader.format or "", reader.reason, sound, bad, reader.bytes, str(reader.where), reader.offer))
+
+    def _add_bad(self, row: BadRow) -> None:
+        self.bad_count += 1
+        if len(self._bad_rows) < MOST_BAD_ROWS:
+            self._bad_rows.append(row)
 
     def _tell(self, position: int) -> None:
-        if self.progress:
-            self.progress(min(self.bytes_before + position, self.bytes_in_all), self.bytes_in_all)
+        if self._progress:
+            self._progress(min(self._bytes_before + position, self._bytes_in_all), self._bytes_in_all)
 
 
 def check_files(settings: DataSettings, progress: Progress | None = None) -> DataCheck:
     """Read and validate every row of every file, a row at a time.
 
-    Memory holds one row, eight bytes for each row read, and the first 100,000 bad ones.
-
     Args:
         settings: The files, and how to read them.
-        progress: Called with bytes done and bytes in all, every 2,048 rows and after each file; may raise to cancel.
+        progress: As of `Counting`.
 
     Raises:
         InputError: A file is missing, empty or malformed as a whole; `field` is `data.train` or `data.eval`.
     """
-    readers = file_readers(settings, progress)
-    count = _Count(progress, sum(reader.bytes for _, reader in readers))
-    files: list[DataFile] = []
-    for split, reader in readers:
-        try:
-            files.append(count.read(split, reader))
-        except InputError as error:
-            raise at_split(error, f"data.{split}") from error
-    shared = count_shared(count.keys["train"], count.keys["eval"])
-    return DataCheck(sum(file.rows for file in files), _common_format(files), tuple(count.bad_rows), tuple(files),
-                     count.bad_count, count_repeats(count.keys["train"]), shared)
+    return Counting(settings, progress).count()
 
 
 def readers_of(check: DataCheck, settings: DataSettings) -> list[tuple[Split, FileReader]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import cached_property
 from itertools import chain
 from typing import Any
@@ -13,7 +14,7 @@ import numpy as np
 from lora_studio.core.errors import InputError
 from lora_studio.data.byte_borders import ByteBorders
 from lora_studio.data.template import Rendered, Span
-from lora_studio.data.token_rows import Mask, TokenIds, TokenRow
+from lora_studio.data.token_rows import Mask, TokenBlock, TokenIds, TokenRow
 
 _FURTHEST_SPACE = 8  # characters; beyond them tokens are walked through
 
@@ -34,6 +35,8 @@ class Encoder:
             )
         self._tokenizer = tokenizer
         self._backend: Any = tokenizer.backend_tokenizer
+        self._backend.no_truncation()
+        self._backend.no_padding()
         self._lead, self._end = self._own_tokens()
 
     @staticmethod
@@ -42,28 +45,33 @@ class Encoder:
         text = f"{tokenizer.backend_tokenizer.to_str()} {tokenizer.bos_token_id} {tokenizer.eos_token_id}"
         return hashlib.sha256(text.encode()).hexdigest()
 
-    def encode(self, rows: Sequence[Rendered]) -> list[TokenRow]:
+    def encode(self, rows: Sequence[Rendered]) -> TokenBlock:
         """Encode rows whole. No special token is added to a closed row; others get the tokenizer's first and an end token."""
-        self._backend.no_truncation()
-        self._backend.no_padding()
         texts = [row.text for row in rows]
         if self._borders is None:
             encodings = self._backend.encode_batch(texts, add_special_tokens=False)
-            return [self._row(encoding, row) for encoding, row in zip(encodings, rows)]
+            return TokenBlock.of([self._row(encoding, row) for encoding, row in zip(encodings, rows)])
         lists: list[list[int]] = [encoding.ids for encoding in self._backend.encode_batch_fast(texts, add_special_tokens=False)]
-        return self._told_by_bytes(rows, lists, self._borders)
-
-    def _told_by_bytes(self, rows: Sequence[Rendered], lists: list[list[int]], borders: ByteBorders) -> list[TokenRow]:
-        """Give rows encoded without offsets; those that bytes do not tell are encoded again."""
-        sizes = np.array([len(ids) for ids in lists], dtype=np.int64)
+        sizes = np.array(list(map(len, lists)), dtype=np.int64)
         flat: TokenIds = np.fromiter(chain.from_iterable(lists), np.int32, int(sizes.sum()))
-        trained, untold = borders.masks(flat, sizes, [(row.text, row.spans) for row in rows])
-        stops = np.cumsum(sizes).tolist()
-        found = [
-            self._finished(flat[start:stop], trained[start:stop], row) for row, start, stop in zip(rows, [0, *stops], stops)]
+        return self._told_by_bytes(rows, TokenBlock(flat, np.zeros(flat.size, np.bool_), sizes), self._borders)
+
+    def _told_by_bytes(self, rows: Sequence[Rendered], block: TokenBlock, borders: ByteBorders) -> TokenBlock:
+        """Mark the answers of rows encoded without offsets; rows that bytes do not tell are encoded again."""
+        trained, untold = borders.masks(block.input_ids, block.sizes, [(row.text, row.spans) for row in rows])
+        block = replace(block, trained=trained)
+        if not untold and all(row.closed for row in rows):
+            starts = np.cumsum(block.sizes) - block.sizes
+            trained[starts[block.sizes > 0]] = False
+            return block
+        found = [self._finished(row.input_ids, row.trained, rendered) for row, rendered in zip(block.rows(), rows)]
         for number in untold:
             found[number] = self._row(self._backend.encode(rows[number].text, add_special_tokens=False), rows[number])
-        return found
+        return TokenBlock.of(found)
+
+    def encode_row(self, row: Rendered) -> TokenRow:
+        """Encode one row, as `encode` does."""
+        return self.encode([row]).rows()[0]
 
     @cached_property
     def _borders(self) -> ByteBorders | None:
@@ -71,7 +79,7 @@ class Encoder:
 
     def prompt_ids(self, prompt: Rendered) -> list[int]:
         """Encode a prompt that a model is to go on from: no end token."""
-        ids: list[int] = self.encode([Rendered(prompt.text, (), closed=True)])[0].input_ids.tolist()
+        ids: list[int] = self.encode_row(Rendered(prompt.text, (), closed=True)).input_ids.tolist()
         return ids if prompt.closed or ids[:1] == self._lead else [*self._lead, *ids]
 
     def decode(self, ids: Iterable[int]) -> str:

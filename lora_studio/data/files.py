@@ -11,7 +11,7 @@ from typing import Literal, cast
 from lora_studio.core.config import HUB_SCHEME, DataSettings
 from lora_studio.core.errors import InputError
 from lora_studio.data.columns import check_columns, renamed
-from lora_studio.data.formats import detect_format, parse_row, quick_key
+from lora_studio.data.formats import detect_format, parse_row, quick_key, quick_row
 from lora_studio.data.read import SUFFIXES, Records, is_beside, kind_of, open_records
 from lora_studio.data.records import Record
 from lora_studio.data.rows import BadRow, Row, RowError, RowFormat
@@ -79,6 +79,11 @@ class FileReader:
             InputError: As `open`, or the file is cut off or damaged.
         """
         for record in self.open().records(start):
+            if self.format is not None and self._may_be_quick(record):
+                row = quick_row(record.value, self.format, self.path, record.line)
+                if row is not None:
+                    yield row
+                    continue
             try:
                 value = self._value(record)
                 yield parse_row(value, self._format_of(value, record.line), self.path, record.line)
@@ -92,20 +97,19 @@ class FileReader:
             InputError: As `rows`.
         """
         for record in self.open().records():
-            key = self._quick_key(record)
-            if key is not None:
-                yield key
-                continue
+            if self.format is not None and self._may_be_quick(record):
+                key = quick_key(record.value, self.format)
+                if key is not None:
+                    yield key
+                    continue
             try:
                 value = self._value(record)
                 yield parse_row(value, self._format_of(value, record.line), self.path, record.line).content_key
             except RowError as error:
                 yield BadRow(self.path, record.line, str(error))
 
-    def _quick_key(self, record: Record) -> int | None:
-        if self.format is None or not record.plain or record.fault or self.settings.columns:
-            return None
-        return quick_key(record.value, self.format)
+    def _may_be_quick(self, record: Record) -> bool:
+        return record.plain and not record.fault and not self.settings.columns
 
     def _value(self, record: Record) -> object:
         if record.fault:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import takewhile
-from typing import Any, cast
+from typing import Any, TypeGuard, cast
 
 from lora_studio.data.conversation import check_order, read_tools, read_turns
 from lora_studio.data.rows import Message, Row, RowError, RowFormat
@@ -83,11 +83,31 @@ def quick_key(record: object, row_format: RowFormat) -> int | None:
 
     The record's text must be known to be `plain`. It says a number only where `parse_row` gives a row.
     """
+    parts = _quick_parts(record, row_format)
+    return None if parts is None else hash(tuple(parts))
+
+
+def quick_row(record: object, row_format: RowFormat, file: str, line: int) -> Row | None:
+    """Give what `parse_row` gives of a sound row in one of the usual shapes, in a third of the time; None for any other.
+
+    The record's text must be known to be `plain`.
+    """
+    parts = _quick_parts(record, row_format)
+    if parts is None:
+        return None
+    if row_format == "text":
+        return Row(file, line, row_format, text=parts[0])
+    messages = tuple(map(Message, parts[::2], parts[1::2]))
+    return Row(file, line, row_format, messages, prompt_turns=1 if row_format in ("prompt_completion", "alpaca") else 0)
+
+
+def _quick_parts(record: object, row_format: RowFormat) -> list[str] | None:
+    """Give the roles and texts of a sound row in one of the usual shapes, one after the other; of plain text the text alone."""
     if not isinstance(record, dict):
         return None
     fields = cast("dict[str, Any]", record)
     if row_format == "text":
-        return _quick_text(fields.get("text"))
+        return [fields["text"]] if _is_filled(fields.get("text")) else None
     if not _BESIDES.isdisjoint(fields):
         return None
     if row_format == "messages":
@@ -101,10 +121,10 @@ def quick_key(record: object, row_format: RowFormat) -> int | None:
     return None
 
 
-def _quick_turns(turns: object, said_role: str, said: str) -> int | None:
+def _quick_turns(turns: object, said_role: str, said: str) -> list[str] | None:
     if type(turns) is not list or not turns:
         return None
-    parts: list[object] = []
+    parts: list[str] = []
     due = "user"
     for turn in cast("list[Any]", turns):
         if type(turn) is not dict or len(turn) != 2:
@@ -113,23 +133,21 @@ def _quick_turns(turns: object, said_role: str, said: str) -> int | None:
         if type(name) is not str or not _is_filled(content):
             return None
         role = _QUICK_ROLES.get(name)
+        if role is None:
+            return None
         if role == due:
             due = "assistant" if due == "user" else "user"
         elif role != "system" or parts:
             return None
         parts += (role, content)
-    return hash(tuple(parts)) if due == "user" and len(parts) > 2 else None
+    return parts if due == "user" and len(parts) > 2 else None
 
 
-def _quick_pair(question: object, answer: object) -> int | None:
-    return hash(("user", question, "assistant", answer)) if _is_filled(question) and _is_filled(answer) else None
+def _quick_pair(question: Any, answer: Any) -> list[str] | None:
+    return ["user", question, "assistant", answer] if _is_filled(question) and _is_filled(answer) else None
 
 
-def _quick_text(text: object) -> int | None:
-    return hash((text,)) if _is_filled(text) else None
-
-
-def _is_filled(text: object) -> bool:
+def _is_filled(text: object) -> TypeGuard[str]:
     return type(text) is str and bool(text) and not text.isspace()
 
 

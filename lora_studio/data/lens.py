@@ -101,7 +101,7 @@ def lens(context: TaskContext, config: dict[str, Any], model_folder: str, rows: 
 
 
 def _seen(row: Row, encoder: Encoder, rendered: Any, texts: TokenTexts, max_length: int) -> LensRow:
-    tokens = encoder.encode([rendered])[0]
+    tokens = encoder.encode_row(rendered)
     ids = tokens.input_ids[:MOST_TOKENS].tolist()
     states: list[TokenState] = ["trained" if trained else "context" for trained in tokens.trained[: len(ids)].tolist()]
     states[max_length:] = ["cut" for _ in ids[max_length:]]

@@ -91,7 +91,7 @@ def prepare_data(settings: DataSettings, tokenizer: Any, seed: int, progress: Pr
         settings: The files, and how to read them.
         tokenizer: A fast transformers tokenizer.
         seed: Decides which rows are held out.
-        progress: Called with rows done and rows in all, after every block of rows; not at all where the cache has them.
+        progress: Called with bytes read and bytes in all, as `stored_tokens` does; not at all where the cache has them.
 
     Raises:
         InputError: A file or row is bad (`on_bad_rows: stop`), the tokenizer cannot render or mask the rows, or no

@@ -140,7 +140,7 @@ def report(context: TaskContext, config: dict[str, Any], model_folder: str) -> I
 
     def progress(done: int, total: int) -> None:
         context.control.check()
-        context.post(Phase(name="preparing", message="Tokenizing", done=done, total=total, unit="rows"))
+        context.post(Phase(name="preparing", message="Tokenizing", done=done, total=total, unit="bytes"))
 
     yield Phase(name="preparing", message="Reading rows")
     data = settings.data.model_copy(update={"on_bad_rows": "skip"})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,6 +27,33 @@ class TokenRow:
     input_ids: TokenIds
     trained: Mask
     borders: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class TokenBlock:
+    """Rows side by side, as they come from a tokenizer.
+
+    Attributes:
+        input_ids: Tokens of all rows, shape (tokens,).
+        trained: Which of them are trained, shape (tokens,); never a row's first.
+        sizes: How many tokens each row has, shape (rows,).
+    """
+
+    input_ids: TokenIds
+    trained: Mask
+    sizes: Numbers
+
+    @classmethod
+    def of(cls, rows: Sequence[TokenRow]) -> TokenBlock:
+        """Put rows side by side."""
+        ids, trained = [row.input_ids for row in rows], [row.trained for row in rows]
+        nothing = (np.empty(0, np.int32), np.empty(0, np.bool_))
+        return cls(np.concatenate([nothing[0], *ids]), np.concatenate([nothing[1], *trained]), np.array(list(map(len, ids)), np.int64))
+
+    def rows(self) -> list[TokenRow]:
+        """Give each row by itself."""
+        ends = np.cumsum(self.sizes).tolist()
+        return [TokenRow(self.input_ids[start:end], self.trained[start:end]) for start, end in zip([0, *ends], ends)]
 
 
 class Rows(ABC):

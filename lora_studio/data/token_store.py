@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lora_studio.data.lengths import LengthTable
-from lora_studio.data.token_rows import Mask, Numbers, TokenIds, TokenRow, TokenRows
+from lora_studio.data.token_rows import Mask, Numbers, TokenBlock, TokenIds, TokenRows
 
 VERSION = 1
 MANIFEST, INPUT_IDS, TRAINED, PLACES, COUNTS = "manifest.json", "input_ids.bin", "trained.bin", "places.npy", "trained_counts.npy"
@@ -38,19 +38,19 @@ class StoreWriter:
         self._trained_at = np.zeros(1024, dtype=np.int64)
         self._digests = (hashlib.sha256(), hashlib.sha256())
 
-    def add(self, rows: Sequence[TokenRow], places: Sequence[tuple[int, int]]) -> None:
+    def add(self, block: TokenBlock, places: Sequence[tuple[int, int]]) -> None:
         """Write a block of rows, each with the number of its file and its line."""
-        for row, (file, line) in zip(rows, places):
-            trained = np.flatnonzero(row.trained)
-            length = row.input_ids.size
-            self._see(trained)
-            self._numbers["length"].append(length)
-            self._numbers["first"].append(int(trained[0]) if trained.size else length)
-            self._numbers["count"].append(trained.size)
-            self._numbers["file"].append(file)
-            self._numbers["line"].append(line)
-        flat = (np.concatenate([row.input_ids for row in rows]), np.concatenate([row.trained for row in rows]))
-        for file, digest, values in zip(self._files, self._digests, flat):
+        ends = np.cumsum(block.sizes)
+        starts = ends - block.sizes
+        trained = np.flatnonzero(block.trained)
+        before = np.searchsorted(trained, np.stack([starts, ends]))  # trained tokens of the block before each row's start and end
+        counts = before[1] - before[0]
+        first = block.sizes.copy()
+        first[counts > 0] = trained[before[0][counts > 0]] - starts[counts > 0]
+        self._see(trained - np.repeat(starts, counts))
+        for name, values in (("length", block.sizes), ("first", first), ("count", counts), *zip(("file", "line"), np.array(places).T)):
+            self._numbers[name].frombytes(values.astype(np.int64).tobytes())
+        for file, digest, values in zip(self._files, self._digests, (block.input_ids, block.trained)):
             file.write(values.data)
             digest.update(values.data)
 
@@ -74,11 +74,11 @@ class StoreWriter:
         for file in self._files:
             file.close()
 
-    def _see(self, trained: NDArray[np.int64]) -> None:
-        if trained.size:
-            if trained[-1] >= self._trained_at.size:
-                self._trained_at = np.pad(self._trained_at, (0, int(trained[-1])))
-            self._trained_at[trained] += 1
+    def _see(self, places: NDArray[np.int64]) -> None:
+        """Count trained tokens by their place in their row."""
+        seen = np.bincount(places, minlength=self._trained_at.size)
+        seen[: self._trained_at.size] += self._trained_at
+        self._trained_at = seen
 
 
 @dataclass(frozen=True)

@@ -1,26 +1,31 @@
 """Rows of files to a stored data set: read, render, tokenize, write, a block at a time.
 
-While the child renders the next block this process tokenizes the last one, so rendering costs little of the time.
+Reading, rendering (in the child), encoding (in a thread that needs no interpreter) and writing go on side by side, each at a block
+of its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Generator, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from lora_studio.core.config import DataSettings
-from lora_studio.data.check import DataCheck, check_files, refuse_bad_rows
+from lora_studio.core.errors import InputError
+from lora_studio.data.check import Counting, DataCheck, refuse_bad_rows
 from lora_studio.data.encode import Encoder
-from lora_studio.data.files import file_readers
+from lora_studio.data.files import Progress, file_readers
 from lora_studio.data.rows import BadRow, Row, RowError
+from lora_studio.data.streams import FIELD
 from lora_studio.data.template import ChatTemplate, Rendered
 from lora_studio.data.token_cache import hashes_of, key_of, stored
+from lora_studio.data.token_rows import TokenBlock
 from lora_studio.data.token_store import StoreWriter, TokenStore
-from lora_studio.data.trainable import refuse_untrainable
+from lora_studio.data.trainable import REFUSED, refuse_untrainable
 
-Progress = Callable[[int, int], None]
 ROWS_AT_ONCE = 512
 _CHARACTERS_AT_ONCE = 4_000_000  # of a few long rows, a block holds fewer
 _KEY_SETTINGS = ("train", "eval", "format", "columns", "encoding", "train_on")
@@ -42,7 +47,7 @@ def stored_tokens(
         tokenizer: The fast tokenizer `encoder` works with; a part of the key.
         template: The chat template, likewise.
         encoder: Turns text into tokens.
-        progress: Called with rows done and rows in all, after every block.
+        progress: Called with bytes read and bytes in all, as `Counting` does.
 
     Returns:
         The tokens, and whether they were in the cache.
@@ -50,18 +55,21 @@ def stored_tokens(
     Raises:
         InputError: A file or row is bad (`on_bad_rows: stop`), or the rows cannot be rendered.
     """
-    hashes = hashes_of({reader.path: reader.where for _split, reader in file_readers(settings)})
+    files = {reader.path: reader.where for _split, reader in file_readers(settings)}
+    hashes = hashes_of(files)
     shape = settings.model_dump(mode="json", include=set(_KEY_SETTINGS))
     key = key_of({"settings": shape, "files": hashes, "template": template.identity, "tokenizer": encoder.identity(tokenizer)})
 
     def build(folder: Path) -> None:
-        check = check_files(settings)
-        refuse_untrainable(check)
-        if settings.on_bad_rows == "stop":
-            refuse_bad_rows(check.bad_rows, check.bad_count, check.encoding_offer)
+        counting = Counting(settings, progress)
         writer = StoreWriter(folder)
         try:
-            refused = _write_rows(settings, check, template, encoder, writer, progress)
+            refused = _write_rows(settings, counting, template, encoder, writer)
+            check = counting.result()
+            refuse_untrainable(check)
+            if settings.on_bad_rows == "stop":
+                refuse_bad_rows(check.bad_rows, check.bad_count, check.encoding_offer)
+            _refuse_change(files, hashes)
             writer.finish(_manifest(check, refused, hashes, template))
         finally:
             writer.close()
@@ -69,29 +77,51 @@ def stored_tokens(
     return stored(key, build)
 
 
+def _refuse_change(files: Mapping[str, Path], before: Mapping[str, str]) -> None:
+    """Raise `InputError` for a file that was written to while it was read: its rows would stand under another content's name."""
+    local = {name: path for name, path in files.items() if path.is_file()}
+    for name, digest in hashes_of(local).items():
+        if digest != before[name]:
+            raise InputError(f"{name} was changed while it was read.", "Start again once it is written whole.", FIELD)
+
+
 def _write_rows(
-    settings: DataSettings, check: DataCheck, template: ChatTemplate, encoder: Encoder, writer: StoreWriter, progress: Progress | None,
+    settings: DataSettings, counting: Counting, template: ChatTemplate, encoder: Encoder, writer: StoreWriter,
 ) -> list[BadRow]:
     """Write every sound row; give those the template refuses."""
-    numbers = {file.path: number for number, file in enumerate(check.files)}
+    numbers = {reader.path: number for number, (_split, reader) in enumerate(counting.readers)}
     refused: list[BadRow] = []
-    done = 0
-    for rows, rendered in _rendered_blocks(settings, template):
-        kept = [(row, text) for row, text in zip(rows, rendered) if isinstance(text, Rendered)]
-        refused += [BadRow(row.file, row.line, str(fault)) for row, fault in zip(rows, rendered) if isinstance(fault, RowError)]
-        if kept:
-            tokens = encoder.encode([text for _row, text in kept])
-            writer.add(tokens, [(numbers[row.file], row.line) for row, _text in kept])
-        done += len(rows)
-        if progress:
-            progress(done, check.rows)
+    with closing(_encoded_blocks(settings, counting, template, encoder)) as blocks:
+        for rows, rendered, tokens in blocks:
+            refused += [BadRow(row.file, row.line, str(fault)) for row, fault in zip(rows, rendered) if isinstance(fault, RowError)]
+            places = [(numbers[row.file], row.line) for row, text in zip(rows, rendered) if isinstance(text, Rendered)]
+            if places:
+                writer.add(tokens, places)
     return refused
 
 
-def _rendered_blocks(settings: DataSettings, template: ChatTemplate) -> Iterator[tuple[list[Row], list[Rendered | RowError]]]:
+def _encoded_blocks(
+    settings: DataSettings, counting: Counting, template: ChatTemplate, encoder: Encoder,
+) -> Generator[tuple[list[Row], list[Rendered | RowError], TokenBlock]]:
+    """Give each block with its texts and their tokens; while one is encoded, the next is read and the last one written."""
+    with ThreadPoolExecutor(1, thread_name_prefix="encode") as encoding:
+        waiting: tuple[list[Row], list[Rendered | RowError], Future[TokenBlock]] | None = None
+        for rows, rendered in _rendered_blocks(settings, counting, template):
+            texts = [text for text in rendered if isinstance(text, Rendered)]
+            begun = encoding.submit(encoder.encode, texts)
+            if waiting is not None:
+                yield waiting[0], waiting[1], waiting[2].result()
+            waiting = rows, rendered, begun
+        if waiting is not None:
+            yield waiting[0], waiting[1], waiting[2].result()
+
+
+def _rendered_blocks(
+    settings: DataSettings, counting: Counting, template: ChatTemplate,
+) -> Iterator[tuple[list[Row], list[Rendered | RowError]]]:
     """Give each block with its texts, the child being busy with the next one by then."""
     waiting: list[Row] = []
-    for rows in _blocks(settings):
+    for rows in _blocks(settings, counting):
         if waiting:
             done = template.receive()
             template.send(rows, settings.train_on)
@@ -103,18 +133,20 @@ def _rendered_blocks(settings: DataSettings, template: ChatTemplate) -> Iterator
         yield waiting, template.receive()
 
 
-def _blocks(settings: DataSettings) -> Iterator[list[Row]]:
+def _blocks(settings: DataSettings, counting: Counting) -> Iterator[list[Row]]:
+    """Give sound rows by the block; none once a row was seen that is reason to refuse them all, which are then only counted."""
     block = _Block()
-    for _split, reader in file_readers(settings):
-        for row in reader.rows():
-            if isinstance(row, BadRow):
-                continue
-            block.rows.append(row)
-            block.characters += len(row.text) + sum(len(message.content) for message in row.messages)
-            if len(block.rows) == ROWS_AT_ONCE or block.characters > _CHARACTERS_AT_ONCE:
-                yield block.rows
-                block = _Block()
-    if block.rows:
+    hopeless = False
+    for row in counting.rows():
+        hopeless = hopeless or row.format in REFUSED or (counting.bad_count > 0 and settings.on_bad_rows == "stop")
+        if hopeless:
+            continue
+        block.rows.append(row)
+        block.characters += len(row.text) + sum(len(message.content) for message in row.messages)
+        if len(block.rows) == ROWS_AT_ONCE or block.characters > _CHARACTERS_AT_ONCE:
+            yield block.rows
+            block = _Block()
+    if block.rows and not hopeless:
         yield block.rows
 
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 from lora_studio.core.findings import Finding
 from lora_studio.data.check import DataCheck
 
+REFUSED: frozenset[str] = frozenset({"preference", "unpaired_preference"})
+"""Formats that supervised fine-tuning has no use for as they are."""
+
 
 def method_findings(check: DataCheck, method: str = "sft") -> list[Finding]:
     """Say which files hold preference rows: what of them supervised fine-tuning learns is not for the studio to choose.

@@ -96,7 +96,7 @@ def _prepared(context: TaskContext, config: RunConfig, folder: Path) -> Generato
 
     def progress(done: int, total: int) -> None:
         context.control.check()
-        context.post(Phase(name="preparing", message="Tokenizing", done=done, total=total, unit="rows"))
+        context.post(Phase(name="preparing", message="Tokenizing", done=done, total=total, unit="bytes"))
 
     yield Phase(name="preparing", message="Reading and tokenizing the data")
     data = prepare_data(config.data, ModelHost.of(context).tokenizer(folder), config.training.seed, progress)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lora_studio.data.formats import detect_format, parse_row, quick_key
+from lora_studio.data.formats import detect_format, parse_row, quick_key, quick_row
 from lora_studio.data.rows import Message, Row, RowError, RowFormat
 
 WEATHER = {"type": "function", "function": {"name": "weather", "arguments": {"city": "Rome"}}}
@@ -197,8 +197,10 @@ def test_any_record_is_a_row_or_a_row_error_and_the_quick_look_agrees(record: di
         row = parse_row(record, row_format, "f", 1)
     except RowError:
         assert quick is None
+        assert quick_row(record, row_format, "f", 1) is None
     else:
         assert quick in (None, row.content_key)
+        assert quick_row(record, row_format, "f", 1) in (None, row)
 
 
 @pytest.mark.parametrize("record", [
@@ -210,6 +212,7 @@ def test_usual_rows_take_the_quick_look(record: dict[str, Any]) -> None:
     found = detect_format(record)
     assert found is not None
     assert quick_key(record, found[0]) == read(record).content_key
+    assert quick_row(record, found[0], "rows.jsonl", 1) == read(record)
 
 
 def test_the_same_conversation_has_one_key_in_every_format() -> None:

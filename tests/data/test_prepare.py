@@ -16,6 +16,7 @@ from lora_studio.core.events import RunFinished
 from lora_studio.core.files import sha256_of
 from lora_studio.data.prepare import PreparedData, choose_held_out, prepare_data
 from lora_studio.data.report import report
+from lora_studio.data.token_cache import cache_folder
 from tests.data.conftest import HEADERS, MARKED, MODEL_ROLE, REWRITING, chat
 
 Write = Callable[..., str]
@@ -256,11 +257,25 @@ def test_what_a_run_keeps_names_files_by_hash_and_the_share_trained(write_rows: 
     assert kept["share_trained"] == pytest.approx(float(np.mean(prepared.train.trained)))
 
 
-def test_progress_is_told_up_to_the_last_row(write_rows: Write, tokenizer_with: Make) -> None:
+def test_progress_is_told_up_to_the_last_byte(write_rows: Write, tokenizer_with: Make) -> None:
     seen: list[tuple[int, int]] = []
-    path = write_rows([chat("a", "b")] * 600)
+    path = write_rows([chat("a", "b")] * 5000)
     prepare_data(DataSettings(train=(path,)), tokenizer_with(), 0, lambda done, total: seen.append((done, total)))
-    assert seen == [(512, 600), (600, 600)]
+    size = Path(path).stat().st_size
+    assert len(seen) == 3
+    assert [total for _done, total in seen] == [size] * 3
+    assert 0 < seen[0][0] <= seen[1][0] <= seen[2][0] == size
+
+
+def test_a_file_that_is_written_to_while_it_is_read_is_refused_and_nothing_is_kept(write_rows: Write, tokenizer_with: Make) -> None:
+    path = Path(write_rows([chat("a", "b")] * 5000))
+
+    def write(_done: int, _total: int) -> None:
+        path.write_text(path.read_text(encoding="utf-8") + json.dumps(chat("late", "row")) + "\n", encoding="utf-8")
+
+    with pytest.raises(InputError, match="was changed while it was read"):
+        prepare_data(DataSettings(train=(str(path),)), tokenizer_with(), 0, write)
+    assert not [folder for folder in cache_folder().iterdir() if folder.is_dir()]
 
 
 def test_the_report_task_gives_the_report_with_its_bad_rows(write_rows: Write, tokenizer_folder: Path) -> None:

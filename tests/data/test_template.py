@@ -47,7 +47,7 @@ def opened(tokenizer_with: Make) -> Iterator[Callable[..., ChatTemplate]]:
 
 def trained_texts(tokenizer: Any, rendered: Rendered | RowError) -> list[str]:
     assert isinstance(rendered, Rendered), rendered
-    row = Encoder(tokenizer).encode([rendered])[0]
+    row = Encoder(tokenizer).encode_row(rendered)
     pairs = zip(row.input_ids.tolist(), row.trained.tolist())
     return [tokenizer.decode([ids for ids, _ in part]) for trained, part in groupby(pairs, key=lambda pair: pair[1]) if trained]
 
