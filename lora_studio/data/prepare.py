@@ -124,24 +124,50 @@ def split_rows(store: TokenStore, settings: DataSettings, seed: int) -> tuple[Nu
     rows = np.flatnonzero(~of_eval)
     held_out = of_eval.copy()
     if not of_eval.any():
-        held_out[rows[choose_held_out(rows.size, settings.eval_fraction, seed, settings.eval_rows)]] = True
+        held_out[rows[choose_held_out(store.contents[rows], settings.eval_fraction, seed, settings.eval_rows)]] = True
     trains = store.lengths.trains(settings.max_length)
     return np.flatnonzero(~held_out & trains), np.flatnonzero(held_out & trains)
 
 
-def choose_held_out(rows: int, fraction: float, seed: int, count: int = 0) -> Numbers:
-    """Choose the rows to hold out: `count` of them, or a share; at least one where a share is asked for and two rows are there.
+def choose_held_out(contents: Numbers, fraction: float, seed: int, count: int = 0) -> Numbers:
+    """Choose the rows to hold out: `count` of them, or a share, at least one where a share is asked for and two rows are there.
+
+    No row is held out while one of the same content is trained on. So rows that stand once are taken first; of those that repeat
+    all or none, as long as they fit, which may leave fewer than were asked for.
+
+    Args:
+        contents: A number for each row that rows of the same content share, shape (rows,).
+        fraction: The share.
+        seed: Decides which.
+        count: How many; 0 to go by the share.
 
     Raises:
         InputError: `count` leaves no row to train on.
     """
+    rows = contents.size
     if count and count >= rows:
         noun = "row" if rows == 1 else "rows"
         raise InputError(
             f"eval_rows is {count}, and the training files have {rows} {noun}.", "Hold out fewer rows than there are.", "data.eval_rows")
     if not count and (fraction <= 0 or rows <= 1):
         return np.empty(0, dtype=np.int64)
-    return shuffled(rows, seed, "held out")[: count or min(max(1, round(rows * fraction)), rows - 1)]
+    wanted = count or min(max(1, round(rows * fraction)), rows - 1)
+    order = shuffled(rows, seed, "held out")
+    _, group, sizes = np.unique(contents, return_inverse=True, return_counts=True)
+    chosen = order[sizes[group[order]] == 1][:wanted]
+    return chosen if chosen.size == wanted else np.concatenate([chosen, _whole_groups(order, group, sizes, wanted - chosen.size)])
+
+
+def _whole_groups(order: Numbers, group: Numbers, sizes: Numbers, wanted: int) -> Numbers:
+    """Choose up to `wanted` rows of repeated content in groups that are taken whole, in the order their first rows come."""
+    repeated = order[sizes[group[order]] > 1]
+    firsts = group[repeated[np.sort(np.unique(group[repeated], return_index=True)[1])]].tolist()
+    taken: list[int] = []
+    for number in firsts:
+        if sizes[number] <= wanted:
+            wanted -= int(sizes[number])
+            taken.append(number)
+    return repeated[np.isin(group[repeated], taken)]
 
 
 def _nothing_to_train(store: TokenStore, bad_rows: tuple[BadRow, ...], max_length: int) -> InputError:

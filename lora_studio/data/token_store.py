@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from lora_studio.data.lengths import LengthTable
 from lora_studio.data.token_rows import Mask, Numbers, TokenBlock, TokenIds, TokenRows
 
-VERSION = 1
-MANIFEST, INPUT_IDS, TRAINED, PLACES, COUNTS = "manifest.json", "input_ids.bin", "trained.bin", "places.npy", "trained_counts.npy"
+VERSION = 2
+MANIFEST, INPUT_IDS, TRAINED = "manifest.json", "input_ids.bin", "trained.bin"
+PLACES, COUNTS, CONTENTS = "places.npy", "trained_counts.npy", "contents.npy"
 
 
 class StoreError(Exception):
@@ -34,7 +35,7 @@ class StoreWriter:
         """Begin in an empty folder."""
         self._folder = folder
         self._files: tuple[BinaryIO, BinaryIO] = ((folder / INPUT_IDS).open("wb"), (folder / TRAINED).open("wb"))
-        self._numbers = {name: array("q") for name in ("length", "first", "count", "file", "line")}
+        self._numbers = {name: array("q") for name in ("length", "first", "count", "file", "line", "content")}
         self._trained_at = np.zeros(1024, dtype=np.int64)
         self._digests = (hashlib.sha256(), hashlib.sha256())
 
@@ -50,6 +51,8 @@ class StoreWriter:
         self._see(trained - np.repeat(starts, counts))
         for name, values in (("length", block.sizes), ("first", first), ("count", counts), *zip(("file", "line"), np.array(places).T)):
             self._numbers[name].frombytes(values.astype(np.int64).tobytes())
+        for start, end in zip(starts.tolist(), ends.tolist()):
+            self._numbers["content"].frombytes(hashlib.blake2b(block.input_ids[start:end].data, digest_size=8).digest())
         for file, digest, values in zip(self._files, self._digests, (block.input_ids, block.trained)):
             file.write(values.data)
             digest.update(values.data)
@@ -62,6 +65,7 @@ class StoreWriter:
         LengthTable(numbers["length"], numbers["first"], self._trained_at[:longest]).save(self._folder)
         np.save(self._folder / PLACES, np.stack([numbers["file"], numbers["line"]]), allow_pickle=False)
         np.save(self._folder / COUNTS, numbers["count"], allow_pickle=False)
+        np.save(self._folder / CONTENTS, numbers["content"], allow_pickle=False)
         digest = hashlib.sha256(numbers["length"].tobytes())
         for part in self._digests:
             digest.update(part.digest())
@@ -91,6 +95,7 @@ class TokenStore:
         lengths: Every row's lengths before cutting.
         places: Number of the file, and line, of each row, shape (2, rows).
         counts: Trained tokens of each row before cutting, shape (rows,).
+        contents: A number that rows of the same tokens share, shape (rows,).
         input_ids: All ids, mapped from disk, shape (tokens,).
         trained: Which are trained, mapped from disk, shape (tokens,).
     """
@@ -100,6 +105,7 @@ class TokenStore:
     lengths: LengthTable
     places: Numbers
     counts: Numbers
+    contents: Numbers
     input_ids: TokenIds
     trained: Mask
 
@@ -130,13 +136,13 @@ def open_store(folder: Path) -> TokenStore:
             if (folder / name).stat().st_size != size:
                 raise StoreError(f"{folder / name} is cut")
         lengths = LengthTable.open(folder)
-        places, counts = (np.load(folder / name, allow_pickle=False) for name in (PLACES, COUNTS))
+        places, counts, contents = (np.load(folder / name, allow_pickle=False) for name in (PLACES, COUNTS, CONTENTS))
         ids, trained = _mapped(folder / INPUT_IDS, np.int32), _mapped(folder / TRAINED, np.bool_)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise StoreError(f"{folder} cannot be read: {error}") from error
     if not (ids.size == trained.size == int(lengths.lengths.sum())):
         raise StoreError(f"{folder} has arrays that do not belong together")
-    return TokenStore(folder, manifest, lengths, places, counts, ids, trained)
+    return TokenStore(folder, manifest, lengths, places, counts, contents, ids, trained)
 
 
 def _mapped(path: Path, kind: type[np.generic]) -> NDArray[Any]:

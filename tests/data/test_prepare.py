@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from lora_studio.core.config import DataSettings, RunConfig
 from lora_studio.core.control import TaskContext
@@ -204,7 +206,26 @@ def test_rows_that_are_all_bad_leave_nothing_to_train_on(write_rows: Write, toke
 @pytest.mark.parametrize(
     ("rows", "fraction", "held_out"), [(100, 0.1, 10), (3, 0.01, 1), (2, 0.99, 1), (1, 0.5, 0), (50, 0.0, 0), (10, 0.999, 9)])
 def test_held_out_rows_are_the_share_asked_for_and_never_all(rows: int, fraction: float, held_out: int) -> None:
-    assert len(choose_held_out(rows, fraction, 0)) == held_out
+    assert len(choose_held_out(np.arange(rows), fraction, 0)) == held_out
+
+
+@settings(max_examples=200, deadline=None)
+@given(contents=st.lists(st.integers(0, 12), min_size=2, max_size=40), fraction=st.floats(0.01, 0.99), seed=st.integers(0, 5))
+def test_no_row_is_held_out_while_one_like_it_is_trained_on(contents: list[int], fraction: float, seed: int) -> None:
+    numbers = np.array(contents, dtype=np.int64)
+    held_out = choose_held_out(numbers, fraction, seed)
+    kept = np.delete(numbers, held_out)
+    assert len(set(held_out.tolist())) == held_out.size <= max(1, round(len(contents) * fraction))
+    assert kept.size
+    assert not set(kept.tolist()) & set(numbers[held_out].tolist())
+
+
+def test_rows_that_repeat_stay_on_one_side_of_the_split(write_rows: Write, tokenizer_with: Make) -> None:
+    path = write_rows([chat(f"Question {number % 25}", ANSWER) for number in range(100)])
+    prepared = prepare(tokenizer_with(), path, eval_fraction=0.1)
+    trained, held_out = ({row.input_ids.tobytes() for row in rows} for rows in (prepared.train, prepared.evaluation))
+    assert len(prepared.evaluation) == 8
+    assert not trained & held_out
 
 
 def test_the_seed_alone_decides_which_rows_are_held_out(write_rows: Write, tokenizer_with: Make) -> None:
@@ -231,7 +252,8 @@ def test_evaluation_files_leave_every_training_row_to_train(write_rows: Write, t
 @pytest.mark.parametrize("template", ["as saved", HEADERS, MODEL_ROLE, MARKED])
 def test_a_sample_prompt_is_the_held_out_row_up_to_its_last_answer(write_rows: Write, tokenizer_with: Make, template: str) -> None:
     tokenizer = tokenizer_with(template)
-    prepared = prepare(tokenizer, write_rows([chat(QUESTION, ANSWER, SECOND, LAST)] * 4), eval_fraction=0.5)
+    rows = [chat(f"{number}: {QUESTION}", ANSWER, SECOND, LAST) for number in range(4)]
+    prepared = prepare(tokenizer, write_rows(rows), eval_fraction=0.5)
     sample = prepared.samples(1)[0]
     assert (sample.row, sample.prompt_text, sample.reference) == (0, SECOND, LAST)
     ids = prepared.evaluation[0].input_ids
@@ -242,14 +264,14 @@ def test_a_sample_prompt_is_the_held_out_row_up_to_its_last_answer(write_rows: W
 
 def test_a_sample_of_plain_text_is_its_first_half(write_rows: Write, tokenizer_with: Make) -> None:
     tokenizer = tokenizer_with()
-    prepared = prepare(tokenizer, write_rows([{"text": QUESTION}] * 2), eval_fraction=0.5)
+    prepared = prepare(tokenizer, write_rows([{"text": f"{QUESTION} {number}"} for number in range(2)]), eval_fraction=0.5)
     sample = prepared.samples(1)[0]
-    assert sample.prompt_text + sample.reference == QUESTION
+    assert (sample.prompt_text + sample.reference)[:-2] == QUESTION
     assert tokenizer.decode(sample.prompt_ids) == sample.prompt_text
 
 
 def test_what_a_run_keeps_names_files_by_hash_and_the_share_trained(write_rows: Write, tokenizer_with: Make) -> None:
-    path = write_rows([chat(QUESTION, ANSWER)] * 4)
+    path = write_rows([chat(f"{number}: {QUESTION}", ANSWER) for number in range(4)])
     prepared = prepare(tokenizer_with(), path, eval_fraction=0.25)
     kept = json.loads(json.dumps(prepared.to_json()))
     assert kept["files"][0]["sha256"] == sha256_of(Path(path))
