@@ -116,7 +116,7 @@ def _content(content: object, where: str, key: str, *, optional: bool) -> str:
 def _extra(fields: Mapping[str, Any], role: str, where: str) -> dict[str, Any]:
     """Give what a chat template is told beside role and content."""
     extra: dict[str, Any] = {}
-    for key in ("name", "tool_call_id", "reasoning_content"):
+    for key in ("name", "tool_call_id", "reasoning_content", "thinking", "reasoning"):
         value = fields.get(key)
         if value is None:
             continue

@@ -11,7 +11,7 @@ from typing import Literal, cast
 from lora_studio.core.config import HUB_SCHEME, DataSettings
 from lora_studio.core.errors import InputError
 from lora_studio.data.columns import check_columns, renamed
-from lora_studio.data.formats import detect_format, parse_row, quick_key, quick_row
+from lora_studio.data.formats import detect_format, parse_row, quick_key, quick_row, refuse_unread
 from lora_studio.data.read import SUFFIXES, Records, is_beside, kind_of, open_records
 from lora_studio.data.records import Record
 from lora_studio.data.rows import BadRow, Row, RowError, RowFormat
@@ -85,8 +85,7 @@ class FileReader:
                     yield row
                     continue
             try:
-                value = self._value(record)
-                yield parse_row(value, self._format_of(value, record.line), self.path, record.line)
+                yield self._row(record)
             except RowError as error:
                 yield BadRow(self.path, record.line, str(error))
 
@@ -103,13 +102,19 @@ class FileReader:
                     yield key
                     continue
             try:
-                value = self._value(record)
-                yield parse_row(value, self._format_of(value, record.line), self.path, record.line).content_key
+                yield self._row(record).content_key
             except RowError as error:
                 yield BadRow(self.path, record.line, str(error))
 
     def _may_be_quick(self, record: Record) -> bool:
         return record.plain and not record.fault and not self.settings.columns
+
+    def _row(self, record: Record) -> Row:
+        value = self._value(record)
+        row_format = self._format_of(value, record.line)
+        if not self.settings.columns:
+            refuse_unread(value, row_format)
+        return parse_row(value, row_format, self.path, record.line)
 
     def _value(self, record: Record) -> object:
         if record.fault:

@@ -25,16 +25,18 @@ _SIGNS: tuple[tuple[RowFormat, tuple[str, ...]], ...] = (
 # Prompt and completion by other names.
 _PAIRS = (
     ("prompt", "response"), ("prompt", "answer"), ("prompt", "output"), ("question", "answer"), ("question", "response"),
-    ("query", "response"), ("query", "answer"), ("input", "output"),
+    ("query", "response"), ("query", "answer"), ("input", "output"), ("question", "completion"), ("query", "completion"),
+    ("input", "completion"),
 )
 # With one of these beside it a question is not whole, and which way to join them nobody said.
 _PARTS = frozenset({"context", "passage", "document", "choices", "options", "input", "system", "history"})
 _ANSWERS = ("output", "response", "completion", "answer")
 # A quick look takes no row that holds one of these.
-_BESIDES = frozenset({"tools", "functions", "system", "history"})
+_BESIDES = frozenset({"tools", "functions", "system", "history", "label", "kto_tag"})
 _ALPACA_KEYS = frozenset({"context", "response", "completion", "answer"})
 _QUICK_ROLES = {"system": "system", "user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant"}
-_LABELS: dict[object, bool] = {"true": True, "false": False, "1": True, "0": False}
+_LABELS: dict[object, bool] = {"true": True, "false": False, "1": True, "0": False, "1.0": True, "0.0": False}
+_LEARNED = frozenset({"messages", "sharegpt", "alpaca", "prompt_completion"})
 
 FORMAT_COLUMNS: dict[RowFormat, tuple[str, ...]] = {
     "messages": ("messages", "tools"),
@@ -56,6 +58,8 @@ def detect_format(record: object) -> tuple[RowFormat, str] | None:
     fields = cast("Mapping[str, Any]", record)
     if "completion" in fields and "chosen" not in fields and _is_label(fields.get("label", "none")):
         return "unpaired_preference", "label"
+    if "instruction" in fields and "completion" in fields and "prompt" not in fields:
+        return "alpaca", "instruction"
     for name, keys in _SIGNS:
         for key in keys:
             if key in fields:
@@ -75,7 +79,25 @@ def parse_row(record: object, row_format: RowFormat, file: str, line: int) -> Ro
     """
     if not isinstance(record, Mapping):
         raise RowError(f"a row is an object with keys, this is {kind(record)}")
-    return _READERS[row_format](cast("Mapping[str, Any]", record), file, line)
+    fields = cast("Mapping[str, Any]", record)
+    for key in ("label", "kto_tag") if row_format in _LEARNED else ():
+        if str(fields.get(key)).lower() == "false":
+            raise RowError(f"{key} is false: its answer is one not to learn")
+    return _READERS[row_format](fields, file, line)
+
+
+def refuse_unread(record: object, row_format: RowFormat) -> None:
+    """Raise `RowError` where a part of the question stands in a key that the format does not read.
+
+    Not to be asked where the settings say which columns are read.
+    """
+    if row_format != "prompt_completion" or not isinstance(record, Mapping):
+        return
+    fields = cast("Mapping[str, Any]", record)
+    unread = next((key for key in sorted(_PARTS - {"system", *_pair_keys(fields)}) if fields.get(key)), None)
+    if unread:
+        raise RowError(f"{unread!r} stands beside prompt and completion and would be left out; data.columns can say what it is, or name "
+                       "those two alone")
 
 
 def quick_key(record: object, row_format: RowFormat) -> int | None:
@@ -114,7 +136,7 @@ def _quick_parts(record: object, row_format: RowFormat) -> list[str] | None:
         return _quick_turns(fields.get("messages"), "role", "content")
     if row_format == "sharegpt":
         return _quick_turns(fields.get("conversations"), "from", "value")
-    if row_format == "prompt_completion":
+    if row_format == "prompt_completion" and _PARTS.isdisjoint(fields):
         return _quick_pair(fields.get("prompt"), fields.get("completion"))
     if row_format == "alpaca" and fields.get("input") in ("", None) and _ALPACA_KEYS.isdisjoint(fields):
         return _quick_pair(fields.get("instruction"), fields.get("output"))
@@ -168,7 +190,7 @@ def _chat(fields: Mapping[str, Any], key: str, row_format: RowFormat, file: str,
 
 def _alpaca(fields: Mapping[str, Any], file: str, line: int) -> Row:
     answer_key = next((key for key in _ANSWERS if key in fields), "output")
-    extra_key = "input" if "input" in fields or "context" not in fields else "context"
+    extra_key = "context" if fields.get("context") and not fields.get("input") else "input"
     instruction, answer = filled(fields, "instruction"), filled(fields, answer_key)
     extra = optional_text(fields, extra_key)
     question = f"{instruction}\n\n{extra}" if extra.strip() else instruction
@@ -194,7 +216,7 @@ def _history(value: object) -> tuple[Message, ...]:
 
 
 def _prompt_completion(fields: Mapping[str, Any], file: str, line: int) -> Row:
-    prompt_key, answer_key = ("prompt", "completion") if "completion" in fields else _pair_of(fields) or ("prompt", "completion")
+    prompt_key, answer_key = _pair_keys(fields)
     prompt = _prompt(fields, prompt_key)
     messages = (*prompt, *_answer(fields, answer_key))
     check_order(messages, answer_key)
@@ -237,6 +259,12 @@ _READERS = {
     "messages": _messages, "sharegpt": _sharegpt, "alpaca": _alpaca, "prompt_completion": _prompt_completion, "text": _text,
     "preference": _preference, "unpaired_preference": _unpaired_preference,
 }
+
+
+def _pair_keys(fields: Mapping[str, Any]) -> tuple[str, str]:
+    """Give the keys of prompt and completion, which may have other names."""
+    usual = ("prompt", "completion")
+    return usual if usual[0] in fields and usual[1] in fields else _pair_of(fields) or usual
 
 
 def _pair_of(fields: Mapping[str, Any]) -> tuple[str, str] | None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lora_studio.data.formats import detect_format, parse_row, quick_key, quick_row
+from lora_studio.data.formats import detect_format, parse_row, quick_key, quick_row, refuse_unread
 from lora_studio.data.rows import Message, Row, RowError, RowFormat
 
 WEATHER = {"type": "function", "function": {"name": "weather", "arguments": {"city": "Rome"}}}
@@ -219,3 +219,47 @@ def test_the_same_conversation_has_one_key_in_every_format() -> None:
     rows = [read({"messages": turns(*TWO)}), read({"instruction": "Hi", "output": "Hello"}), read({"prompt": "Hi", "completion": "Hello"})]
     assert len({row.content_key for row in rows}) == 1
     assert read({"messages": turns(("user", "Hi"), ("assistant", "Hello!"))}).content_key != rows[0].content_key
+
+
+@pytest.mark.parametrize("record", [
+    {"instruction": "a", "output": "b", "label": False}, {"prompt": "a", "response": "b", "label": "false"},
+    {"messages": turns(*TWO), "label": False}, {"conversations": turns(*TWO, role="from", content="value"), "kto_tag": False},
+])
+def test_an_answer_that_is_labelled_false_is_not_learned(record: dict[str, Any]) -> None:
+    assert fault(record).endswith("is false: its answer is one not to learn")
+    found = detect_format(record)
+    assert found is not None
+    assert quick_key(record, found[0]) is None
+    read({**record, "label": True, "kto_tag": True}, found[0])
+
+
+def test_a_label_may_be_a_number() -> None:
+    row = read({"prompt": "a", "completion": "b", "label": 1.0})
+    assert (row.format, row.label) == ("unpaired_preference", True)
+
+
+@pytest.mark.parametrize(("record", "row_format"), [
+    ({"instruction": "a", "completion": "b"}, "alpaca"), ({"question": "a", "completion": "b"}, "prompt_completion"),
+    ({"query": "a", "completion": "b"}, "prompt_completion"),
+])
+def test_completion_may_stand_beside_a_question_of_another_name(record: dict[str, Any], row_format: str) -> None:
+    row = read(record)
+    assert (row.format, said(row)) == (row_format, [("user", "a"), ("assistant", "b")])
+
+
+def test_the_context_is_read_where_the_input_beside_it_is_empty() -> None:
+    assert said(read({"instruction": "a", "input": "", "context": "c", "output": "b"}))[0] == ("user", "a\n\nc")
+
+
+def test_what_a_turn_thinks_is_kept_under_its_name() -> None:
+    row = read({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "thinking": "c"}]})
+    assert row.messages[1].extra == {"thinking": "c"}
+
+
+@pytest.mark.parametrize("key", ["context", "history", "input", "choices"])
+def test_a_part_of_the_question_that_would_be_left_out_is_refused(key: str) -> None:
+    record: dict[str, Any] = {"prompt": "a", "completion": "b", key: "c"}
+    with pytest.raises(RowError, match=f"'{key}' stands beside prompt and completion"):
+        refuse_unread(record, "prompt_completion")
+    assert quick_row(record, "prompt_completion", "f", 1) is None
+    refuse_unread({**record, key: ""}, "prompt_completion")
