@@ -7,7 +7,7 @@ import hashlib
 import os
 import secrets
 import shutil
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from pathlib import Path
 
 from lora_studio.core.errors import InputError
@@ -116,12 +116,13 @@ def _name_beside(path: Path, suffix: str) -> Path:
     return path.parent / f".{path.name}.{secrets.token_hex(4)}.{suffix}"
 
 
-def sha256_of(path: Path) -> str:
-    """Give a file's SHA-256 as 64 hexadecimal digits, reading it in blocks of 1 MiB."""
+def sha256_of(path: Path, look: Callable[[], None] = lambda: None) -> str:
+    """Give a file's SHA-256 as 64 hexadecimal digits, reading it in blocks of 1 MiB; `look` is called between them and may raise."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(_HASH_BLOCK):
             digest.update(block)
+            look()
     return digest.hexdigest()
 
 

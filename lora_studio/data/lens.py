@@ -14,7 +14,6 @@ from lora_studio.core.events import Phase, RunEvent, RunFinished
 from lora_studio.data.encode import Encoder
 from lora_studio.data.report import load_tokenizer
 from lora_studio.data.rows import Row, RowError
-from lora_studio.data.samples import Place, rows_at
 from lora_studio.data.template import ChatTemplate
 from lora_studio.data.token_text import TokenTexts
 
@@ -77,27 +76,24 @@ def lens_row(row: Row, template: ChatTemplate, encoder: Encoder, texts: TokenTex
     return found
 
 
-def lens(context: TaskContext, config: dict[str, Any], model_folder: str, rows: list[list[Any]]) -> Iterator[RunEvent]:
+def lens(context: TaskContext, config: dict[str, Any], model_folder: str, rows: list[dict[str, Any]]) -> Iterator[RunEvent]:
     """Task: look at rows through the lens; result `{"rows": [LensRow or {"file", "line", "error"}]}`, in the order asked for.
 
     Args:
         context: Its control ends the task.
         config: The run.
         model_folder: Where the tokenizer is.
-        rows: File and line of each row, files as the settings name them.
+        rows: The rows, each as `Row.to_json` gives it.
     """
     settings = validate_config(config).data
     yield Phase(name="loading", message="Loading the tokenizer")
     import_engine()
     tokenizer = load_tokenizer(model_folder)
     context.control.check()
-    places: list[Place] = [(str(file), int(line)) for file, line in rows]
-    known = rows_at(settings, places)
+    found = [Row.from_json(row) for row in rows]
     with ChatTemplate(tokenizer, settings.chat_template) as template:
-        found = [known[place] for place in places if place in known]
-        seen = dict(zip(((row.file, row.line) for row in found),
-                        lens_rows(found, template, Encoder(tokenizer), TokenTexts(tokenizer), settings)))
-    yield RunFinished(result={"rows": [_to_json(place, seen.get(place)) for place in places]})
+        seen = lens_rows(found, template, Encoder(tokenizer), TokenTexts(tokenizer), settings)
+    yield RunFinished(result={"rows": [_to_json(row, tokens) for row, tokens in zip(found, seen)]})
 
 
 def _seen(row: Row, encoder: Encoder, rendered: Any, texts: TokenTexts, max_length: int) -> LensRow:
@@ -110,7 +106,5 @@ def _seen(row: Row, encoder: Encoder, rendered: Any, texts: TokenTexts, max_leng
         int(tokens.trained[:max_length].sum()))
 
 
-def _to_json(place: Place, row: LensRow | RowError | None) -> dict[str, Any]:
-    if isinstance(row, LensRow):
-        return row.to_json()
-    return {"file": place[0], "line": place[1], "error": str(row) if row else "no sound row begins at this line"}
+def _to_json(row: Row, seen: LensRow | RowError) -> dict[str, Any]:
+    return seen.to_json() if isinstance(seen, LensRow) else {"file": row.file, "line": row.line, "error": str(seen)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 RowFormat = Literal["messages", "sharegpt", "alpaca", "prompt_completion", "text", "preference", "unpaired_preference"]
@@ -70,6 +70,17 @@ class Row:
         if self.label is not None:
             parts.append(str(self.label))
         return hash(tuple(parts))
+
+    def to_json(self) -> dict[str, Any]:
+        """Give it as plain JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, raw: Mapping[str, Any]) -> Row:
+        """Read one back from `to_json`."""
+        said = {key: tuple(Message(**message) for message in raw[key]) for key in ("messages", "rejected")}
+        fields: dict[str, Any] = {**raw, **said, "tools": tuple(raw["tools"])}
+        return cls(**fields)
 
     @property
     def texts(self) -> tuple[str, ...]:

@@ -90,15 +90,15 @@ class FileHashes:
         self._known = _read_json(self._path)
         self._changed = False
 
-    def of(self, path: Path) -> str:
-        """Give a file's SHA-256."""
+    def of(self, path: Path, look: Callable[[], None]) -> str:
+        """Give a file's SHA-256; `look` is called now and then, and may raise to cancel."""
         stat = path.stat()
         name = str(path.resolve())
         mark = [stat.st_size, stat.st_mtime_ns, stat.st_ino]
         known: Any = self._known.get(name)
         if isinstance(known, list) and known[:3] == mark:
             return str(known[3])
-        digest = sha256_of(path)
+        digest = sha256_of(path, look)
         if time.time_ns() - stat.st_mtime_ns > _SETTLED_NS:
             self._known.pop(name, None)
             self._known[name] = [*mark, digest]
@@ -113,10 +113,13 @@ class FileHashes:
                 write_atomically(self._path, json.dumps(newest))
 
 
-def hashes_of(files: Mapping[str, Path]) -> dict[str, str]:
-    """Give the SHA-256 of each file, by what it is called; what is no file of this machine gets a word that no other call gives."""
+def hashes_of(files: Mapping[str, Path], look: Callable[[], None] = lambda: None) -> dict[str, str]:
+    """Give the SHA-256 of each file, by what it is called; what is no file of this machine gets a word that no other call gives.
+
+    `look` is called now and then, and may raise to cancel.
+    """
     known = FileHashes()
-    found = {name: known.of(file) if file.is_file() else secrets.token_hex(16) for name, file in files.items()}
+    found = {name: known.of(file, look) if file.is_file() else secrets.token_hex(16) for name, file in files.items()}
     known.save()
     return found
 

@@ -47,7 +47,7 @@ def stored_tokens(
         tokenizer: The fast tokenizer `encoder` works with; a part of the key.
         template: The chat template, likewise.
         encoder: Turns text into tokens.
-        progress: Called with bytes read and bytes in all, as `Counting` does.
+        progress: Called with bytes read and bytes in all, as `Counting` does; with (0, 0) while files are hashed before.
 
     Returns:
         The tokens, and whether they were in the cache.
@@ -56,7 +56,7 @@ def stored_tokens(
         InputError: A file or row is bad (`on_bad_rows: stop`), or the rows cannot be rendered.
     """
     files = {reader.path: reader.where for _split, reader in file_readers(settings)}
-    hashes = hashes_of(files)
+    hashes = hashes_of(files, (lambda: progress(0, 0)) if progress else lambda: None)
     shape = settings.model_dump(mode="json", include=set(_KEY_SETTINGS))
     key = key_of({"settings": shape, "files": hashes, "template": template.identity, "tokenizer": encoder.identity(tokenizer)})
 

@@ -90,12 +90,22 @@ def test_a_broken_entry_is_made_again(write_rows: Write, tokenizer_with: Make, n
 
 
 def test_a_build_that_is_cancelled_leaves_nothing(write_rows: Write, tokenizer_with: Make) -> None:
-    def cancel(_done: int, _total: int) -> None:
-        raise Cancelled
+    def cancel(_done: int, total: int) -> None:
+        if total:
+            raise Cancelled
 
     with pytest.raises(Cancelled):
         prepare_data(DataSettings(train=(write_rows(ROWS),)), tokenizer_with(), 0, cancel)
     assert entries() == []
+
+
+def test_hashing_the_files_is_cancelled_as_well(write_rows: Write, tokenizer_with: Make) -> None:
+    def cancel(_done: int, total: int) -> None:
+        assert not total
+        raise Cancelled
+
+    with pytest.raises(Cancelled):
+        prepare_data(DataSettings(train=(write_rows(ROWS),)), tokenizer_with(), 0, cancel)
 
 
 def test_two_builders_of_the_same_data_end_with_one_whole_entry(write_rows: Write, tokenizer_with: Make) -> None:

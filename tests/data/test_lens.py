@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,9 @@ from lora_studio.core.config import RunConfig
 from lora_studio.core.control import TaskContext
 from lora_studio.core.events import RunFinished
 from lora_studio.data.encode import Encoder
+from lora_studio.data.files import FileReader
 from lora_studio.data.lens import lens
+from lora_studio.data.rows import Message, Row
 from lora_studio.data.template import Rendered
 from lora_studio.data.token_text import TokenTexts
 from tests.data.conftest import MODEL_ROLE, chat
@@ -90,16 +93,18 @@ def test_bytes_that_are_no_whole_character_are_written_as_bytes(tokenizer_with: 
     assert "".join(map(TokenTexts(tokenizer).of, ids)) == "\\xf0\\x9f\\x91\\xa9"
 
 
-def look(tokenizer_folder: Path, path: str, places: list[list[Any]], **changes: Any) -> list[dict[str, Any]]:
+def look(tokenizer_folder: Path, path: str, lines: list[int], **changes: Any) -> list[dict[str, Any]]:
     config = RunConfig().replace({"data.train": (path,), **{f"data.{name}": value for name, value in changes.items()}})
-    last = list(lens(TaskContext(), config.model_dump(mode="json"), str(tokenizer_folder), places))[-1]
+    known = {row.line: row for row in FileReader(path, Path(path)).rows() if isinstance(row, Row)}
+    rows = json.loads(json.dumps([known[line].to_json() for line in lines]))
+    last = list(lens(TaskContext(), config.model_dump(mode="json"), str(tokenizer_folder), rows))[-1]
     assert isinstance(last, RunFinished)
     return last.result["rows"]
 
 
 def test_the_lens_says_of_each_token_whether_it_is_trained_context_or_cut(write_rows: Write, tokenizer_folder: Path) -> None:
     path = write_rows([chat("Hi?", "Ja."), chat("Where?", "Over there.", "And?", "No.")])
-    row = look(tokenizer_folder, path, [[path, 2]], max_length=40)[0]
+    row = look(tokenizer_folder, path, [2], max_length=40)[0]
     pairs = list(zip(row["texts"], row["states"]))
     by_state = {state: "".join(text for text, one in pairs if one == state) for state in ("trained", "context", "cut")}
     assert by_state["trained"] == "Over there.<|im_end|>"
@@ -108,18 +113,34 @@ def test_the_lens_says_of_each_token_whether_it_is_trained_context_or_cut(write_
     assert (row["file"], row["line"], row["tokens"], row["trained"]) == (path, 2, len(row["ids"]), row["states"].count("trained"))
 
 
-def test_places_are_answered_in_the_order_asked_with_errors_of_their_own(write_rows: Write, tokenizer_folder: Path) -> None:
+def test_rows_are_answered_in_the_order_asked_with_errors_of_their_own(write_rows: Write, tokenizer_folder: Path) -> None:
     path = write_rows([chat("a", "b"), chat("c", "d", system="e"), {"messages": []}])
-    rows = look(tokenizer_folder, path, [[path, 3], [path, 1], [path, 2]], chat_template=MODEL_ROLE)
-    assert [row["line"] for row in rows] == [3, 1, 2]
-    assert "no sound row" in rows[0]["error"]
+    rows = look(tokenizer_folder, path, [2, 1], chat_template=MODEL_ROLE)
+    assert [row["line"] for row in rows] == [2, 1]
+    assert "System role not supported" in rows[0]["error"]
     assert "ids" in rows[1]
-    assert "System role not supported" in rows[2]["error"]
+
+
+def test_rows_on_one_line_of_an_array_are_told_apart(tmp_path: Path, tokenizer_folder: Path) -> None:
+    path = tmp_path / "rows.json"
+    path.write_text(json.dumps([chat(f"q{number}", f"a{number}") for number in range(6)]), encoding="utf-8")
+    rows = [row for row in FileReader(str(path), path).rows() if isinstance(row, Row)]
+    config = RunConfig().replace({"data.train": (str(path),)}).model_dump(mode="json")
+    last = list(lens(TaskContext(), config, str(tokenizer_folder), [rows[5].to_json()]))[-1]
+    assert isinstance(last, RunFinished)
+    assert "a5" in "".join(last.result["rows"][0]["texts"])
+
+
+def test_a_row_comes_back_from_json_as_it_was() -> None:
+    call = {"type": "function", "function": {"name": "weather", "arguments": {"city": "Rome"}}}
+    row = Row("f", 3, "messages", (Message("user", "a"), Message("assistant", "", False, {"tool_calls": [call]})), tools=(call,),
+              rejected=(Message("assistant", "c"),), label=True, prompt_turns=1)
+    assert Row.from_json(json.loads(json.dumps(row.to_json()))) == row
 
 
 @pytest.mark.parametrize("length", [30_000])
 def test_of_a_very_long_row_the_first_tokens_are_shown(write_rows: Write, tokenizer_folder: Path, length: int) -> None:
     path = write_rows([{"text": "x y " * length}])
-    row = look(tokenizer_folder, path, [[path, 1]])[0]
+    row = look(tokenizer_folder, path, [1])[0]
     assert len(row["ids"]) == len(row["texts"]) == len(row["states"]) == 20_000
     assert row["tokens"] > length

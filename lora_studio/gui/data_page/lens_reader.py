@@ -92,7 +92,7 @@ class LensReader(QObject):
             self._job.control.stop()
         self._asked = self._key
         arguments: dict[str, Any] = {"config": config.model_dump(mode="json"), "model_folder": str(model.source.path),
-                                     "rows": [[row.file, row.line]]}
+                                     "rows": [row.to_json()]}
         self._show(self.tokens, tr("reading the tokens…"))
         started: list[Job] = []
         self._job = self._jobs.start(JobSpec(LENS_TASK, arguments, title=tr("Read the tokens of a row")),

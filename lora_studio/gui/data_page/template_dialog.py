@@ -171,7 +171,7 @@ class TemplateDialog(QDialog):
         self._stop()
         config = self._workspace.config.replace({"data.chat_template": self.setting})
         arguments: dict[str, Any] = {"config": config.model_dump(mode="json"), "model_folder": str(model.source.path),
-                                     "place": [self._row.file, self._row.line]}
+                                     "row": self._row.to_json()}
         started: list[Job] = []
         self._job = self._jobs.start(JobSpec(RENDER_TASK, arguments, title=tr("Render a row")),
                                      on_done=lambda last: self._on_rendered(started, last))

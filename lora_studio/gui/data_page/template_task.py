@@ -15,31 +15,27 @@ from lora_studio.data.rows import Row, RowError
 RENDER_TASK = "lora_studio.gui.data_page.template_task:render"
 
 
-def render(context: TaskContext, config: dict[str, Any], model_folder: str, place: list[Any]) -> Iterator[RunEvent]:
-    """Task: render the row at a place (file, line) with the chat template that `data.chat_template` means.
+def render(context: TaskContext, config: dict[str, Any], model_folder: str, row: dict[str, Any]) -> Iterator[RunEvent]:
+    """Task: render a row, given as `Row.to_json` does, with the chat template that `data.chat_template` means.
 
     The result is `{"template", "rendered", "spans", "error"}`: the template's source, the text, the stretches of it that are
     trained, and what is wrong instead.
     """
     yield Phase(name="preparing", message="Rendering a row")
     import_engine()
-    found = _rendered(validate_config(config).data, model_folder, (str(place[0]), int(place[1])))
+    found = _rendered(validate_config(config).data, model_folder, Row.from_json(row))
     yield RunFinished(result={"template": "", "rendered": "", "spans": [], "error": "", **found})
 
 
-def _rendered(settings: Any, model_folder: str, place: tuple[str, int]) -> dict[str, Any]:
+def _rendered(settings: Any, model_folder: str, row: Row) -> dict[str, Any]:
     from lora_studio.data.report import load_tokenizer
-    from lora_studio.data.samples import rows_at
     from lora_studio.data.template import ChatTemplate
 
     source = ""
     try:
         with ChatTemplate(load_tokenizer(model_folder), settings.chat_template) as template:
             source = template.source.text or ""
-            rows: list[Row] = list(rows_at(settings, [place]).values())
-            if not rows:
-                return {"template": source, "error": f"{place[0]}:{place[1]} is no sound row any more."}
-            result = template.render_rows(rows, settings.train_on)[0]
+            result = template.render_rows([row], settings.train_on)[0]
     except InputError as error:
         return {"template": source, "error": str(error)}
     if isinstance(result, RowError):
