@@ -294,6 +294,40 @@ def test_a_broken_row_of_a_table_costs_itself_alone(write_rows: Write, broken: s
     assert reason in found.bad_rows[0].reason
 
 
+def table(write_rows: Write, rows: str) -> tuple[list[Any], list[str]]:
+    """Give the prompts of a table's sound rows, and what is said of its bad ones."""
+    rows_read = rows_of(write_rows(f"prompt,completion\n{rows}", "rows.csv"))
+    bad = [f"{row.line}: {row.reason}" for row in rows_read if isinstance(row, BadRow)]
+    return [row.texts[0] for row in rows_read if isinstance(row, Row)], bad
+
+
+def test_a_cell_of_many_lines_is_one_cell(write_rows: Write) -> None:
+    prompts, bad = table(write_rows, '"' + "a line, of prose\n" * 25_000 + '",b\nc,d\n')
+    assert ([prompt.count("\n") for prompt in prompts], prompts[1:], bad) == ([25_000, 0], ["c"], [])
+
+
+def test_rows_that_a_stray_quote_takes_in_are_read_again(write_rows: Write) -> None:
+    prompts, bad = table(write_rows, '"hello,world\ngood1,row1\ngood2,row2\nx,y"\nc,d\n')
+    assert bad == ["2: lines 2 to 5 make 1 cell where the first line names 2 columns"]
+    assert prompts == ["good1", "good2", "x", "c"]
+
+
+@pytest.mark.parametrize(("rows", "prompts", "told"), [
+    ('"hello,world\ngood,row\none\n', ["good"], ["2: a quote is opened at line 2 and never closed", "4: 1 cell where"]),
+    ('"two\nlines","cut\ngood,row\n', ["good"], ["2: a quote is opened at line 3 and never", "3: a quote is opened at line 3 and never"]),
+    ('"a\nb" c,d\ngood,row\n', ['b" c', "good"], ["2: not CSV: ',' expected after '\"' at line 3"]),
+    ('a","b\n' * 3 + "good,row\n", ["good"], ["2: lines 2 to 4 make more cells", "3: lines 3 to 4 make more cells", "4: a quote is"]),
+])
+def test_the_line_of_a_quote_that_breaks_a_table_is_named(write_rows: Write, rows: str, prompts: list[str], told: list[str]) -> None:
+    found, bad = table(write_rows, rows)
+    assert found == prompts
+    assert all(reason.startswith(start) for reason, start in zip(bad, told, strict=True)), bad
+
+
+def test_quotes_that_open_on_every_line_take_no_longer_than_the_lines(write_rows: Write) -> None:
+    assert len(table(write_rows, 'a",b,"c\n' * 20_000)[1]) == 20_000
+
+
 def test_a_table_that_names_a_column_twice_is_refused(write_rows: Write) -> None:
     with pytest.raises(InputError, match="the column 'text' is named twice"):
         check(write_rows("text,text\na,b\n", "rows.csv"))
