@@ -143,6 +143,18 @@ def test_parquet_gives_nested_turns_and_counts_rows_from_one(tmp_path: Path) -> 
     assert found.duplicate_rows == 5
 
 
+def test_members_that_arrow_adds_to_the_arguments_of_a_call_are_dropped(tmp_path: Path) -> None:
+    arguments: list[dict[str, Any]] = [{"city": "Bern"}, {"query": "tea", "within": {"days": [1, None]}}, {"within": {"weeks": 1}}]
+    turns = [[{"role": "user", "content": "Go"}, {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": wanted}}]}]
+             for wanted in arguments]
+    read = rows_of(parquet(tmp_path / "rows.parquet", [{"messages": messages} for messages in turns]))
+    assert [row.messages[1].extra["tool_calls"][0]["function"]["arguments"] for row in read if isinstance(row, Row)] == arguments
+
+
+def test_a_null_cell_of_parquet_is_told_as_null(tmp_path: Path) -> None:
+    assert check(parquet(tmp_path / "rows.parquet", [{"text": "a"}, {"text": None}])).bad_rows[0].reason == "text is null"
+
+
 def test_parquet_of_text_is_read_whatever_its_compression(tmp_path: Path) -> None:
     path = parquet(tmp_path / "rows.parquet", [{"text": text, "id": 1} for text in HARD], compression="zstd")
     assert texts_of(path) == HARD
