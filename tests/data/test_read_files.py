@@ -267,6 +267,59 @@ def test_an_array_on_one_line_tells_where_it_breaks(write_rows: Write, content: 
     assert told in found.bad_rows[0].reason
 
 
+@pytest.mark.parametrize("indent", [None, 1])
+@pytest.mark.parametrize("element", ['{"text": "b", "text": "c"}', '{"text": "b", "n": NaN}', '{"text": "b", "n": ' + "9" * 5000 + "}"])
+def test_an_element_that_is_json_and_cannot_be_used_costs_itself_alone(write_rows: Write, indent: int | None, element: str) -> None:
+    parts = '[{"text": "a"}', element, '{"text": "d"}', '{"text": "e"}]'
+    found = check(write_rows((", " if indent is None else ",\n ").join(parts), "rows.json"))
+    assert (found.rows, [bad.line for bad in found.bad_rows]) == (3, [2 if indent else 1])
+    assert "starts no value" not in found.bad_rows[0].reason
+
+
+def test_an_unusable_element_longer_than_a_block_costs_itself_alone(write_rows: Write) -> None:
+    element = '{"k": 1, "k": 2, "text": "' + "x" * 3_000_000 + '"}'
+    found = check(write_rows('[{"text": "a"}, ' + element + ', {"text": "b"}]', "rows.json"))
+    assert (found.rows, [bad.reason for bad in found.bad_rows]) == (2, ["the key 'k' stands twice in one object"])
+
+
+ROWS_A = '{\n "data": [\n  {"text": "a"},\n  {"text": "b"}\n ]'
+
+
+def test_an_object_of_two_arrays_of_rows_is_refused_by_their_names(write_rows: Write) -> None:
+    with pytest.raises(InputError, match=r"rows.json:6: a second array of rows, 'more', follows 'data'"):
+        check(write_rows(ROWS_A + ',\n "more": [{"text": "c"}]\n}', "rows.json"))
+
+
+def test_a_row_with_a_list_before_its_own_keys_is_not_taken_for_a_wrapper(write_rows: Write) -> None:
+    with pytest.raises(InputError, match="neither a JSON array of rows"):
+        check(write_rows(ROWS_A + ',\n "text": "c"\n}', "rows.json"))
+
+
+@pytest.mark.parametrize(("behind", "told"), [
+    ("\n} and more", "something follows the object's end"), ("", "its } is missing"), (',\n "count"', "its } is missing"),
+    ("\n oops\n}", "follow the array, nor }"), (',\n "count": oops}', "follow the array, nor }"),
+])
+def test_what_is_wrong_behind_a_wrapped_array_is_told(write_rows: Write, behind: str, told: str) -> None:
+    found = check(write_rows(ROWS_A + behind, "rows.json"))
+    assert (found.rows, found.bad_count) == (2, 1)
+    assert told in found.bad_rows[0].reason
+
+
+def test_what_stands_behind_a_wrapped_array_may_be_anything_but_rows(write_rows: Write) -> None:
+    assert texts_of(write_rows(ROWS_A + ',\n "n": 2, "none": [], "of": ["x"], "by": {"a": [{}]}\n}\n', "rows.json")) == ["a", "b"]
+
+
+def test_lines_whose_first_ones_are_cut_are_still_lines(write_rows: Write) -> None:
+    found = check(write_rows('{"text": "a\n{"text": \n\n{"text"\n{"text": "d"}\n{"text": "e"}\n', "rows.json"))
+    assert (found.rows, [bad.line for bad in found.bad_rows]) == (2, [1, 2, 4])
+
+
+def test_a_row_over_several_lines_is_no_wrapper_and_no_lines(write_rows: Write) -> None:
+    turns = '{\n "messages": [\n  {"role": "user", "content": "a"},\n  {"role": "assistant", "content": "b"}\n ]\n}\n'
+    with pytest.raises(InputError, match="neither a JSON array of rows"):
+        check(write_rows(turns, "rows.json"))
+
+
 def test_a_long_array_is_read_across_the_borders_of_blocks(write_rows: Write) -> None:
     texts = [f"{number} " + "ä" * (number * 37 % 5000) for number in range(1500)]
     for indent in (None, 1):
