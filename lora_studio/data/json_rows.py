@@ -49,7 +49,7 @@ def _record(line: Line) -> Record:
             return Record(line.number, value, plain=is_plain(text))
     except (StopIteration, ValueError, RecursionError):
         pass  # told below, slowly and in full
-    value, fault = parse_json(text)
+    value, fault = parse_json(text.rstrip("\r\n"))
     return Record(line.number, value, fault)
 
 

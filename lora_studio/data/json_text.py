@@ -49,10 +49,11 @@ def parse_json(text: str) -> tuple[object, str]:
 
 def json_fault(error: json.JSONDecodeError) -> str:
     """Say what is wrong with a JSON text, and where."""
+    place = f"column {error.colno}" if error.lineno == 1 else f"line {error.lineno}, column {error.colno}"
     if error.msg == "Extra data":
-        return f"something follows the JSON value at column {error.colno}"
+        return f"something follows the JSON value at {place}"
     cut = error.pos >= len(error.doc.rstrip()) or error.msg.startswith("Unterminated")
-    return f"the JSON is cut off at column {error.colno}" if cut else f"not JSON: {error.msg} at column {error.colno}"
+    return f"the JSON is cut off at {place}" if cut else f"not JSON: {error.msg} at {place}"
 
 
 def _fault(error: ValueError) -> str:

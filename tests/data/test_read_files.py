@@ -224,7 +224,8 @@ def test_a_file_named_again_through_its_folder_is_refused(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(("line", "reason"), [
-    ('{"text": "a"', "the JSON is cut off"), ('{"text": "a", "text": "b"}', "the key 'text' stands twice in one object"),
+    ('{"text": "a"', "the JSON is cut off at column 13"), ('{"text": 1,', "at column 12"),
+    ('{"text": "a", "text": "b"}', "the key 'text' stands twice in one object"),
     ('{"text": {"a": 1, "a": 2}}', "the key 'a' stands twice"), ('{"text": "a\0b"}', "a NUL character at column 12"),
     ('{"text": "a\\u0000b"}', "text holds a NUL character"), ('{"text": NaN}', "NaN is not JSON"),
     ('{"text": "a", "p": -Infinity}', "-Infinity is not JSON"),
@@ -391,6 +392,18 @@ def test_the_line_of_a_quote_that_breaks_a_table_is_named(write_rows: Write, row
 
 def test_quotes_that_open_on_every_line_take_no_longer_than_the_lines(write_rows: Write) -> None:
     assert len(table(write_rows, 'a",b,"c\n' * 20_000)[1]) == 20_000
+
+
+@pytest.mark.parametrize(("cell", "reason"), [
+    ('[{"role": "user", "role": "assistant", "content": "a"}]', "messages is not JSON: the key 'role' stands twice in one object"),
+    ('[{"role": "user", "content": "a", "n": NaN}]', "messages is not JSON: NaN is not JSON"),
+    ("[{'role': 'user'}]", "messages is not JSON: Expecting property name enclosed in double quotes at column 3"),
+    ('[\n{"role": "user",,', "messages is not JSON: Expecting property name enclosed in double quotes at line 2, column 17"),
+    ("", "messages is null"),
+])
+def test_json_in_a_cell_is_read_as_strictly_as_that_of_a_line(write_rows: Write, cell: str, reason: str) -> None:
+    quoted = cell.replace('"', '""')
+    assert check(write_rows(f'id,messages\n1,"{quoted}"\n', "rows.csv")).bad_rows[0].reason == reason
 
 
 def test_a_table_that_names_a_column_twice_is_refused(write_rows: Write) -> None:
