@@ -216,6 +216,28 @@ def test_a_folder_is_read_in_order_below_and_without_what_is_no_data(tmp_path: P
     assert [file.path.removeprefix(f"{tmp_path}/rows/") for file in found.files] == ["a/1.jsonl.gz", "a/2.jsonl", "b.jsonl"]
 
 
+@pytest.mark.parametrize(("name", "read"), [
+    ("license_questions.jsonl", True), ("noticeboard.csv", True), ("readme_tasks.jsonl", True), ("state.jsonl", True),
+    ("LICENSE.txt", False), ("README.zh.md", False), ("README_de.md", False), ("notice.md", False), ("dataset_infos.json", False),
+    ("state.json", False),
+])
+def test_a_file_in_a_folder_is_passed_over_by_its_whole_name(tmp_path: Path, name: str, read: bool) -> None:
+    for file in ("rows.jsonl", name):
+        (tmp_path / file).write_text('{"text": "a"}\n')
+    found = [reader.where.name for _, reader in file_readers(DataSettings(train=(str(tmp_path),)))]
+    assert found == sorted(["rows.jsonl", *[name] * read])
+
+
+def test_a_linked_folder_is_entered_once_and_loops_end(tmp_path: Path) -> None:
+    for file in ("rows/a/1.jsonl", "elsewhere/2.jsonl"):
+        (tmp_path / file).parent.mkdir(parents=True)
+        (tmp_path / file).write_text('{"text": "a"}\n')
+    for link, target in (("rows/b", "elsewhere"), ("rows/c", "elsewhere"), ("rows/a/loop", "rows"), ("elsewhere/back", "rows/a")):
+        (tmp_path / link).symlink_to(tmp_path / target)
+    found = [reader.path for _, reader in file_readers(DataSettings(train=(str(tmp_path / "rows"),)))]
+    assert [path.removeprefix(f"{tmp_path}/rows/") for path in found] == ["a/1.jsonl", "b/2.jsonl"]
+
+
 def test_a_file_named_again_through_its_folder_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
     file.write_text('{"text": "a"}\n')
