@@ -80,7 +80,7 @@ class JsonArray:
         text = JsonText(self.file.blocks())
         key = _enter_array(text, self.file) if text.peek() == "{" else None
         text.skip("[")
-        yield from _elements(text)
+        yield from _elements(text, self.file)
         if not text.skipped("]"):
             return
         fault = "" if key is None else _leave_object(text, self.file, key)
@@ -196,7 +196,7 @@ def _neither(file: TextFile, line: int) -> InputError:
                       "Write the rows as an array, or as JSONL.", FIELD)
 
 
-def _elements(text: JsonText) -> Iterator[Record]:
+def _elements(text: JsonText, file: TextFile) -> Iterator[Record]:
     """Read an array's elements up to the ] at its end, a fault as a record of its own, a missing ] too."""
     late = ""
     while (first := text.peek()) not in ("]", ""):
@@ -209,6 +209,8 @@ def _elements(text: JsonText) -> Iterator[Record]:
             if not more:
                 return
         else:
+            if text.misread is not None:
+                file.note(fits=not text.misread)
             yield Record(line, value, late or text.fault, text.plain)
             late = "" if text.skipped(",") or text.peek() in ("]", "") else "a comma is missing before it"
     if text.peek() != "]":

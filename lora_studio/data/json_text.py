@@ -70,6 +70,7 @@ class JsonText:
 
     Attributes:
         fault: Why the value last read cannot be used though it is JSON.
+        misread: Which of its bytes was not in the encoding; empty when all were, None when it is ASCII.
         plain: Whether no escape in it can spell a NUL or half a surrogate pair.
     """
 
@@ -80,6 +81,7 @@ class JsonText:
         self._over = False
         self._line = 1
         self.fault = ""
+        self.misread: str | None = None
         self.plain = False
 
     @property
@@ -147,7 +149,8 @@ class JsonText:
             except ValueError as error:
                 fault, read = _fault(error), _scan_loosely
         written = self._text[self._at : end]
-        self.fault, self.plain = fault or _undecoded(written), is_plain(written)
+        self.misread = _misread(written)
+        self.fault, self.plain = fault or self.misread or "", is_plain(written)
         self._at = end
         return value
 
@@ -188,10 +191,9 @@ class JsonText:
         return size > 0
 
 
-def _undecoded(text: str) -> str:
-    """Say which byte of a value was not in the encoding; empty when all were."""
+def _misread(text: str) -> str | None:
     if text.isascii():
-        return ""
+        return None
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:

@@ -104,11 +104,49 @@ def test_latin_1_is_offered_and_reads_when_set(write_rows: Write, name: str, wri
         return  # escaped: they are ASCII
     found = check(path)
     assert found.bad_count == 3
-    if name != "pretty.json":
-        assert found.encoding_offer == "latin-1"
-        with pytest.raises(InputError, match="not UTF-8: byte 0xe9") as raised:
-            refuse_bad_rows(found.bad_rows, found.bad_count, found.encoding_offer)
-        assert "set data.encoding to latin-1" in raised.value.hint
+    assert found.encoding_offer == "latin-1"
+    with pytest.raises(InputError, match="not UTF-8: byte 0xe9") as raised:
+        refuse_bad_rows(found.bad_rows, found.bad_count, found.encoding_offer)
+    assert "set data.encoding to latin-1" in raised.value.hint
+
+
+def test_one_latin_1_element_among_those_of_utf_8_is_no_offer(write_rows: Write) -> None:
+    found = check(write_rows('[{"text": "schön"}, '.encode() + b'{"text": "caf\xe9"}]', "rows.json"))
+    assert (found.rows, found.bad_count, found.encoding_offer) == (1, 1, "")
+
+
+def test_half_a_surrogate_pair_in_utf_16_is_no_reason_to_offer_latin_1(write_rows: Write) -> None:
+    content = '{"text": "a"}\n{"text": "b\ud800"}\n'.encode("utf-16-le", "surrogatepass")
+    found = check(write_rows(content), encoding="utf-16-le")
+    assert (found.rows, found.bad_count, found.encoding_offer) == (1, 1, "")
+
+
+@pytest.mark.parametrize("text", ["plain words", "一一一一，二三"])
+@pytest.mark.parametrize(("name", "written"), SHAPES[1:11], ids=[name for name, _ in SHAPES[1:11]])
+def test_utf_16_the_other_way_round_is_refused(write_rows: Write, name: str, written: Callable[[list[str]], str], text: str) -> None:
+    for encoding, other in (("utf-16", "utf-16-be"), ("utf-16-le", "utf-16-be"), ("utf-16-be", "utf-16-le")):
+        for mark in ("", "\ufeff")[: 1 if encoding == "utf-16" else 2]:
+            path = write_rows((mark + written([text] * 3)).encode(other), name)
+            with pytest.raises(InputError, match=rf"is {other.upper()}, not utf-16") as raised:
+                check(path, encoding=encoding)
+            assert (raised.value.field, f"data.encoding to {other}" in raised.value.hint) == ("data.encoding", True)
+            assert texts_of(path, encoding=other) == [text] * 3
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.json", "rows.csv", "rows.txt", "rows.jsonl.gz"])
+def test_utf_8_far_into_a_file_that_is_set_to_be_latin_1_is_refused(write_rows: Write, name: str) -> None:
+    texts = ["plain " * 20] * 20_000 + ["Zürich – “quoted”"]
+    lines, array = as_json_lines(texts, ensure_ascii=False), json.dumps([{"text": text} for text in texts], indent=1, ensure_ascii=False)
+    made = {"rows.json": array, "rows.csv": as_csv(texts), "rows.txt": "\n\n".join(texts)}.get(name, lines)
+    pack = gzip.compress if name.endswith(".gz") else bytes
+    with pytest.raises(InputError, match=f"{name} reads as UTF-8, which latin-1 would garble") as raised:
+        check(write_rows(pack(made.encode()), name), encoding="latin-1")
+    assert (raised.value.field, raised.value.hint[:22]) == ("data.encoding", "Take data.encoding out")
+    assert texts_of(write_rows(pack(made.encode("cp1252")), name), encoding="latin-1") == texts
+
+
+def test_a_latin_1_letter_at_the_very_end_of_a_file_is_one(write_rows: Write) -> None:
+    assert texts_of(write_rows("café".encode("latin-1"), "rows.txt"), encoding="latin-1") == ["café"]
 
 
 def test_one_latin_1_line_among_lines_of_utf_8_is_one_bad_row_and_no_offer(write_rows: Write) -> None:
