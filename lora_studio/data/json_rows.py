@@ -101,7 +101,7 @@ def open_json(file: TextFile) -> JsonLines | JsonArray:
     value, fault = parse_json(first)
     if not fault:
         return JsonArray(file) if not rest.strip() and _holds_rows(value) else JsonLines(file)
-    if not parse_json(rest.lstrip().partition("\n")[0])[1]:
+    if not first.rstrip().endswith("[") and _is_row(rest.lstrip().partition("\n")[0]):
         return JsonLines(file)
     try:
         _enter_array(JsonText(file.blocks()), file)
@@ -122,11 +122,15 @@ def _head(file: TextFile) -> str:
     return text
 
 
+def _is_row(line: str) -> bool:
+    return line.startswith("{") and not parse_json(line)[1]
+
+
 def _holds_row_line(file: TextFile) -> bool:
     """Say whether a line is an object that starts where the line does, as no row that is written over several lines has one."""
     looked_at = 0
     for line in file.lines():
-        if line.text.startswith("{") and not parse_json(line.text)[1]:
+        if _is_row(line.text):
             return True
         looked_at += len(line.text)
         if looked_at > _LONGEST_LINE:

@@ -375,6 +375,11 @@ def test_lines_whose_first_ones_are_cut_are_still_lines(write_rows: Write) -> No
     assert (found.rows, [bad.line for bad in found.bad_rows]) == (2, [1, 2, 4])
 
 
+@pytest.mark.parametrize("content", ['{"data": [\n{"text": "a"}\n]}', '{"data":\n[{"text": "a"}]\n}'])
+def test_a_wrapper_of_one_row_is_not_taken_for_lines(write_rows: Write, content: str) -> None:
+    assert texts_of(write_rows(content, "rows.json")) == ["a"]
+
+
 def test_a_row_over_several_lines_is_no_wrapper_and_no_lines(write_rows: Write) -> None:
     turns = '{\n "messages": [\n  {"role": "user", "content": "a"},\n  {"role": "assistant", "content": "b"}\n ]\n}\n'
     with pytest.raises(InputError, match="neither a JSON array of rows"):
