@@ -193,9 +193,18 @@ def _files_of(name: str, progress: Progress | None) -> list[tuple[str, Path]]:
 
 
 def _within(folder: Path) -> list[Path]:
-    """Give the data files below a folder in the order of their names; hidden ones and what only describes data are no data."""
+    """Give the data files below a folder in the order of their names; hidden ones and what only describes data are no data.
+
+    Links are followed; a folder that is reached twice is read once.
+    """
     found: list[Path] = []
-    for parent, folders, names in os.walk(folder):
+    entered = set[Path]()
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        real = Path(parent).resolve()
+        if real in entered:
+            folders.clear()
+            continue
+        entered.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         found += [Path(parent) / name for name in names if kind_of(Path(name)) and not name.startswith(".") and not is_beside(name)]
     return sorted(found)

@@ -11,7 +11,7 @@ from itertools import islice
 
 from lora_studio.core.errors import InputError
 from lora_studio.data.formats import KNOWN_KEYS
-from lora_studio.data.json_text import JsonFaultError, JsonText, is_plain, parse_json, scan
+from lora_studio.data.json_text import JsonText, is_plain, parse_json, scan
 from lora_studio.data.records import Record
 from lora_studio.data.streams import FIELD, START, Line, Mark, TextFile
 
@@ -49,7 +49,7 @@ def _record(line: Line) -> Record:
             return Record(line.number, value, plain=is_plain(text))
     except (StopIteration, ValueError, RecursionError):
         pass  # told below, slowly and in full
-    value, fault = parse_json(text)
+    value, fault = parse_json(text.rstrip("\r\n"))
     return Record(line.number, value, fault)
 
 
@@ -65,18 +65,27 @@ class JsonArray:
         """Give each element; a mark's position counts the elements before it.
 
         After an element that cannot be read it goes on at the next line that starts an object as far in as that one did.
+
+        Raises:
+            InputError: The object that holds the array holds another one, or turns out to be a row.
         """
-        text = JsonText(self.file.blocks())
-        wrapped = text.peek() == "{"
-        if wrapped:
-            _enter_array(text, self.file)
-        text.skip("[")
-        yield from islice(_elements(text, alone=not wrapped), start.position, None)
+        yield from islice(self._all(), start.position, None)
 
     def marks(self) -> Iterator[Mark]:
         """Give the place and line of each element."""
         for place, record in enumerate(self.records()):
             yield Mark(place, record.line)
+
+    def _all(self) -> Iterator[Record]:
+        text = JsonText(self.file.blocks())
+        key = _enter_array(text, self.file) if text.peek() == "{" else None
+        text.skip("[")
+        yield from _elements(text, self.file)
+        if not text.skipped("]"):
+            return
+        fault = "" if key is None else _leave_object(text, self.file, key)
+        if fault or text.peek():
+            yield Record(text.line, None, fault or f"something follows the {'array' if key is None else 'object'}'s end")
 
 
 def open_json(file: TextFile) -> JsonLines | JsonArray:
@@ -92,9 +101,14 @@ def open_json(file: TextFile) -> JsonLines | JsonArray:
     value, fault = parse_json(first)
     if not fault:
         return JsonArray(file) if not rest.strip() and _holds_rows(value) else JsonLines(file)
-    if not parse_json(rest.lstrip().partition("\n")[0])[1]:
+    if not first.rstrip().endswith("[") and _is_row(rest.lstrip().partition("\n")[0]):
         return JsonLines(file)
-    _enter_array(JsonText(file.blocks()), file)
+    try:
+        _enter_array(JsonText(file.blocks()), file)
+    except InputError:
+        if _holds_row_line(file):
+            return JsonLines(file)
+        raise
     return JsonArray(file)
 
 
@@ -108,6 +122,22 @@ def _head(file: TextFile) -> str:
     return text
 
 
+def _is_row(line: str) -> bool:
+    return line.startswith("{") and not parse_json(line)[1]
+
+
+def _holds_row_line(file: TextFile) -> bool:
+    """Say whether a line is an object that starts where the line does, as no row that is written over several lines has one."""
+    looked_at = 0
+    for line in file.lines():
+        if _is_row(line.text):
+            return True
+        looked_at += len(line.text)
+        if looked_at > _LONGEST_LINE:
+            break
+    return False
+
+
 def _holds_rows(value: object) -> bool:
     """Say whether an object is a wrapper around one list of objects, and no row itself."""
     if not isinstance(value, dict) or not KNOWN_KEYS.isdisjoint(value):
@@ -116,8 +146,8 @@ def _holds_rows(value: object) -> bool:
     return len(lists) == 1
 
 
-def _enter_array(text: JsonText, file: TextFile) -> None:
-    """Go to the array that an object holds under a key that is no row's own.
+def _enter_array(text: JsonText, file: TextFile) -> str:
+    """Go to the array that an object holds under a key that is no row's own, and give that key.
 
     Raises:
         InputError: It holds none, or is a row.
@@ -125,12 +155,12 @@ def _enter_array(text: JsonText, file: TextFile) -> None:
     try:
         text.skip("{")
         while text.peek() == '"':
-            key = text.value()
+            key = str(text.value())
             text.skip(":")
-            if text.peek() == "[" and key not in KNOWN_KEYS and text.peek_second() == "{":
-                return
             if key in KNOWN_KEYS:
                 break
+            if _at_rows(text):
+                return key
             text.value()
             text.skipped(",")
     except (ValueError, StopIteration, RecursionError):
@@ -138,13 +168,40 @@ def _enter_array(text: JsonText, file: TextFile) -> None:
     raise _neither(file, text.line)
 
 
+def _leave_object(text: JsonText, file: TextFile, rows_key: str) -> str:
+    """Go past the object whose array has been read, and say what is wrong with the rest of it.
+
+    Raises:
+        InputError: It holds another array of rows, or is a row.
+    """
+    try:
+        while text.skipped(","):
+            key = str(text.value())
+            text.skip(":")
+            if key in KNOWN_KEYS:
+                raise _neither(file, text.line)
+            if _at_rows(text):
+                raise InputError(f"{file.path}:{text.line}: a second array of rows, {key!r}, follows {rows_key!r}.",
+                                 "Write each to a file of its own.", FIELD)
+            text.value()
+        text.skip("}")
+    except (ValueError, StopIteration, RecursionError):
+        cut = not text.peek()
+        return "the object around the array is cut off: its } is missing" if cut else "not JSON: no key and value follow the array, nor }"
+    return ""
+
+
+def _at_rows(text: JsonText) -> bool:
+    return text.peek() == "[" and text.peek_second() == "{"
+
+
 def _neither(file: TextFile, line: int) -> InputError:
     return InputError(f"{file.path}:{line}: neither a JSON array of rows, nor an object that holds one, nor one JSON object a line.",
                       "Write the rows as an array, or as JSONL.", FIELD)
 
 
-def _elements(text: JsonText, *, alone: bool) -> Iterator[Record]:
-    """Read an array's elements up to its end, a fault as a record of its own; nothing may follow an array that stands `alone`."""
+def _elements(text: JsonText, file: TextFile) -> Iterator[Record]:
+    """Read an array's elements up to the ] at its end, a fault as a record of its own, a missing ] too."""
     late = ""
     while (first := text.peek()) not in ("]", ""):
         line = text.line
@@ -156,17 +213,15 @@ def _elements(text: JsonText, *, alone: bool) -> Iterator[Record]:
             if not more:
                 return
         else:
+            if text.misread is not None:
+                file.note(fits=not text.misread)
             yield Record(line, value, late or text.fault, text.plain)
             late = "" if text.skipped(",") or text.peek() in ("]", "") else "a comma is missing before it"
-    if not text.skipped("]"):
+    if text.peek() != "]":
         yield Record(text.line, None, "the JSON array is cut off: its ] is missing")
-    elif alone and text.peek():
-        yield Record(text.line, None, "something follows the array's end")
 
 
 def _element_fault(error: Exception, first: str) -> str:
     if isinstance(error, json.JSONDecodeError):
         return f"not JSON: {error.msg}"
-    if isinstance(error, JsonFaultError):
-        return str(error)
     return "not JSON: nested too deeply" if isinstance(error, RecursionError) else f"not JSON: {first!r} starts no value"

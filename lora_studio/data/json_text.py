@@ -31,6 +31,8 @@ def _no_number(name: str) -> NoReturn:
 
 _DECODER: Any = json.JSONDecoder(object_pairs_hook=_without_repeats, parse_constant=_no_number)
 scan = _DECODER.scan_once  # in C; it leaves white space around the value to us
+_LOOSE: Any = json.JSONDecoder(parse_int=str)
+_scan_loosely = _LOOSE.scan_once  # finds the end of what is JSON and not to be used
 
 
 def parse_json(text: str) -> tuple[object, str]:
@@ -39,20 +41,23 @@ def parse_json(text: str) -> tuple[object, str]:
         return _DECODER.decode(text), ""
     except json.JSONDecodeError as error:
         return None, json_fault(error)
-    except JsonFaultError as error:
-        return None, str(error)
     except RecursionError:
         return None, "not JSON: nested too deeply"
     except ValueError as error:
-        return None, f"not JSON: {error}"
+        return None, _fault(error)
 
 
 def json_fault(error: json.JSONDecodeError) -> str:
     """Say what is wrong with a JSON text, and where."""
+    place = f"column {error.colno}" if error.lineno == 1 else f"line {error.lineno}, column {error.colno}"
     if error.msg == "Extra data":
-        return f"something follows the JSON value at column {error.colno}"
+        return f"something follows the JSON value at {place}"
     cut = error.pos >= len(error.doc.rstrip()) or error.msg.startswith("Unterminated")
-    return f"the JSON is cut off at column {error.colno}" if cut else f"not JSON: {error.msg} at column {error.colno}"
+    return f"the JSON is cut off at {place}" if cut else f"not JSON: {error.msg} at {place}"
+
+
+def _fault(error: ValueError) -> str:
+    return str(error) if isinstance(error, JsonFaultError) else f"not JSON: {error}"
 
 
 def is_plain(text: str) -> bool:
@@ -65,6 +70,7 @@ class JsonText:
 
     Attributes:
         fault: Why the value last read cannot be used though it is JSON.
+        misread: Which of its bytes was not in the encoding; empty when all were, None when it is ASCII.
         plain: Whether no escape in it can spell a NUL or half a surrogate pair.
     """
 
@@ -75,6 +81,7 @@ class JsonText:
         self._over = False
         self._line = 1
         self.fault = ""
+        self.misread: str | None = None
         self.plain = False
 
     @property
@@ -124,22 +131,26 @@ class JsonText:
             raise ValueError(f"{character} is missing")
 
     def value(self) -> object:
-        """Read a value and go past it, however many blocks it takes.
+        """Read a value and go past it, however many blocks it takes; one that is JSON and cannot be used sets `fault`.
 
         Raises:
             ValueError, StopIteration, RecursionError: There is none that can be read.
         """
         self.peek()
+        fault, read = "", scan
         while True:
             try:
-                value, end = scan(self._text, self._at)
+                value, end = read(self._text, self._at)
                 if end < len(self._text) or not self._more():
                     break
             except (json.JSONDecodeError, StopIteration) as error:
                 if not self._may_be_cut(error) or not self._more():
                     raise
+            except ValueError as error:
+                fault, read = _fault(error), _scan_loosely
         written = self._text[self._at : end]
-        self.fault, self.plain = _undecoded(written), is_plain(written)
+        self.misread = _misread(written)
+        self.fault, self.plain = fault or self.misread or "", is_plain(written)
         self._at = end
         return value
 
@@ -180,10 +191,9 @@ class JsonText:
         return size > 0
 
 
-def _undecoded(text: str) -> str:
-    """Say which byte of a value was not in the encoding; empty when all were."""
+def _misread(text: str) -> str | None:
     if text.isascii():
-        return ""
+        return None
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from lora_studio.core.errors import InputError
 from lora_studio.data.records import Record
@@ -69,7 +69,7 @@ class ParquetFile:
                     row += 1
                     if row > start.position:
                         self._rows_read = row
-                        yield Record(row, value)
+                        yield Record(row, {name: _without_nulls(cell) for name, cell in value.items()})
 
     def marks(self) -> Iterator[Mark]:
         """Give the place of each row, without reading any."""
@@ -88,3 +88,12 @@ class ParquetFile:
                     yield file
             except (pa.ArrowException, UnicodeDecodeError) as error:
                 raise damaged(self.path, error) from error
+
+
+def _without_nulls(value: Any) -> Any:
+    """Drop the null members of a cell's structs: Arrow gives every struct of a column the members that any of them has."""
+    if isinstance(value, list):
+        return [_without_nulls(item) for item in cast("list[Any]", value)]
+    if isinstance(value, dict):
+        return {key: _without_nulls(held) for key, held in cast("dict[str, Any]", value).items() if held is not None}
+    return value

@@ -24,8 +24,8 @@ _TABLES = (".csv", ".tsv")
 _TEXTS = (".txt", ".text", ".md")
 SUFFIXES = (*_LINES, ".json", *_TABLES, ".parquet", *_TEXTS)
 """Endings of data files; all but Parquet may have `.gz`, `.zst` or `.zstd` behind them."""
-# What lies beside rows and holds none.
-_NO_ROWS = ("readme", "license", "licence", "notice", "changelog", "dataset_info", "dataset_dict", "state.json")
+# What lies beside rows and holds none, up to the first dot of its name.
+_NO_ROWS = frozenset(("readme", "license", "licence", "notice", "changelog", "dataset_info", "dataset_infos", "dataset_dict"))
 
 
 class Source(Protocol):
@@ -74,7 +74,9 @@ def kind_of(path: Path) -> str:
 
 def is_beside(name: str) -> bool:
     """Say whether a file of this name describes the data rather than holding any."""
-    return name.lower().startswith(_NO_ROWS)
+    lower = name.lower()
+    translated = lower.startswith("readme") and lower.endswith(".md")  # README_de.md
+    return lower.partition(".")[0] in _NO_ROWS or lower == "state.json" or translated
 
 
 def open_records(path: Path, encoding: str = "utf-8") -> Records:

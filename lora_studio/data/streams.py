@@ -22,6 +22,7 @@ COMPRESSIONS = (".gz", ".zst", ".zstd")
 _BLOCK = 1 << 20
 _NOTHING = b" \t\r\n\0\xef\xbb\xbf\xff\xfe"  # white space and byte order marks
 _SAMPLE = 1 << 16
+_SIGNS = "\ufeff\n\r\t ,;:\"[]{}"  # what rows of any language are written with
 # What web pages and spreadsheets call latin-1 is Windows-1252: the same letters, and curly quotes and dashes where latin-1 has
 # control characters that no text holds. The five places Windows-1252 leaves open keep their latin-1 meaning.
 _LATIN = "".join(bytes([code]).decode("cp1252", "ignore") or chr(code) for code in range(256))
@@ -100,7 +101,7 @@ class TextFile:
     @property
     def offer(self) -> str:
         """The encoding that would fit where the one set does not; empty when there is none to offer."""
-        return "latin-1" if self._misfits and not self._fits else ""
+        return "latin-1" if self.encoding == "utf-8" and self._misfits and not self._fits else ""
 
     @property
     def position(self) -> int:
@@ -111,7 +112,7 @@ class TextFile:
         """Give each line from a mark on; in a compressed file those before it are read and skipped.
 
         Raises:
-            InputError: The file is cut off or damaged, or can no longer be read.
+            InputError: The file is cut off or damaged, or can no longer be read; or it was read as latin-1 to its end and is UTF-8.
         """
         mark = START if compression_of(self.path) else start
         with readable(self.path), self._opened(mark.position) as file:
@@ -122,22 +123,22 @@ class TextFile:
                     yield Line(number, text if position else text.removeprefix("\ufeff"), fault, position)
                 position += len(raw)
                 number += 1
+        if self.encoding == "latin-1" and start == START and self._fits and not self._misfits:
+            raise _garbled(self.path)
 
     def blocks(self) -> Iterator[str]:
         """Give the whole text block by block; a byte that is not UTF-8 becomes a lone surrogate (PEP 383).
 
         Raises:
-            InputError: The file is cut off or damaged, or can no longer be read.
+            InputError: The file is cut off or damaged, or can no longer be read; or it was read as latin-1 to its end and is UTF-8.
         """
-        errors = "surrogateescape" if self.encoding == "utf-8" else "surrogatepass"
-        decoder = codecs.getincrementaldecoder("utf-8" if self.encoding == "latin-1" else self.encoding)(errors)
-        first = True
         with readable(self.path), self._opened(0) as file:
-            while block := file.read(_BLOCK):
-                text = _latin(block) if self.encoding == "latin-1" else decoder.decode(block)
-                yield text.removeprefix("\ufeff") if first else text
-                first = False
-            yield _rest_of(decoder)
+            yield from self._latin_blocks(file) if self.encoding == "latin-1" else _decoded_blocks(file, self.encoding)
+
+    def note(self, *, fits: bool) -> None:
+        """Count a row made of `blocks` that goes beyond ASCII, as `lines` counts its own, for `offer`."""
+        self._fits += fits
+        self._misfits += not fits
 
     def read(self, start: int, end: int) -> bytes:
         """Give the bytes of a plain file between two positions, to its end where `end` is negative."""
@@ -170,6 +171,8 @@ class TextFile:
         """Give a line's text, and why it cannot be used."""
         if self.encoding == "latin-1":
             text = _latin(raw)
+            if not self._misfits and not raw.isascii():
+                self.note(fits=_is_utf8(raw))
         else:
             try:
                 text = raw.decode(self.encoding)
@@ -180,6 +183,16 @@ class TextFile:
         if "\0" in text:
             return text, f"a NUL character at column {text.index(chr(0)) + 1}"
         return text, ""
+
+    def _latin_blocks(self, file: IO[bytes]) -> Iterator[str]:
+        ascii_only = may_be_utf8 = True
+        decoder = codecs.getincrementaldecoder("utf-8")()
+        while block := file.read(_BLOCK):
+            yield _latin(block)
+            ascii_only = ascii_only and block.isascii()
+            may_be_utf8 = may_be_utf8 and _decodes(decoder, block)
+        if may_be_utf8 and not ascii_only and _decodes(decoder, b"", final=True):
+            raise _garbled(self.path)
 
     def _misfit(self, raw: bytes, error: UnicodeDecodeError) -> str:
         self._misfits += 1
@@ -247,12 +260,17 @@ def _wide_lines(file: IO[bytes], end: bytes) -> Iterator[bytes]:
         yield bytes(held)
 
 
-def _rest_of(decoder: codecs.IncrementalDecoder) -> str:
-    """Give what is left of a character that the file's end cuts."""
+def _decoded_blocks(file: IO[bytes], encoding: str) -> Iterator[str]:
+    decoder = codecs.getincrementaldecoder(encoding)("surrogateescape" if encoding == "utf-8" else "surrogatepass")
+    first = True
+    while block := file.read(_BLOCK):
+        text = decoder.decode(block)
+        yield text.removeprefix("\ufeff") if first else text
+        first = False
     try:
-        return decoder.decode(b"", True)
-    except UnicodeDecodeError:
-        return "\ufffd"
+        yield decoder.decode(b"", True)
+    except UnicodeDecodeError:  # the file's end cuts a character
+        yield "\ufffd"
 
 
 def _latin(raw: bytes) -> str:
@@ -275,15 +293,34 @@ def _refuse_other_encoding(path: Path, sample: bytes, encoding: str) -> None:
         raise InputError(f"{path} is UTF-32.", "Save it as UTF-8.", FIELD)
     if sample.startswith(codecs.BOM_UTF8) and encoding != "utf-8":
         raise InputError(f"{path} is UTF-8, not {encoding}.", "Take data.encoding out, or set it to utf-8.", "data.encoding")
-    if encoding == "latin-1" and not sample.isascii() and not found and _is_utf8(sample):
-        raise InputError(f"{path} reads as UTF-8, which latin-1 would garble.",
-                         "Take data.encoding out; where other files need it, save those as UTF-8.", "data.encoding")
+    reads_as_utf8 = not found and _is_utf8(sample, whole=len(sample) < _SAMPLE)
+    if encoding == "latin-1" and not sample.isascii() and reads_as_utf8:
+        raise _garbled(path)
     if encoding.startswith("utf-16"):
-        if not found and _is_utf8(sample):
+        if reads_as_utf8:
             raise InputError(f"{path} is not UTF-16: it reads as UTF-8.", "Take data.encoding out, or set it to utf-8.", "data.encoding")
+        _refuse_other_order(path, sample, encoding)
     elif found:
         name = encoding.upper() if encoding == "utf-8" else encoding
         raise InputError(f"{path} is {found.upper()}, not {name}.", f"Set data.encoding to {found}, or save it as UTF-8.", "data.encoding")
+
+
+def _refuse_other_order(path: Path, sample: bytes, encoding: str) -> None:
+    """Refuse UTF-16 whose bytes stand the other way round: read the right way it has the signs that rows are written with."""
+    unmarked = encoding == "utf-16"
+    if unmarked and sample.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return
+    taken, other = ("utf-16-be", "utf-16-le") if encoding == "utf-16-be" else ("utf-16-le", "utf-16-be")
+    signs, other_signs = (sum(map(sample.decode(order, "replace").count, _SIGNS)) for order in (taken, other))
+    if other_signs > 10 * signs:
+        why = ", as which utf-16 without a byte order mark is read" if unmarked else ""
+        raise InputError(f"{path} is {other.upper()}, not {taken}{why}.",
+                         f"Set data.encoding to {other}, or save it as UTF-8.", "data.encoding")
+
+
+def _garbled(path: Path) -> InputError:
+    return InputError(f"{path} reads as UTF-8, which latin-1 would garble.",
+                      "Take data.encoding out; where other files need it, save those as UTF-8.", "data.encoding")
 
 
 def _wide_encoding(sample: bytes) -> str:
@@ -301,12 +338,17 @@ def _wide_encoding(sample: bytes) -> str:
     return ""
 
 
-def _is_utf8(sample: bytes) -> bool:
+def _is_utf8(sample: bytes, *, whole: bool = True) -> bool:
+    """Say whether bytes are text in UTF-8; the last character of a sample that is not `whole` may be cut."""
+    return _decodes(codecs.getincrementaldecoder("utf-8")(), sample, final=whole) and b"\0" not in sample
+
+
+def _decodes(decoder: codecs.IncrementalDecoder, block: bytes, *, final: bool = False) -> bool:
     try:
-        codecs.getincrementaldecoder("utf-8")().decode(sample)
+        decoder.decode(block, final)
     except UnicodeDecodeError:
         return False
-    return b"\0" not in sample
+    return True
 
 
 def size_of(path: Path) -> int:

@@ -1,6 +1,6 @@
 """CSV and TSV to records: the first line names the columns, every further row is an object of its cells.
 
-A quote that is opened and never closed costs its own line: reading goes on at the next.
+A row of several lines that is none (a quote never closed, another number of cells) costs its first line: reading goes on at the next.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from lora_studio.data.records import Record
 from lora_studio.data.streams import FIELD, START, Line, Mark, TextFile
 
 _LONGEST_CELL = 1 << 30  # csv's own limit of 131,072 characters is shorter than many documents
-_MOST_LINES = 20_000  # a cell of more lines is a quote that nobody closed
+_LONGEST_ROW = 1 << 25  # characters: a row that goes on for longer is a quote that nobody closed
 _DELIMITERS = ",;\t|"
 
 
@@ -57,8 +57,7 @@ class Table:
 
     def _record(self, number: int, cells: list[str]) -> Record:
         if len(cells) != len(self._names):
-            noun = "cell" if len(cells) == 1 else "cells"
-            return Record(number, None, f"{len(cells)} {noun} where the first line names {len(self._names)} columns")
+            return Record(number, None, f"{_count(cells)} where the first line names {len(self._names)} columns")
         return Record(number, {name: cell or None for name, cell in zip(self._names, cells)}, plain=True)
 
     def _rows(self, start: Mark) -> Iterator[tuple[list[Line], list[str], str]]:
@@ -75,18 +74,43 @@ class Table:
                 yield [line], text.split(self._delimiter), ""
                 continue
             lines = [line]
-            try:
-                cells = next(csv.reader(self._taken(lines, source, ahead), delimiter=self._delimiter, strict=True))
-            except csv.Error as error:
+            cells, broken = self._cells(lines, source, ahead)
+            if broken:
                 ahead.extendleft(reversed(lines[1:]))
-                reason = "a quote is opened and never closed" if "unexpected end" in str(error) else f"not CSV: {error}"
-                yield lines[:1], [], reason
-            else:
-                yield lines, cells, ""
+            yield (lines[:1] if broken else lines), cells, broken
+
+    def _cells(self, lines: list[Line], source: Iterator[Line], ahead: deque[Line]) -> tuple[list[str], str]:
+        """Give the cells of a row whose first line is given, and why they are none; the lines it takes are put into `lines`."""
+        try:
+            cells = next(csv.reader(self._taken(lines, source, ahead), delimiter=self._delimiter, strict=True))
+        except csv.Error as error:
+            if "unexpected end" in str(error):
+                return [], self._unclosed(lines)
+            return [], f"not CSV: {error}" + (f" at line {lines[-1].number}" if len(lines) > 1 else "")
+        if len(lines) > 1 and len(cells) != len(self._names):
+            columns = f"where the first line names {len(self._names)} columns"
+            return [], f"lines {lines[0].number} to {lines[-1].number} make {_count(cells)} {columns}"
+        return cells, ""
 
     def _taken(self, lines: list[Line], source: Iterator[Line], ahead: deque[Line]) -> Iterator[str]:
-        """Give the text of a row's first line, and of further ones as long as a quote is open; all are put into `lines`."""
+        """Give the text of a row's first line, and of further ones as long as a quote is open and the row can be one."""
         yield lines[0].text
-        while len(lines) < _MOST_LINES and (line := ahead.popleft() if ahead else next(source, None)) is not None:
+        size = closed = 0
+        # A line of a quoted cell with a quote that is not doubled ends that cell, so this many lines end more cells than there are.
+        while size < _LONGEST_ROW and closed < len(self._names) and (line := ahead.popleft() if ahead else next(source, None)):
             lines.append(line)
+            size += len(line.text)
+            closed += '"' in line.text.replace('""', "")
             yield line.text
+
+    def _unclosed(self, lines: list[Line]) -> str:
+        """Say at which line the quote opens that is still open after a row's lines."""
+        *cells, rest = next(csv.reader((line.text for line in lines), delimiter=self._delimiter))
+        opened = lines[-1].number - rest.removesuffix("\n").count("\n")
+        if len(cells) >= len(self._names) and opened > lines[0].number:
+            return f"lines {lines[0].number} to {opened} make more cells than the first line names columns ({len(self._names)})"
+        return f"a quote is opened at line {opened} and never closed"
+
+
+def _count(cells: list[str]) -> str:
+    return "1 cell" if len(cells) == 1 else f"{len(cells)} cells"

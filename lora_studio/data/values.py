@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from lora_studio.data.json_text import parse_json
 from lora_studio.data.rows import RowError
 
 _KINDS: dict[type, str] = {
@@ -89,12 +90,12 @@ def json_cell(text: str, where: str) -> object:
     """Read a value that is JSON within a text, as cells of tables hold lists.
 
     Raises:
-        RowError: It is not JSON.
+        RowError: It is not JSON, or names a key twice.
     """
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise RowError(f"{where} is not JSON") from error
+    value, fault = parse_json(text)
+    if fault:
+        raise RowError(f"{where} is not JSON: {fault.removeprefix('not JSON: ')}")
+    return value
 
 
 def _other_keys(fields: Mapping[str, Any]) -> str:

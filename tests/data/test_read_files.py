@@ -104,11 +104,49 @@ def test_latin_1_is_offered_and_reads_when_set(write_rows: Write, name: str, wri
         return  # escaped: they are ASCII
     found = check(path)
     assert found.bad_count == 3
-    if name != "pretty.json":
-        assert found.encoding_offer == "latin-1"
-        with pytest.raises(InputError, match="not UTF-8: byte 0xe9") as raised:
-            refuse_bad_rows(found.bad_rows, found.bad_count, found.encoding_offer)
-        assert "set data.encoding to latin-1" in raised.value.hint
+    assert found.encoding_offer == "latin-1"
+    with pytest.raises(InputError, match="not UTF-8: byte 0xe9") as raised:
+        refuse_bad_rows(found.bad_rows, found.bad_count, found.encoding_offer)
+    assert "set data.encoding to latin-1" in raised.value.hint
+
+
+def test_one_latin_1_element_among_those_of_utf_8_is_no_offer(write_rows: Write) -> None:
+    found = check(write_rows('[{"text": "schön"}, '.encode() + b'{"text": "caf\xe9"}]', "rows.json"))
+    assert (found.rows, found.bad_count, found.encoding_offer) == (1, 1, "")
+
+
+def test_half_a_surrogate_pair_in_utf_16_is_no_reason_to_offer_latin_1(write_rows: Write) -> None:
+    content = '{"text": "a"}\n{"text": "b\ud800"}\n'.encode("utf-16-le", "surrogatepass")
+    found = check(write_rows(content), encoding="utf-16-le")
+    assert (found.rows, found.bad_count, found.encoding_offer) == (1, 1, "")
+
+
+@pytest.mark.parametrize("text", ["plain words", "一一一一，二三"])
+@pytest.mark.parametrize(("name", "written"), SHAPES[1:11], ids=[name for name, _ in SHAPES[1:11]])
+def test_utf_16_the_other_way_round_is_refused(write_rows: Write, name: str, written: Callable[[list[str]], str], text: str) -> None:
+    for encoding, other in (("utf-16", "utf-16-be"), ("utf-16-le", "utf-16-be"), ("utf-16-be", "utf-16-le")):
+        for mark in ("", "\ufeff")[: 1 if encoding == "utf-16" else 2]:
+            path = write_rows((mark + written([text] * 3)).encode(other), name)
+            with pytest.raises(InputError, match=rf"is {other.upper()}, not utf-16") as raised:
+                check(path, encoding=encoding)
+            assert (raised.value.field, f"data.encoding to {other}" in raised.value.hint) == ("data.encoding", True)
+            assert texts_of(path, encoding=other) == [text] * 3
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.json", "rows.csv", "rows.txt", "rows.jsonl.gz"])
+def test_utf_8_far_into_a_file_that_is_set_to_be_latin_1_is_refused(write_rows: Write, name: str) -> None:
+    texts = ["plain " * 20] * 20_000 + ["Zürich – “quoted”"]
+    lines, array = as_json_lines(texts, ensure_ascii=False), json.dumps([{"text": text} for text in texts], indent=1, ensure_ascii=False)
+    made = {"rows.json": array, "rows.csv": as_csv(texts), "rows.txt": "\n\n".join(texts)}.get(name, lines)
+    pack = gzip.compress if name.endswith(".gz") else bytes
+    with pytest.raises(InputError, match=f"{name} reads as UTF-8, which latin-1 would garble") as raised:
+        check(write_rows(pack(made.encode()), name), encoding="latin-1")
+    assert (raised.value.field, raised.value.hint[:22]) == ("data.encoding", "Take data.encoding out")
+    assert texts_of(write_rows(pack(made.encode("cp1252")), name), encoding="latin-1") == texts
+
+
+def test_a_latin_1_letter_at_the_very_end_of_a_file_is_one(write_rows: Write) -> None:
+    assert texts_of(write_rows("café".encode("latin-1"), "rows.txt"), encoding="latin-1") == ["café"]
 
 
 def test_one_latin_1_line_among_lines_of_utf_8_is_one_bad_row_and_no_offer(write_rows: Write) -> None:
@@ -141,6 +179,18 @@ def test_parquet_gives_nested_turns_and_counts_rows_from_one(tmp_path: Path) -> 
     assert (found.rows, found.format, found.files[0].reason) == (6, "messages", "row 1 has the key 'messages'")
     assert [str(bad) for bad in found.bad_rows] == [f"{path}:4: the conversation is empty"]
     assert found.duplicate_rows == 5
+
+
+def test_members_that_arrow_adds_to_the_arguments_of_a_call_are_dropped(tmp_path: Path) -> None:
+    arguments: list[dict[str, Any]] = [{"city": "Bern"}, {"query": "tea", "within": {"days": [1, None]}}, {"within": {"weeks": 1}}]
+    turns = [[{"role": "user", "content": "Go"}, {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": wanted}}]}]
+             for wanted in arguments]
+    read = rows_of(parquet(tmp_path / "rows.parquet", [{"messages": messages} for messages in turns]))
+    assert [row.messages[1].extra["tool_calls"][0]["function"]["arguments"] for row in read if isinstance(row, Row)] == arguments
+
+
+def test_a_null_cell_of_parquet_is_told_as_null(tmp_path: Path) -> None:
+    assert check(parquet(tmp_path / "rows.parquet", [{"text": "a"}, {"text": None}])).bad_rows[0].reason == "text is null"
 
 
 def test_parquet_of_text_is_read_whatever_its_compression(tmp_path: Path) -> None:
@@ -204,6 +254,28 @@ def test_a_folder_is_read_in_order_below_and_without_what_is_no_data(tmp_path: P
     assert [file.path.removeprefix(f"{tmp_path}/rows/") for file in found.files] == ["a/1.jsonl.gz", "a/2.jsonl", "b.jsonl"]
 
 
+@pytest.mark.parametrize(("name", "read"), [
+    ("license_questions.jsonl", True), ("noticeboard.csv", True), ("readme_tasks.jsonl", True), ("state.jsonl", True),
+    ("LICENSE.txt", False), ("README.zh.md", False), ("README_de.md", False), ("notice.md", False), ("dataset_infos.json", False),
+    ("state.json", False),
+])
+def test_a_file_in_a_folder_is_passed_over_by_its_whole_name(tmp_path: Path, name: str, read: bool) -> None:
+    for file in ("rows.jsonl", name):
+        (tmp_path / file).write_text('{"text": "a"}\n')
+    found = [reader.where.name for _, reader in file_readers(DataSettings(train=(str(tmp_path),)))]
+    assert found == sorted(["rows.jsonl", *[name] * read])
+
+
+def test_a_linked_folder_is_entered_once_and_loops_end(tmp_path: Path) -> None:
+    for file in ("rows/a/1.jsonl", "elsewhere/2.jsonl"):
+        (tmp_path / file).parent.mkdir(parents=True)
+        (tmp_path / file).write_text('{"text": "a"}\n')
+    for link, target in (("rows/b", "elsewhere"), ("rows/c", "elsewhere"), ("rows/a/loop", "rows"), ("elsewhere/back", "rows/a")):
+        (tmp_path / link).symlink_to(tmp_path / target)
+    found = [reader.path for _, reader in file_readers(DataSettings(train=(str(tmp_path / "rows"),)))]
+    assert [path.removeprefix(f"{tmp_path}/rows/") for path in found] == ["a/1.jsonl", "b/2.jsonl"]
+
+
 def test_a_file_named_again_through_its_folder_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
     file.write_text('{"text": "a"}\n')
@@ -212,7 +284,8 @@ def test_a_file_named_again_through_its_folder_is_refused(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(("line", "reason"), [
-    ('{"text": "a"', "the JSON is cut off"), ('{"text": "a", "text": "b"}', "the key 'text' stands twice in one object"),
+    ('{"text": "a"', "the JSON is cut off at column 13"), ('{"text": 1,', "at column 12"),
+    ('{"text": "a", "text": "b"}', "the key 'text' stands twice in one object"),
     ('{"text": {"a": 1, "a": 2}}', "the key 'a' stands twice"), ('{"text": "a\0b"}', "a NUL character at column 12"),
     ('{"text": "a\\u0000b"}', "text holds a NUL character"), ('{"text": NaN}', "NaN is not JSON"),
     ('{"text": "a", "p": -Infinity}', "-Infinity is not JSON"),
@@ -255,6 +328,64 @@ def test_an_array_on_one_line_tells_where_it_breaks(write_rows: Write, content: 
     assert told in found.bad_rows[0].reason
 
 
+@pytest.mark.parametrize("indent", [None, 1])
+@pytest.mark.parametrize("element", ['{"text": "b", "text": "c"}', '{"text": "b", "n": NaN}', '{"text": "b", "n": ' + "9" * 5000 + "}"])
+def test_an_element_that_is_json_and_cannot_be_used_costs_itself_alone(write_rows: Write, indent: int | None, element: str) -> None:
+    parts = '[{"text": "a"}', element, '{"text": "d"}', '{"text": "e"}]'
+    found = check(write_rows((", " if indent is None else ",\n ").join(parts), "rows.json"))
+    assert (found.rows, [bad.line for bad in found.bad_rows]) == (3, [2 if indent else 1])
+    assert "starts no value" not in found.bad_rows[0].reason
+
+
+def test_an_unusable_element_longer_than_a_block_costs_itself_alone(write_rows: Write) -> None:
+    element = '{"k": 1, "k": 2, "text": "' + "x" * 3_000_000 + '"}'
+    found = check(write_rows('[{"text": "a"}, ' + element + ', {"text": "b"}]', "rows.json"))
+    assert (found.rows, [bad.reason for bad in found.bad_rows]) == (2, ["the key 'k' stands twice in one object"])
+
+
+ROWS_A = '{\n "data": [\n  {"text": "a"},\n  {"text": "b"}\n ]'
+
+
+def test_an_object_of_two_arrays_of_rows_is_refused_by_their_names(write_rows: Write) -> None:
+    with pytest.raises(InputError, match=r"rows.json:6: a second array of rows, 'more', follows 'data'"):
+        check(write_rows(ROWS_A + ',\n "more": [{"text": "c"}]\n}', "rows.json"))
+
+
+def test_a_row_with_a_list_before_its_own_keys_is_not_taken_for_a_wrapper(write_rows: Write) -> None:
+    with pytest.raises(InputError, match="neither a JSON array of rows"):
+        check(write_rows(ROWS_A + ',\n "text": "c"\n}', "rows.json"))
+
+
+@pytest.mark.parametrize(("behind", "told"), [
+    ("\n} and more", "something follows the object's end"), ("", "its } is missing"), (',\n "count"', "its } is missing"),
+    ("\n oops\n}", "follow the array, nor }"), (',\n "count": oops}', "follow the array, nor }"),
+])
+def test_what_is_wrong_behind_a_wrapped_array_is_told(write_rows: Write, behind: str, told: str) -> None:
+    found = check(write_rows(ROWS_A + behind, "rows.json"))
+    assert (found.rows, found.bad_count) == (2, 1)
+    assert told in found.bad_rows[0].reason
+
+
+def test_what_stands_behind_a_wrapped_array_may_be_anything_but_rows(write_rows: Write) -> None:
+    assert texts_of(write_rows(ROWS_A + ',\n "n": 2, "none": [], "of": ["x"], "by": {"a": [{}]}\n}\n', "rows.json")) == ["a", "b"]
+
+
+def test_lines_whose_first_ones_are_cut_are_still_lines(write_rows: Write) -> None:
+    found = check(write_rows('{"text": "a\n{"text": \n\n{"text"\n{"text": "d"}\n{"text": "e"}\n', "rows.json"))
+    assert (found.rows, [bad.line for bad in found.bad_rows]) == (2, [1, 2, 4])
+
+
+@pytest.mark.parametrize("content", ['{"data": [\n{"text": "a"}\n]}', '{"data":\n[{"text": "a"}]\n}'])
+def test_a_wrapper_of_one_row_is_not_taken_for_lines(write_rows: Write, content: str) -> None:
+    assert texts_of(write_rows(content, "rows.json")) == ["a"]
+
+
+def test_a_row_over_several_lines_is_no_wrapper_and_no_lines(write_rows: Write) -> None:
+    turns = '{\n "messages": [\n  {"role": "user", "content": "a"},\n  {"role": "assistant", "content": "b"}\n ]\n}\n'
+    with pytest.raises(InputError, match="neither a JSON array of rows"):
+        check(write_rows(turns, "rows.json"))
+
+
 def test_a_long_array_is_read_across_the_borders_of_blocks(write_rows: Write) -> None:
     texts = [f"{number} " + "ä" * (number * 37 % 5000) for number in range(1500)]
     for indent in (None, 1):
@@ -292,6 +423,52 @@ def test_a_broken_row_of_a_table_costs_itself_alone(write_rows: Write, broken: s
     found = check(write_rows(f'prompt,completion\n"a, 1",b\n{broken}\n5" pipe,"two\nlines"\ne,f\n', "rows.csv"))
     assert (found.rows, [bad.line for bad in found.bad_rows]) == (3, [3])
     assert reason in found.bad_rows[0].reason
+
+
+def table(write_rows: Write, rows: str) -> tuple[list[Any], list[str]]:
+    """Give the prompts of a table's sound rows, and what is said of its bad ones."""
+    rows_read = rows_of(write_rows(f"prompt,completion\n{rows}", "rows.csv"))
+    bad = [f"{row.line}: {row.reason}" for row in rows_read if isinstance(row, BadRow)]
+    return [row.texts[0] for row in rows_read if isinstance(row, Row)], bad
+
+
+def test_a_cell_of_many_lines_is_one_cell(write_rows: Write) -> None:
+    prompts, bad = table(write_rows, '"' + "a line, of prose\n" * 25_000 + '",b\nc,d\n')
+    assert ([prompt.count("\n") for prompt in prompts], prompts[1:], bad) == ([25_000, 0], ["c"], [])
+
+
+def test_rows_that_a_stray_quote_takes_in_are_read_again(write_rows: Write) -> None:
+    prompts, bad = table(write_rows, '"hello,world\ngood1,row1\ngood2,row2\nx,y"\nc,d\n')
+    assert bad == ["2: lines 2 to 5 make 1 cell where the first line names 2 columns"]
+    assert prompts == ["good1", "good2", "x", "c"]
+
+
+@pytest.mark.parametrize(("rows", "prompts", "told"), [
+    ('"hello,world\ngood,row\none\n', ["good"], ["2: a quote is opened at line 2 and never closed", "4: 1 cell where"]),
+    ('"two\nlines","cut\ngood,row\n', ["good"], ["2: a quote is opened at line 3 and never", "3: a quote is opened at line 3 and never"]),
+    ('"a\nb" c,d\ngood,row\n', ['b" c', "good"], ["2: not CSV: ',' expected after '\"' at line 3"]),
+    ('a","b\n' * 3 + "good,row\n", ["good"], ["2: lines 2 to 4 make more cells", "3: lines 3 to 4 make more cells", "4: a quote is"]),
+])
+def test_the_line_of_a_quote_that_breaks_a_table_is_named(write_rows: Write, rows: str, prompts: list[str], told: list[str]) -> None:
+    found, bad = table(write_rows, rows)
+    assert found == prompts
+    assert all(reason.startswith(start) for reason, start in zip(bad, told, strict=True)), bad
+
+
+def test_quotes_that_open_on_every_line_take_no_longer_than_the_lines(write_rows: Write) -> None:
+    assert len(table(write_rows, 'a",b,"c\n' * 20_000)[1]) == 20_000
+
+
+@pytest.mark.parametrize(("cell", "reason"), [
+    ('[{"role": "user", "role": "assistant", "content": "a"}]', "messages is not JSON: the key 'role' stands twice in one object"),
+    ('[{"role": "user", "content": "a", "n": NaN}]', "messages is not JSON: NaN is not JSON"),
+    ("[{'role': 'user'}]", "messages is not JSON: Expecting property name enclosed in double quotes at column 3"),
+    ('[\n{"role": "user",,', "messages is not JSON: Expecting property name enclosed in double quotes at line 2, column 17"),
+    ("", "messages is null"),
+])
+def test_json_in_a_cell_is_read_as_strictly_as_that_of_a_line(write_rows: Write, cell: str, reason: str) -> None:
+    quoted = cell.replace('"', '""')
+    assert check(write_rows(f'id,messages\n1,"{quoted}"\n', "rows.csv")).bad_rows[0].reason == reason
 
 
 def test_a_table_that_names_a_column_twice_is_refused(write_rows: Write) -> None:
