@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from itertools import islice
+from itertools import chain, islice
 
 from lora_studio.core.errors import InputError
 from lora_studio.data.formats import KNOWN_KEYS
@@ -54,7 +54,10 @@ def _record(line: Line) -> Record:
 
 
 class JsonArray:
-    """A file of one array of rows, bare or under a key of an object."""
+    """A file of one array of rows, bare or under a key of an object.
+
+    Where elements share a line, as in a file written without line ends, they are numbered instead: a line would name many.
+    """
 
     enterable = False
 
@@ -69,7 +72,13 @@ class JsonArray:
         Raises:
             InputError: The object that holds the array holds another one, or turns out to be a row.
         """
-        yield from islice(self._all(), start.position, None)
+        yield from islice(_told_apart(self._all()), start.position, None)
+
+    @property
+    def numbered(self) -> bool:
+        """Whether its rows are told apart by their number, not by a line."""
+        first_two = [record.line for record in islice(self._all(), 2)]
+        return len(set(first_two)) < len(first_two)
 
     def marks(self) -> Iterator[Mark]:
         """Give the place and line of each element."""
@@ -86,6 +95,14 @@ class JsonArray:
         fault = "" if key is None else _leave_object(text, self.file, key)
         if fault or text.peek():
             yield Record(text.line, None, fault or f"something follows the {'array' if key is None else 'object'}'s end")
+
+
+def _told_apart(records: Iterator[Record]) -> Iterator[Record]:
+    """Give records with their number for a line where the first two share one."""
+    first_two = list(islice(records, 2))
+    shared = len({record.line for record in first_two}) < len(first_two)
+    for number, record in enumerate(chain(first_two, records), 1):
+        yield record._replace(line=number) if shared else record
 
 
 def open_json(file: TextFile) -> JsonLines | JsonArray:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from lora_studio.core.errors import InputError
-from lora_studio.data.json_rows import JsonLines, open_json
+from lora_studio.data.json_rows import JsonArray, JsonLines, open_json
 from lora_studio.data.parquet import ParquetFile
 from lora_studio.data.plain import Paragraphs
 from lora_studio.data.records import Record
@@ -106,15 +106,22 @@ def open_records(path: Path, encoding: str = "utf-8") -> Records:
 
 
 def raw_text(path: Path, line: int, encoding: str = "utf-8", most: int = 20_000) -> str:
-    """Give what stands at a line of a data file, at most `most` characters of it; a row of Parquet as JSON.
+    """Give what stands at a line of a data file, at most `most` characters of it; an element of an array or row of Parquet as JSON.
 
     Raises:
         InputError: The file cannot be read.
     """
-    if kind_of(path) == ".parquet":
-        record = next(ParquetFile(path).records(Mark(line - 1, line)), None)
-        text = json.dumps(record.value, ensure_ascii=False, indent=1, default=str) if record else ""
-    else:
+    records = open_records(path, encoding) if kind_of(path) in (".parquet", ".json") else None
+    text, by_number = "", False
+    if isinstance(records, ParquetFile):
+        text, by_number = _as_json(next(records.records(Mark(line - 1, line)), None)), True
+    elif isinstance(records, JsonArray):
+        text, by_number = _as_json(next((record for record in records.records() if record.line == line), None)), records.numbered
+    if not text and not by_number:
         found = next(islice(TextFile(path, encoding).lines(), line - 1, line), None)
         text = found.text.rstrip("\r\n") if found else ""
     return text if len(text) <= most else text[:most] + "…"
+
+
+def _as_json(record: Record | None) -> str:
+    return "" if record is None or record.value is None else json.dumps(record.value, ensure_ascii=False, indent=1, default=str)

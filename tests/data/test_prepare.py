@@ -262,6 +262,16 @@ def test_a_sample_prompt_is_the_held_out_row_up_to_its_last_answer(write_rows: W
     assert tokenizer.decode(ids[start:]).startswith(LAST)
 
 
+def test_samples_of_an_array_on_one_line_are_the_rows_held_out(write_rows: Write, tokenizer_with: Make, tmp_path: Path) -> None:
+    path = tmp_path / "rows.json"
+    path.write_text(json.dumps([chat(f"question {number}", f"answer {number}") for number in range(20)]), encoding="utf-8")
+    tokenizer = tokenizer_with()
+    prepared = prepare(tokenizer, str(path), eval_fraction=0.2)
+    for sample, row in zip(prepared.samples(4), prepared.evaluation, strict=True):
+        assert f"{sample.prompt_text}<" in tokenizer.decode(row.input_ids)
+        assert sample.reference.replace("answer", "question") == sample.prompt_text
+
+
 def test_a_sample_of_plain_text_is_its_first_half(write_rows: Write, tokenizer_with: Make) -> None:
     tokenizer = tokenizer_with()
     prepared = prepare(tokenizer, write_rows([{"text": f"{QUESTION} {number}"} for number in range(2)]), eval_fraction=0.5)

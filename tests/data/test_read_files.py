@@ -20,6 +20,7 @@ from lora_studio.core.config import DataSettings
 from lora_studio.core.errors import InputError
 from lora_studio.data.check import check_files, refuse_bad_rows
 from lora_studio.data.files import FileReader, file_readers
+from lora_studio.data.read import raw_text
 from lora_studio.data.rows import BadRow, Row
 from tests.data.conftest import chat
 
@@ -333,7 +334,7 @@ def test_an_array_on_one_line_tells_where_it_breaks(write_rows: Write, content: 
 def test_an_element_that_is_json_and_cannot_be_used_costs_itself_alone(write_rows: Write, indent: int | None, element: str) -> None:
     parts = '[{"text": "a"}', element, '{"text": "d"}', '{"text": "e"}]'
     found = check(write_rows((", " if indent is None else ",\n ").join(parts), "rows.json"))
-    assert (found.rows, [bad.line for bad in found.bad_rows]) == (3, [2 if indent else 1])
+    assert (found.rows, [bad.line for bad in found.bad_rows]) == (3, [2])
     assert "starts no value" not in found.bad_rows[0].reason
 
 
@@ -533,3 +534,14 @@ def test_progress_tells_bytes_up_to_the_last_and_may_cancel(write_rows: Write) -
 
     with pytest.raises(KeyboardInterrupt):
         check_files(DataSettings(train=(path,)), cancel)
+
+
+def test_rows_that_share_a_line_of_an_array_are_numbered(tmp_path: Path) -> None:
+    path = tmp_path / "rows.json"
+    path.write_text(json.dumps([{"text": "a"}, {"text": ""}, {"text": "c"}]), encoding="utf-8")
+    first, second, third = FileReader(str(path), path).rows()
+    assert (first.line, second.line, third.line) == (1, 2, 3)
+    assert isinstance(second, BadRow)
+    assert json.loads(raw_text(path, 2)) == {"text": ""}
+    path.write_text('[\n{"text": "a"},\n{"text": "b"}]', encoding="utf-8")
+    assert [row.line for row in FileReader(str(path), path).rows()] == [2, 3]
