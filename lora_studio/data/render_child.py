@@ -17,6 +17,7 @@ from jinja2 import TemplateError, TemplateSyntaxError
 
 from lora_studio.data.jinja_env import CompiledTemplate
 from lora_studio.data.spans import AnswerFinder, RewrittenError
+from lora_studio.data.traces import UnwrittenError
 
 MOST_BYTES = 2 << 30
 SETUP_SECONDS = 10.0
@@ -54,13 +55,15 @@ def _set_up(settings: dict[str, Any]) -> AnswerFinder | None:
 
 
 def _reply(finder: AnswerFinder, row: dict[str, Any]) -> list[Any]:
-    """Give [text, spans], or [None, kind of fault, what the template said]."""
+    """Give [text, spans], or [None, kind of fault, what it says]."""
     try:
         if row["prompt"]:
             return [finder.prompt(row["messages"], row["tools"]), []]
         return list(finder.render(row["messages"], row["tools"], row["wanted"]))
     except RewrittenError:
         return [None, "rewritten", ""]
+    except UnwrittenError as error:
+        return [None, "unwritten", _said(error)]
     except MemoryError:
         return [None, "memory", ""]
     except _REFUSALS as error:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from lora_studio.data.jinja_env import CompiledTemplate, Span
+from lora_studio.data.traces import refuse_unwritten
 
 Turns = list[dict[str, Any]]
 
@@ -36,7 +37,17 @@ class AnswerFinder:
 
         Raises:
             RewrittenError: Wanted answers are changed by later turns.
+            UnwrittenError: The template leaves out something that the row says.
         """
+        text, spans = self._find(messages, tools, wanted)
+        refuse_unwritten(messages, tools, text, wanted, spans)
+        return text, spans
+
+    def prompt(self, messages: Turns, tools: list[Any] | None) -> str:
+        """Render a conversation with the opening of the answer that is due."""
+        return self._template.fill(messages, tools, opened=True)
+
+    def _find(self, messages: Turns, tools: list[Any] | None, wanted: Sequence[int] | None) -> tuple[str, list[Span]]:
         if wanted is None:
             text = self._template.fill(messages, tools)
             return text, [(0, len(text))]
@@ -46,10 +57,6 @@ class AnswerFinder:
                 return found
         text = self._template.fill(messages, tools)
         return text, [self._answer_span(messages, tools, text, place) for place in wanted]
-
-    def prompt(self, messages: Turns, tools: list[Any] | None) -> str:
-        """Render a conversation with the opening of the answer that is due."""
-        return self._template.fill(messages, tools, opened=True)
 
     def _by_marks(self, messages: Turns, tools: list[Any] | None, wanted: Sequence[int]) -> tuple[str, list[Span]] | None:
         """Take the stretches the template marks, each with the end token right behind it; None where they are not one an answer."""

@@ -172,6 +172,9 @@ class ChatTemplate:
             )
         if detail == "memory":
             return RowError("the chat template takes too much memory for it")
+        if detail == "unwritten":
+            return RowError(f"the chat template does not write {reply[2]}; "
+                            "take that out of the row, or set data.chat_template to one that does, such as instruct")
         return RowError(f"the chat template refuses it: {reply[2]}")
 
     def _without_template(self, row: Row) -> Rendered:

@@ -124,14 +124,72 @@ def test_a_shipped_template_opens_an_answer_as_it_renders_one(opened: Callable[.
     assert whole.spans[0][0] == len(prompt.text)
 
 
-def test_a_shipped_template_writes_tools_and_calls(opened: Callable[..., ChatTemplate]) -> None:
-    tool = {"type": "function", "function": {"name": "track", "parameters": {}}}
-    called = Message("assistant", "", extra={"tool_calls": [CALL]})
-    row = row_of(Message("system", "Be kind."), Message("user", "Where?"), called, tools=(tool,))
-    rendered = opened(None, "chatml").render_rows([row], "assistant")[0]
+TOOL = {"type": "function", "function": {"name": "track", "parameters": {}}}
+WRITTEN_CALLS = {
+    "chatml": CALLED + "<|im_end|>", "gemma": '{"name": "track", "parameters": {"parcel": 7}}<end_of_turn>',
+    "instruct": '{"name": "track", "arguments": {"parcel": 7}}</s>', "llama3": '{"name": "track", "parameters": {"parcel": 7}}<|eot_id|>',
+    "mistral": '[TOOL_CALLS] [{"name": "track", "arguments": {"parcel": 7}}]</s>',
+    "plain": '{"name": "track", "arguments": {"parcel": 7}}</s>',
+}
+
+
+@pytest.mark.parametrize("name", shipped_templates())
+@pytest.mark.parametrize("system", [False, True], ids=["", "system"])
+def test_a_shipped_template_writes_tools_and_calls(opened: Callable[..., ChatTemplate], name: str, system: bool) -> None:
+    turns = [Message("system", "Be kind.")] if system else []
+    turns += [
+        Message("user", "Where?"), Message("assistant", "", extra={"tool_calls": [CALL]}), Message("tool", '{"in": "Bremen"}'),
+        Message("assistant", "Once more:", extra={"tool_calls": [CALL, CALL]})]
+    rendered = opened(None, name).render_rows([row_of(*turns, tools=(TOOL,))], "assistant")[0]
     assert isinstance(rendered, Rendered)
-    assert '{"type": "function", "function": {"name": "track", "parameters": {}}}' in rendered.text
-    assert [rendered.text[start:end] for start, end in rendered.spans] == [CALLED + "<|im_end|>"]
+    assert rendered.text.count('{"type": "function", "function": {"name": "track", "parameters": {}}}') == 1
+    assert ("Be kind." in rendered.text) == system
+    called, twice = (rendered.text[start:end] for start, end in rendered.spans)
+    assert called == WRITTEN_CALLS[name].replace("</s>", "<|im_end|>")
+    assert twice.strip().startswith("Once more:")
+    assert twice.count('"track"') == 2
+
+
+BARE = (
+    "{% for m in messages %}{% if m.role in ['user', 'assistant'] %}{{ '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n' }}"
+    "{% endif %}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+CALLS_ALONE = BARE.replace("m.content", "(m.tool_calls[0].function.name if m.tool_calls else m.content)")
+
+
+@pytest.mark.parametrize("train_on", ["assistant", "last", "all"])
+@pytest.mark.parametrize(("template", "turns", "tools", "lost"), [
+    (BARE, [Message("user", "Where?"), Message("assistant", "", extra={"tool_calls": [CALL]})], (), "tool calls (track in turn 2)"),
+    (BARE, [Message("user", "Where?"), Message("assistant", "There.")], (TOOL,), "tools (track)"),
+    (BARE, [Message("system", "Be kind. Say where."), Message("user", "Be kind?"), Message("assistant", "There.")], (),
+     "system turns (turn 1)"),
+    (CALLS_ALONE, [Message("user", "Where?"), Message("assistant", "Let me look.", extra={"tool_calls": [CALL]})], (),
+     "what the assistant says in turn 2"),
+    (CALLS_ALONE, [Message("user", "Where?"), Message("assistant", "", extra={"tool_calls": [CALL]}), Message("tool", "In Celle."),
+                   Message("assistant", "There.")], (), "what tools answer (turn 3)"),
+])
+def test_a_row_is_refused_where_the_template_leaves_out_what_it_says(
+    opened: Callable[..., ChatTemplate], template: str, turns: list[Message], tools: tuple[Any, ...], lost: str, train_on: str,
+) -> None:
+    found = opened(template).render_rows([row_of(*turns, tools=tools)], train_on)[0]
+    assert isinstance(found, RowError)
+    assert str(found).startswith(f"the chat template does not write {lost}; take that out of the row, or set data.chat_template")
+
+
+@pytest.mark.parametrize(("template", "turns"), [
+    (BARE.replace("['user', ", "['user', 'system', 'tool', ").replace("m.content", "(m.content | tojson)"),
+     [Message("system", 'Say "hi" \u00fc\nand go.'), Message("user", "a"), Message("assistant", "", extra={"tool_calls": []}),
+      Message("tool", '{\n  "in": "K\u00f6ln"}'), Message("assistant", 'He said "hi"\n\u00fc.')]),
+    (BARE.replace("['user', ", "['user', 'system', ").replace("m.content", "m.content.replace('/no_think', '')"),
+     [Message("system", "Be kind. /no_think"), Message("user", "a"), Message("assistant", "b")]),
+    (BARE.replace("m.content", "m.content.split()|join(' ')"), [Message("user", "a"), Message("assistant", "b\n\n  c")]),
+    (BARE.replace("m.content", "m.content.split('</think>')[-1]"), [Message("user", "a"), Message("assistant", "<think>b</think>c")]),
+])
+def test_what_a_template_lays_out_anew_is_not_missed(
+    opened: Callable[..., ChatTemplate], template: str, turns: list[Message],
+) -> None:
+    found = opened(template).render_rows([row_of(*turns)], "all")[0]
+    assert isinstance(found, Rendered), found
 
 
 SEMANTICS = [
