@@ -79,6 +79,27 @@ def test_a_tool_call_is_trained_with_its_end_token(tokenizer_with: Make, opened:
     assert said.strip() == "In Bremen." + style.end
 
 
+UNOPENED = {
+    "heading": ("{% for m in messages %}{{ '### ' + m.role | capitalize + ':\\n' + m.content + '<|im_end|>\\n' }}{% endfor %}", ""),
+    "one line": ("{% for m in messages %}{{ m.role | capitalize + ': ' + m.content + '<|im_end|>\\n' }}{% endfor %}", ""),
+    "spaced": ("{% for m in messages %}{{ '[' + m.role + ']' if m.role == 'user' }}{{ ' ' + m.content + '<|im_end|>' }}{% endfor %}", " "),
+    "no end": ("{% for m in messages %}{{ m.role | capitalize + ':' + m.content + '\\n' }}{% endfor %}", ""),
+    "end on its own line": ("{% for m in messages %}{{ m.role | capitalize + ':' + m.content + '\\n<|im_end|>\\n' }}{% endfor %}", ""),
+    "thought when opened": (CHATML.template.replace("assistant\\n' }}{% endif", "assistant\\n<think>' }}{% endif"), ""),
+}
+
+
+@pytest.mark.parametrize("style", UNOPENED)
+@pytest.mark.parametrize("answer", ["A", "s", "t", ":", "As", "assistant", "#", "<", "e", "im", "m_end"])
+def test_a_short_answer_is_found_behind_its_heading(opened: Callable[..., ChatTemplate], style: str, answer: str) -> None:
+    template, lead = UNOPENED[style]
+    row = row_of(Message("user", "A or s?"), Message("assistant", answer), Message("user", answer), Message("assistant", answer))
+    rendered = opened(template).render_rows([row], "assistant")[0]
+    assert isinstance(rendered, Rendered)
+    end = {"no end": "", "end on its own line": "\n<|im_end|>"}.get(style, "<|im_end|>")
+    assert [rendered.text[start:stop] for start, stop in rendered.spans] == [lead + answer + end] * 2
+
+
 @pytest.mark.parametrize("template", [QWEN3.template, REWRITING])
 def test_a_template_that_drops_earlier_thinking_offers_the_last_answer(opened: Callable[..., ChatTemplate], template: str) -> None:
     with pytest.raises(InputError, match=r"rows.jsonl:3: .* rewrites earlier turns") as raised:
