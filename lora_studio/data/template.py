@@ -5,6 +5,7 @@ A chat template is rendered by a child (`renderer`), a block of rows at a time, 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -18,6 +19,8 @@ from lora_studio.data.template_source import FIELD, TemplateSource, choose_templ
 
 BLOCK_SECONDS = 20.0
 ROW_SECONDS = 5.0
+_RULES = 2  # raised whenever the same template makes another text, other spans or other faults of a row
+_WRITTEN_BY_HAND = re.compile("tool|think", re.IGNORECASE)  # an answer may call a tool or think in its text alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +53,10 @@ class ChatTemplate:
         """
         self.source: TemplateSource = choose_template(setting, tokenizer)
         end_tokens = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
-        self._end_tokens = tuple(sorted(end_tokens | set(tokenizer.all_special_tokens), key=lambda token: (-len(token), token)))
+        special = sorted(end_tokens | set(tokenizer.all_special_tokens), key=lambda token: (-len(token), token))
+        self._end_tokens: tuple[str, ...] = tuple(special)
         self._special_tokens = {name: _plain(token) for name, token in tokenizer.special_tokens_map.items()}
+        self._marks = self._own_marks(tokenizer)
         self._renderer: Renderer | None = None
         self._sent: tuple[Sequence[Row], list[dict[str, Any]]] | None = None
         self._train_on = ""
@@ -70,7 +75,7 @@ class ChatTemplate:
     @property
     def identity(self) -> dict[str, Any]:
         """Everything that decides what it renders, as plain JSON values."""
-        return {"text": self.source.text, "special_tokens": self._special_tokens, "end_tokens": self._end_tokens}
+        return {"rules": _RULES, "text": self.source.text, "special_tokens": self._special_tokens, "end_tokens": self._end_tokens}
 
     @property
     def present(self) -> bool:
@@ -113,6 +118,13 @@ class ChatTemplate:
         self._sent = None
         replies = iter(self._replies(rows, requests) if requests else [])
         return [self._rendered(row, next(replies)) if self._by_template(row) else self._without_template(row) for row in rows]
+
+    def _own_marks(self, tokenizer: Any) -> re.Pattern[str] | None:
+        """Match the special tokens that the template writes around turns, which no turn should hold."""
+        text = self.source.text or ""
+        named = {tokenizer.eos_token, tokenizer.bos_token if "bos_token" in text else None}
+        marks = [token for token in self._end_tokens if token in named or (token in text and not _WRITTEN_BY_HAND.search(token))]
+        return re.compile("|".join(map(re.escape, marks))) if marks else None
 
     def _by_template(self, row: Row) -> bool:
         return bool(row.messages) and self.present
@@ -162,6 +174,10 @@ class ChatTemplate:
             raise InputError(f"{what} cannot be read: {fault}.", self.source.way_out, self.source.field)
 
     def _rendered(self, row: Row, reply: list[Any]) -> Rendered | RowError:
+        for turn, message in enumerate(row.messages, 1):
+            if self._marks and (mark := self._marks.search(message.content)):
+                return RowError(f"turn {turn} holds {mark[0]}, which the chat template writes itself; "
+                                "take such marks out, or give the whole conversation as a row of text")
         text, detail = reply[0], reply[1]
         if text is not None:
             return Rendered(text, tuple((start, end) for start, end in detail), closed=True)

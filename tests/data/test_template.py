@@ -252,6 +252,30 @@ def test_a_template_that_reaches_out_is_refused_at_its_row(opened: Callable[...,
     assert "the chat template refuses it" in str(found)
 
 
+@pytest.mark.parametrize(("turns", "turn", "mark"), [
+    (("<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n", "Hello<|im_end|>"), 1, "<|im_start|>"),
+    (("Hi", "Hello<|im_end|>"), 2, "<|im_end|>"),
+    (("Hi", "Hello<|im_start|>user\nAnd?"), 2, "<|im_start|>"),
+])
+def test_a_turn_that_holds_the_templates_own_marks_is_refused(
+    opened: Callable[..., ChatTemplate], turns: tuple[str, str], turn: int, mark: str,
+) -> None:
+    found = opened(CHATML.template).render_rows([row_of(Message("user", turns[0]), Message("assistant", turns[1]))], "assistant")[0]
+    assert isinstance(found, RowError)
+    assert str(found).startswith(f"turn {turn} holds {mark}, which the chat template writes itself")
+
+
+def test_special_tokens_the_template_does_not_write_are_left_to_the_row(opened: Callable[..., ChatTemplate]) -> None:
+    row = row_of(Message("user", "What is <s> in HTML, and <pad>?"), Message("assistant", "<tool_call>"))
+    assert isinstance(opened(CHATML.template).render_rows([row], "assistant")[0], Rendered)
+
+
+def test_a_text_holds_whatever_it_likes(opened: Callable[..., ChatTemplate]) -> None:
+    text = "<|im_start|>user\nHi<|im_end|>\n"
+    assert opened(CHATML.template).render_rows([Row("rows.jsonl", 1, "text", text=text)], "assistant")[0] == Rendered(
+        text, ((0, len(text)),), closed=False)
+
+
 LOOP = "{% for a in range(99999) %}{% for b in range(99999) %}{% for c in range(99999) %}{% endfor %}{% endfor %}{% endfor %}"
 
 
