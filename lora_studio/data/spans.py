@@ -61,12 +61,12 @@ class AnswerFinder:
         return text, [self._answer_span(messages, tools, text, place) for place in wanted]
 
     def _by_marks(self, messages: Turns, tools: list[Any] | None, wanted: Sequence[int]) -> tuple[str, list[Span]] | None:
-        """Take the stretches the template marks, each with the end token right behind it; None where they are not one an answer."""
+        """Take the stretches the template marks, each with its end token if that is right behind; None where they are not one an answer."""
         text, marks = self._template.fill_marked(messages, tools)
         answers = [place for place, message in enumerate(messages) if message["role"] == "assistant"]
         if len(marks) != len(answers):
             return None
-        spans = {place: (start, self._past_end_token(text, end)) for place, (start, end) in zip(answers, marks)}
+        spans = {place: (start, self._ended(text, start, end)) for place, (start, end) in zip(answers, marks)}
         return text, [spans[place] for place in wanted]
 
     def _answer_span(self, messages: Turns, tools: list[Any] | None, text: str, place: int) -> Span:
@@ -134,6 +134,10 @@ class AnswerFinder:
 
     def _without_end_token(self, text: str) -> str:
         return next((text[: -len(token)] for token in self._end_tokens if text.endswith(token)), text)
+
+    def _ended(self, text: str, start: int, end: int) -> int:
+        """Give the end of a marked answer; where its end token is among the marks, a special token behind it opens the next turn."""
+        return end if text[start:end].rstrip().endswith(self._end_tokens) else self._past_end_token(text, end)
 
     def _past_end_token(self, text: str, end: int) -> int:
         return next((end + len(token) for token in self._end_tokens if text.startswith(token, end)), end)
