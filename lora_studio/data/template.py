@@ -15,7 +15,7 @@ from lora_studio.core.errors import InputError
 from lora_studio.data.jinja_env import Span
 from lora_studio.data.renderer import Renderer, RendererDiedError
 from lora_studio.data.rows import Message, Row, RowError
-from lora_studio.data.template_source import FIELD, TemplateSource, choose_template, shipped_templates
+from lora_studio.data.template_source import FIELD, TemplateSource, choose_template, refuse_foreign_marks, shipped_templates
 
 BLOCK_SECONDS = 20.0
 ROW_SECONDS = 5.0
@@ -52,6 +52,7 @@ class ChatTemplate:
             InputError: The setting names none, or the tokenizer has several templates and none is the default.
         """
         self.source: TemplateSource = choose_template(setting, tokenizer)
+        self._added_tokens = frozenset(map(str, tokenizer.added_tokens_decoder.values()))
         end_tokens = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
         special = sorted(end_tokens | set(tokenizer.all_special_tokens), key=lambda token: (-len(token), token))
         self._end_tokens: tuple[str, ...] = tuple(special)
@@ -106,7 +107,7 @@ class ChatTemplate:
         """Begin to render rows.
 
         Raises:
-            InputError: The template is missing or cannot be read.
+            InputError: The template is missing, cannot be read, or is a shipped one whose marks the tokenizer does not know.
         """
         self._train_on = train_on
         self._send(rows, [_request(row, row.messages, wanted_answers(row, train_on)) for row in rows])
@@ -163,6 +164,7 @@ class ChatTemplate:
         return self._renderer
 
     def _start(self, renderer: Renderer) -> None:
+        refuse_foreign_marks(self.source, self._added_tokens)
         what = _capital(self.source.described)
         try:
             fault = renderer.start(BLOCK_SECONDS)

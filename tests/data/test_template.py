@@ -20,6 +20,10 @@ Make = Callable[..., Any]
 CALL = {"type": "function", "function": {"name": "track", "arguments": {"parcel": 7}}}
 CALLED = '<tool_call>\n{"name": "track", "arguments": {"parcel": 7}}\n</tool_call>'
 
+MARKS_OF = {
+    "llama3": ["<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"], "gemma": ["<start_of_turn>", "<end_of_turn>"],
+}
+
 
 def row_of(*messages: Message, **changes: Any) -> Row:
     return Row("rows.jsonl", 3, "messages", messages, **changes)
@@ -37,7 +41,9 @@ def opened(tokenizer_with: Make) -> Iterator[Callable[..., ChatTemplate]]:
     templates: list[ChatTemplate] = []
 
     def make(text: str | None = None, setting: str | None = None) -> ChatTemplate:
-        templates.append(ChatTemplate(tokenizer_with(text), setting))
+        tokenizer = tokenizer_with(text)
+        tokenizer.add_tokens(MARKS_OF.get(setting or "", []), special_tokens=True)
+        templates.append(ChatTemplate(tokenizer, setting))
         return templates[-1]
 
     yield make
@@ -309,6 +315,17 @@ def test_a_chosen_template_takes_the_place_of_the_models_own(opened: Callable[..
     found = chosen.render_rows([chat_row(1)], "last")[0]
     assert isinstance(found, Rendered)
     assert "<|start_header_id|>" in found.text
+
+
+@pytest.mark.parametrize(("name", "marks"), MARKS_OF.items())
+def test_a_shipped_template_of_another_familys_marks_is_refused_with_those_that_fit(
+    tokenizer_with: Make, name: str, marks: list[str],
+) -> None:
+    with ChatTemplate(tokenizer_with(None), name) as template, pytest.raises(InputError) as raised:
+        template.render_rows([chat_row(1)], "assistant")
+    assert all(mark in raised.value.message for mark in marks)
+    assert "(chatml, instruct, mistral, plain)" in raised.value.hint
+    assert raised.value.field == "data.chat_template"
 
 
 def test_an_unknown_templates_name_is_told_with_those_that_are_known(tokenizer_with: Make) -> None:
