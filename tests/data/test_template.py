@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from itertools import groupby
 from typing import Any
@@ -299,6 +301,13 @@ def test_a_template_that_grows_without_end_is_refused(opened: Callable[..., Chat
     text = "{% set ns = namespace(a='a') %}{% for _ in range(40) %}{% set ns.a = ns.a + ns.a %}{% endfor %}{{ ns.a }}"
     found = opened(text).render_rows([chat_row(1)], "all")[0]
     assert "too much memory" in str(found)
+
+
+@pytest.mark.parametrize("heard", [b"", b"\x05", (9).to_bytes(8, "little") + b"cut"])
+def test_the_child_ends_in_peace_when_its_parent_does(heard: bytes) -> None:
+    command = [sys.executable, "-m", "lora_studio.data.render_child"]
+    done = subprocess.run(command, input=heard, capture_output=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
 
 
 def test_rows_after_a_lost_block_are_rendered_by_a_new_child(opened: Callable[..., ChatTemplate]) -> None:
