@@ -72,9 +72,11 @@ class AnswerFinder:
     def _answer_span(self, messages: Turns, tools: list[Any] | None, text: str, place: int) -> Span:
         last = place == len(messages) - 1
         turns = messages[: place + 1]
-        through = text if last else self._through(turns, tools, text)
         answer = str(messages[place].get("content") or "").strip()
         opened = self._template.fill(messages[:place], tools, opened=True)
+        if self._template.forward and (span := self._directly_behind(opened, text, answer)):
+            return span
+        through = text if last else self._through(turns, tools, text)
         if span := self._directly_behind(opened, through, answer):
             return span
         start = self._answer_start(turns, tools, through, opened, answer, last=last)

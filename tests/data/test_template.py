@@ -7,15 +7,20 @@ from itertools import groupby
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jinja2 import TemplateError
 
 from lora_studio.core.errors import InputError
 from lora_studio.data import template as template_module
 from lora_studio.data.encode import Encoder
 from lora_studio.data.jinja_env import CompiledTemplate
 from lora_studio.data.rows import Message, Row, RowError
+from lora_studio.data.spans import AnswerFinder, RewrittenError
 from lora_studio.data.template import ChatTemplate, Rendered, wanted_answers
 from lora_studio.data.template_source import shipped_template, shipped_templates
-from tests.data.conftest import REWRITING
+from lora_studio.data.traces import UnwrittenError
+from tests.data.conftest import HEADERS, MODEL_ROLE, REWRITING
 from tests.data.template_styles import BY_ARCHITECTURE, CHATML, QWEN3, Style
 
 Make = Callable[..., Any]
@@ -106,6 +111,67 @@ def test_a_short_answer_is_found_behind_its_heading(opened: Callable[..., ChatTe
     assert isinstance(rendered, Rendered)
     end = {"no end": "", "end on its own line": "\n<|im_end|>"}.get(style, "<|im_end|>")
     assert [rendered.text[start:stop] for start, stop in rendered.spans] == [lead + answer + end] * 2
+
+
+def spans_of(template: CompiledTemplate, messages: list[dict[str, Any]], wanted: list[int]) -> list[tuple[int, int]] | str:
+    try:
+        return AnswerFinder(template, ["<|im_start|>", "<|im_end|>", "</s>"]).render(messages, None, wanted)[1]
+    except (RewrittenError, UnwrittenError, TemplateError) as error:
+        return type(error).__name__
+
+
+ANSWERS = st.one_of(
+    st.text("As:\n <>/|im_endxü", min_size=1, max_size=12).filter(str.strip),
+    st.sampled_from(["<think>\nso\n</think>\n\nYes", "</s>", "A<|im_end|>", "assistant", "user\n"]))
+WRITTEN = {
+    **{name: style.template for name, style in BY_ARCHITECTURE.items()}, **{name: template for name, (template, _) in UNOPENED.items()},
+    "headers": HEADERS, "model role": MODEL_ROLE, "rewriting": REWRITING,
+}
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+@given(answers=st.lists(ANSWERS, min_size=2, max_size=4), called=st.booleans())
+@settings(max_examples=40, deadline=None)
+def test_answers_found_in_the_whole_text_are_those_found_in_its_parts(name: str, answers: list[str], called: bool) -> None:
+    messages: list[dict[str, Any]] = []
+    for answer in answers:
+        messages += [{"role": "user", "content": "A or s?"}, {"role": "assistant", "content": answer}]
+    if called:
+        messages[1]["tool_calls"] = [CALL]
+    quick = CompiledTemplate(WRITTEN[name], {"bos_token": "<s>", "eos_token": "</s>"})
+    slow = CompiledTemplate(WRITTEN[name], {"bos_token": "<s>", "eos_token": "</s>"})
+    slow.forward = False
+    wanted = list(range(1, len(messages), 2))
+    assert spans_of(quick, messages, wanted) == spans_of(slow, messages, wanted)
+
+
+def test_an_answer_that_is_found_in_the_whole_text_costs_one_rendering(monkeypatch: pytest.MonkeyPatch) -> None:
+    template = CompiledTemplate(CHATML.template, {})
+    rendered: list[int] = []
+    fill = CompiledTemplate.fill
+    monkeypatch.setattr(CompiledTemplate, "fill", lambda *given, **named: (rendered.append(1), fill(*given, **named))[1])
+    messages = [{"role": message.role, "content": message.content} for message in chat_row(4).messages]
+    AnswerFinder(template, ["<|im_end|>"]).render(messages, None, [1, 3, 5, 7])
+    assert len(rendered) == 5
+
+
+@pytest.mark.parametrize(("text", "forward"), [
+    ("{% for m in messages %}{{ m.content }}{% if not loop.first %}{{ loop.index0 }}{% endif %}{% endfor %}", True),
+    ("{% if messages[0].role == 'system' %}{% set rest = messages[1:] %}{% else %}{% set rest = messages %}{% endif %}"
+     "{% for m in rest %}{{ m.content }}{% endfor %}", True),
+    ("{% for m in messages %}{{ m.content }}{% if loop.last %}.{% endif %}{% endfor %}", False),
+    ("{% for m in messages %}{{ m.content }}{% endfor %}{{ messages[-1].role }}", False),
+    ("{% for m in messages %}{{ loop.nextitem }}{% endfor %}", False),
+    ("{% for m in messages[:-1] %}{{ m.content }}{% endfor %}", False),
+    ("{% for m in messages %}{{ messages | length }}{% endfor %}", False),
+    ("{% for m in messages | reverse %}{{ m.content }}{% endfor %}", False),
+    ("{% for m in messages %}{% endfor %}{% for m in messages %}{{ m.content }}{% endfor %}", False),
+    ("{% set all %}{% for m in messages %}{{ m.content }}{% endfor %}{% endset %}{{ all }}", False),
+    ("{% set a = messages[1:] %}{% set b = a[1:] %}{% for m in b %}{{ m.content }}{% endfor %}", False),
+    ("{{ messages }}", False),
+])
+def test_a_template_that_may_look_ahead_is_told_from_one_that_goes_forward(text: str, forward: bool) -> None:
+    assert CompiledTemplate(text, {}).forward == forward
 
 
 @pytest.mark.parametrize("template", [QWEN3.template, REWRITING])
