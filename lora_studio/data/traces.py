@@ -57,7 +57,8 @@ def _look_for_answer(message: dict[str, Any], said: str, where: str) -> None:
 
 
 def _look_for_names(messages: Sequence[dict[str, Any]], tools: Sequence[Any] | None, text: str) -> None:
-    offered = [name for tool in tools or () if isinstance(name := (tool.get("function") or tool).get("name"), str)]
+    functions = [tool.get("function", tool) for tool in tools or ()]
+    offered = [function["name"] for function in functions if isinstance(function, dict) and isinstance(function.get("name"), str)]
     called = [call["function"]["name"] for message in messages for call in message.get("tool_calls") or ()]
     for names, what in ((offered, "tools"), (called, "tool calls")):
         if names and not any(_stands(name, text) for name in names):

@@ -271,6 +271,12 @@ def test_a_row_is_refused_where_the_template_leaves_out_what_it_says(
     assert str(found).startswith(f"the chat template does not write {lost}; take that out of the row, or set data.chat_template")
 
 
+@pytest.mark.parametrize("tool", [{"function": "track"}, {"function": None}, {"function": {}}, {"name": 7}])
+def test_tools_without_a_name_are_the_templates_to_judge(opened: Callable[..., ChatTemplate], tool: dict[str, Any]) -> None:
+    row = row_of(Message("user", "Where?"), Message("assistant", "There."), tools=(tool,))
+    assert isinstance(opened(BARE).render_rows([row], "assistant")[0], Rendered)
+
+
 @pytest.mark.parametrize(("template", "turns"), [
     (BARE.replace("['user', ", "['user', 'system', 'tool', ").replace("m.content", "(m.content | tojson)"),
      [Message("system", 'Say "hi" \u00fc\nand go.'), Message("user", "a"), Message("assistant", "", extra={"tool_calls": []}),
