@@ -16,6 +16,7 @@ from lora_studio.data.byte_borders import ByteBorders
 from lora_studio.data.template import Rendered, Span
 from lora_studio.data.token_rows import Mask, TokenBlock, TokenIds, TokenRow
 
+_MOST_SPACE = 8  # tokens that are looked through for an end token
 _FURTHEST_SPACE = 8  # characters; beyond them tokens are walked through
 
 
@@ -98,9 +99,15 @@ class Encoder:
 
     def _close(self, ids: TokenIds, trained: Mask) -> tuple[TokenIds, Mask]:
         lead = [] if ids[:1].tolist() == self._lead else self._lead
-        end = [] if ids[-1:].tolist() == self._end else self._end
+        end = [] if self._ended(ids) else self._end
         whole = np.concatenate([np.array(lead, np.int32), ids, np.array(end, np.int32)])
         return whole, np.concatenate([np.zeros(len(lead), np.bool_), trained, np.ones(len(end), np.bool_)])
+
+    def _ended(self, ids: TokenIds) -> bool:
+        """Say whether the last token but for white space is the end token."""
+        last = ids[-_MOST_SPACE:].tolist()
+        ended = [place for place, token in enumerate(last) if [token] == self._end]
+        return bool(ended) and not self._tokenizer.decode(last[ended[-1] + 1 :]).strip()
 
     def _own_tokens(self) -> tuple[list[int], list[int]]:
         """Give what the tokenizer puts before any text by itself, and its end token."""

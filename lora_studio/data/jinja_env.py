@@ -20,6 +20,8 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
+from lora_studio.data.lookahead import goes_forward
+
 Span = tuple[int, int]
 _REASONING = ("reasoning_content", "thinking", "reasoning")
 # What cannot be guessed cannot be written into a row to look like a mark.
@@ -68,6 +70,7 @@ class CompiledTemplate:
         self._marks = marks
         self._template = environment.from_string(text)
         self._special_tokens = dict(special_tokens)
+        self.forward = goes_forward(environment.parse(text))
         self.marked = bool(_HAS_MARKS.search(text))
 
     def fill(self, messages: list[dict[str, Any]], tools: list[Any] | None, *, opened: bool = False) -> str:

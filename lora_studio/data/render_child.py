@@ -1,7 +1,8 @@
-"""The child that renders chat templates: `python -m lora_studio.data.render_child`, JSON lines in, JSON lines out.
+"""The child that renders chat templates: `python -m lora_studio.data.render_child`, marshal frames in, JSON lines out.
 
 A template that came with a model is a stranger's program. The sandbox keeps it from the machine; a clock that needs no
-interpreter ends the child when a template does not end, and a limit on memory stops one that grows.
+interpreter ends the child when a template does not end, and a limit on memory stops one that grows. The child trusts its parent,
+who speaks to it in marshal: several times as quick as JSON. The parent does not trust the child.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import json
+import marshal
 import signal
 import sys
 from typing import Any
@@ -17,24 +19,31 @@ from jinja2 import TemplateError, TemplateSyntaxError
 
 from lora_studio.data.jinja_env import CompiledTemplate
 from lora_studio.data.spans import AnswerFinder, RewrittenError
+from lora_studio.data.traces import UnwrittenError
 
 MOST_BYTES = 2 << 30
-SETUP_SECONDS = 10.0
+SIZE_BYTES = 8  # of a frame, before it, little end first
 _REFUSALS = (TemplateError, TypeError, ValueError, LookupError, ArithmeticError, AttributeError, RecursionError)
 
 
 def main() -> None:
-    """Compile the template of the first line, then render one block of rows for each further line, until input ends."""
+    """Compile the template of the first frame, then render one block of rows for each further frame, until input ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C is for the parent, which closes our input
     _limit_memory()
-    lines = sys.stdin.buffer
-    finder = _set_up(json.loads(lines.readline()))
-    while finder is not None and (line := lines.readline()):
-        block = json.loads(line)
+    settings = _heard()
+    finder = _set_up(settings) if settings else None
+    while finder is not None and (block := _heard()):
         faulthandler.dump_traceback_later(block["seconds"], exit=True)
         replies = [_reply(finder, row) for row in block["rows"]]
         faulthandler.cancel_dump_traceback_later()
         _say(replies)
+
+
+def _heard() -> dict[str, Any] | None:
+    """Read one frame: its size, then a dictionary; None once the parent has closed."""
+    size = int.from_bytes(sys.stdin.buffer.read(SIZE_BYTES), "little")
+    frame = sys.stdin.buffer.read(size)
+    return marshal.loads(frame) if size and len(frame) == size else None
 
 
 def _set_up(settings: dict[str, Any]) -> AnswerFinder | None:
@@ -54,13 +63,15 @@ def _set_up(settings: dict[str, Any]) -> AnswerFinder | None:
 
 
 def _reply(finder: AnswerFinder, row: dict[str, Any]) -> list[Any]:
-    """Give [text, spans], or [None, kind of fault, what the template said]."""
+    """Give [text, spans], or [None, kind of fault, what it says]."""
     try:
         if row["prompt"]:
             return [finder.prompt(row["messages"], row["tools"]), []]
         return list(finder.render(row["messages"], row["tools"], row["wanted"]))
     except RewrittenError:
         return [None, "rewritten", ""]
+    except UnwrittenError as error:
+        return [None, "unwritten", _said(error)]
     except MemoryError:
         return [None, "memory", ""]
     except _REFUSALS as error:

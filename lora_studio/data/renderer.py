@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import json
+import marshal
 import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from lora_studio.data.render_child import SIZE_BYTES
 
 _KEPT_VARIABLES = ("PATH", "SYSTEMROOT", "LANG", "LC_ALL", "TZ", "TEMP", "TMP", "LD_LIBRARY_PATH")
 _JOIN_SECONDS = 5.0
@@ -53,7 +56,7 @@ class Renderer:
         """Whether the child was started and has not been closed."""
         return self._child is not None
 
-    def send(self, rows: Sequence[Mapping[str, Any]], seconds: float) -> None:
+    def send(self, rows: list[dict[str, Any]], seconds: float) -> None:
         """Hand the child a block, which it must render within `seconds`."""
         # A child that died meanwhile says so when its answer is asked for.
         with contextlib.suppress(RendererDiedError):
@@ -84,11 +87,12 @@ class Renderer:
             child.kill()
             child.wait(_JOIN_SECONDS)
 
-    def _write(self, message: Mapping[str, Any]) -> None:
+    def _write(self, message: dict[str, Any]) -> None:
         assert self._child is not None
         assert self._child.stdin is not None
         try:
-            self._child.stdin.write(json.dumps(message, ensure_ascii=False).encode() + b"\n")
+            frame = marshal.dumps(message)
+            self._child.stdin.write(len(frame).to_bytes(SIZE_BYTES, "little") + frame)
             self._child.stdin.flush()
         except OSError as error:
             raise RendererDiedError from error

@@ -5,6 +5,7 @@ A chat template is rendered by a child (`renderer`), a block of rows at a time, 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -14,10 +15,12 @@ from lora_studio.core.errors import InputError
 from lora_studio.data.jinja_env import Span
 from lora_studio.data.renderer import Renderer, RendererDiedError
 from lora_studio.data.rows import Message, Row, RowError
-from lora_studio.data.template_source import FIELD, TemplateSource, choose_template, shipped_templates
+from lora_studio.data.template_source import FIELD, TemplateSource, choose_template, refuse_foreign_marks, shipped_templates
 
 BLOCK_SECONDS = 20.0
 ROW_SECONDS = 5.0
+_RULES = 2  # raised whenever the same template makes another text, other spans or other faults of a row
+_WRITTEN_BY_HAND = re.compile("tool|think", re.IGNORECASE)  # an answer may call a tool or think in its text alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +52,12 @@ class ChatTemplate:
             InputError: The setting names none, or the tokenizer has several templates and none is the default.
         """
         self.source: TemplateSource = choose_template(setting, tokenizer)
+        self._added_tokens = frozenset(map(str, tokenizer.added_tokens_decoder.values()))
         end_tokens = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
-        self._end_tokens = tuple(sorted(end_tokens | set(tokenizer.all_special_tokens), key=lambda token: (-len(token), token)))
+        special = sorted(end_tokens | set(tokenizer.all_special_tokens), key=lambda token: (-len(token), token))
+        self._end_tokens: tuple[str, ...] = tuple(special)
         self._special_tokens = {name: _plain(token) for name, token in tokenizer.special_tokens_map.items()}
+        self._marks = self._own_marks(tokenizer)
         self._renderer: Renderer | None = None
         self._sent: tuple[Sequence[Row], list[dict[str, Any]]] | None = None
         self._train_on = ""
@@ -70,7 +76,7 @@ class ChatTemplate:
     @property
     def identity(self) -> dict[str, Any]:
         """Everything that decides what it renders, as plain JSON values."""
-        return {"text": self.source.text, "special_tokens": self._special_tokens, "end_tokens": self._end_tokens}
+        return {"rules": _RULES, "text": self.source.text, "special_tokens": self._special_tokens, "end_tokens": self._end_tokens}
 
     @property
     def present(self) -> bool:
@@ -101,7 +107,7 @@ class ChatTemplate:
         """Begin to render rows.
 
         Raises:
-            InputError: The template is missing or cannot be read.
+            InputError: The template is missing, cannot be read, or is a shipped one whose marks the tokenizer does not know.
         """
         self._train_on = train_on
         self._send(rows, [_request(row, row.messages, wanted_answers(row, train_on)) for row in rows])
@@ -113,6 +119,13 @@ class ChatTemplate:
         self._sent = None
         replies = iter(self._replies(rows, requests) if requests else [])
         return [self._rendered(row, next(replies)) if self._by_template(row) else self._without_template(row) for row in rows]
+
+    def _own_marks(self, tokenizer: Any) -> re.Pattern[str] | None:
+        """Match the special tokens that the template writes around turns, which no turn should hold."""
+        text = self.source.text or ""
+        named = {tokenizer.eos_token, tokenizer.bos_token if "bos_token" in text else None}
+        marks = [token for token in self._end_tokens if token in named or (token in text and not _WRITTEN_BY_HAND.search(token))]
+        return re.compile("|".join(map(re.escape, marks))) if marks else None
 
     def _by_template(self, row: Row) -> bool:
         return bool(row.messages) and self.present
@@ -151,6 +164,7 @@ class ChatTemplate:
         return self._renderer
 
     def _start(self, renderer: Renderer) -> None:
+        refuse_foreign_marks(self.source, self._added_tokens)
         what = _capital(self.source.described)
         try:
             fault = renderer.start(BLOCK_SECONDS)
@@ -162,6 +176,10 @@ class ChatTemplate:
             raise InputError(f"{what} cannot be read: {fault}.", self.source.way_out, self.source.field)
 
     def _rendered(self, row: Row, reply: list[Any]) -> Rendered | RowError:
+        for turn, message in enumerate(row.messages, 1):
+            if self._marks and (mark := self._marks.search(message.content)):
+                return RowError(f"turn {turn} holds {mark[0]}, which the chat template writes itself; "
+                                "take such marks out, or give the whole conversation as a row of text")
         text, detail = reply[0], reply[1]
         if text is not None:
             return Rendered(text, tuple((start, end) for start, end in detail), closed=True)
@@ -172,6 +190,9 @@ class ChatTemplate:
             )
         if detail == "memory":
             return RowError("the chat template takes too much memory for it")
+        if detail == "unwritten":
+            return RowError(f"the chat template does not write {reply[2]}; "
+                            "take that out of the row, or set data.chat_template to one that does, such as instruct")
         return RowError(f"the chat template refuses it: {reply[2]}")
 
     def _without_template(self, row: Row) -> Rendered:

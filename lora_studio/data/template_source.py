@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -10,6 +12,8 @@ from lora_studio.core.paths import resources_folder
 
 FIELD = "data.chat_template"
 MODEL_FIELD = "model.name_or_path"
+_COMMENT = re.compile(r"\{#.*?#\}", re.DOTALL)
+_TURN_MARKS = re.compile(r"<\|\w+\|>|<\w+_of_turn>")
 Origin = Literal["model", "studio", "settings", "none"]
 
 
@@ -61,6 +65,25 @@ def shipped_template(name: str) -> str:
         raise InputError(
             f"No chat template is called {name!r}.", f"Name one of {', '.join(shipped_templates())}, or give a Jinja template.", FIELD)
     return (resources_folder() / "templates" / f"{name}.jinja").read_text(encoding="utf-8")
+
+
+def refuse_foreign_marks(source: TemplateSource, tokens: Collection[str]) -> None:
+    """Raise `InputError` for a shipped template that marks turns with tokens which the tokenizer would take for plain text.
+
+    Args:
+        source: The template.
+        tokens: The tokens that the tokenizer takes out of a text whole.
+    """
+    if source.origin != "studio" or not (foreign := _foreign_marks(source.name, tokens)):
+        return
+    fitting = ", ".join(name for name in shipped_templates() if not _foreign_marks(name, tokens))
+    raise InputError(
+        f"The base model's tokenizer has no {', '.join(foreign)}: the chat template {source.name} marks turns with them.",
+        f"Set data.chat_template to one that fits this model ({fitting}), or choose a model with these tokens.", FIELD)
+
+
+def _foreign_marks(name: str, tokens: Collection[str]) -> list[str]:
+    return sorted(set(_TURN_MARKS.findall(_COMMENT.sub("", shipped_template(name)))) - set(tokens))
 
 
 def choose_template(setting: str | None, tokenizer: Any) -> TemplateSource:

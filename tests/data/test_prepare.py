@@ -153,6 +153,23 @@ def test_plain_text_gets_one_begin_and_one_end_token_and_is_trained_whole(write_
     assert row.trained.tolist() == [False] + [True] * (row.input_ids.size - 1)
 
 
+@pytest.mark.parametrize("space", ["", "\n", "\n \n\t"])
+@pytest.mark.parametrize("begin", ["", "<s>"])
+def test_a_text_rendered_already_gets_no_second_begin_or_end_token(
+    write_rows: Write, tokenizer_with: Make, begin: str, space: str,
+) -> None:
+    text = f"<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nHello<|im_end|>{space}"
+    tokenizer = tokenizer_with(begins=True)
+    ids = prepare(tokenizer, write_rows([{"text": begin + text}])).train[0].input_ids
+    assert tokenizer.decode(ids) == "<s>" + text
+
+
+def test_a_text_with_words_behind_its_last_end_token_gets_one_more(write_rows: Write, tokenizer_with: Make) -> None:
+    tokenizer = tokenizer_with()
+    ids = prepare(tokenizer, write_rows([{"text": "Hi<|im_end|>\nme"}])).train[0].input_ids
+    assert tokenizer.decode(ids) == "Hi<|im_end|>\nme<|im_end|>"
+
+
 def test_a_token_of_bare_space_before_an_answer_is_the_prompts(write_rows: Write, tokenizer_with: Make) -> None:
     template = "{% for message in messages %}{{ message['role'] }}: {{ message['content'] }}<|im_end|>{% endfor %}" \
                "{% if add_generation_prompt %}assistant: {% endif %}"

@@ -1,24 +1,35 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from itertools import groupby
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jinja2 import TemplateError
 
 from lora_studio.core.errors import InputError
 from lora_studio.data import template as template_module
 from lora_studio.data.encode import Encoder
 from lora_studio.data.jinja_env import CompiledTemplate
 from lora_studio.data.rows import Message, Row, RowError
+from lora_studio.data.spans import AnswerFinder, RewrittenError
 from lora_studio.data.template import ChatTemplate, Rendered, wanted_answers
 from lora_studio.data.template_source import shipped_template, shipped_templates
-from tests.data.conftest import REWRITING
+from lora_studio.data.traces import UnwrittenError
+from tests.data.conftest import HEADERS, MODEL_ROLE, REWRITING
 from tests.data.template_styles import BY_ARCHITECTURE, CHATML, QWEN3, Style
 
 Make = Callable[..., Any]
 CALL = {"type": "function", "function": {"name": "track", "arguments": {"parcel": 7}}}
 CALLED = '<tool_call>\n{"name": "track", "arguments": {"parcel": 7}}\n</tool_call>'
+
+MARKS_OF = {
+    "llama3": ["<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"], "gemma": ["<start_of_turn>", "<end_of_turn>"],
+}
 
 
 def row_of(*messages: Message, **changes: Any) -> Row:
@@ -37,7 +48,9 @@ def opened(tokenizer_with: Make) -> Iterator[Callable[..., ChatTemplate]]:
     templates: list[ChatTemplate] = []
 
     def make(text: str | None = None, setting: str | None = None) -> ChatTemplate:
-        templates.append(ChatTemplate(tokenizer_with(text), setting))
+        tokenizer = tokenizer_with(text)
+        tokenizer.add_tokens(MARKS_OF.get(setting or "", []), special_tokens=True)
+        templates.append(ChatTemplate(tokenizer, setting))
         return templates[-1]
 
     yield make
@@ -77,6 +90,88 @@ def test_a_tool_call_is_trained_with_its_end_token(tokenizer_with: Make, opened:
     called, said = trained_texts(tokenizer_with(style.template), opened(style.template).render_rows([row], "assistant")[0])
     assert called.strip() == CALLED + style.end
     assert said.strip() == "In Bremen." + style.end
+
+
+UNOPENED = {
+    "heading": ("{% for m in messages %}{{ '### ' + m.role | capitalize + ':\\n' + m.content + '<|im_end|>\\n' }}{% endfor %}", ""),
+    "one line": ("{% for m in messages %}{{ m.role | capitalize + ': ' + m.content + '<|im_end|>\\n' }}{% endfor %}", ""),
+    "spaced": ("{% for m in messages %}{{ '[' + m.role + ']' if m.role == 'user' }}{{ ' ' + m.content + '<|im_end|>' }}{% endfor %}", " "),
+    "no end": ("{% for m in messages %}{{ m.role | capitalize + ':' + m.content + '\\n' }}{% endfor %}", ""),
+    "end on its own line": ("{% for m in messages %}{{ m.role | capitalize + ':' + m.content + '\\n<|im_end|>\\n' }}{% endfor %}", ""),
+    "thought when opened": (CHATML.template.replace("assistant\\n' }}{% endif", "assistant\\n<think>' }}{% endif"), ""),
+}
+
+
+@pytest.mark.parametrize("style", UNOPENED)
+@pytest.mark.parametrize("answer", ["A", "s", "t", ":", "As", "assistant", "#", "<", "e", "im", "m_end"])
+def test_a_short_answer_is_found_behind_its_heading(opened: Callable[..., ChatTemplate], style: str, answer: str) -> None:
+    template, lead = UNOPENED[style]
+    row = row_of(Message("user", "A or s?"), Message("assistant", answer), Message("user", answer), Message("assistant", answer))
+    rendered = opened(template).render_rows([row], "assistant")[0]
+    assert isinstance(rendered, Rendered)
+    end = {"no end": "", "end on its own line": "\n<|im_end|>"}.get(style, "<|im_end|>")
+    assert [rendered.text[start:stop] for start, stop in rendered.spans] == [lead + answer + end] * 2
+
+
+def spans_of(template: CompiledTemplate, messages: list[dict[str, Any]], wanted: list[int]) -> list[tuple[int, int]] | str:
+    try:
+        return AnswerFinder(template, ["<|im_start|>", "<|im_end|>", "</s>"]).render(messages, None, wanted)[1]
+    except (RewrittenError, UnwrittenError, TemplateError) as error:
+        return type(error).__name__
+
+
+ANSWERS = st.one_of(
+    st.text("As:\n <>/|im_endxü", min_size=1, max_size=12).filter(str.strip),
+    st.sampled_from(["<think>\nso\n</think>\n\nYes", "</s>", "A<|im_end|>", "assistant", "user\n"]))
+WRITTEN = {
+    **{name: style.template for name, style in BY_ARCHITECTURE.items()}, **{name: template for name, (template, _) in UNOPENED.items()},
+    "headers": HEADERS, "model role": MODEL_ROLE, "rewriting": REWRITING,
+}
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+@given(answers=st.lists(ANSWERS, min_size=2, max_size=4), called=st.booleans())
+@settings(max_examples=40, deadline=None)
+def test_answers_found_in_the_whole_text_are_those_found_in_its_parts(name: str, answers: list[str], called: bool) -> None:
+    messages: list[dict[str, Any]] = []
+    for answer in answers:
+        messages += [{"role": "user", "content": "A or s?"}, {"role": "assistant", "content": answer}]
+    if called:
+        messages[1]["tool_calls"] = [CALL]
+    quick = CompiledTemplate(WRITTEN[name], {"bos_token": "<s>", "eos_token": "</s>"})
+    slow = CompiledTemplate(WRITTEN[name], {"bos_token": "<s>", "eos_token": "</s>"})
+    slow.forward = False
+    wanted = list(range(1, len(messages), 2))
+    assert spans_of(quick, messages, wanted) == spans_of(slow, messages, wanted)
+
+
+def test_an_answer_that_is_found_in_the_whole_text_costs_one_rendering(monkeypatch: pytest.MonkeyPatch) -> None:
+    template = CompiledTemplate(CHATML.template, {})
+    rendered: list[int] = []
+    fill = CompiledTemplate.fill
+    monkeypatch.setattr(CompiledTemplate, "fill", lambda *given, **named: (rendered.append(1), fill(*given, **named))[1])
+    messages = [{"role": message.role, "content": message.content} for message in chat_row(4).messages]
+    AnswerFinder(template, ["<|im_end|>"]).render(messages, None, [1, 3, 5, 7])
+    assert len(rendered) == 5
+
+
+@pytest.mark.parametrize(("text", "forward"), [
+    ("{% for m in messages %}{{ m.content }}{% if not loop.first %}{{ loop.index0 }}{% endif %}{% endfor %}", True),
+    ("{% if messages[0].role == 'system' %}{% set rest = messages[1:] %}{% else %}{% set rest = messages %}{% endif %}"
+     "{% for m in rest %}{{ m.content }}{% endfor %}", True),
+    ("{% for m in messages %}{{ m.content }}{% if loop.last %}.{% endif %}{% endfor %}", False),
+    ("{% for m in messages %}{{ m.content }}{% endfor %}{{ messages[-1].role }}", False),
+    ("{% for m in messages %}{{ loop.nextitem }}{% endfor %}", False),
+    ("{% for m in messages[:-1] %}{{ m.content }}{% endfor %}", False),
+    ("{% for m in messages %}{{ messages | length }}{% endfor %}", False),
+    ("{% for m in messages | reverse %}{{ m.content }}{% endfor %}", False),
+    ("{% for m in messages %}{% endfor %}{% for m in messages %}{{ m.content }}{% endfor %}", False),
+    ("{% set all %}{% for m in messages %}{{ m.content }}{% endfor %}{% endset %}{{ all }}", False),
+    ("{% set a = messages[1:] %}{% set b = a[1:] %}{% for m in b %}{{ m.content }}{% endfor %}", False),
+    ("{{ messages }}", False),
+])
+def test_a_template_that_may_look_ahead_is_told_from_one_that_goes_forward(text: str, forward: bool) -> None:
+    assert CompiledTemplate(text, {}).forward == forward
 
 
 @pytest.mark.parametrize("template", [QWEN3.template, REWRITING])
@@ -124,14 +219,78 @@ def test_a_shipped_template_opens_an_answer_as_it_renders_one(opened: Callable[.
     assert whole.spans[0][0] == len(prompt.text)
 
 
-def test_a_shipped_template_writes_tools_and_calls(opened: Callable[..., ChatTemplate]) -> None:
-    tool = {"type": "function", "function": {"name": "track", "parameters": {}}}
-    called = Message("assistant", "", extra={"tool_calls": [CALL]})
-    row = row_of(Message("system", "Be kind."), Message("user", "Where?"), called, tools=(tool,))
-    rendered = opened(None, "chatml").render_rows([row], "assistant")[0]
+TOOL = {"type": "function", "function": {"name": "track", "parameters": {}}}
+WRITTEN_CALLS = {
+    "chatml": CALLED + "<|im_end|>", "gemma": '{"name": "track", "parameters": {"parcel": 7}}<end_of_turn>',
+    "instruct": '{"name": "track", "arguments": {"parcel": 7}}</s>', "llama3": '{"name": "track", "parameters": {"parcel": 7}}<|eot_id|>',
+    "mistral": '[TOOL_CALLS] [{"name": "track", "arguments": {"parcel": 7}}]</s>',
+    "plain": '{"name": "track", "arguments": {"parcel": 7}}</s>',
+}
+
+
+@pytest.mark.parametrize("name", shipped_templates())
+@pytest.mark.parametrize("system", [False, True], ids=["", "system"])
+def test_a_shipped_template_writes_tools_and_calls(opened: Callable[..., ChatTemplate], name: str, system: bool) -> None:
+    turns = [Message("system", "Be kind.")] if system else []
+    turns += [
+        Message("user", "Where?"), Message("assistant", "", extra={"tool_calls": [CALL]}), Message("tool", '{"in": "Bremen"}'),
+        Message("assistant", "Once more:", extra={"tool_calls": [CALL, CALL]})]
+    rendered = opened(None, name).render_rows([row_of(*turns, tools=(TOOL,))], "assistant")[0]
     assert isinstance(rendered, Rendered)
-    assert '{"type": "function", "function": {"name": "track", "parameters": {}}}' in rendered.text
-    assert [rendered.text[start:end] for start, end in rendered.spans] == [CALLED + "<|im_end|>"]
+    assert rendered.text.count('{"type": "function", "function": {"name": "track", "parameters": {}}}') == 1
+    assert ("Be kind." in rendered.text) == system
+    called, twice = (rendered.text[start:end] for start, end in rendered.spans)
+    assert called == WRITTEN_CALLS[name].replace("</s>", "<|im_end|>")
+    assert twice.strip().startswith("Once more:")
+    assert twice.count('"track"') == 2
+
+
+BARE = (
+    "{% for m in messages %}{% if m.role in ['user', 'assistant'] %}{{ '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n' }}"
+    "{% endif %}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+CALLS_ALONE = BARE.replace("m.content", "(m.tool_calls[0].function.name if m.tool_calls else m.content)")
+
+
+@pytest.mark.parametrize("train_on", ["assistant", "last", "all"])
+@pytest.mark.parametrize(("template", "turns", "tools", "lost"), [
+    (BARE, [Message("user", "Where?"), Message("assistant", "", extra={"tool_calls": [CALL]})], (), "tool calls (track in turn 2)"),
+    (BARE, [Message("user", "Where?"), Message("assistant", "There.")], (TOOL,), "tools (track)"),
+    (BARE, [Message("system", "Be kind. Say where."), Message("user", "Be kind?"), Message("assistant", "There.")], (),
+     "system turns (turn 1)"),
+    (CALLS_ALONE, [Message("user", "Where?"), Message("assistant", "Let me look.", extra={"tool_calls": [CALL]})], (),
+     "what the assistant says in turn 2"),
+    (CALLS_ALONE, [Message("user", "Where?"), Message("assistant", "", extra={"tool_calls": [CALL]}), Message("tool", "In Celle."),
+                   Message("assistant", "There.")], (), "what tools answer (turn 3)"),
+])
+def test_a_row_is_refused_where_the_template_leaves_out_what_it_says(
+    opened: Callable[..., ChatTemplate], template: str, turns: list[Message], tools: tuple[Any, ...], lost: str, train_on: str,
+) -> None:
+    found = opened(template).render_rows([row_of(*turns, tools=tools)], train_on)[0]
+    assert isinstance(found, RowError)
+    assert str(found).startswith(f"the chat template does not write {lost}; take that out of the row, or set data.chat_template")
+
+
+@pytest.mark.parametrize("tool", [{"function": "track"}, {"function": None}, {"function": {}}, {"name": 7}])
+def test_tools_without_a_name_are_the_templates_to_judge(opened: Callable[..., ChatTemplate], tool: dict[str, Any]) -> None:
+    row = row_of(Message("user", "Where?"), Message("assistant", "There."), tools=(tool,))
+    assert isinstance(opened(BARE).render_rows([row], "assistant")[0], Rendered)
+
+
+@pytest.mark.parametrize(("template", "turns"), [
+    (BARE.replace("['user', ", "['user', 'system', 'tool', ").replace("m.content", "(m.content | tojson)"),
+     [Message("system", 'Say "hi" \u00fc\nand go.'), Message("user", "a"), Message("assistant", "", extra={"tool_calls": []}),
+      Message("tool", '{\n  "in": "K\u00f6ln"}'), Message("assistant", 'He said "hi"\n\u00fc.')]),
+    (BARE.replace("['user', ", "['user', 'system', ").replace("m.content", "m.content.replace('/no_think', '')"),
+     [Message("system", "Be kind. /no_think"), Message("user", "a"), Message("assistant", "b")]),
+    (BARE.replace("m.content", "m.content.split()|join(' ')"), [Message("user", "a"), Message("assistant", "b\n\n  c")]),
+    (BARE.replace("m.content", "m.content.split('</think>')[-1]"), [Message("user", "a"), Message("assistant", "<think>b</think>c")]),
+])
+def test_what_a_template_lays_out_anew_is_not_missed(
+    opened: Callable[..., ChatTemplate], template: str, turns: list[Message],
+) -> None:
+    found = opened(template).render_rows([row_of(*turns)], "all")[0]
+    assert isinstance(found, Rendered), found
 
 
 SEMANTICS = [
@@ -173,6 +332,30 @@ def test_a_template_that_reaches_out_is_refused_at_its_row(opened: Callable[...,
     assert "the chat template refuses it" in str(found)
 
 
+@pytest.mark.parametrize(("turns", "turn", "mark"), [
+    (("<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n", "Hello<|im_end|>"), 1, "<|im_start|>"),
+    (("Hi", "Hello<|im_end|>"), 2, "<|im_end|>"),
+    (("Hi", "Hello<|im_start|>user\nAnd?"), 2, "<|im_start|>"),
+])
+def test_a_turn_that_holds_the_templates_own_marks_is_refused(
+    opened: Callable[..., ChatTemplate], turns: tuple[str, str], turn: int, mark: str,
+) -> None:
+    found = opened(CHATML.template).render_rows([row_of(Message("user", turns[0]), Message("assistant", turns[1]))], "assistant")[0]
+    assert isinstance(found, RowError)
+    assert str(found).startswith(f"turn {turn} holds {mark}, which the chat template writes itself")
+
+
+def test_special_tokens_the_template_does_not_write_are_left_to_the_row(opened: Callable[..., ChatTemplate]) -> None:
+    row = row_of(Message("user", "What is <s> in HTML, and <pad>?"), Message("assistant", "<tool_call>"))
+    assert isinstance(opened(CHATML.template).render_rows([row], "assistant")[0], Rendered)
+
+
+def test_a_text_holds_whatever_it_likes(opened: Callable[..., ChatTemplate]) -> None:
+    text = "<|im_start|>user\nHi<|im_end|>\n"
+    assert opened(CHATML.template).render_rows([Row("rows.jsonl", 1, "text", text=text)], "assistant")[0] == Rendered(
+        text, ((0, len(text)),), closed=False)
+
+
 LOOP = "{% for a in range(99999) %}{% for b in range(99999) %}{% for c in range(99999) %}{% endfor %}{% endfor %}{% endfor %}"
 
 
@@ -192,6 +375,13 @@ def test_a_template_that_grows_without_end_is_refused(opened: Callable[..., Chat
     assert "too much memory" in str(found)
 
 
+@pytest.mark.parametrize("heard", [b"", b"\x05", (9).to_bytes(8, "little") + b"cut"])
+def test_the_child_ends_in_peace_when_its_parent_does(heard: bytes) -> None:
+    command = [sys.executable, "-m", "lora_studio.data.render_child"]
+    done = subprocess.run(command, input=heard, capture_output=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+
+
 def test_rows_after_a_lost_block_are_rendered_by_a_new_child(opened: Callable[..., ChatTemplate]) -> None:
     template = opened(CHATML.template)
     first = template.render_rows([chat_row(1)], "assistant")
@@ -206,6 +396,17 @@ def test_a_chosen_template_takes_the_place_of_the_models_own(opened: Callable[..
     found = chosen.render_rows([chat_row(1)], "last")[0]
     assert isinstance(found, Rendered)
     assert "<|start_header_id|>" in found.text
+
+
+@pytest.mark.parametrize(("name", "marks"), MARKS_OF.items())
+def test_a_shipped_template_of_another_familys_marks_is_refused_with_those_that_fit(
+    tokenizer_with: Make, name: str, marks: list[str],
+) -> None:
+    with ChatTemplate(tokenizer_with(None), name) as template, pytest.raises(InputError) as raised:
+        template.render_rows([chat_row(1)], "assistant")
+    assert all(mark in raised.value.message for mark in marks)
+    assert "(chatml, instruct, mistral, plain)" in raised.value.hint
+    assert raised.value.field == "data.chat_template"
 
 
 def test_an_unknown_templates_name_is_told_with_those_that_are_known(tokenizer_with: Make) -> None:
