@@ -67,7 +67,7 @@ def test_the_models_own_template_is_shown_with_the_row_it_makes(dialog: Template
 
 
 def test_a_shipped_template_is_rendered_and_used_as_one_undo_step(desk: Desk, page: DataPage, dialog: TemplateDialog) -> None:
-    name = "llama3"
+    name = "instruct"
     before = dialog.rendered.toPlainText()
     choose(dialog, name)
     assert dialog.editor.toPlainText() == shipped_template(name)

@@ -37,7 +37,7 @@ def _rendered(settings: Any, model_folder: str, row: Row) -> dict[str, Any]:
             source = template.source.text or ""
             result = template.render_rows([row], settings.train_on)[0]
     except InputError as error:
-        return {"template": source, "error": str(error)}
+        return {"template": source, "error": f"{error.message} {error.hint}".strip()}
     if isinstance(result, RowError):
         return {"template": source, "error": str(result)}
     return {"template": source, "rendered": result.text, "spans": [list(span) for span in result.spans]}
