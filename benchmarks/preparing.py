@@ -25,6 +25,7 @@ from typing import Any
 
 from lora_studio.core.config import DataSettings
 from lora_studio.core.control import TaskContext
+from lora_studio.core.engine_import import import_engine
 from lora_studio.core.paths import HOME_VARIABLE
 from lora_studio.models.prepare import prepare
 from lora_studio.models.sources import find_model
@@ -119,6 +120,7 @@ def sft_trainer(rows: Path, tokenizer: Any, model: str) -> Took:
 
 def run_arm(arm: str, rows: str, model: str) -> None:
     """Run one arm here and print what it took."""
+    import_engine()  # as every part of the studio does
     from transformers import AutoTokenizer
 
     arms: dict[str, Callable[[Path, Any, str], Took]] = {

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import gc
 import json
 import marshal
 import signal
@@ -32,11 +33,15 @@ def main() -> None:
     _limit_memory()
     settings = _heard()
     finder = _set_up(settings) if settings else None
+    gc.disable()  # a block is done with as a whole, so it is looked through once
+    gc.freeze()
     while finder is not None and (block := _heard()):
         faulthandler.dump_traceback_later(block["seconds"], exit=True)
         replies = [_reply(finder, row) for row in block["rows"]]
         faulthandler.cancel_dump_traceback_later()
         _say(replies)
+        del block, replies
+        gc.collect()
 
 
 def _heard() -> dict[str, Any] | None:
