@@ -70,9 +70,21 @@ class Encoder:
             found[number] = self._row(self._backend.encode(rows[number].text, add_special_tokens=False), rows[number])
         return TokenBlock.of(found)
 
+    def unended(self, block: TokenBlock) -> int:
+        """Count the rows that train something and whose last trained token is no special one: a model learns from them not to stop."""
+        trained = np.flatnonzero(block.trained)
+        ends = np.cumsum(block.sizes)
+        before = np.searchsorted(trained, np.stack([ends - block.sizes, ends]))
+        last = trained[before[1][before[1] > before[0]] - 1]
+        return int(last.size - np.isin(block.input_ids[last], self._special_ids).sum())
+
     def encode_row(self, row: Rendered) -> TokenRow:
         """Encode one row, as `encode` does."""
         return self.encode([row]).rows()[0]
+
+    @cached_property
+    def _special_ids(self) -> list[int]:
+        return [number for number, token in self._tokenizer.added_tokens_decoder.items() if token.special]
 
     @cached_property
     def _borders(self) -> ByteBorders | None:

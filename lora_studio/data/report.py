@@ -54,6 +54,7 @@ class DataReport:
         truncated_rows: Rows cut to `max_length`.
         untrained_rows: Rows left out because nothing in them is trained, such as one cut before its answer.
         untrained: The first of those, as file:line.
+        unended_rows: Rows whose last trained token, before cutting, is no special one: a model learns from them not to stop.
         train_rows: Rows to learn from.
         eval_rows: Rows held out.
         histogram: Uncut lengths: bin `edges`, and `counts` one fewer.
@@ -70,6 +71,7 @@ class DataReport:
     truncated_rows: int
     untrained_rows: int
     untrained: tuple[str, ...] = ()
+    unended_rows: int = 0
     train_rows: int = 0
     eval_rows: int = 0
     histogram: Mapping[str, list[int]] = field(default_factory=dict[str, list[int]])
@@ -103,7 +105,7 @@ def make_report(
         rows=cut.rows, format=store.manifest["format"], tokens=count_tokens(table.lengths, cut.tokens, cut.trained),
         bad_rows=bad_rows, truncated_rows=cut.cut_rows, untrained_rows=cut.untrained_rows,
         untrained=_places(store, np.flatnonzero(~table.trains(settings.max_length))[:_MOST_UNTRAINED]),
-        train_rows=train.size, eval_rows=held_out.size, histogram=table.histogram(),
+        unended_rows=store.manifest["unended_rows"], train_rows=train.size, eval_rows=held_out.size, histogram=table.histogram(),
         packing=_packing(np.minimum(table.lengths[train], settings.max_length), settings.max_length), cached=cached,
         template=store.manifest["template"], lengths=str(store.folder),
     )

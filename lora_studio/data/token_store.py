@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from lora_studio.data.lengths import LengthTable
 from lora_studio.data.token_rows import Mask, Numbers, TokenBlock, TokenIds, TokenRows
 
-VERSION = 2
+VERSION = 3
 MANIFEST, INPUT_IDS, TRAINED = "manifest.json", "input_ids.bin", "trained.bin"
 PLACES, COUNTS, CONTENTS = "places.npy", "trained_counts.npy", "contents.npy"
 

@@ -64,13 +64,13 @@ def stored_tokens(
         counting = Counting(settings, progress)
         writer = StoreWriter(folder)
         try:
-            refused = _write_rows(settings, counting, template, encoder, writer)
+            refused, unended = _write_rows(settings, counting, template, encoder, writer)
             check = counting.result()
             refuse_untrainable(check)
             if settings.on_bad_rows == "stop":
                 refuse_bad_rows(check.bad_rows, check.bad_count, check.encoding_offer)
             _refuse_change(files, hashes)
-            writer.finish(_manifest(check, refused, hashes, template))
+            writer.finish({**_manifest(check, refused, hashes, template), "unended_rows": unended})
         finally:
             writer.close()
 
@@ -87,17 +87,19 @@ def _refuse_change(files: Mapping[str, Path], before: Mapping[str, str]) -> None
 
 def _write_rows(
     settings: DataSettings, counting: Counting, template: ChatTemplate, encoder: Encoder, writer: StoreWriter,
-) -> list[BadRow]:
-    """Write every sound row; give those the template refuses."""
+) -> tuple[list[BadRow], int]:
+    """Write every sound row; give those the template refuses, and how many train no end."""
     numbers = {reader.path: number for number, (_split, reader) in enumerate(counting.readers)}
     refused: list[BadRow] = []
+    unended = 0
     with closing(_encoded_blocks(settings, counting, template, encoder)) as blocks:
         for rows, rendered, tokens in blocks:
             refused += [BadRow(row.file, row.line, str(fault)) for row, fault in zip(rows, rendered) if isinstance(fault, RowError)]
             places = [(numbers[row.file], row.line) for row, text in zip(rows, rendered) if isinstance(text, Rendered)]
             if places:
                 writer.add(tokens, places)
-    return refused
+                unended += encoder.unended(tokens)
+    return refused, unended
 
 
 def _encoded_blocks(

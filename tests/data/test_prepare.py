@@ -289,6 +289,13 @@ def test_samples_of_an_array_on_one_line_are_the_rows_held_out(write_rows: Write
         assert sample.reference.replace("answer", "question") == sample.prompt_text
 
 
+@pytest.mark.parametrize(("end", "unended"), [("", 3), ("<|im_end|>", 0)])
+def test_rows_that_train_no_end_token_are_counted(write_rows: Write, tokenizer_with: Make, end: str, unended: int) -> None:
+    template = "{% for message in messages %}{{ message.role }}: {{ message.content }}" + end + "\n{% endfor %}"
+    path = write_rows([chat("a", "b"), chat("c", "d"), chat("e", "f", "g", "h")])
+    assert prepare(tokenizer_with(template), path).report.unended_rows == unended
+
+
 def test_a_sample_of_plain_text_is_its_first_half(write_rows: Write, tokenizer_with: Make) -> None:
     tokenizer = tokenizer_with()
     prepared = prepare(tokenizer, write_rows([{"text": f"{QUESTION} {number}"} for number in range(2)]), eval_fraction=0.5)
@@ -333,7 +340,7 @@ def test_the_report_task_gives_the_report_with_its_bad_rows(write_rows: Write, t
     last = list(report(TaskContext(), config, str(tokenizer_folder)))[-1]
     assert isinstance(last, RunFinished)
     assert set(last.result) == {
-        *COUNTED, "untrained", "train_rows", "eval_rows", "histogram", "packing", "cached", "template", "lengths"}
+        *COUNTED, "untrained", "unended_rows", "train_rows", "eval_rows", "histogram", "packing", "cached", "template", "lengths"}
     assert last.result["bad_rows"] == [{"file": path, "line": 2, "reason": "a row is an object with keys, this is a list"}]
 
 

@@ -143,13 +143,14 @@ def test_nothing_of_the_lengths_is_clipped(panel: LengthsPanel, dark: Theme, sca
 def test_the_length_the_rows_need_is_offered(
     desk: Desk, tokens: int, cut: int, length: int, found: tuple[str, dict[str, object]] | None,
 ) -> None:
-    report = {"tokens": {"max": tokens}, "truncated_rows": cut, "untrained_rows": 0}
+    report = {"tokens": {"max": tokens}, "truncated_rows": cut, "untrained_rows": 0, "unended_rows": 0}
     config = desk.workspace.config.replace({"data.max_length": length})
     assert [(problem.id, problem.changes) for problem in problems_of(config, None, report)] == ([found] if found else [])
 
 
 def test_rows_that_train_nothing_are_named_and_cured_where_they_are_cut(desk: Desk) -> None:
-    report = {"tokens": {"max": 900}, "truncated_rows": 4, "untrained_rows": 2, "untrained": ["/data/rows.jsonl:7", "/data/rows.jsonl:9"]}
+    report = {"tokens": {"max": 900}, "truncated_rows": 4, "untrained_rows": 2, "unended_rows": 0,
+              "untrained": ["/data/rows.jsonl:7", "/data/rows.jsonl:9"]}
     config = desk.workspace.config.replace({"data.max_length": 512})
     problem = problems_of(config, None, report)[-1]
     assert problem.text.startswith("Rows that train nothing: 2 (the first is rows.jsonl:7)")

@@ -51,7 +51,7 @@ def problems_of(config: RunConfig, check: DataCheck | None, report: Mapping[str,
         found += [*_encoding(check), *_unknown_keys(config, check), *_preference(config, check)]
         found += [*_bad_rows(config, check), *_repeats(check)]
     if report is not None:
-        found += [*_lengths(report, config.data.max_length), *_untrained(report, config.data.max_length)]
+        found += [*_unended(report), *_lengths(report, config.data.max_length), *_untrained(report, config.data.max_length)]
     return found
 
 
@@ -135,6 +135,14 @@ def _repeats(check: DataCheck) -> list[Problem]:
                   count=format_count(check.duplicate_rows))
         found.append(Problem("duplicates", "info", text))
     return found
+
+
+def _unended(report: Mapping[str, Any]) -> list[Problem]:
+    if not report["unended_rows"]:
+        return []
+    text = tr("Rows that train no end token: {count}. The chat template writes none, and the model would not learn to stop.",
+              count=format_count(int(report["unended_rows"])))
+    return [Problem("unended", "warning", text, tr("Choose a chat template"), leads_to=TEMPLATE)]
 
 
 def _lengths(report: Mapping[str, Any], max_length: int) -> list[Problem]:
