@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lora_studio.generate.batches import Rows, by_length, make_batch, trained_count
-from lora_studio.generate.head import SelectedHead, token_loss_sum
+from lora_studio.generate.head import SelectedHead
 
 MOST_TOKENS = 2048
 
@@ -56,10 +56,11 @@ def loss_sums(
     model: nn.Module, rows: Rows, precision: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext,
 ) -> Iterator[tuple[float, int, int]]:
     """Give (sum of token losses, trained tokens, rows) batch by batch, so that the caller may look up in between."""
+    selected = SelectedHead(model)
     for numbers in _groups(rows):
         batch = make_batch([rows[number] for number in numbers]).to(next(model.parameters()).device)
-        with scoring(model), precision(), SelectedHead(model) as head:
-            total = token_loss_sum(head.logits(batch), batch.targets)
+        with scoring(model), precision(), selected as head:
+            total = head.loss_sum(batch)
         yield float(total), len(batch.targets), len(numbers)
 
 

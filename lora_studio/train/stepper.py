@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lora_studio.core.config import TrainingSettings
 from lora_studio.core.errors import InputError, StudioError
 from lora_studio.generate.batches import Batch
-from lora_studio.generate.head import SelectedHead, token_loss_sum
+from lora_studio.generate.head import SelectedHead
 from lora_studio.train.precision import Precision
 
 _SEED_STRIDE = 1_000_003
@@ -54,6 +54,7 @@ class Stepper:
             weight_decay=settings.weight_decay, fused=True,
         )
         self.scaler = precision.scaler()
+        self._head = SelectedHead(model)
         self._loss: Tensor | None = None
 
     def add(self, batch: Batch, trained_tokens: int, seed: int) -> None:
@@ -72,8 +73,8 @@ class Stepper:
         torch.manual_seed(seed)
         try:
             batch = batch.to(self.precision.device)
-            with self.precision.autocast(), SelectedHead(self.model) as head:
-                loss = token_loss_sum(head.logits(batch), batch.targets) / trained_tokens
+            with self.precision.autocast(), self._head as head:
+                loss = head.loss_sum(batch) / trained_tokens
             self.scaler.scale(loss).backward()
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):

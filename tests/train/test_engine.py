@@ -172,7 +172,7 @@ def test_a_run_whose_steps_were_all_skipped_does_not_finish(
 ) -> None:
     run = new_run(tmp_path / "run", run_config(tiny_model("llama"), chat_rows, {
         "training.max_steps": 3, "data.eval_fraction": 0, "training.sample_rows": 0}))
-    monkeypatch.setattr("lora_studio.train.stepper.token_loss_sum", lambda logits, _targets: logits.sum() * float("nan"))
+    monkeypatch.setattr("lora_studio.generate.head.frozen_head_loss", lambda hidden, _head, _targets: hidden.sum() * float("nan"))
     with pytest.raises(StudioError, match="None of the 3 steps"):
         all_events(run)
     assert not run.adapter_path.exists()

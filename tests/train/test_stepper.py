@@ -81,7 +81,7 @@ def test_numbers_that_are_not_finite_never_reach_the_adapter(tiny_model: Callabl
     before = weights(model)
     moments = {name: stepper.optimizer.state[parameter]["exp_avg"].clone() for name, parameter in stepper.parameters.items()}
     if where == "loss":
-        handle = model.get_output_embeddings().register_forward_hook(lambda _head, _inputs, output: output * value)
+        handle = model.get_output_embeddings().register_forward_pre_hook(lambda _head, inputs: (inputs[0] * value,))
     else:
         handle = next(iter(stepper.parameters.values())).register_hook(lambda gradient: gradient * value)
     outcome = take(stepper, token_rows(4), 2)
