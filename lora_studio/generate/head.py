@@ -78,9 +78,10 @@ class SelectedHead:
     def bare(self, batch: Batch) -> bool:
         """Say whether the output layer is a frozen matrix whose product is what the model gives; tried out once, on a few tokens."""
         if self._bare is None:
-            head = cast("Any", self._head)
+            head = self._head
+            hooks = cast("Any", head)
+            hooked = len(hooks._forward_pre_hooks) > 1 or bool(hooks._forward_hooks)  # one is our own
             frozen = type(head) is nn.Linear and not any(parameter.requires_grad for parameter in head.parameters())
-            hooked = len(head._forward_pre_hooks) > 1 or bool(head._forward_hooks)  # one is our own
             self._bare = frozen and not hooked and self._given_as_made(head, batch.input_ids[:1, :_TRIED_TOKENS])
         return self._bare
 

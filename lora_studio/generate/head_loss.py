@@ -12,10 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-LOGITS_AT_ONCE = 1 << 24
-"""Logits of one block; 64 MB of them in float32."""
-FEWEST_POSITIONS = 64
-"""Positions of a block at least: products of fewer rows are slow."""
+from lora_studio.lora.budget import FEWEST_POSITIONS, LOGITS_AT_ONCE
 
 
 def frozen_head_loss(hidden: Tensor, head: nn.Linear, targets: Tensor) -> Tensor:

@@ -23,8 +23,15 @@ if TYPE_CHECKING:
 # Interpreter, torch, transformers and their buffers: resident memory on a CPU, context and workspaces on a GPU.
 _RUNTIME_BYTES = {"cuda": 700_000_000, "mps": 900_000_000, "cpu": 650_000_000}
 _PARTS = ("weights", "adapter", "gradients", "optimizer", "activations", "logits_and_loss", "runtime")
+LOGITS_AT_ONCE = 1 << 24
+"""Logits that exist at a time where the loss is taken block by block (`generate.head_loss`); 64 MB of them in float32."""
+FEWEST_POSITIONS = 64
+"""Positions of such a block at least: products of fewer rows are slow."""
+BARE_HEADS = frozenset({"gpt2", "gpt_neox", "llama", "mistral", "phi3", "qwen2", "qwen3", "qwen3_moe"})
+"""Families whose logits are their head's product as it is, so that the loss can be taken so; of others the worst is assumed."""
 # cross_entropy in float32: log-probabilities kept, their gradient, and the gradient of the logits.
 _BYTES_A_LOGIT = 12
+_HEAD_NAMES = ("lm_head", "embed_out")
 _USUAL_TRAINED_SHARE = 0.5
 
 
@@ -112,12 +119,23 @@ def _moments(config: RunConfig, step: Step, trained_bytes: int, trained_paramete
         forward, backward = forward + _mask_bytes(step), backward + _mask_bytes(step)
     around = step.kept_around_layers(trained_parameters)
     earlier = trained_bytes if config.training.gradient_accumulation_steps > 1 else 0
-    loss = step.workload.trained * step.facts.vocab_size * _BYTES_A_LOGIT
+    loss = _loss_bytes(step)
     return {
         "loss": {"activations": forward + around, "gradients": earlier, "logits_and_loss": loss},
         "backward": {"activations": backward + around, "gradients": max(earlier, trained_bytes // max(1, len(kept)))},
         "optimizer": {"gradients": trained_bytes},
     }
+
+
+def _loss_bytes(step: Step) -> int:
+    """Give the bytes of the logits that exist at a time, and of what goes into the head with its gradient."""
+    trained, vocabulary = step.workload.trained, max(1, step.facts.vocab_size)
+    named = [*(target.name for target in step.resolution.targets), *step.resolution.saved_modules]
+    own = step.resolution.saved_modules if step.facts.tied_embeddings else ()
+    if step.facts.model_type not in BARE_HEADS or own or any(name.endswith(_HEAD_NAMES) for name in named):
+        return trained * vocabulary * _BYTES_A_LOGIT
+    at_once = min(trained, max(FEWEST_POSITIONS, LOGITS_AT_ONCE // vocabulary))
+    return at_once * vocabulary * _BYTES_A_LOGIT + 2 * trained * step.facts.hidden_size * step.precisions.compute_bytes
 
 
 def _mask_bytes(step: Step) -> int:

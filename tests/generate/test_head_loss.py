@@ -17,6 +17,7 @@ from lora_studio.generate import head_loss
 from lora_studio.generate.batches import make_batch
 from lora_studio.generate.head import SelectedHead, token_loss_sum
 from lora_studio.generate.head_loss import frozen_head_loss
+from lora_studio.lora.budget import BARE_HEADS
 from tests.tiny import ARCHITECTURES, tiny_config
 from tests.train.helpers import adapted_model, token_rows
 
@@ -138,3 +139,10 @@ def test_trying_the_head_out_draws_no_random_number_and_leaves_the_mode(tiny_mod
     assert torch.equal(torch.random.get_rng_state(), state)
     assert model.training
     assert all(module.training for module in model.modules())
+
+
+@pytest.mark.parametrize("architecture", sorted(BARE_HEADS & set(ARCHITECTURES)))
+def test_the_memory_estimate_knows_which_heads_are_bare(architecture: str) -> None:
+    model = AutoModelForCausalLM.from_config(tiny_config(architecture)).requires_grad_(requires_grad=False)
+    with SelectedHead(model) as head:
+        assert head.bare(make_batch(token_rows(2)))

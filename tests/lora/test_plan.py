@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 
@@ -90,6 +90,18 @@ def test_shorter_smaller_and_checkpointed_batches_need_less(tree: ModuleTree, fa
     assert budget(tree, facts, training__per_device_train_batch_size=2).peak_bytes < most
     assert budget(tree, facts, training__gradient_checkpointing=True).peak_bytes < most
     assert budget(tree, facts, adapter__lora_dropout=0.1).peak_bytes > most
+
+
+def test_logits_take_one_block_where_the_head_is_frozen_and_bare_and_all_elsewhere(tree: ModuleTree, facts: ModelFacts) -> None:
+    def loss(known: ModelFacts, **changes: object) -> int:
+        return estimate_memory(
+            config(training__gradient_checkpointing=True, **changes), known, tree, workload=Workload(8, 4096, 16_384), device=GPU,
+        ).parts["logits_and_loss"]
+
+    whole = 16_384 * facts.vocab_size * 12
+    assert loss(replace(facts, model_type="gemma2")) == whole
+    assert loss(facts, adapter__modules_to_save=["embed_tokens"]) == whole  # the head is tied to it
+    assert loss(facts) < whole / 50
 
 
 def test_layers_before_the_first_adapter_keep_nothing(tree: ModuleTree, facts: ModelFacts) -> None:
