@@ -112,7 +112,7 @@ def test_downloads_are_told_with_size_and_time_left(start: ModuleType) -> None:
 def test_ctrl_c_reaches_the_program_alone_which_may_save_its_work(tmp_path: Path) -> None:
     script = tmp_path / "works.py"
     script.write_text(
-        "import sys, time\nprint('begun', flush=True)\ntry:\n    time.sleep(60)\nexcept KeyboardInterrupt:\n"
+        "import sys, time\ntry:\n    print('begun', flush=True)\n    time.sleep(60)\nexcept KeyboardInterrupt:\n"
         "    time.sleep(1)\n    print('saved', flush=True)\n    sys.exit(130)\n")
     code = f"import start; start.become([{sys.executable!r}, {str(script)!r}])"
     started = subprocess.Popen([sys.executable, "-c", code], cwd=SCRIPT.parent, stdout=subprocess.PIPE, text=True, start_new_session=True)

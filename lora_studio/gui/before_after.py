@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from PySide6.QtCore import Qt
-from PySide6.QtWidgets import QGridLayout, QLabel, QSizePolicy
+from PySide6.QtWidgets import QGridLayout, QLabel
 
 from lora_studio.core.events import Sample
 from lora_studio.gui.json_answers import has_reference_keys, json_keys, json_share
@@ -110,9 +110,5 @@ def _show_answer(cell: QLabel, sample: Sample | None) -> None:
 def _cell(name: str, role: str) -> QLabel:
     cell = label("", role, name, wrap=True)
     cell.setAlignment(Qt.AlignmentFlag.AlignTop | Qt.AlignmentFlag.AlignLeft)
-    # The columns keep their shares whatever the longest word of an answer is.
-    policy = cell.sizePolicy()
-    policy.setHorizontalPolicy(QSizePolicy.Policy.Ignored)
-    cell.setSizePolicy(policy)
     cell.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
     return cell

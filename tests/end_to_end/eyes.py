@@ -119,7 +119,7 @@ class Listener:
                     return answers.get(timeout=0.2)
                 except queue.Empty:
                     continue
-            return {"failed": "the program has ended"}
+            return {"ended": True}
 
         return ask
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -31,6 +32,10 @@ class Hands(Protocol):
     def write(self, text: str) -> None: ...
 
 
+class EndedError(AssertionError):
+    """The program has ended."""
+
+
 class Program:
     """The program under way, in a process of its own with a home of its own."""
 
@@ -58,13 +63,14 @@ class Program:
         """Ask its eyes.
 
         Raises:
-            AssertionError: There is nothing to be seen so, or the program has ended.
+            AssertionError: There is nothing to be seen so.
+            EndedError: The program has ended.
         """
         self._wire.sendall(json.dumps({"see": what, "of": of}).encode() + b"\n")
         line = self._answers.readline()
-        if not line:
-            raise AssertionError(f"the program has ended ({self._process.poll()}):\n{self.errors[-3000:]}")
-        answer = json.loads(line)
+        answer = json.loads(line) if line else {"ended": True}
+        if "ended" in answer:
+            raise EndedError(f"the program has ended ({self._process.poll()}):\n{self.errors[-3000:]}")
         if "failed" in answer:
             raise AssertionError(f"{what}{of}: {answer['failed']}")
         return answer["seen"]
@@ -111,8 +117,9 @@ class QtHands:
     def _do(self, deed: str, *of: object) -> None:
         """Begin a deed, and wait until it is done or waits for an answer itself."""
         self._program.see(deed, *of)
-        while not self._program.see("idle"):
-            time.sleep(0.01)
+        with contextlib.suppress(EndedError):  # that may be what was asked for
+            while not self._program.see("idle"):
+                time.sleep(0.01)
 
 
 class XHands:

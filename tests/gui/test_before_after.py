@@ -51,14 +51,3 @@ def test_another_run_without_samples_empties_the_card(desk: Desk) -> None:
     desk.run_view.open(desk.past_run([*samples("before", "x"), RunFinished()]).path)
     desk.run_view.open(desk.past_run([RunFinished()]).path)
     assert card.isHidden()
-
-
-def test_before_and_after_are_as_wide_as_each_other_whatever_is_in_them(desk: Desk) -> None:
-    card = BeforeAfterCard(desk.run_view)
-    desk.qtbot.addWidget(card)
-    long_word = '{"queue":"billing","urgency":"normal"}'
-    desk.run_view.open(desk.past_run([*samples("before", "Dear customer " * 8), *samples("after", long_word), RunFinished()]).path)
-    card.resize(640, 500)
-    card.show()
-    widths = [card.findChild(QLabel, name).width() for name in ("before_0", "after_0")]
-    assert abs(widths[0] - widths[1]) <= 2
