@@ -112,9 +112,14 @@ class ModelHost:
         """Let the base go and give its memory back."""
         self._base = None
         self._key = None
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        free_memory()
+
+
+def free_memory() -> None:
+    """Give back what nothing holds any more."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def active_config(model: PeftModel) -> Any:

@@ -60,6 +60,7 @@ class CheckpointState:
         threads: Torch's threads: with another number, sums round differently.
         compute_dtype: dtype of the matrix products.
         scaler: The loss scaler's state; empty without one.
+        micro_rows: Rows of a micro-batch, where memory had it halved; 0 in checkpoints from before that was kept.
         format: Version of this layout.
     """
 
@@ -69,6 +70,7 @@ class CheckpointState:
     threads: int
     compute_dtype: str
     scaler: dict[str, Any] = field(default_factory=dict[str, Any])
+    micro_rows: int = 0
     format: int = _FORMAT
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Literal
 
 import psutil
@@ -32,6 +32,7 @@ from lora_studio.data.plan import StepBatch, StepPlan
 from lora_studio.data.prepare import PreparedData
 from lora_studio.generate.adapters import ADAPTER_DIGEST, ADAPTER_WEIGHTS, newest_whole
 from lora_studio.generate.batches import make_batch
+from lora_studio.generate.host import free_memory
 from lora_studio.generate.packed import refuse_unpackable
 from lora_studio.generate.sampling import answer
 from lora_studio.generate.score import loss_sums
@@ -39,7 +40,7 @@ from lora_studio.train.abandon import abandoning
 from lora_studio.train.checkpoint import CheckpointState, Progress, load_checkpoint, save_checkpoint, write_adapter
 from lora_studio.train.precision import Precision
 from lora_studio.train.schedule import lr_at
-from lora_studio.train.stepper import Outcome, Stepper, is_out_of_memory, micro_batch_seed
+from lora_studio.train.stepper import Outcome, Stepper, TooLargeError, is_out_of_memory, micro_batch_seed, out_of_memory
 
 _MOST_SKIPPED = 5
 _MOST_SKIPPED_SCALED = 30  # a loss scale finds its height by halving: 2^16 down takes as many tries
@@ -71,6 +72,7 @@ class Session:
         self.plan = StepPlan(self._rows.lengths, self._rows.trained_counts, self._config.training, self._rows.fingerprint())
         self._progress = Progress()
         self._saved_step = 0
+        self._micro_rows = self._config.training.per_device_train_batch_size
         self._eval_loss: float | None = None
 
     @property
@@ -89,6 +91,7 @@ class Session:
         state = load_checkpoint(folder, self._stepper)
         self._progress = state.progress
         self._saved_step = state.progress.step
+        self._micro_rows = state.micro_rows or self._micro_rows
         compute = str(self._precision.compute).removeprefix("torch.")
         if state.compute_dtype != compute:
             yield Notice(level="warning", code="precision_changed", step=self.step,
@@ -167,15 +170,11 @@ class Session:
         settings = self._config.training
         number = self.step
         batch = self.plan.step(number)
-        seconds: list[float] = []
         if self._precision.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
-        for place, rows in enumerate(self.plan.micro_batches(batch, settings.per_device_train_batch_size)):
-            yield from self._heed()
-            began = time.perf_counter()
-            seed = micro_batch_seed(settings.seed, number, place)
-            self._stepper.add(make_batch([self._rows[row] for row in rows]), batch.trained_tokens, seed)
-            seconds.append(time.perf_counter() - began)
+        seconds: list[float] | None = None
+        while seconds is None:
+            seconds = yield from self._add_up(number, batch)
         began = time.perf_counter()
         learning_rate = lr_at(number, self.plan.total_steps, settings)
         outcome = self._stepper.finish(learning_rate)
@@ -189,6 +188,36 @@ class Session:
             )
         if outcome.skipped:
             yield from self._after_skip(outcome)
+
+    def _add_up(self, number: int, batch: StepBatch) -> Generator[RunEvent, None, list[float] | None]:
+        """Add up a step's gradient; return the seconds of each micro-batch, None where one was too large and is to be halved."""
+        seconds: list[float] = []
+        too_large = None
+        for place, rows in enumerate(self.plan.micro_batches(batch, self._micro_rows)):
+            yield from self._heed()
+            began = time.perf_counter()
+            seed = micro_batch_seed(self._config.training.seed, number, place)
+            try:
+                self._stepper.add(make_batch([self._rows[row] for row in rows]), batch.trained_tokens, seed)
+            except TooLargeError as error:
+                too_large = error
+                break
+            seconds.append(time.perf_counter() - began)
+        if too_large is None:
+            return seconds
+        yield from self._halve(too_large)
+        return None
+
+    def _halve(self, error: TooLargeError) -> Iterator[RunEvent]:
+        """Go on with half the rows at a time: more micro-batches make the same step."""
+        if error.rows == 1:
+            raise out_of_memory(error, self._config.training)
+        self._micro_rows = error.rows // 2
+        free_memory()
+        yield Notice(
+            level="warning", code="micro_batch_halved", step=self.step,
+            message=f"Out of memory on {error.rows} rows of up to {error.width} tokens: the run goes on with {self._micro_rows} at a time.",
+            hint="A step learns from the same rows as before, in more pieces.")
 
     def _advance(self, batch: StepBatch, outcome: Outcome) -> None:
         done = self._progress
@@ -235,6 +264,7 @@ class Session:
         state = CheckpointState(
             self._progress, self.plan.total_steps, training.seed, torch.get_num_threads(),
             str(self._precision.compute).removeprefix("torch."), self._stepper.scaler.state_dict(),
+            self._micro_rows,
         )
         folder = save_checkpoint(self._run, self._stepper, state, training.save_total_limit)
         self._saved_step = self.step

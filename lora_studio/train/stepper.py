@@ -35,6 +35,20 @@ class Outcome:
     skipped: bool
 
 
+class TooLargeError(Exception):
+    """A micro-batch does not fit into the device's memory.
+
+    Attributes:
+        rows: Rows in it.
+        width: Tokens of its longest row.
+    """
+
+    def __init__(self, rows: int, width: int) -> None:
+        super().__init__(f"{rows} rows of up to {width} tokens")
+        self.rows = rows
+        self.width = width
+
+
 class Stepper:
     """Takes optimizer steps over the adapter's parameters alone.
 
@@ -66,22 +80,30 @@ class Stepper:
             seed: Of this micro-batch's dropout, from `micro_batch_seed`.
 
         Raises:
-            StudioError: The device is out of memory.
+            TooLargeError: The device is out of memory; what was added since the last step is dropped.
         """
         if not len(batch.targets):
             return
         torch.manual_seed(seed)
+        loss = None
         try:
-            batch = batch.to(self.precision.device)
-            with self.precision.autocast(), self._head as head:
-                loss = head.loss_sum(batch) / trained_tokens
-            self.scaler.scale(loss).backward()
+            loss = self._gradient_of(batch, trained_tokens)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
+        if loss is None:  # past the handler: the error held on to all that the passes had made
             self.drop()
-            raise out_of_memory(batch, self._settings) from error
-        self._loss = loss.detach() if self._loss is None else self._loss + loss.detach()
+            rows, width = batch.input_ids.shape
+            raise TooLargeError(rows, width)
+        self._loss = loss if self._loss is None else self._loss + loss
+
+    def _gradient_of(self, batch: Batch, trained_tokens: int) -> Tensor:
+        """Take one micro-batch forwards and backwards; give its loss."""
+        batch = batch.to(self.precision.device)
+        with self.precision.autocast(), self._head as head:
+            loss = head.loss_sum(batch) / trained_tokens
+        self.scaler.scale(loss).backward()
+        return loss.detach()
 
     def finish(self, learning_rate: float) -> Outcome:
         """Apply what was added, unless it is not finite, and start anew.
@@ -119,19 +141,9 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(words in str(error).lower() for words in _OUT_OF_MEMORY)
 
 
-def out_of_memory(batch: Batch, settings: TrainingSettings) -> StudioError:
-    """Tell a person that a micro-batch does not fit, and what would."""
-    rows, width = batch.input_ids.shape
-    ways: list[str] = []
-    if settings.per_device_train_batch_size > 1:
-        half = settings.per_device_train_batch_size // 2
-        passes = settings.gradient_accumulation_steps * 2
-        ways.append(f"set per_device_train_batch_size to {half} and gradient_accumulation_steps to {passes} "
-                    "(the same steps in smaller pieces)")
-    if not settings.gradient_checkpointing:
-        ways.append("switch gradient_checkpointing on")
-    ways.append(f"lower max_length below {width}")
+def out_of_memory(error: TooLargeError, settings: TrainingSettings) -> StudioError:
+    """Tell a person that not even one row fits, and what would help."""
+    ways = [] if settings.gradient_checkpointing else ["switch gradient_checkpointing on"]
+    ways += [f"lower max_length below {error.width}", "lower r, or choose fewer target modules", "choose a smaller base model"]
     hint = "Any of these helps: " + "; ".join(ways) + "."
-    return StudioError(f"Out of memory on {rows} rows of up to {width} tokens.", hint, "training.per_device_train_batch_size")
-
-
+    return StudioError(f"Out of memory on {error.rows} row of {error.width} tokens.", hint, "data.max_length")

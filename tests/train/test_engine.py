@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from itertools import pairwise
@@ -26,6 +27,7 @@ from lora_studio.core.events import (
     Step,
 )
 from lora_studio.core.files import sha256_of
+from lora_studio.core.runs import RunFolder
 from lora_studio.generate.host import ModelHost
 from lora_studio.generate.score import held_out_logits
 from lora_studio.train.engine import train
@@ -293,3 +295,48 @@ def test_a_stop_while_preparing_ends_without_a_checkpoint(tiny_model: TinyModel,
     assert not run.checkpoints
 
 
+
+
+def run_within(context: TaskContext, run: RunFolder, most_rows: int) -> list[RunEvent]:
+    """Train on a device that has memory for so many rows at a time."""
+    base = ModelHost.of(context)._base
+    assert base is not None
+
+    def want(_layer: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        if base.training and inputs[0].shape[0] > most_rows:
+            torch.empty(1 << 50)
+
+    handle = base.get_input_embeddings().register_forward_pre_hook(want)
+    try:
+        return all_events(run, context=context)
+    finally:
+        handle.remove()
+
+
+@pytest.mark.parametrize(("most_rows", "halved_to"), [(4, [4]), (2, [4, 2]), (1, [4, 2, 1])])
+def test_want_of_memory_halves_the_micro_batch_and_changes_no_step(
+    tiny_model: TinyModel, chat_rows: Path, tmp_path: Path, most_rows: int, halved_to: list[int],
+) -> None:
+    config = run_config(tiny_model("llama"), chat_rows, {
+        "training.sample_rows": 0, "training.max_steps": 3, "training.per_device_train_batch_size": 8, "adapter.lora_dropout": 0.0,
+        "training.compute_dtype": "float32"})
+    context = TaskContext()
+    whole = of_kind(all_events(new_run(tmp_path / "whole", config), context=context), Step)
+    run = new_run(tmp_path / "run", config)
+    events = run_within(context, run, most_rows)
+    pieces = of_kind(events, Step)
+    assert [step.loss for step in pieces] == pytest.approx([step.loss for step in whole], rel=1e-4)
+    assert pieces[0].loss == pytest.approx(whole[0].loss, rel=1e-6)
+    notices = [event.message for event in of_kind(events, Notice) if event.code == "micro_batch_halved"]
+    assert [int(re.findall(r"(\d+) at a time", message)[0]) for message in notices] == halved_to
+    assert json.loads((run.checkpoints[-1] / "state.json").read_text())["micro_rows"] == halved_to[-1]
+
+
+def test_where_not_one_row_fits_the_run_fails_with_what_would_help(tiny_model: TinyModel, chat_rows: Path, tmp_path: Path) -> None:
+    config = run_config(tiny_model("llama"), chat_rows, {"training.sample_rows": 0, "training.max_steps": 3})
+    context = TaskContext()
+    all_events(new_run(tmp_path / "warm", config), context=context)
+    with pytest.raises(StudioError, match="Out of memory on 1 row") as caught:
+        run_within(context, new_run(tmp_path / "run", config), 0)
+    assert "max_length" in caught.value.hint
+    assert len(of_kind(all_events(new_run(tmp_path / "again", config), context=context), Step)) == 3

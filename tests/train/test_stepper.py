@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,11 +9,11 @@ import torch
 from peft import PeftModel
 
 from lora_studio.core.config import TrainingSettings
-from lora_studio.core.errors import InputError, StudioError
+from lora_studio.core.errors import InputError
 from lora_studio.data.token_rows import TokenRow
 from lora_studio.generate.batches import make_batch, trained_count
 from lora_studio.train.precision import Precision
-from lora_studio.train.stepper import Outcome, Stepper, micro_batch_seed
+from lora_studio.train.stepper import Outcome, Stepper, TooLargeError, micro_batch_seed
 from tests.train.helpers import adapted_model, token_rows
 
 CPU = Precision(torch.device("cpu"), torch.float32)
@@ -132,18 +133,23 @@ def test_sparing_the_input_cast_leaves_gradients_bitwise_equal(tiny_model: Calla
     assert all(torch.equal(one, other) for one, other in zip(gradients(True), gradients(False), strict=True))
 
 
-def test_want_of_memory_names_ways_out(tiny_model: Callable[[str], Path]) -> None:
+def test_want_of_memory_names_the_batch_and_lets_go_of_all_that_was_made(tiny_model: Callable[[str], Path]) -> None:
     model = adapted_model(tiny_model("llama"))
     stepper = Stepper(model, TrainingSettings(per_device_train_batch_size=4), CPU)
+    made: list[weakref.ref[torch.Tensor]] = []
 
-    def allocate_too_much(_head: torch.nn.Module, _inputs: object, output: torch.Tensor) -> torch.Tensor:
-        return output + torch.empty(1 << 50)[: output.shape[-1]]
+    def allocate_too_much(_layer: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        made.append(weakref.ref(inputs[0]))
+        torch.empty(1 << 50)
 
-    model.get_output_embeddings().register_forward_hook(allocate_too_much)
-    with pytest.raises(StudioError, match="Out of memory on 4 rows") as caught:
+    layers = model.get_base_model().model.layers
+    layers[0].register_forward_hook(lambda _layer, _inputs, output: made.append(weakref.ref(output)))
+    layers[1].mlp.register_forward_pre_hook(allocate_too_much)
+    with pytest.raises(TooLargeError) as caught:
         take(stepper, token_rows(4), 4)
-    assert "per_device_train_batch_size to 2" in caught.value.hint
-    assert "gradient_checkpointing" in caught.value.hint
+    assert (caught.value.rows, caught.value.width) == (4, max(row.input_ids.size for row in token_rows(4)))
+    assert len(made) == 2
+    assert [reference() for reference in made] == [None, None]
     assert all(parameter.grad is None for parameter in stepper.parameters.values())
 
 
