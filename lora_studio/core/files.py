@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import secrets
 import shutil
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Collection, Generator
 from pathlib import Path
 
 from lora_studio.core.errors import InputError
 
+_BESIDE = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{8}\.(?P<what>part|old)")  # as `_name_beside` makes them
 _HASH_BLOCK = 1 << 20
 
 
@@ -85,6 +87,27 @@ def whole_folder(target: Path, *, overwrite: bool = False) -> Generator[Path]:
     except BaseException:
         shutil.rmtree(beside, ignore_errors=True)
         raise
+
+
+def sweep(folder: Path, names: Collection[str] = ()) -> None:
+    """Remove what writers that were killed left in a folder; what one had moved aside and not replaced gets its name back.
+
+    Nobody may be writing there.
+
+    Args:
+        folder: Where; it may be missing.
+        names: What they were writing; empty for anything.
+    """
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        found = _BESIDE.fullmatch(path.name)
+        if found is None or (names and found["name"] not in names):
+            continue
+        if found["what"] == "old" and not (folder / found["name"]).exists():
+            path.rename(folder / found["name"])
+        elif path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def refuse_existing(target: Path, *, overwrite: bool) -> None:

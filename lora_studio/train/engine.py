@@ -14,6 +14,7 @@ from lora_studio.core.config import RunConfig
 from lora_studio.core.control import TaskContext
 from lora_studio.core.errors import InputError
 from lora_studio.core.events import Phase, RunEvent, RunResumed, RunStarted
+from lora_studio.core.files import sweep
 from lora_studio.core.findings import Finding
 from lora_studio.core.runs import RunFolder
 from lora_studio.data.prepare import PreparedData, prepare_data
@@ -25,7 +26,7 @@ from lora_studio.models.facts import read_facts
 from lora_studio.models.inspect import tree_of
 from lora_studio.models.load import has_quick_bfloat16, pick_device
 from lora_studio.train.precision import Precision
-from lora_studio.train.records import environment_of, write_records
+from lora_studio.train.records import DATA, ENVIRONMENT, environment_of, write_records
 from lora_studio.train.session import Session
 
 
@@ -47,6 +48,8 @@ def train(context: TaskContext, run_dir: str, resume: bool = False) -> Iterator[
     if not resume and (run.checkpoints or run.adapter_path.exists()):
         raise InputError(f"The run {run.path} has been trained already.", "Resume it, or start a new run with the same settings.")
     pick_device(config.training.device)
+    sweep(run.path, (run.adapter_path.name, ENVIRONMENT, DATA))
+    sweep(run.path / "checkpoints")
     folder, commit = yield from folder_of(context, config.model.name_or_path, config.model.revision)
     data = yield from _prepared(context, config, folder)  # before the model: what is wrong with the data shows first
     base = yield from load_base(context, config.model, folder, commit, config.training.device, _wanted_base_dtype(config))

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lora_studio.core.errors import InputError
-from lora_studio.core.files import bytes_below, sha256_of, whole_folder, write_atomically
+from lora_studio.core.files import bytes_below, sha256_of, sweep, whole_folder, write_atomically
 
 
 class InterruptedWriteError(Exception):
@@ -145,3 +145,19 @@ def test_hashes_and_sizes_are_those_of_the_bytes(tmp_path: Path) -> None:
     (tmp_path / "sub" / "b").write_bytes(b"x" * (3 << 20))
     assert sha256_of(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     assert bytes_below(tmp_path) == 3 + (3 << 20)
+
+
+def test_what_killed_writers_left_is_swept_and_what_they_had_moved_aside_comes_back(tmp_path: Path) -> None:
+    for name in (".adapter.0123abcd.part", ".step-000002.0123abcd.old", ".step-000003.0123abcd.old", "step-000002"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_text(name)
+    (tmp_path / ".data.json.89abcdef.part").write_text("{")
+    for name in (".hidden", "adapter.0123abcd.part", ".adapter.part"):
+        (tmp_path / name).write_text("somebody's own")
+    sweep(tmp_path, ("adapter",))
+    assert len(list(tmp_path.iterdir())) == 7
+    sweep(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {".hidden", "adapter.0123abcd.part", ".adapter.part", "step-000002", "step-000003"}
+    assert (tmp_path / "step-000002" / "file").read_text() == "step-000002"
+    assert (tmp_path / "step-000003" / "file").read_text() == ".step-000003.0123abcd.old"
+    sweep(tmp_path / "missing")
