@@ -80,10 +80,24 @@ class StepPlan:
             epoch=(number + 1) / self.steps_per_epoch,
         )
 
-    def micro_batches(self, step: StepBatch, size: int, rank: int = 0, ranks: int = 1) -> list[tuple[int, ...]]:
-        """Cut one rank's rows of a step into micro-batches of at most `size` rows of like length."""
+    def micro_batches(
+        self, step: StepBatch, size: int, rank: int = 0, ranks: int = 1, pass_tokens: int | None = None,
+    ) -> list[tuple[int, ...]]:
+        """Cut one rank's rows of a step into micro-batches of at most `size` rows of like length.
+
+        Args:
+            step: The step.
+            size: Rows of a micro-batch at most.
+            rank: Which rank's rows.
+            ranks: How many ranks share the step.
+            pass_tokens: How many tokens' time a pass through the model takes however few it holds; with it rows are cut where the
+                padding that spares outweighs another pass, not only where `size` rows are full.
+        """
         rows = step.rows[rank::ranks]
-        return [rows[start : start + size] for start in range(0, len(rows), size)]
+        if pass_tokens is None:
+            return [rows[start : start + size] for start in range(0, len(rows), size)]
+        ends = _cheapest_cuts([int(self._lengths[row]) for row in rows], size, pass_tokens)
+        return [rows[start:end] for start, end in zip([0, *ends], ends)]
 
     def _order(self, epoch: int) -> Indices:
         """Give every row once, in the order of this epoch's batches; the last epochs asked for are kept."""
@@ -111,3 +125,23 @@ class StepPlan:
         batches = by_length[: whole * batch].reshape(whole, batch)
         return np.concatenate([
             batches[shuffled(whole, self._fingerprint, self._training.seed, epoch, "batches")].ravel(), by_length[whole * batch :]])
+
+
+def _cheapest_cuts(lengths: Sequence[int], size: int, pass_tokens: int) -> list[int]:
+    """Give the ends of the parts, of at most `size` rows each, that rows sorted from the longest down take the least time in.
+
+    A part costs its rows times its longest, and `pass_tokens`; the cheapest way to cut the rows up to each place is built on the
+    cheapest ways up to the places before it.
+    """
+    costs, cut_before = [0], [0]
+    for end in range(1, len(lengths) + 1):
+        starts = range(max(0, end - size), end)
+        cost, start = min((costs[start] + (end - start) * lengths[start] + pass_tokens, start) for start in starts)
+        costs.append(cost)
+        cut_before.append(start)
+    ends: list[int] = []
+    end = len(lengths)
+    while end:
+        ends.append(end)
+        end = cut_before[end]
+    return ends[::-1]

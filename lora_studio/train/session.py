@@ -45,6 +45,7 @@ from lora_studio.train.stepper import Outcome, Stepper, TooLargeError, is_out_of
 _MOST_SKIPPED = 5
 _MOST_SKIPPED_SCALED = 30  # a loss scale finds its height by halving: 2^16 down takes as many tries
 _SAMPLES_AT_ONCE = 16
+_PASS_TOKENS = 64  # measured: 16 tokens of a small model take 0.09 s, 64 take 0.14 s, 256 take 0.36 s
 
 
 class _StopAskedError(Exception):
@@ -73,6 +74,8 @@ class Session:
         self._progress = Progress()
         self._saved_step = 0
         self._micro_rows = self._config.training.per_device_train_batch_size
+        # A processor is as quick with few rows as with many, a graphics card is not.
+        self._pass_tokens = _PASS_TOKENS if precision.device.type == "cpu" else None
         self._eval_loss: float | None = None
 
     @property
@@ -193,7 +196,7 @@ class Session:
         """Add up a step's gradient; return the seconds of each micro-batch, None where one was too large and is to be halved."""
         seconds: list[float] = []
         too_large = None
-        for place, rows in enumerate(self.plan.micro_batches(batch, self._micro_rows)):
+        for place, rows in enumerate(self.plan.micro_batches(batch, self._micro_rows, pass_tokens=self._pass_tokens)):
             yield from self._heed()
             began = time.perf_counter()
             seed = micro_batch_seed(self._config.training.seed, number, place)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -109,3 +110,24 @@ def test_collating_pads_on_the_right_and_labels_only_trained_tokens() -> None:
     assert batch.position_ids.tolist() == [[0, 1, 2], [0, 0, 0]]
     assert batch.labels.tolist() == [[-100, 6, 7], [-100, -100, -100]]
     assert batch.trained.tolist() == [[False, True, True], [False, False, False]]
+
+
+def padded(parts: list[tuple[int, ...]], lengths: list[int], pass_tokens: int) -> int:
+    return sum(len(part) * max(lengths[row] for row in part) + pass_tokens for part in parts)
+
+
+@settings(max_examples=150, deadline=None)
+@given(lengths=st.lists(st.integers(1, 60), min_size=1, max_size=8), size=st.integers(1, 8), pass_tokens=st.integers(0, 80))
+def test_no_other_way_to_cut_a_step_takes_less_time(lengths: list[int], size: int, pass_tokens: int) -> None:
+    training = TrainingSettings(per_device_train_batch_size=len(lengths), num_train_epochs=1)
+    plan = StepPlan(lengths, lengths, training)
+    step = plan.step(0)
+    found = plan.micro_batches(step, size, pass_tokens=pass_tokens)
+    assert [row for part in found for row in part] == list(step.rows)
+    assert all(len(part) <= size for part in found)
+    places = range(1, len(lengths))
+    ways = (
+        [step.rows[start:end] for start, end in zip([0, *cuts], [*cuts, len(lengths)])]
+        for count in range(len(lengths)) for cuts in combinations(places, count))
+    least = min(padded(way, lengths, pass_tokens) for way in ways if all(len(part) <= size for part in way))
+    assert padded(found, lengths, pass_tokens) == least

@@ -313,7 +313,7 @@ def run_within(context: TaskContext, run: RunFolder, most_rows: int) -> list[Run
         handle.remove()
 
 
-@pytest.mark.parametrize(("most_rows", "halved_to"), [(4, [4]), (2, [4, 2]), (1, [4, 2, 1])])
+@pytest.mark.parametrize(("most_rows", "halved_to"), [(3, [2]), (1, [2, 1])])
 def test_want_of_memory_halves_the_micro_batch_and_changes_no_step(
     tiny_model: TinyModel, chat_rows: Path, tmp_path: Path, most_rows: int, halved_to: list[int],
 ) -> None:
