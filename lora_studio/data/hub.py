@@ -16,8 +16,8 @@ from lora_studio.core.errors import InputError, StudioError
 from lora_studio.core.files import write_atomically
 from lora_studio.core.paths import studio_paths
 from lora_studio.core.reach import why_unreachable
+from lora_studio.data.encodings import FIELD
 from lora_studio.data.hub_layout import choose_files
-from lora_studio.data.streams import FIELD
 
 Progress = Callable[[int, int], None]
 _NAME = re.compile(r"hf://(?:datasets/)?([\w.-]+/[\w.-]+)(?:@([^?\s]+))?(?:\?(.*))?")

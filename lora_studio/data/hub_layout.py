@@ -14,8 +14,8 @@ from typing import Any
 import yaml
 
 from lora_studio.core.errors import InputError
+from lora_studio.data.encodings import FIELD
 from lora_studio.data.read import SUFFIXES, is_beside, kind_of
-from lora_studio.data.streams import FIELD
 
 _SPLITS = {
     "train": "train", "training": "train", "validation": "validation", "valid": "validation", "val": "validation", "dev": "validation",

@@ -16,21 +16,20 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
 
 from lora_studio.core.errors import InputError
+from lora_studio.data.encodings import (
+    COMPRESSIONS,
+    FIELD,
+    SAMPLE,
+    decodes,
+    garbled,
+    is_utf8,
+    latin,
+    refuse_disguised,
+    refuse_other_encoding,
+)
 
-FIELD = "data.train"
-COMPRESSIONS = (".gz", ".zst", ".zstd")
 _BLOCK = 1 << 20
 _NOTHING = b" \t\r\n\0\xef\xbb\xbf\xff\xfe"  # white space and byte order marks
-_SAMPLE = 1 << 16
-_SIGNS = "\ufeff\n\r\t ,;:\"[]{}"  # what rows of any language are written with
-# What web pages and spreadsheets call latin-1 is Windows-1252: the same letters, and curly quotes and dashes where latin-1 has
-# control characters that no text holds. The five places Windows-1252 leaves open keep their latin-1 meaning.
-_LATIN = "".join(bytes([code]).decode("cp1252", "ignore") or chr(code) for code in range(256))
-_LATIN_MAP: Any = _LATIN  # charmap_decode is quick with a string, which its stub does not know
-_MAGIC = {
-    b"\x1f\x8b": ("gzip data", ".gz"), b"\x28\xb5\x2f\xfd": ("zstd data", ".zst"), b"PAR1": ("Parquet", ".parquet"),
-    b"PK\x03\x04": ("a zip archive", ""), b"BZh": ("bzip2 data", ""), b"\xfd7zXZ": ("xz data", ""), b"ARROW1": ("Arrow", ""),
-}
 
 
 class Mark(NamedTuple):
@@ -93,8 +92,8 @@ class TextFile:
             sample = self._first_bytes()
         if not sample.strip(_NOTHING):
             raise InputError(f"{path} is empty.", "Give a file with rows.", FIELD)
-        _refuse_disguised(path, sample)
-        _refuse_other_encoding(path, sample, encoding)
+        refuse_disguised(path, sample)
+        refuse_other_encoding(path, sample, encoding)
         if encoding == "utf-16":
             self.encoding = "utf-16-be" if sample.startswith(codecs.BOM_UTF16_BE) else "utf-16-le"
 
@@ -124,7 +123,7 @@ class TextFile:
                 position += len(raw)
                 number += 1
         if self.encoding == "latin-1" and start == START and self._fits and not self._misfits:
-            raise _garbled(self.path)
+            raise garbled(self.path)
 
     def blocks(self) -> Iterator[str]:
         """Give the whole text block by block; a byte that is not UTF-8 becomes a lone surrogate (PEP 383).
@@ -149,7 +148,7 @@ class TextFile:
     def _first_bytes(self) -> bytes:
         """Give a sample that holds something, from the start of the file."""
         with self._opened(0) as file:
-            sample = file.read(_SAMPLE)
+            sample = file.read(SAMPLE)
             while sample and not sample.strip(_NOTHING) and (more := file.read(_BLOCK)):
                 sample = more
         return sample
@@ -170,9 +169,9 @@ class TextFile:
     def _decoded(self, raw: bytes) -> tuple[str, str]:
         """Give a line's text, and why it cannot be used."""
         if self.encoding == "latin-1":
-            text = _latin(raw)
+            text = latin(raw)
             if not self._misfits and not raw.isascii():
-                self.note(fits=_is_utf8(raw))
+                self.note(fits=is_utf8(raw))
         else:
             try:
                 text = raw.decode(self.encoding)
@@ -188,18 +187,18 @@ class TextFile:
         ascii_only = may_be_utf8 = True
         decoder = codecs.getincrementaldecoder("utf-8")()
         while block := file.read(_BLOCK):
-            yield _latin(block)
+            yield latin(block)
             ascii_only = ascii_only and block.isascii()
-            may_be_utf8 = may_be_utf8 and _decodes(decoder, block)
-        if may_be_utf8 and not ascii_only and _decodes(decoder, b"", final=True):
-            raise _garbled(self.path)
+            may_be_utf8 = may_be_utf8 and decodes(decoder, block)
+        if may_be_utf8 and not ascii_only and decodes(decoder, b"", final=True):
+            raise garbled(self.path)
 
     def _misfit(self, raw: bytes, error: UnicodeDecodeError) -> str:
         self._misfits += 1
         byte = raw[error.start]
         if self.encoding != "utf-8":
             return f"not {self.encoding.upper()}: byte 0x{byte:02x} at {error.start + 1}"
-        return f"not UTF-8: byte 0x{byte:02x} at {error.start + 1} ({_LATIN[byte]!r} in latin-1)"
+        return f"not UTF-8: byte 0x{byte:02x} at {error.start + 1} ({latin(bytes([byte]))!r} in latin-1)"
 
 
 @contextmanager
@@ -271,84 +270,6 @@ def _decoded_blocks(file: IO[bytes], encoding: str) -> Iterator[str]:
         yield decoder.decode(b"", True)
     except UnicodeDecodeError:  # the file's end cuts a character
         yield "\ufffd"
-
-
-def _latin(raw: bytes) -> str:
-    return codecs.charmap_decode(raw, "strict", _LATIN_MAP)[0]
-
-
-def _refuse_disguised(path: Path, sample: bytes) -> None:
-    for magic, (kind, ending) in _MAGIC.items():
-        if sample.startswith(magic):
-            way_out = f"Name it {path.name}{ending}." if ending in COMPRESSIONS else "Unpack it, or write it as one of the kinds known."
-            if ending == ".parquet":
-                way_out = f"Name it {path.stem}.parquet."
-            raise InputError(f"{path} is {kind}, which its name does not say.", way_out, FIELD)
-
-
-def _refuse_other_encoding(path: Path, sample: bytes, encoding: str) -> None:
-    """Refuse a file whose first bytes show an encoding that the settings do not name, and offer it."""
-    found = _wide_encoding(sample)
-    if found == "utf-32":
-        raise InputError(f"{path} is UTF-32.", "Save it as UTF-8.", FIELD)
-    if sample.startswith(codecs.BOM_UTF8) and encoding != "utf-8":
-        raise InputError(f"{path} is UTF-8, not {encoding}.", "Take data.encoding out, or set it to utf-8.", "data.encoding")
-    reads_as_utf8 = not found and _is_utf8(sample, whole=len(sample) < _SAMPLE)
-    if encoding == "latin-1" and not sample.isascii() and reads_as_utf8:
-        raise _garbled(path)
-    if encoding.startswith("utf-16"):
-        if reads_as_utf8:
-            raise InputError(f"{path} is not UTF-16: it reads as UTF-8.", "Take data.encoding out, or set it to utf-8.", "data.encoding")
-        _refuse_other_order(path, sample, encoding)
-    elif found:
-        name = encoding.upper() if encoding == "utf-8" else encoding
-        raise InputError(f"{path} is {found.upper()}, not {name}.", f"Set data.encoding to {found}, or save it as UTF-8.", "data.encoding")
-
-
-def _refuse_other_order(path: Path, sample: bytes, encoding: str) -> None:
-    """Refuse UTF-16 whose bytes stand the other way round: read the right way it has the signs that rows are written with."""
-    unmarked = encoding == "utf-16"
-    if unmarked and sample.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return
-    taken, other = ("utf-16-be", "utf-16-le") if encoding == "utf-16-be" else ("utf-16-le", "utf-16-be")
-    signs, other_signs = (sum(map(sample.decode(order, "replace").count, _SIGNS)) for order in (taken, other))
-    if other_signs > 10 * signs:
-        why = ", as which utf-16 without a byte order mark is read" if unmarked else ""
-        raise InputError(f"{path} is {other.upper()}, not {taken}{why}.",
-                         f"Set data.encoding to {other}, or save it as UTF-8.", "data.encoding")
-
-
-def _garbled(path: Path) -> InputError:
-    return InputError(f"{path} reads as UTF-8, which latin-1 would garble.",
-                      "Take data.encoding out; where other files need it, save those as UTF-8.", "data.encoding")
-
-
-def _wide_encoding(sample: bytes) -> str:
-    """Tell UTF-16 and UTF-32 by their byte order mark, or by where the zero bytes of ASCII characters stand."""
-    if sample.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
-        return "utf-32"
-    if sample.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return "utf-16"
-    even, odd = sample[0::2].count(0), sample[1::2].count(0)
-    starts_ascii = [bool(byte) for byte in sample[:4]]
-    if odd > 10 * even and (odd * 5 > len(sample) or starts_ascii == [True, False, True, False]):
-        return "utf-16-le"
-    if even > 10 * odd and (even * 5 > len(sample) or starts_ascii == [False, True, False, True]):
-        return "utf-16-be"
-    return ""
-
-
-def _is_utf8(sample: bytes, *, whole: bool = True) -> bool:
-    """Say whether bytes are text in UTF-8; the last character of a sample that is not `whole` may be cut."""
-    return _decodes(codecs.getincrementaldecoder("utf-8")(), sample, final=whole) and b"\0" not in sample
-
-
-def _decodes(decoder: codecs.IncrementalDecoder, block: bytes, *, final: bool = False) -> bool:
-    try:
-        decoder.decode(block, final)
-    except UnicodeDecodeError:
-        return False
-    return True
 
 
 def size_of(path: Path) -> int:

@@ -17,9 +17,9 @@ from lora_studio.core.config import DataSettings
 from lora_studio.core.errors import InputError
 from lora_studio.data.check import Counting, DataCheck, refuse_bad_rows
 from lora_studio.data.encode import Encoder
+from lora_studio.data.encodings import FIELD
 from lora_studio.data.files import Progress, file_readers
 from lora_studio.data.rows import BadRow, Row, RowError
-from lora_studio.data.streams import FIELD
 from lora_studio.data.template import ChatTemplate, Rendered
 from lora_studio.data.token_cache import hashes_of, key_of, stored
 from lora_studio.data.token_rows import TokenBlock
