@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 from PySide6.QtCore import Signal
 from PySide6.QtGui import QResizeEvent
-from PySide6.QtWidgets import QGridLayout, QHBoxLayout, QPushButton
+from PySide6.QtWidgets import QHBoxLayout, QPushButton
 
 from lora_studio.gui.data_page.lengths_panel import LengthsPanel
 from lora_studio.gui.text import tr
 from lora_studio.gui.units import format_count
-from lora_studio.gui.widgets import Card, ElidedLabel, StatTile
+from lora_studio.gui.widgets import Card, ElidedLabel, StatTile, TileGrid
 
 if TYPE_CHECKING:
     from lora_studio.gui.workspace import Workspace
@@ -35,13 +35,11 @@ class TokensCard(Card):
         titles = {"total": tr("Tokens"), "trained": tr("Trained"), "p50": tr("Median row"), "p95": tr("95% of rows"),
                   "max": tr("Longest row")}
         self.tiles = {name: StatTile(title, name=f"tokens_{name}") for name, title in titles.items()}
-        self._grid = QGridLayout()
-        self._columns = 0
+        self._grid = TileGrid(list(self.tiles.values()))
         self.lengths = LengthsPanel(workspace)
         self.body.addLayout(self._grid)
         self.body.addWidget(self.lengths)
         self.body.addLayout(self._build_template())
-        self._arrange(5)
         workspace.model_changed.connect(self.refresh)
         workspace.config_changed.connect(self._show_template)
         self.refresh()
@@ -61,7 +59,7 @@ class TokensCard(Card):
     def resizeEvent(self, event: QResizeEvent) -> None:
         """Two rows of figures where one lacks room."""
         super().resizeEvent(event)
-        self._arrange(3 if event.size().width() < _NARROW else 5)
+        self._grid.arrange(3 if event.size().width() < _NARROW else 5)
 
     def _build_template(self) -> QHBoxLayout:
         self._template = ElidedLabel("", "note", "template_told")
@@ -91,12 +89,3 @@ class TokensCard(Card):
             return tr("counted when the engine is loaded")
         source = self._workspace.source
         return tr("counting…") if source and source.ready else tr("counted when the base model is ready")
-
-    def _arrange(self, columns: int) -> None:
-        if columns == self._columns:
-            return
-        self._columns = columns
-        for number, tile in enumerate(self.tiles.values()):
-            self._grid.addWidget(tile, number // columns, number % columns)
-        for column in range(5):
-            self._grid.setColumnStretch(column, 1 if column < columns else 0)

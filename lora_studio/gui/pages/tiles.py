@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import psutil
 from PySide6.QtGui import QResizeEvent
-from PySide6.QtWidgets import QGridLayout
 
 from lora_studio.core.history import RunHistory
 from lora_studio.gui.run_view import RunView
 from lora_studio.gui.text import tr
 from lora_studio.gui.units import format_count, format_gigabytes, format_seconds
-from lora_studio.gui.widgets import Card, ProgressLine, StatTile
+from lora_studio.gui.widgets import Card, ProgressLine, StatTile, TileGrid
 
 _NARROW = 560
 _NONE = "–"
@@ -26,13 +25,11 @@ class TilesCard(Card):
         names = {"loss": tr("Loss"), "eval_loss": tr("Eval loss"), "step": tr("Step"), "speed": tr("Tokens/s"),
                  "memory": tr("Memory, GB"), "time_left": tr("Time left")}
         self.tiles = {name: StatTile(title, name=f"tile_{name}") for name, title in names.items()}
-        self._grid = QGridLayout()
+        self._grid = TileGrid(list(self.tiles.values()))
         self._grid.setHorizontalSpacing(12)
-        self._columns = 0
         self.body.addLayout(self._grid)
         self.progress = ProgressLine(name="run_progress")
         self.body.addWidget(self.progress)
-        self._arrange(6)
         run_view.changed.connect(self.refresh)
         run_view.updated.connect(self.refresh)
         self.refresh()
@@ -52,16 +49,7 @@ class TilesCard(Card):
     def resizeEvent(self, event: QResizeEvent) -> None:
         """Put the figures in two rows where one lacks room."""
         super().resizeEvent(event)
-        self._arrange(3 if event.size().width() < _NARROW else 6)
-
-    def _arrange(self, columns: int) -> None:
-        if columns == self._columns:
-            return
-        self._columns = columns
-        for number, tile in enumerate(self.tiles.values()):
-            self._grid.addWidget(tile, number // columns, number % columns)
-        for column in range(6):
-            self._grid.setColumnStretch(column, 1 if column < columns else 0)
+        self._grid.arrange(3 if event.size().width() < _NARROW else 6)
 
     def _memory(self, history: RunHistory) -> str:
         curve = history.memory.get("cuda_allocated") or history.memory.get("resident")

@@ -9,8 +9,10 @@ from lora_studio.gui.widgets.labels import ElidedLabel, ErrorLabel, StatTile, la
 from lora_studio.gui.widgets.names import identifier, set_role
 from lora_studio.gui.widgets.number_edit import LineEdit, NumberEdit
 from lora_studio.gui.widgets.rail import Overlay, Rail, RailEntry
+from lora_studio.gui.widgets.tile_grid import TileGrid
 
 __all__ = [
     "Banner", "Card", "ComboBox", "Disclosure", "ElidedLabel", "ErrorLabel", "FlowLayout", "LineEdit", "NumberEdit", "Overlay", "Pills",
-    "ProgressLine", "Rail", "RailEntry", "Segment", "SegmentBar", "StatTile", "Toast", "Toasts", "identifier", "label", "set_role",
+    "ProgressLine", "Rail", "RailEntry", "Segment", "SegmentBar", "StatTile", "TileGrid", "Toast", "Toasts", "identifier", "label",
+    "set_role",
 ]
