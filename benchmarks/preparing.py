@@ -23,10 +23,10 @@ from pathlib import Path
 from pydoc_data.topics import topics
 from typing import Any
 
-from lora_studio.core.config import DataSettings
 from lora_studio.core.control import TaskContext
 from lora_studio.core.engine_import import import_engine
 from lora_studio.core.paths import HOME_VARIABLE
+from lora_studio.core.settings import DataSettings
 from lora_studio.models.prepare import prepare
 from lora_studio.models.sources import find_model
 

@@ -52,7 +52,7 @@ def bare_json(path: Path) -> int:
 
 
 def check(path: Path) -> int:
-    from lora_studio.core.config import DataSettings
+    from lora_studio.core.settings import DataSettings
     from lora_studio.data.check import check_files
 
     found = check_files(DataSettings(train=(str(path),)))
@@ -61,7 +61,7 @@ def check(path: Path) -> int:
 
 
 def index(path: Path) -> int:
-    from lora_studio.core.config import DataSettings
+    from lora_studio.core.settings import DataSettings
     from lora_studio.data.row_index import RowIndex
 
     rows = RowIndex(DataSettings(train=(str(path),)))
@@ -71,7 +71,7 @@ def index(path: Path) -> int:
 
 
 def search(path: Path) -> int:
-    from lora_studio.core.config import DataSettings
+    from lora_studio.core.settings import DataSettings
     from lora_studio.data.row_index import RowIndex
 
     return sum(number is not None for number in RowIndex(DataSettings(train=(str(path),))).search("nowhere to be found"))

@@ -15,9 +15,9 @@ os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
 
 from PySide6.QtWidgets import QApplication
 
-from lora_studio.core.config import AdapterSettings
 from lora_studio.core.counts import count_by_module
 from lora_studio.core.modules import ModuleInfo, ModuleTree
+from lora_studio.core.settings import AdapterSettings
 from lora_studio.core.targets import Selection, compile_selection, resolve, selection_of
 from lora_studio.gui.targets.model import TargetModel
 from lora_studio.gui.targets.view import TargetView

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from lora_studio.core.config import AdapterSettings
 from lora_studio.core.counts import bias_parameters, trained_biases
 from lora_studio.core.modules import ModuleInfo, ModuleTree
+from lora_studio.core.settings import AdapterSettings
 from lora_studio.core.targets.resolve import Resolution, Target
 
 BYTES_OF_DTYPE = {"float32": 4, "bfloat16": 2, "float16": 2, "float64": 8}

@@ -9,9 +9,10 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from lora_studio.core.config import HUB_SCHEME, SCHEMA_VERSION, RunConfig
+from lora_studio.core.config import SCHEMA_VERSION, RunConfig
 from lora_studio.core.errors import InputError
 from lora_studio.core.files import write_atomically
+from lora_studio.core.settings import HUB_SCHEME
 
 _MOST_BYTES = 4 << 20
 # libyaml's loader reads the same, ten times as fast: a list of thousands of runs needs it.

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from lora_studio.core.config import AdapterSettings
 from lora_studio.core.modules import ModuleInfo, ModuleTree
+from lora_studio.core.settings import AdapterSettings
 from lora_studio.core.targets.resolve import Resolution
 
 

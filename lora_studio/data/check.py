@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from lora_studio.core.config import DataSettings
 from lora_studio.core.errors import InputError
+from lora_studio.core.settings import DataSettings
 from lora_studio.data.duplicates import count_repeats, count_shared
 from lora_studio.data.encodings import FIELD
 from lora_studio.data.files import FileReader, Progress, Split, at_split, file_readers

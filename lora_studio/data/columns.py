@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
-from lora_studio.core.config import DataSettings
 from lora_studio.core.errors import InputError
+from lora_studio.core.settings import DataSettings
 from lora_studio.data.formats import KNOWN_KEYS
 from lora_studio.data.rows import RowError
 

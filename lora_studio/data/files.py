@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, cast
 
-from lora_studio.core.config import HUB_SCHEME, DataSettings
 from lora_studio.core.errors import InputError
+from lora_studio.core.settings import HUB_SCHEME, DataSettings
 from lora_studio.data.columns import check_columns, renamed
 from lora_studio.data.formats import detect_format, parse_row, quick_key, quick_row, refuse_unread
 from lora_studio.data.read import SUFFIXES, Records, is_beside, kind_of, open_records

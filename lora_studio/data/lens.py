@@ -6,11 +6,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from lora_studio.core.config import DataSettings
 from lora_studio.core.config_files import validate_config
 from lora_studio.core.control import TaskContext
 from lora_studio.core.engine_import import import_engine
 from lora_studio.core.events import Phase, RunEvent, RunFinished
+from lora_studio.core.settings import DataSettings
 from lora_studio.data.encode import Encoder
 from lora_studio.data.report import load_tokenizer
 from lora_studio.data.rows import Row, RowError

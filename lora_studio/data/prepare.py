@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from lora_studio.core.config import DataSettings
 from lora_studio.core.errors import InputError
+from lora_studio.core.settings import DataSettings
 from lora_studio.data.check import refuse_bad_rows
 from lora_studio.data.encode import Encoder
 from lora_studio.data.ordering import shuffled

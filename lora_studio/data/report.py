@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lora_studio.core.config import DataSettings
 from lora_studio.core.config_files import validate_config
 from lora_studio.core.control import TaskContext
 from lora_studio.core.engine_import import import_engine
 from lora_studio.core.errors import InputError
 from lora_studio.core.events import Phase, RunEvent, RunFinished
+from lora_studio.core.settings import DataSettings
 from lora_studio.data.packing import count_blocks
 from lora_studio.data.rows import BadRow
 from lora_studio.data.token_rows import Numbers

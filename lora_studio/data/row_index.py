@@ -15,8 +15,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 
-from lora_studio.core.config import DataSettings
 from lora_studio.core.errors import InputError
+from lora_studio.core.settings import DataSettings
 from lora_studio.data.files import FileReader, Split, file_readers
 from lora_studio.data.read import Records, kind_of
 from lora_studio.data.rows import BadRow, Row

@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from lora_studio.core.config import DataSettings
 from lora_studio.core.errors import InputError
 from lora_studio.core.files import write_atomically
+from lora_studio.core.settings import DataSettings
 from lora_studio.data.encode import Encoder
 from lora_studio.data.files import file_readers
 from lora_studio.data.rows import Row, RowError

@@ -13,8 +13,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lora_studio.core.config import DataSettings
 from lora_studio.core.errors import InputError
+from lora_studio.core.settings import DataSettings
 from lora_studio.data.check import Counting, DataCheck, refuse_bad_rows
 from lora_studio.data.encode import Encoder
 from lora_studio.data.encodings import FIELD

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from lora_studio.core.config import ModelSettings
 from lora_studio.core.control import TaskContext
 from lora_studio.core.errors import InputError
 from lora_studio.core.events import Phase, RunEvent, RunFinished
+from lora_studio.core.settings import ModelSettings
 from lora_studio.data.rows import Message, Row, RowError
 from lora_studio.data.template import ChatTemplate
 from lora_studio.generate.adapters import AdapterSource, find_adapter

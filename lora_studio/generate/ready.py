@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from lora_studio.core.config import ModelSettings
 from lora_studio.core.control import TaskContext
 from lora_studio.core.events import Phase, RunEvent, RunFinished
+from lora_studio.core.settings import ModelSettings
 from lora_studio.generate.host import ModelHost
 from lora_studio.models.facts import read_facts
 from lora_studio.models.load import pick_device, pick_dtype

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 from PySide6.QtCore import QObject, QTimer, Signal
 
-from lora_studio.core.config import DataSettings, RunConfig
+from lora_studio.core.config import RunConfig
 from lora_studio.core.errors import InputError
 from lora_studio.core.events import LastEvent, Phase, RunEvent, RunFailed, RunFinished
+from lora_studio.core.settings import DataSettings
 from lora_studio.data.check import DataCheck, check_files
 from lora_studio.data.files import quick_bytes
 from lora_studio.gui.data_task import CHECK_TASK

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from lora_studio.core.config import DataSettings
 from lora_studio.core.control import TaskContext
 from lora_studio.core.errors import InputError
 from lora_studio.core.events import Phase, RunEvent, RunFinished
+from lora_studio.core.settings import DataSettings
 from lora_studio.data.check import check_files
 from lora_studio.data.read import raw_text
 

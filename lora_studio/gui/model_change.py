@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 from PySide6.QtCore import QObject
 
-from lora_studio.core.config import AdapterSettings, RunConfig
+from lora_studio.core.config import RunConfig
 from lora_studio.core.errors import InputError
+from lora_studio.core.settings import AdapterSettings
 from lora_studio.core.targets import PRESETS, Selection, compile_selection, resolve
 from lora_studio.gui.text import tr
 

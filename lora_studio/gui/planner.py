@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from PySide6.QtCore import QObject, QTimer, Signal
 
-from lora_studio.core.config import AdapterSettings, RunConfig
+from lora_studio.core.config import RunConfig
 from lora_studio.core.findings import Finding
+from lora_studio.core.settings import AdapterSettings
 from lora_studio.core.targets import Resolution, Selection, resolve, selection_of
 from lora_studio.data.plan import StepPlan
 from lora_studio.lora.device import Device, find_device

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from lora_studio.core.config import AdapterSettings
 from lora_studio.core.modules import ModuleTree
+from lora_studio.core.settings import AdapterSettings
 from lora_studio.core.targets import resolve, selection_of
 from lora_studio.core.targets.compile import compile_patterns
 

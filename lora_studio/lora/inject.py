@@ -9,9 +9,9 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lora_studio.core.config import AdapterSettings
 from lora_studio.core.counts import trainable_parameters
 from lora_studio.core.errors import StudioError
+from lora_studio.core.settings import AdapterSettings
 from lora_studio.core.targets import Resolution, resolve
 from lora_studio.lora.config import to_lora_config
 

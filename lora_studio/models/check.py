@@ -10,8 +10,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from lora_studio.core.config import STARTER_MODEL
 from lora_studio.core.errors import InputError
+from lora_studio.core.settings import STARTER_MODEL
 from lora_studio.models.errors import IncompleteModelError
 from lora_studio.models.safetensors_header import FIELD, SafetensorsHeader, read_header
 

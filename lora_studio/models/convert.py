@@ -12,12 +12,12 @@ from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from lora_studio.core.config import STARTER_MODEL
 from lora_studio.core.control import TaskContext
 from lora_studio.core.errors import Cancelled, InputError
 from lora_studio.core.events import Phase, RunEvent
 from lora_studio.core.files import whole_folder
 from lora_studio.core.locks import lock_file, unlock_file
+from lora_studio.core.settings import STARTER_MODEL
 from lora_studio.models.check import FIELD
 from lora_studio.models.converted import ConvertedFrom, converted_folder, converted_root
 from lora_studio.models.errors import IncompleteModelError

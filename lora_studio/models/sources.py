@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from lora_studio.core.config import STARTER_MODEL
 from lora_studio.core.errors import InputError
+from lora_studio.core.settings import STARTER_MODEL
 from lora_studio.models.check import FIELD, check_folder, read_config
 from lora_studio.models.converted import ConvertedFrom, converted_folder, converted_root, starter_file
 from lora_studio.models.errors import IncompleteModelError

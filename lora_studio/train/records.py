@@ -10,10 +10,10 @@ from typing import Any
 import torch
 
 from lora_studio import __version__
-from lora_studio.core.config import ModelSettings
 from lora_studio.core.errors import InputError
 from lora_studio.core.files import write_atomically
 from lora_studio.core.runs import RunFolder
+from lora_studio.core.settings import ModelSettings
 from lora_studio.data.prepare import PreparedData
 from lora_studio.generate.ready import ReadyBase
 from lora_studio.models.fingerprint import weight_fingerprint

@@ -9,8 +9,8 @@ import torch
 from peft import PeftModel
 from torch import Tensor, nn
 
-from lora_studio.core.config import TrainingSettings
 from lora_studio.core.errors import InputError, StudioError
+from lora_studio.core.settings import TrainingSettings
 from lora_studio.generate.batches import Batch
 from lora_studio.generate.head import SelectedHead
 from lora_studio.train.precision import Precision

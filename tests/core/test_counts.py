@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from lora_studio.core.adapter_file import adapter_bytes
-from lora_studio.core.config import AdapterSettings
 from lora_studio.core.counts import all_parameters, count_by_module, trainable_parameters
+from lora_studio.core.settings import AdapterSettings
 from lora_studio.core.targets import resolve
 from tests.core.trees import transformer, tree_from
 

@@ -10,9 +10,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lora_studio.core.config import AdapterSettings, RunConfig
+from lora_studio.core.config import RunConfig
 from lora_studio.core.errors import InputError
 from lora_studio.core.modules import ModuleTree
+from lora_studio.core.settings import AdapterSettings
 from lora_studio.core.targets import CompiledTargets, Selection, all_linear, attention, compile_selection, mlp, resolve, selection_of
 from lora_studio.core.targets.matching import layer_of, suffixes
 from lora_studio.core.targets.patterns import PatternTable

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from lora_studio.core.config import AdapterSettings
 from lora_studio.core.errors import InputError
+from lora_studio.core.settings import AdapterSettings
 from lora_studio.core.targets import PRESETS, all_linear, attention, mlp, resolve, targetable_below
 from tests.core.trees import transformer, tree_from
 

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lora_studio.core.config import DataSettings
 from lora_studio.core.errors import Cancelled, InputError, StudioError
+from lora_studio.core.settings import DataSettings
 from lora_studio.data import token_cache, tokenize
 from lora_studio.data.lengths import LengthTable
 from lora_studio.data.packing import PackedRows

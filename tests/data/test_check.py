@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from lora_studio.core.config import DataSettings
 from lora_studio.core.errors import InputError
+from lora_studio.core.settings import DataSettings
 from lora_studio.data.bad_rows import write_bad_rows
 from lora_studio.data.check import DataCheck, check_files, refuse_bad_rows
 from tests.data.conftest import chat

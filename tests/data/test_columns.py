@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import pytest
 
-from lora_studio.core.config import DataSettings
 from lora_studio.core.errors import InputError
+from lora_studio.core.settings import DataSettings
 from lora_studio.data.check import check_files
 from lora_studio.data.columns import suggest_columns
 from lora_studio.data.files import file_readers

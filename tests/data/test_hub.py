@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from lora_studio.core.config import DataSettings
 from lora_studio.core.errors import InputError, StudioError
+from lora_studio.core.settings import DataSettings
 from lora_studio.data.check import check_files
 from lora_studio.data.hub import HubName, parse_hub_name
 from lora_studio.data.hub_layout import choose_files

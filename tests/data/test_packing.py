@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lora_studio.core.config import TrainingSettings
+from lora_studio.core.settings import TrainingSettings
 from lora_studio.data.collate import collate
 from lora_studio.data.lengths import LengthTable
 from lora_studio.data.packing import PackedRows, assign_blocks, best_fit, count_blocks

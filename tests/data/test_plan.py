@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lora_studio.core.config import TrainingSettings
+from lora_studio.core.settings import TrainingSettings
 from lora_studio.data.collate import collate
 from lora_studio.data.plan import StepPlan
 from lora_studio.data.token_rows import TokenRow

@@ -11,11 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lora_studio.core.config import DataSettings, RunConfig
+from lora_studio.core.config import RunConfig
 from lora_studio.core.control import TaskContext
 from lora_studio.core.errors import Cancelled, InputError
 from lora_studio.core.events import RunFinished
 from lora_studio.core.files import sha256_of
+from lora_studio.core.settings import DataSettings
 from lora_studio.data.prepare import PreparedData, choose_held_out, prepare_data
 from lora_studio.data.report import report
 from lora_studio.data.token_cache import cache_folder

@@ -16,8 +16,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lora_studio.core.config import DataSettings
 from lora_studio.core.errors import InputError
+from lora_studio.core.settings import DataSettings
 from lora_studio.data.check import check_files, refuse_bad_rows
 from lora_studio.data.files import FileReader, file_readers
 from lora_studio.data.read import raw_text

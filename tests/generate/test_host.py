@@ -9,9 +9,9 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from lora_studio.core.config import AdapterSettings
 from lora_studio.core.control import TaskContext
 from lora_studio.core.errors import InputError
+from lora_studio.core.settings import AdapterSettings
 from lora_studio.generate.host import ModelHost
 from lora_studio.lora.inject import inject
 from tests.tiny import ARCHITECTURES, save_tiny_model

@@ -10,7 +10,7 @@ from PySide6.QtCore import QMimeData, QPoint, QPointF, Qt, QUrl
 from PySide6.QtGui import QDragEnterEvent, QDropEvent, QGuiApplication
 from PySide6.QtWidgets import QLineEdit, QListView, QPlainTextEdit, QPushButton, QTableView, QWidget
 
-from lora_studio.core.config import DataSettings
+from lora_studio.core.settings import DataSettings
 from lora_studio.data.check import DataCheck, DataFile
 from lora_studio.data.rows import BadRow
 from lora_studio.gui import data_reader

@@ -7,8 +7,8 @@ import pytest
 from PySide6.QtCore import QModelIndex, Qt
 from PySide6.QtWidgets import QLabel, QLineEdit, QListView, QPushButton
 
-from lora_studio.core.config import DataSettings
 from lora_studio.core.events import Evaluation, Notice, RunFailed, RunFinished, RunStarted, RunStopped
+from lora_studio.core.settings import DataSettings
 from lora_studio.data.check import check_files
 from lora_studio.gui import run_starter
 from lora_studio.gui.data_page.row_models import RowsModel, raw_lines

@@ -12,8 +12,8 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from lora_studio.core.adapter_file import adapter_bytes
-from lora_studio.core.config import AdapterSettings
 from lora_studio.core.errors import InputError
+from lora_studio.core.settings import AdapterSettings
 from lora_studio.core.targets import resolve
 from lora_studio.lora.inject import inject, parameter_counts, wrapped_modules
 from lora_studio.models.inspect import tree_of

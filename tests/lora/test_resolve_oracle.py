@@ -10,9 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lora_studio.core.config import AdapterSettings
 from lora_studio.core.counts import all_parameters, trainable_parameters
 from lora_studio.core.modules import ModuleTree
+from lora_studio.core.settings import AdapterSettings
 from lora_studio.core.targets import resolve
 from lora_studio.core.targets.fused import MIXTRAL_FAMILY, QWEN_FAMILY, rewritten_names
 from lora_studio.core.targets.matching import suffixes

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lora_studio.core.config import AdapterSettings
 from lora_studio.core.counts import all_parameters, trainable_parameters
 from lora_studio.core.modules import ModuleTree
+from lora_studio.core.settings import AdapterSettings
 from lora_studio.core.targets import Resolution, Selection, compile_selection, resolve, targetable_below
 from lora_studio.lora.config import to_lora_config
 from tests.lora.oracle import Injected, inject, injected, meta_model, reloaded_config, tree_of

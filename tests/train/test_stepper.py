@@ -8,8 +8,8 @@ import pytest
 import torch
 from peft import PeftModel
 
-from lora_studio.core.config import TrainingSettings
 from lora_studio.core.errors import InputError
+from lora_studio.core.settings import TrainingSettings
 from lora_studio.data.token_rows import TokenRow
 from lora_studio.generate.batches import make_batch, trained_count
 from lora_studio.train.precision import Precision

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 
-from lora_studio.core.config import AdapterSettings
 from lora_studio.core.errors import InputError
 from lora_studio.core.modules import ModuleTree
+from lora_studio.core.settings import AdapterSettings
 
 _QWEN_NAMES = {"gate": "gate.weight", "gate_proj": "gate_up_proj", "up_proj": "gate_up_proj", "down_proj": "down_proj"}
 _MIXTRAL_NAMES = {"gate": "gate.weight", "w1": "gate_up_proj", "w3": "gate_up_proj", "w2": "down_proj"}

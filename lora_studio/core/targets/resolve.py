@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
-from lora_studio.core.config import AdapterSettings
 from lora_studio.core.errors import InputError
 from lora_studio.core.findings import Finding, Level
 from lora_studio.core.modules import Kind, ModuleInfo, ModuleTree
+from lora_studio.core.settings import AdapterSettings
 from lora_studio.core.targets.fused import rewrite_for_fused_experts
 from lora_studio.core.targets.index import index_of
 from lora_studio.core.targets.matching import (

@@ -8,7 +8,7 @@ from pathlib import Path
 from PySide6.QtCore import QAbstractTableModel, QModelIndex, QObject, QPersistentModelIndex, Qt
 from PySide6.QtGui import QBrush, QColor
 
-from lora_studio.core.config import DataSettings
+from lora_studio.core.settings import DataSettings
 from lora_studio.data.read import kind_of
 from lora_studio.gui.data_page.names import NamedFile
 from lora_studio.gui.text import tr

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
-from lora_studio.core.config import DataSettings
+from lora_studio.core.settings import DataSettings
 from lora_studio.data.check import DataCheck, DataFile
 from lora_studio.data.files import HUB_SCHEME, Split
 

@@ -8,8 +8,8 @@ from itertools import islice
 from pathlib import Path
 from typing import cast
 
-from lora_studio.core.config import DataSettings
 from lora_studio.core.errors import InputError
+from lora_studio.core.settings import DataSettings
 from lora_studio.data.check import DataCheck, DataFile
 from lora_studio.data.files import FileReader
 from lora_studio.data.read import open_records

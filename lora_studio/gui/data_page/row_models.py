@@ -8,8 +8,8 @@ from pathlib import Path
 
 from PySide6.QtCore import QAbstractListModel, QAbstractTableModel, QModelIndex, QObject, QPersistentModelIndex, Qt
 
-from lora_studio.core.config import DataSettings
 from lora_studio.core.errors import InputError
+from lora_studio.core.settings import DataSettings
 from lora_studio.data.check import DataCheck, readers_of
 from lora_studio.data.read import raw_text
 from lora_studio.data.row_index import RowIndex

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from PySide6.QtCore import Qt
 from PySide6.QtWidgets import QMenu, QSlider, QToolButton
 
-from lora_studio.core.config import AdapterSettings
+from lora_studio.core.settings import AdapterSettings
 from lora_studio.gui.forms import FieldRow, FieldSpec
 from lora_studio.gui.panels.panel import Panel, more_paths
 from lora_studio.gui.panels.presets import PRESETS, preset_changes

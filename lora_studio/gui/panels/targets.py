@@ -9,9 +9,10 @@ from PySide6.QtCore import Qt, QTimer
 from PySide6.QtGui import QColor, QGuiApplication
 from PySide6.QtWidgets import QHBoxLayout, QPushButton, QToolButton
 
-from lora_studio.core.config import AdapterSettings, RunConfig
+from lora_studio.core.config import RunConfig
 from lora_studio.core.counts import count_by_module
 from lora_studio.core.errors import InputError
+from lora_studio.core.settings import AdapterSettings
 from lora_studio.core.targets import PRESETS, Selection, compile_selection
 from lora_studio.gui.targets.model import TargetModel
 from lora_studio.gui.targets.nodes import Grouping

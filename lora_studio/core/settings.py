@@ -1,0 +1,391 @@
+"""The sections of a `RunConfig`, field by field.
+
+A field's constraints give its editor's range, its description the tooltip. Names are PEFT's and transformers' own.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, NoReturn, Self, TypeVar
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+STARTER_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
+HUB_SCHEME = "hf://"
+"""How the name of a Hub data set starts among files of rows."""
+
+Value = TypeVar("Value")
+
+
+class FrozenDict(dict[str, Value]):
+    """A dictionary that refuses to change, so that a frozen config is frozen all the way down."""
+
+    def _refuse(self, *_args: object, **_kwargs: object) -> NoReturn:
+        raise TypeError("a RunConfig does not change; use replace()")
+
+    __setitem__ = __delitem__ = clear = pop = popitem = setdefault = update = __ior__ = _refuse  # type: ignore[assignment]
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        return hash(frozenset(self.items()))
+
+    def __reduce__(self) -> tuple[type[Self], tuple[dict[str, Value]]]:
+        return type(self), (dict(self),)
+
+
+def _one_or_many(value: object) -> object:
+    """Let a person write a single string where a list is meant."""
+    return [value] if isinstance(value, str) else value
+
+
+Names = Annotated[tuple[str, ...], BeforeValidator(_one_or_many)]
+RankPattern = Annotated[dict[str, Annotated[int, Field(ge=1, le=65536)]], AfterValidator(FrozenDict)]
+ColumnNames = Annotated[dict[str, str], AfterValidator(FrozenDict)]
+AlphaPattern = Annotated[dict[str, Annotated[int | float, Field(gt=0)]], AfterValidator(FrozenDict)]
+
+
+class Section(BaseModel):
+    """A frozen part of a config that knows its fields and no others."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
+
+
+class ModelSettings(Section):
+    """The base model, which stays frozen."""
+
+    name_or_path: str = Field(
+        default=STARTER_MODEL,
+        min_length=1,
+        title="Base model",
+        description="A folder, a GGUF file or a Hub id such as HuggingFaceTB/SmolLM2-135M-Instruct.",
+    )
+    revision: str | None = Field(
+        default=None, title="Revision", description="A branch, tag or commit of a Hub model; empty for its main branch."
+    )
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        default="auto",
+        title="Weights",
+        description="How the base model's weights are stored while training. auto keeps the dtype of the files, or takes "
+        "bfloat16 where the device is quick with it. float32 takes twice the memory of the others.",
+    )
+    quantization: Literal["none"] = Field(default="none", title="Quantization", description="The base model is held unquantized.")
+
+
+class AdapterSettings(Section):
+    """The adapter: W + (alpha / r) · B · A, with A random, B zero and W frozen."""
+
+    r: int = Field(
+        default=8,
+        ge=1,
+        le=65536,
+        title="Rank",
+        json_schema_extra={"usual": [4, 64]},
+        description="Rank of the update B·A. More rank, more capacity, memory and file size. Usual: 4 to 64.",
+    )
+    lora_alpha: int | float = Field(
+        default=16,
+        gt=0,
+        title="lora_alpha",
+        json_schema_extra={"usual": [8, 128]},
+        description="The update is scaled by alpha / r (alpha / √r with use_rslora). Usual: r to 2·r.",
+    )
+    lora_dropout: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        title="lora_dropout",
+        json_schema_extra={"usual": [0, 0.1]},
+        description="Share of the adapter's inputs set to zero while training. Usual: 0 to 0.1; more for small data.",
+    )
+    target_modules: Names | Literal["all-linear"] = Field(
+        default=("q_proj", "v_proj"),
+        title="Target modules",
+        json_schema_extra={"editor": "tree"},
+        description="Modules that get an adapter: an entry matches a module named so, or ending in a dot and it. "
+        "all-linear takes every linear layer but the head.",
+    )
+    target_parameters: Names = Field(
+        default=(),
+        title="Target parameters",
+        json_schema_extra={"editor": "tree"},
+        description="Parameters that get an adapter though they are no module of their own, such as fused experts.",
+    )
+    exclude_modules: Names = Field(
+        default=(),
+        title="Excluded modules",
+        json_schema_extra={"editor": "tree"},
+        description="Modules left out though target_modules matches them.",
+    )
+    layers_to_transform: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(
+        default=None,
+        title="Layers",
+        json_schema_extra={"editor": "tree"},
+        description="Only these layers get adapters; empty for all.",
+    )
+    rank_pattern: RankPattern = Field(
+        default_factory=dict,
+        title="Ranks by module",
+        json_schema_extra={"editor": "tree"},
+        description="Rank of single modules, by regular expression on their names.",
+    )
+    alpha_pattern: AlphaPattern = Field(
+        default_factory=dict,
+        title="Alphas by module",
+        json_schema_extra={"editor": "tree"},
+        description="Alpha of single modules, by regular expression on their names.",
+    )
+    modules_to_save: Names = Field(
+        default=(),
+        title="modules_to_save",
+        json_schema_extra={"more": True},
+        description="Modules trained in full and saved with the adapter, such as a new head. Costs their whole size.",
+    )
+    use_rslora: bool = Field(
+        default=False,
+        title="use_rslora",
+        json_schema_extra={"more": True},
+        description="Scale by alpha / √r instead of alpha / r: keeps large ranks learning at the same pace.",
+    )
+    use_dora: bool = Field(
+        default=False,
+        title="use_dora",
+        json_schema_extra={"more": True},
+        description="Learn the magnitude of each output apart from its direction (DoRA). Often better at small ranks; slower.",
+    )
+    bias: Literal["none", "all", "lora_only"] = Field(
+        default="none",
+        title="bias",
+        json_schema_extra={"more": True},
+        description="Which bias vectors train too. all and lora_only change the base model: switched "
+        "off, the adapter no longer gives the base back.",
+    )
+    init_lora_weights: Literal[True, "gaussian"] = Field(
+        default=True,
+        title="init_lora_weights",
+        json_schema_extra={"more": True},
+        description="How A starts: Kaiming uniform (PEFT's default) or gaussian. B starts at zero either way, "
+        "so the first step starts from the base model.",
+    )
+    dtype: Literal["float32", "bfloat16"] = Field(
+        default="float32",
+        title="Adapter weights",
+        json_schema_extra={"more": True},
+        description="How A and B are stored. float32 keeps small updates; bfloat16 halves a small part of the memory.",
+    )
+
+
+class DataSettings(Section):
+    """The rows to learn from."""
+
+    train: Names = Field(
+        default=(),
+        title="Data",
+        description="Files or folders of training rows, or a Hub data set as hf://owner/name. A path is relative to the config's folder.",
+    )
+    eval: Names = Field(
+        default=(), title="Evaluation data", description="Held-out rows, named as the training rows are; empty to hold out some of those."
+    )
+    format: Literal[
+        "auto", "messages", "sharegpt", "alpaca", "prompt_completion", "text", "preference", "unpaired_preference"
+    ] = Field(
+        default="auto",
+        title="Format",
+        description="How a row is read; auto looks at every row's keys.",
+    )
+    columns: ColumnNames = Field(
+        default_factory=dict,
+        title="Columns",
+        json_schema_extra={"editor": "columns"},
+        description="Which column of the rows is which key of the format, such as prompt: question. Empty where the rows say so.",
+    )
+    encoding: Literal["utf-8", "utf-16", "utf-16-le", "utf-16-be", "latin-1"] = Field(
+        default="utf-8",
+        title="Encoding",
+        description="How text files are encoded. Files that are not UTF-8 are told of, with the encoding that fits.",
+    )
+    chat_template: str | None = Field(
+        default=None,
+        title="Chat template",
+        json_schema_extra={"editor": "template"},
+        description="Empty for the model's own; else the name of one that ships with the studio, or a Jinja template.",
+    )
+    train_on: Literal["assistant", "last", "completion", "all"] = Field(
+        default="assistant",
+        title="Trained tokens",
+        description="assistant: every answer and its end token. last: the last answer only. completion: the answers of the completion, "
+        "or all after the last question. all: every token. Plain text always trains on all.",
+    )
+    max_length: int = Field(
+        default=1024,
+        ge=2,
+        le=1 << 22,
+        title="max_length",
+        json_schema_extra={"usual": [256, 4096]},
+        description="Rows are cut to this many tokens. Memory and time grow with it.",
+    )
+    packing: bool = Field(
+        default=False,
+        title="packing",
+        description="Put several rows into one block of max_length tokens; they do not attend to each other. A batch then counts blocks.",
+    )
+    eval_fraction: float = Field(
+        default=0.1,
+        ge=0,
+        lt=1,
+        title="Held out",
+        description="Share of the training rows held out for evaluation when no evaluation file is given. Usual: 0.05 to 0.1.",
+    )
+    eval_rows: int = Field(
+        default=0,
+        ge=0,
+        title="Held-out rows",
+        description="How many training rows are held out for evaluation; 0 goes by the share.",
+    )
+    on_bad_rows: Literal["stop", "skip"] = Field(
+        default="stop", title="Bad rows", description="stop: refuse to train until every row is sound. skip: leave bad rows out."
+    )
+
+
+class TrainingSettings(Section):
+    """The loop."""
+
+    method: Literal["sft"] = Field(
+        default="sft",
+        title="Method",
+        description="Supervised fine-tuning: learn to give the answers in the data.",
+        json_schema_extra={"hidden": True},
+    )
+    learning_rate: float = Field(
+        default=2e-4,
+        gt=0,
+        le=10,
+        title="learning_rate",
+        json_schema_extra={"usual": [5e-5, 1e-3]},
+        description="Step size at its highest. Usual for LoRA: 1e-4 to 5e-4.",
+    )
+    lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = Field(
+        default="cosine",
+        title="Schedule",
+        description="How the learning rate falls after the warm-up.",
+    )
+    warmup_steps: int = Field(
+        default=0,
+        ge=0,
+        title="warmup_steps",
+        description="Steps over which the learning rate climbs from zero. Usual: 0 to 10% of all steps.",
+    )
+    per_device_train_batch_size: int = Field(
+        default=4,
+        ge=1,
+        le=65536,
+        title="Batch size",
+        json_schema_extra={"usual": [1, 32]},
+        description="Rows in one forward and backward pass. Costs memory, not quality.",
+    )
+    gradient_accumulation_steps: int = Field(
+        default=1,
+        ge=1,
+        le=65536,
+        title="Accumulation",
+        json_schema_extra={"usual": [1, 32]},
+        description="Passes added up before one step. Batch size times this is what the step learns "
+        "from; splitting it changes nothing but rounding.",
+    )
+    num_train_epochs: float = Field(
+        default=1,
+        gt=0,
+        le=10000,
+        title="Epochs",
+        json_schema_extra={"usual": [1, 5]},
+        description="Times the data is gone through. Usual: 1 to 3.",
+    )
+    max_steps: int = Field(
+        default=-1, ge=-1, title="max_steps", json_schema_extra={"more": True}, description="Stop after this many steps; -1 goes by epochs."
+    )
+    optim: Literal["adamw_torch"] = Field(
+        default="adamw_torch", title="optim", json_schema_extra={"hidden": True}, description="AdamW, over the adapter's parameters alone."
+    )
+    adam_beta1: float = Field(
+        default=0.9, ge=0, lt=1, title="adam_beta1", json_schema_extra={"more": True}, description="Decay of the mean of gradients."
+    )
+    adam_beta2: float = Field(
+        default=0.999,
+        ge=0,
+        lt=1,
+        title="adam_beta2",
+        json_schema_extra={"more": True},
+        description="Decay of the mean of squared gradients.",
+    )
+    weight_decay: float = Field(
+        default=0.0,
+        ge=0,
+        le=10,
+        title="weight_decay",
+        json_schema_extra={"more": True},
+        description="Pull of the adapter's weights towards zero. Usual: 0 to 0.1.",
+    )
+    max_grad_norm: float = Field(
+        default=1.0,
+        ge=0,
+        title="max_grad_norm",
+        json_schema_extra={"more": True},
+        description="Gradients are scaled down to this norm; 0 leaves them. Usual: 0.3 to 1.",
+    )
+    gradient_checkpointing: bool = Field(
+        default=False,
+        title="gradient_checkpointing",
+        json_schema_extra={"more": True},
+        description="Compute activations again instead of keeping them: much less memory, about a third more time.",
+    )
+    compute_dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        default="auto",
+        title="Computation",
+        json_schema_extra={"more": True},
+        description="Precision of the matrix products. auto takes bfloat16 where the device is quick with it. float16 scales the loss.",
+    )
+    device: Literal["auto", "cuda", "mps", "cpu"] = Field(
+        default="auto", title="Device", json_schema_extra={"more": True}, description="auto takes CUDA, then MPS, then the CPU."
+    )
+    train_sampling_strategy: Literal["random", "sequential", "group_by_length"] = Field(
+        default="group_by_length",
+        title="Order of rows",
+        json_schema_extra={"more": True},
+        description="group_by_length puts rows of like length into one batch, so little padding is computed.",
+    )
+    logging_steps: int = Field(
+        default=1, ge=1, title="logging_steps", json_schema_extra={"more": True}, description="A point on the curves every so many steps."
+    )
+    eval_steps: int = Field(
+        default=0,
+        ge=0,
+        title="eval_steps",
+        json_schema_extra={"more": True},
+        description="Evaluate every so many steps; 0 once an epoch. Always at the end.",
+    )
+    save_steps: int = Field(
+        default=0,
+        ge=0,
+        title="save_steps",
+        json_schema_extra={"more": True},
+        description="Checkpoint every so many steps; 0 once an epoch. Always at the end, on pause and on stop.",
+    )
+    save_total_limit: int = Field(
+        default=3, ge=1, title="save_total_limit", json_schema_extra={"more": True}, description="Checkpoints kept; older ones are removed."
+    )
+    sample_rows: int = Field(
+        default=5,
+        ge=0,
+        le=1000,
+        title="Sampled rows",
+        json_schema_extra={"more": True},
+        description="Held-out prompts answered before and after the run.",
+    )
+    sample_max_new_tokens: int = Field(
+        default=96, ge=1, le=8192, title="Answer length", json_schema_extra={"more": True}, description="Most tokens of one sampled answer."
+    )
+    seed: int = Field(
+        default=0,
+        ge=0,
+        lt=1 << 63,
+        title="seed",
+        json_schema_extra={"more": True},
+        description="Decides the adapter's start, the order of rows, dropout and the held-out rows.",
+    )
