@@ -113,6 +113,11 @@ class Control:
         with self._changed:
             return self._changed.wait_for(lambda: not self._paused, timeout)
 
+    def wait(self, timeout: float) -> None:
+        """Block until something is asked, at most `timeout` seconds."""
+        with self._changed:
+            self._changed.wait(timeout)
+
     def check(self) -> None:
         """Raise `Cancelled` when the task is asked to end: for tasks with nothing to save."""
         if self._stop:

@@ -370,6 +370,41 @@ class TrainingSettings(Section):
     save_total_limit: int = Field(
         default=3, ge=1, title="save_total_limit", json_schema_extra={"more": True}, description="Checkpoints kept; older ones are removed."
     )
+    save_minutes: float = Field(
+        default=15,
+        ge=0,
+        le=100_000,
+        title="save_minutes",
+        json_schema_extra={"more": True},
+        description="Checkpoint as well when the last one is this many minutes old; 0 leaves it to save_steps.",
+    )
+    early_stopping_patience: int = Field(
+        default=0,
+        ge=0,
+        title="early_stopping_patience",
+        json_schema_extra={"more": True},
+        description="End the run once so many evaluations in a row have not improved; 0 never does. Usual: 2 to 5.",
+    )
+    early_stopping_threshold: float = Field(
+        default=0.0,
+        ge=0,
+        title="early_stopping_threshold",
+        json_schema_extra={"more": True},
+        description="By how much the evaluation loss has to fall to count as improved.",
+    )
+    load_best_model_at_end: bool = Field(
+        default=False,
+        title="load_best_model_at_end",
+        json_schema_extra={"more": True},
+        description="Finish with the adapter of the best evaluation instead of the last step's. Its checkpoint is kept either way.",
+    )
+    sample_steps: int = Field(
+        default=0,
+        ge=0,
+        title="sample_steps",
+        json_schema_extra={"more": True},
+        description="Answer the held-out prompts every so many steps too; 0 only before and after.",
+    )
     sample_rows: int = Field(
         default=5,
         ge=0,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from lora_studio.data.collate import collate
@@ -30,6 +31,8 @@ class Batch:
         counts: Trained tokens of each row; they add up to N.
         position_ids: (B, T) place of each token in its document; None where no row is packed.
         document_ids: (B, T) document of each token in its row, 0 on padding; None where no row is packed.
+        borders: (documents + 1,) where each document, and each row's padding, begins among the B·T tokens; int32, None as above.
+        longest_document: Tokens of the longest of these; 0 where no row is packed.
     """
 
     input_ids: Tensor
@@ -38,11 +41,20 @@ class Batch:
     counts: tuple[int, ...]
     position_ids: Tensor | None = None
     document_ids: Tensor | None = None
+    borders: Tensor | None = None
+    longest_document: int = 0
 
     def to(self, device: torch.device) -> Batch:
-        """Give the batch on `device`."""
-        packed = (None if ids is None else ids.to(device) for ids in (self.position_ids, self.document_ids))
-        return Batch(self.input_ids.to(device), self.positions.to(device), self.targets.to(device), self.counts, *packed)
+        """Give the batch on `device`; to a graphics card it is copied from pinned memory, and nobody waits for it."""
+
+        def moved(tensor: Tensor) -> Tensor:
+            held = tensor.pin_memory() if device.type == "cuda" and tensor.device.type == "cpu" else tensor
+            return held.to(device, non_blocking=True)
+
+        packed = [None if ids is None else moved(ids) for ids in (self.position_ids, self.document_ids, self.borders)]
+        return Batch(
+            moved(self.input_ids), moved(self.positions), moved(self.targets), self.counts, packed[0], packed[1], packed[2],
+            self.longest_document)
 
 
 def make_batch(rows: Sequence[TokenRow]) -> Batch:
@@ -53,8 +65,19 @@ def make_batch(rows: Sequence[TokenRow]) -> Batch:
     positions = np.flatnonzero(predicts)
     targets = padded.input_ids.reshape(-1)[positions + 1]
     counts = tuple(int(count) for count in predicts.sum(axis=1))
-    packed = (torch.from_numpy(padded.position_ids), torch.from_numpy(padded.document_ids)) if padded.packed else (None, None)
-    return Batch(torch.from_numpy(padded.input_ids), torch.from_numpy(positions), torch.from_numpy(targets), counts, *packed)
+    tensors = (torch.from_numpy(padded.input_ids), torch.from_numpy(positions), torch.from_numpy(targets), counts)
+    if not padded.packed:
+        return Batch(*tensors)
+    borders = _borders(rows, padded.input_ids.shape[1])
+    return Batch(
+        *tensors, torch.from_numpy(padded.position_ids), torch.from_numpy(padded.document_ids), torch.from_numpy(borders),
+        int(np.diff(borders).max()))
+
+
+def _borders(rows: Sequence[TokenRow], width: int) -> NDArray[np.int32]:
+    """Give where documents and padding begin among rows padded to `width`, and the number of tokens at the end."""
+    starts = [start * width + border for start, row in enumerate(rows) for border in (0, *row.borders, row.input_ids.size)]
+    return np.unique(np.array([*starts, len(rows) * width], dtype=np.int32))
 
 
 def trained_count(row: TokenRow) -> int:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from lora_studio.core.errors import StudioError
+from lora_studio.generate.attention import ReadyAttention
 from lora_studio.generate.batches import Batch
 from lora_studio.generate.head_loss import frozen_head_loss
 from lora_studio.generate.packed import packed_masks
@@ -23,7 +24,10 @@ _TRIED_TOKENS = 8
 
 
 class SelectedHead:
-    """A model whose output layer sees chosen positions only, while this is open as a context manager; may be opened again."""
+    """A model whose output layer sees chosen positions only, while this is open as a context manager; may be opened again.
+
+    It has to be open until the backward pass is over: what is computed again there attends as it did.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         """Take a causal language model, plain or with an adapter."""
@@ -33,13 +37,16 @@ class SelectedHead:
         self._spared = False
         self._bare: bool | None = None
         self._handle: Any = None
+        self._attention = ReadyAttention(model)
 
     def __enter__(self) -> Self:
+        self._attention.__enter__()
         self._handle = self._head.register_forward_pre_hook(self._select)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._handle.remove()
+        self._attention.__exit__(kind, error, trace)
         self._positions = self._hidden = None
 
     @property
@@ -52,6 +59,7 @@ class SelectedHead:
     def logits(self, batch: Batch) -> Tensor:
         """Run the model and give (N, V) logits, one row for each of the batch's positions, in the model's dtype."""
         self._positions = batch.positions
+        self._attention.take(batch)
         try:
             logits: Tensor = self._model(input_ids=batch.input_ids, use_cache=False, **self._apart(batch)).logits
         finally:
@@ -91,6 +99,7 @@ class SelectedHead:
         handle = head.register_forward_hook(lambda _head, _inputs, output: made.append(output))
         training = self._model.training
         self._model.eval()  # draws no random numbers
+        self._attention.take(None)
         try:
             given: Tensor = self._model(input_ids=input_ids, use_cache=False).logits
         finally:
@@ -99,9 +108,11 @@ class SelectedHead:
         return len(made) == 1 and torch.equal(given, made[0])
 
     def _apart(self, batch: Batch) -> dict[str, Any]:
-        """Give what keeps the documents of packed rows from seeing each other; nothing where no row is packed."""
+        """Give what tells the documents of packed rows apart; nothing where no row is packed."""
         if batch.document_ids is None:
             return {}
+        if self._attention.usable:
+            return {"position_ids": batch.position_ids}
         dtype = next(self._model.parameters()).dtype
         return {"position_ids": batch.position_ids, "attention_mask": packed_masks(self._model, batch.document_ids, dtype)}
 

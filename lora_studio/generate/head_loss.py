@@ -7,7 +7,7 @@ logits are there, and all that is kept for the backward pass is as large as the 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -28,8 +28,8 @@ def frozen_head_loss(hidden: Tensor, head: nn.Linear, targets: Tensor) -> Tensor
     """
     kind = hidden.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
-    own = dict(head.named_parameters())
-    bias = own["bias"].detach().to(dtype) if "bias" in own else None
+    own = cast("Tensor | None", head.bias)  # torch's types say that it is always there
+    bias = None if own is None else own.detach().to(dtype)
     with torch.autocast(kind, enabled=False):
         loss: Tensor = _FrozenHeadLoss.apply(hidden.to(dtype), head.weight.detach().to(dtype), bias, targets)  # type: ignore[no-untyped-call]
     return loss

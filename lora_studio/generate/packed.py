@@ -37,23 +37,38 @@ def packed_masks(model: Any, document_ids: Tensor, dtype: torch.dtype) -> Masks:
     window = cast("int | None", getattr(config, "sliding_window", None))
     additive = getattr(config, "_attn_implementation", "sdpa") != "sdpa"
     if kinds is None:
-        return _finished(_visible(document_ids, window), dtype, additive=additive)
-    return {kind: _finished(_visible(document_ids, window if kind == _SLIDING else None), dtype, additive=additive) for kind in set(kinds)}
+        return _finished(visible(document_ids, window), dtype, additive=additive)
+    return {kind: _finished(visible(document_ids, window if kind == _SLIDING else None), dtype, additive=additive) for kind in set(kinds)}
 
 
 def refuse_unpackable(model: Any) -> None:
     """Raise `InputError` when packed rows would leak into each other in this model."""
-    config: Any = model.config.get_text_config()
-    kinds = set(cast("list[str] | None", getattr(config, "layer_types", None)) or ())
-    others = sorted(kinds - {_FULL, _SLIDING})
-    base: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
-    if others or getattr(base, "_is_stateful", False) or getattr(config, "attention_chunk_size", None):
+    if not is_plain_attention(model):
+        others = _other_kinds(model)
         what = f"layers of the kind {others[0]}" if others else "layers that are not plain attention"
         raise InputError(f"This model has {what}: rows packed together would not stay apart.", "Switch packing off.", "data.packing")
 
 
-def _visible(document_ids: Tensor, window: int | None) -> Tensor:
-    """Give (B, 1, T, T): whether the token of a row may look at the one of a column."""
+def is_plain_attention(model: Any) -> bool:
+    """Say whether all layers attend to what came before, or to a window of it, and carry nothing else from token to token."""
+    config: Any = model.config.get_text_config()
+    base: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
+    flags = ("attention_chunk_size", "use_bidirectional_attention")
+    return not (_other_kinds(model) or getattr(base, "_is_stateful", False) or any(getattr(config, flag, None) for flag in flags))
+
+
+def _other_kinds(model: Any) -> list[str]:
+    kinds = set(cast("list[str] | None", getattr(model.config.get_text_config(), "layer_types", None)) or ())
+    return sorted(kinds - {_FULL, _SLIDING})
+
+
+def visible(document_ids: Tensor, window: int | None) -> Tensor:
+    """Give (B, 1, T, T): whether the token of a row may look at the one of a column.
+
+    Args:
+        document_ids: (B, T) document of each token.
+        window: A token sees itself and the `window` - 1 before it; None for all before it.
+    """
     places = torch.arange(document_ids.shape[1], device=document_ids.device)
     distance = places[:, None] - places
     seen = distance >= 0

@@ -22,29 +22,13 @@ from lora_studio.core.files import sha256_of, whole_folder
 from lora_studio.core.runs import RunFolder
 from lora_studio.generate.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, MANIFEST
 from lora_studio.generate.host import active_config
+from lora_studio.train.progress import Progress
 from lora_studio.train.stepper import Stepper
 
 OPTIMIZER = "optimizer.safetensors"
 STATE = "state.json"
 _FORMAT = 1
 _SEPARATOR = "|"
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a run is.
-
-    Attributes:
-        step: Optimizer steps taken.
-        tokens: Tokens gone through, without padding.
-        trained_tokens: Trained tokens gone through.
-        skipped_in_a_row: Steps skipped since the last one taken.
-    """
-
-    step: int = 0
-    tokens: int = 0
-    trained_tokens: int = 0
-    skipped_in_a_row: int = 0
 
 
 @dataclass(frozen=True)
@@ -59,8 +43,9 @@ class CheckpointState:
         seed: The run's seed.
         threads: Torch's threads: with another number, sums round differently.
         compute_dtype: dtype of the matrix products.
-        scaler: The loss scaler's state; empty without one.
+        scaler: The loss scale's state; empty without one.
         micro_rows: Rows of a micro-batch, where memory had it halved; 0 in checkpoints from before that was kept.
+        config: The run's settings; empty in checkpoints from before they were kept.
         format: Version of this layout.
     """
 
@@ -71,28 +56,36 @@ class CheckpointState:
     compute_dtype: str
     scaler: dict[str, Any] = field(default_factory=dict[str, Any])
     micro_rows: int = 0
+    config: dict[str, Any] = field(default_factory=dict[str, Any])
     format: int = _FORMAT
 
 
+def checkpoint_path(run: RunFolder, step: int) -> Path:
+    """Give the folder of a step's checkpoint."""
+    return run.path / "checkpoints" / f"step-{step:06d}"
+
+
 def save_checkpoint(run: RunFolder, stepper: Stepper, state: CheckpointState, keep: int) -> Path:
-    """Write a checkpoint, then remove older ones beyond `keep`; give its folder.
+    """Write a checkpoint, then remove older ones beyond `keep`, but for that of the best evaluation; give its folder.
 
     One that stands there already for this step is replaced.
     """
-    target = run.path / "checkpoints" / f"step-{state.progress.step:06d}"
+    target = checkpoint_path(run, state.progress.step)
     with whole_folder(target, overwrite=True) as folder:
         write_adapter(stepper.model, folder, run)
         save_file(_optimizer_tensors(stepper), folder / OPTIMIZER)
         (folder / STATE).write_text(json.dumps(asdict(state), indent=1), encoding="utf-8")
         files = {path.name: sha256_of(path) for path in sorted(folder.iterdir())}
         (folder / MANIFEST).write_text(json.dumps({"format": _FORMAT, "files": files}, indent=1), encoding="utf-8")
+    best = checkpoint_path(run, state.progress.best_step)
     for old in run.checkpoints[:-keep]:
-        shutil.rmtree(old)
+        if old != best:
+            shutil.rmtree(old)
     return target
 
 
 def load_checkpoint(folder: Path, stepper: Stepper) -> CheckpointState:
-    """Put a checkpoint back into the model, the optimizer and the loss scaler.
+    """Put a checkpoint back into the model, the optimizer and the loss scale.
 
     Raises:
         StudioError: It was made by another release, or for other modules than the model now has.
@@ -103,14 +96,34 @@ def load_checkpoint(folder: Path, stepper: Stepper) -> CheckpointState:
         moments = load_file(folder / OPTIMIZER)
     except (OSError, SafetensorError) as error:
         raise _unfit(folder, str(error)) from error
-    outcome: Any = set_peft_model_state_dict(stepper.model, adapter)
+    _put_back(folder, stepper, adapter)
+    _restore_optimizer(folder, stepper, moments)
+    if state.scaler and stepper.loss_scale is not None:
+        stepper.loss_scale.load_state_dict(state.scaler)
+    return state
+
+
+def load_weights(folder: Path, stepper: Stepper) -> None:
+    """Put a checkpoint's adapter into the model, and nothing else.
+
+    Raises:
+        StudioError: It cannot be read, or was made for other modules than the model now has.
+    """
+    try:
+        adapter = load_file(folder / ADAPTER_WEIGHTS)
+    except (OSError, SafetensorError) as error:
+        raise _unfit(folder, str(error)) from error
+    _put_back(folder, stepper, adapter)
+
+
+def _put_back(folder: Path, stepper: Stepper, adapter: dict[str, Tensor]) -> None:
+    try:
+        outcome: Any = set_peft_model_state_dict(stepper.model, adapter)
+    except RuntimeError as error:
+        raise _unfit(folder, " ".join(str(error).split())[:300]) from error
     lost = stepper.parameters.keys() & set(outcome.missing_keys)
     if lost or outcome.unexpected_keys:
         raise _unfit(folder, f"it does not match the adapter at {next(iter(lost or outcome.unexpected_keys))}")
-    _restore_optimizer(folder, stepper, moments)
-    if state.scaler:
-        stepper.scaler.load_state_dict(state.scaler)
-    return state
 
 
 def read_state(folder: Path) -> CheckpointState:
@@ -123,7 +136,7 @@ def read_state(folder: Path) -> CheckpointState:
         raw: Any = json.loads((folder / STATE).read_text(encoding="utf-8"))
         if raw["format"] != _FORMAT:
             raise _unfit(folder, f"its format is {raw['format']!r}, this release reads {_FORMAT}")
-        progress = Progress(**raw.pop("progress"))
+        progress = Progress.from_json(raw.pop("progress"))
         return CheckpointState(progress, **raw)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _unfit(folder, f"{STATE} cannot be read: {error}") from error

@@ -1,4 +1,4 @@
-"""Precision of the matrix products: autocast, and the loss scale float16 needs."""
+"""Precision of the matrix products."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from peft import PeftModel
 from peft.helpers import disable_input_dtype_casting
-from torch.amp.grad_scaler import GradScaler
 
 from lora_studio.generate.host import active_config
 
@@ -34,10 +33,6 @@ class Precision:
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """Give the context that forward passes run in."""
         return torch.autocast(self.device.type, dtype=self.compute) if self.mixed else contextlib.nullcontext()
-
-    def scaler(self) -> GradScaler:
-        """Give the loss scaler: float16 gradients underflow without one; for other dtypes it does nothing."""
-        return GradScaler(self.device.type, enabled=self.compute == torch.float16)
 
     def lean_inputs(self, model: PeftModel) -> contextlib.AbstractContextManager[None]:
         """Spare PEFT's cast of each adapter's input to the adapter's dtype: under autocast the product casts it back at once.

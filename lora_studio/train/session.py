@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Generator, Iterator
+from dataclasses import replace
 from typing import Literal
 
-import psutil
 import torch
 from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
@@ -24,7 +24,6 @@ from lora_studio.core.events import (
     RunEvent,
     RunFinished,
     Sample,
-    Step,
 )
 from lora_studio.core.files import bytes_below, sha256_of, whole_folder
 from lora_studio.core.runs import RunFolder
@@ -37,10 +36,15 @@ from lora_studio.generate.packed import refuse_unpackable
 from lora_studio.generate.sampling import answer
 from lora_studio.generate.score import loss_sums
 from lora_studio.train.abandon import abandoning
-from lora_studio.train.checkpoint import CheckpointState, Progress, load_checkpoint, save_checkpoint, write_adapter
+from lora_studio.train.checkpoint import CheckpointState, checkpoint_path, load_checkpoint, load_weights, save_checkpoint, write_adapter
+from lora_studio.train.disk import until_written
+from lora_studio.train.faults import not_finite, out_of_memory, refuse_standstill, told_fault
+from lora_studio.train.logbook import Logbook, StepClock, Taken, peak_memory
 from lora_studio.train.precision import Precision
+from lora_studio.train.progress import Progress
 from lora_studio.train.schedule import lr_at
-from lora_studio.train.stepper import Outcome, Stepper, TooLargeError, is_out_of_memory, micro_batch_seed, out_of_memory
+from lora_studio.train.spikes import SpikeWatch
+from lora_studio.train.stepper import Outcome, Stepper, TooLargeError, micro_batch_seed
 
 _MOST_SKIPPED = 5
 _MOST_SKIPPED_SCALED = 30  # a loss scale finds its height by halving: 2^16 down takes as many tries
@@ -57,8 +61,9 @@ class Session:
 
     def __init__(
         self, context: TaskContext, run: RunFolder, model: PeftModel, tokenizer: PreTrainedTokenizerBase, data: PreparedData,
-        precision: Precision,
+        precision: Precision, reads_late: bool | None = None,
     ) -> None:
+        """Take what a run needs; `reads_late` reads a step's figures once the next is under way, by default on a graphics card."""
         self._control = context.control
         self._run = run
         self._config: RunConfig = run.config
@@ -71,11 +76,15 @@ class Session:
             refuse_unpackable(model)
         self._rows = data.blocks
         self.plan = StepPlan(self._rows.lengths, self._rows.trained_counts, self._config.training, self._rows.fingerprint())
+        on_cpu = precision.device.type == "cpu"
+        self._logbook = Logbook(self._config.training.logging_steps, not on_cpu if reads_late is None else reads_late)
+        self._spikes = SpikeWatch()
         self._progress = Progress()
         self._saved_step = 0
+        self._saved_at = time.monotonic()
         self._micro_rows = self._config.training.per_device_train_batch_size
         # A processor is as quick with few rows as with many, a graphics card is not.
-        self._pass_tokens = _PASS_TOKENS if precision.device.type == "cpu" else None
+        self._pass_tokens = _PASS_TOKENS if on_cpu else None
         self._eval_loss: float | None = None
 
     @property
@@ -93,6 +102,7 @@ class Session:
             return
         state = load_checkpoint(folder, self._stepper)
         self._progress = state.progress
+        self._spikes = SpikeWatch(state.progress.recent_losses)
         self._saved_step = state.progress.step
         self._micro_rows = state.micro_rows or self._micro_rows
         compute = str(self._precision.compute).removeprefix("torch.")
@@ -117,15 +127,17 @@ class Session:
             try:
                 yield from self._whole_run()
             except _StopAskedError:
+                yield from self._settle()
                 if self.step > self._saved_step:
                     yield from self._save()
                 raise Cancelled from None
             except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error):
+                told = told_fault(error, self._safe)
+                if told is None:
                     raise
-                message = "Out of memory while evaluating or sampling."
-                raise StudioError(message, "Lower max_length or sample_rows.", "data.max_length") from error
+                raise told from error
             finally:
+                self._logbook.drop()
                 self._stepper.drop()
 
     def _whole_run(self) -> Iterator[RunEvent]:
@@ -133,81 +145,104 @@ class Session:
         if self.step == 0:
             yield from self._evaluate()
             yield from self._sample("before")
+        elif self._due(settings.eval_steps) and self._progress.evaluated_step < self.step < self.plan.total_steps:
+            yield from self._evaluate()  # the attempt before ended between checkpoint and evaluation
         yield self._training_phase()
-        while self.step < self.plan.total_steps:
+        while self.step < self.plan.total_steps and not self._progress.stops_early(settings):
             yield from self._take_step()
             if self.step < self.plan.total_steps:
-                yield from self._between_steps(self._due(settings.eval_steps), self._due(settings.save_steps))
-        self._refuse_standstill()
+                yield from self._between_steps()
+        yield from self._settle()
+        refuse_standstill(self._progress)
         if self.step > self._saved_step:
             yield from self._save()
-        yield from self._evaluate()
+        if self._progress.evaluated_step != self.step:
+            yield from self._evaluate()
+        yield from self._choose_best()
         yield from self._sample("after")
-        yield self._finish()
-
-    def _refuse_standstill(self) -> None:
-        """Raise `StudioError` where no step moved the adapter."""
-        if self.step and self._progress.skipped_in_a_row >= self.step:
-            raise StudioError(
-                f"None of the {self.step} steps moved the adapter: no loss and gradient was a finite number.",
-                "Usual causes: a learning_rate too high, too few steps for float16's loss scale, or a damaged base model.",
-                "training.learning_rate",
-            )
+        yield from self._finish()
 
     def _due(self, every: int) -> bool:
         """Say whether the step just taken ends an interval: so many steps, or an epoch for 0."""
         return self.step % (every or self.plan.steps_per_epoch) == 0
 
-    def _between_steps(self, evaluate: bool, save: bool) -> Iterator[RunEvent]:
-        if self._control.take_checkpoint_request() or save:
+    def _between_steps(self) -> Iterator[RunEvent]:
+        settings = self._config.training
+        if self._control.take_checkpoint_request() or self._due(settings.save_steps) or self._is_overdue():
             yield from self._save()
+        evaluate = self._due(settings.eval_steps)
         if evaluate:
             yield from self._evaluate()
         asked = self._control.take_sample_request()
-        if asked:
+        sample = asked or (settings.sample_steps and self.step % settings.sample_steps == 0)
+        if sample:
             yield from self._sample("step")
-        if evaluate or asked:
+        if evaluate or sample:
             yield self._training_phase()
 
+    def _is_overdue(self) -> bool:
+        minutes = self._config.training.save_minutes
+        return 0 < minutes * 60 <= time.monotonic() - self._saved_at
+
     def _take_step(self) -> Iterator[RunEvent]:
-        settings = self._config.training
         number = self.step
         batch = self.plan.step(number)
         if self._precision.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
-        seconds: list[float] | None = None
-        while seconds is None:
-            seconds = yield from self._add_up(number, batch)
-        began = time.perf_counter()
-        learning_rate = lr_at(number, self.plan.total_steps, settings)
-        outcome = self._stepper.finish(learning_rate)
-        whole = sum(seconds) + time.perf_counter() - began
-        self._advance(batch, outcome)
-        if self.step % settings.logging_steps == 0 or self.step == self.plan.total_steps or outcome.skipped:
-            yield Step(
-                step=self.step, loss=outcome.loss, learning_rate=learning_rate, grad_norm=outcome.grad_norm, tokens=self._progress.tokens,
-                trained_tokens=self._progress.trained_tokens, tokens_per_second=batch.tokens / whole, epoch=batch.epoch, seconds=whole,
-                micro_batch_seconds=max(seconds), peak_memory=self._peak_memory(), skipped=outcome.skipped,
-            )
-        if outcome.skipped:
-            yield from self._after_skip(outcome)
+        clock: StepClock | None = None
+        while clock is None:
+            clock = yield from self._add_up(number, batch)
+        learning_rate = lr_at(number, self.plan.total_steps, self._config.training)
+        with clock.piece():
+            self._stepper.finish(learning_rate)
+        self._progress = self._progress.advanced(batch)
+        done = self._progress
+        self._logbook.note(
+            Taken(done.step, learning_rate, batch, done.tokens, done.trained_tokens, clock, peak_memory(self._precision.device)))
+        if self._logbook.due:
+            self._logbook.post(self._stepper.post())
+            yield from self._tell()
 
-    def _add_up(self, number: int, batch: StepBatch) -> Generator[RunEvent, None, list[float] | None]:
-        """Add up a step's gradient; return the seconds of each micro-batch, None where one was too large and is to be halved."""
-        seconds: list[float] = []
+    def _settle(self) -> Iterator[RunEvent]:
+        """Tell of every step taken, waiting for figures that are under way."""
+        self._logbook.post(self._stepper.post())
+        yield from self._tell(everything=True)
+
+    def _tell(self, everything: bool = False) -> Iterator[RunEvent]:
+        """Tell of the steps whose figures have come."""
+        for taken, outcome in self._logbook.read(everything):
+            skipped = self._progress.skipped_in_a_row + 1 if outcome.skipped else 0
+            self._progress = replace(self._progress, skipped_in_a_row=skipped)
+            if self._logbook.is_told(taken.step) or taken.step == self.plan.total_steps or outcome.skipped:
+                yield taken.told(outcome)
+            if outcome.skipped:
+                yield from self._after_skip(taken.step, outcome)
+            else:
+                yield from self._look_for_spike(taken.step, outcome.loss)
+
+    def _look_for_spike(self, step: int, loss: float) -> Iterator[RunEvent]:
+        usual = self._spikes.usual_before(loss)
+        self._progress = replace(self._progress, recent_losses=self._spikes.losses)
+        if usual is not None:
+            yield Notice(level="warning", code="loss_spike", step=step,
+                         message=f"The loss rose to {loss:.3g} in step {step}; it was about {usual:.3g} before.",
+                         hint="A single one often passes. If it stays, stop and lower learning_rate, or look at the rows of that step.")
+
+    def _add_up(self, number: int, batch: StepBatch) -> Generator[RunEvent, None, StepClock | None]:
+        """Add up a step's gradient; return its clock, None where a micro-batch was too large and is to be halved."""
+        clock = StepClock(self._precision.device)
         too_large = None
         for place, rows in enumerate(self.plan.micro_batches(batch, self._micro_rows, pass_tokens=self._pass_tokens)):
             yield from self._heed()
-            began = time.perf_counter()
             seed = micro_batch_seed(self._config.training.seed, number, place)
             try:
-                self._stepper.add(make_batch([self._rows[row] for row in rows]), batch.trained_tokens, seed)
+                with clock.piece():
+                    self._stepper.add(make_batch([self._rows[row] for row in rows]), batch.trained_tokens, seed)
             except TooLargeError as error:
                 too_large = error
                 break
-            seconds.append(time.perf_counter() - began)
         if too_large is None:
-            return seconds
+            return clock
         yield from self._halve(too_large)
         return None
 
@@ -222,28 +257,18 @@ class Session:
             message=f"Out of memory on {error.rows} rows of up to {error.width} tokens: the run goes on with {self._micro_rows} at a time.",
             hint="A step learns from the same rows as before, in more pieces.")
 
-    def _advance(self, batch: StepBatch, outcome: Outcome) -> None:
-        done = self._progress
-        self._progress = Progress(
-            done.step + 1, done.tokens + batch.tokens, done.trained_tokens + batch.trained_tokens,
-            done.skipped_in_a_row + 1 if outcome.skipped else 0,
-        )
-
-    def _after_skip(self, outcome: Outcome) -> Iterator[RunEvent]:
+    def _after_skip(self, step: int, outcome: Outcome) -> Iterator[RunEvent]:
         """Tell of a step whose numbers were not finite; give up when it goes on."""
         count = self._progress.skipped_in_a_row
-        scaled = self._stepper.scaler.is_enabled()
-        what = "loss" if outcome.loss != outcome.loss or abs(outcome.loss) == float("inf") else "gradient"
+        scaled = self._stepper.loss_scale is not None
+        what = "gradient" if math.isfinite(outcome.loss) else "loss"
         if count >= (_MOST_SKIPPED_SCALED if scaled else _MOST_SKIPPED):
-            raise StudioError(
-                f"The {what} was not a finite number in {count} steps in a row, the last of them step {self.step}.",
-                "Usual causes: a learning_rate too high, float16 where bfloat16 or float32 is needed (compute_dtype), "
-                "or a damaged base model.",
-                "training.learning_rate",
-            )
-        scale = f" The loss scale is {self._stepper.scaler.get_scale():g} now." if scaled else ""
-        yield Notice(level="info" if scaled else "warning", code="step_skipped", step=self.step,
-                     message=f"Step {self.step} was skipped: its {what} was not a finite number.{scale}",
+            if count < self.step:
+                yield from self._save()  # what came before these steps
+            raise not_finite(what, count, step, self._safe)
+        scale = f" The loss scale is {outcome.loss_scale:g} now." if scaled else ""
+        yield Notice(level="info" if scaled else "warning", code="step_skipped", step=step,
+                     message=f"Step {step} was skipped: its {what} was not a finite number.{scale}",
                      hint="The adapter did not move. Should it happen again, lower learning_rate.")
 
     def _heed(self) -> Iterator[RunEvent]:
@@ -253,6 +278,7 @@ class Session:
         if self._control.stopping:
             raise _StopAskedError
         if self._control.paused:
+            yield from self._settle()
             if self.step > self._saved_step:
                 yield from self._save()
             yield Paused(step=self.step)
@@ -261,24 +287,34 @@ class Session:
             yield from self._heed()
 
     def _save(self) -> Iterator[RunEvent]:
+        yield from self._settle()
         yield Phase(name="saving", message=f"Saving a checkpoint of step {self.step}", step=self.step)
         began = time.perf_counter()
         training = self._config.training
         state = CheckpointState(
             self._progress, self.plan.total_steps, training.seed, torch.get_num_threads(),
-            str(self._precision.compute).removeprefix("torch."), self._stepper.scaler.state_dict(),
-            self._micro_rows,
+            str(self._precision.compute).removeprefix("torch."),
+            {} if self._stepper.loss_scale is None else self._stepper.loss_scale.state_dict(), self._micro_rows,
+            self._config.model_dump(mode="json"),
         )
-        folder = save_checkpoint(self._run, self._stepper, state, training.save_total_limit)
-        self._saved_step = self.step
+        folder = yield from until_written(
+            lambda: save_checkpoint(self._run, self._stepper, state, training.save_total_limit), f"a checkpoint of step {self.step}",
+            self._run.path, self._control, self.step, self._safe)
+        self._saved_step, self._saved_at = self.step, time.monotonic()
         yield CheckpointSaved(step=self.step, path=folder.relative_to(self._run.path).as_posix(), bytes=bytes_below(folder),
                               seconds=time.perf_counter() - began)
+
+    @property
+    def _safe(self) -> str:
+        """What is on disk, as a sentence."""
+        return f"The checkpoint of step {self._saved_step} is safe." if self._saved_step else "No checkpoint was saved yet."
 
     def _evaluate(self) -> Iterator[RunEvent]:
         """Take the loss over the held-out rows; pauses and stops are heeded between batches."""
         rows = self._data.evaluation
         if not len(rows):
             return
+        yield from self._settle()
         yield self._evaluating_phase(0)
         began = time.perf_counter()
         loss_sum, tokens, done = 0.0, 0, 0
@@ -294,6 +330,36 @@ class Session:
                 "model.name_or_path",
             )
         yield Evaluation(step=self.step, loss=self._eval_loss, rows=done, trained_tokens=tokens, seconds=time.perf_counter() - began)
+        yield from self._heed_evaluation(self._eval_loss)
+
+    def _heed_evaluation(self, loss: float) -> Iterator[RunEvent]:
+        """Keep the best step's checkpoint, and say when the run is to end early."""
+        settings = self._config.training
+        self._progress = self._progress.evaluated(loss, settings.early_stopping_threshold)
+        wanted = settings.load_best_model_at_end or settings.early_stopping_patience
+        if wanted and self.step == self._progress.best_step > self._saved_step:
+            yield from self._save()
+        if self._progress.stops_early(settings) and self.step < self.plan.total_steps:
+            yield Notice(
+                code="early_stop", step=self.step,
+                message=f"The evaluation loss has not improved for {self._progress.stale_evaluations} evaluations: the run ends here.",
+                hint=f"The best was {self._progress.best_loss:.4f} at step {self._progress.best_step}; its checkpoint is kept.")
+
+    def _choose_best(self) -> Iterator[RunEvent]:
+        """Take the adapter of the best evaluation, where the settings ask for it and it is not the last step's."""
+        best = self._progress.best_step
+        folder = checkpoint_path(self._run, best)
+        if not self._config.training.load_best_model_at_end or best in (0, self.step):
+            return
+        if not folder.is_dir():
+            yield Notice(level="warning", code="best_missing", step=self.step,
+                         message=f"The checkpoint of the best evaluation, of step {best}, is not there any more.",
+                         hint="The run finishes with the last step's adapter.")
+            return
+        load_weights(folder, self._stepper)
+        self._eval_loss = self._progress.best_loss
+        yield Notice(code="best_taken", step=self.step,
+                     message=f"The adapter is that of step {best}, whose evaluation loss {self._eval_loss:.4f} was the lowest.")
 
     def _evaluating_phase(self, done: int) -> Phase:
         total = len(self._data.evaluation)
@@ -301,6 +367,7 @@ class Session:
 
     def _sample(self, label: Literal["before", "after", "step"]) -> Iterator[RunEvent]:
         """Answer held-out prompts; nothing is kept of a batch that a stop cuts short."""
+        yield from self._settle()
         training = self._config.training
         prompts = self._data.samples(training.sample_rows)
         for start in range(0, len(prompts), _SAMPLES_AT_ONCE):
@@ -315,17 +382,21 @@ class Session:
                 yield Sample(step=self.step, label=label, row=prompt.row, prompt=prompt.prompt_text,
                              reference=prompt.reference, text=text)
 
-    def _finish(self) -> RunEvent:
+    def _finish(self) -> Iterator[RunEvent]:
+        digest = yield from until_written(
+            self._write_adapter, "the adapter", self._run.adapter_path, self._control, self.step, self._safe)
+        done = self._progress
+        result = {
+            "adapter": str(self._run.adapter_path), ADAPTER_DIGEST: digest, "steps": self.step, "eval_loss": self._eval_loss,
+            "best_step": done.best_step or None, "best_loss": done.best_loss,
+        }
+        yield RunFinished(step=self.step, result=result)
+
+    def _write_adapter(self) -> str:
+        """Write the run's adapter; give the sha256 of its weights."""
         with whole_folder(self._run.adapter_path, overwrite=True) as folder:
             write_adapter(self._model, folder, self._run)
-            digest = sha256_of(folder / ADAPTER_WEIGHTS)
-        result = {"adapter": str(self._run.adapter_path), ADAPTER_DIGEST: digest, "steps": self.step, "eval_loss": self._eval_loss}
-        return RunFinished(step=self.step, result=result)
+            return sha256_of(folder / ADAPTER_WEIGHTS)
 
     def _training_phase(self, message: str = "Training") -> Phase:
         return Phase(name="training", message=message, done=self.step, total=self.plan.total_steps, unit="steps", step=self.step)
-
-    def _peak_memory(self) -> int:
-        if self._precision.device.type == "cuda":
-            return torch.cuda.max_memory_allocated()
-        return int(psutil.Process().memory_info().rss)

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
 
-from lora_studio.core.errors import InputError, StudioError
+from lora_studio.core.errors import InputError
 from lora_studio.core.settings import TrainingSettings
 from lora_studio.generate.batches import Batch
 from lora_studio.generate.head import SelectedHead
+from lora_studio.train.loss_scale import LossScale
 from lora_studio.train.precision import Precision
 
 _SEED_STRIDE = 1_000_003
 _MICRO_STRIDE = 8_191
+_CLIP_EPSILON = 1e-6
 _OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "bad allocation")
 
 
@@ -28,11 +31,13 @@ class Outcome:
         loss: Mean over the step's trained tokens.
         grad_norm: Of all gradients together, before clipping.
         skipped: Loss or gradient was not finite: the adapter did not move.
+        loss_scale: By how much the loss is scaled for the next step; 1 where it is not.
     """
 
     loss: float
     grad_norm: float
     skipped: bool
+    loss_scale: float = 1.0
 
 
 class TooLargeError(Exception):
@@ -53,7 +58,7 @@ class Stepper:
     """Takes optimizer steps over the adapter's parameters alone.
 
     The gradient is of (sum of token losses ÷ the step's trained tokens), whatever the micro-batches are, so that splitting a step
-    changes nothing but rounding.
+    changes nothing but rounding. Nothing here waits for the device but `read`: whether a step is taken the device decides itself.
     """
 
     def __init__(self, model: PeftModel, settings: TrainingSettings, precision: Precision) -> None:
@@ -63,13 +68,14 @@ class Stepper:
         if not self.parameters:
             raise InputError("Nothing would be trained.", "Choose target modules.", "adapter.target_modules")
         self._settings = settings
-        self.optimizer = torch.optim.AdamW(
+        self.optimizer: Any = torch.optim.AdamW(
             self.parameters.values(), lr=settings.learning_rate, betas=(settings.adam_beta1, settings.adam_beta2),
             weight_decay=settings.weight_decay, fused=True,
         )
-        self.scaler = precision.scaler()
+        self.loss_scale = LossScale(precision.device) if precision.compute == torch.float16 else None
         self._head = SelectedHead(model)
         self._loss: Tensor | None = None
+        self._figures: list[Tensor] = []
 
     def add(self, batch: Batch, trained_tokens: int, seed: int) -> None:
         """Add one micro-batch's gradient.
@@ -100,35 +106,65 @@ class Stepper:
     def _gradient_of(self, batch: Batch, trained_tokens: int) -> Tensor:
         """Take one micro-batch forwards and backwards; give its loss."""
         batch = batch.to(self.precision.device)
-        with self.precision.autocast(), self._head as head:
-            loss = head.loss_sum(batch) / trained_tokens
-        self.scaler.scale(loss).backward()
+        with self._head as head:
+            with self.precision.autocast():
+                loss = head.loss_sum(batch) / trained_tokens
+            (loss if self.loss_scale is None else loss * self.loss_scale.value).backward()
         return loss.detach()
 
-    def finish(self, learning_rate: float) -> Outcome:
-        """Apply what was added, unless it is not finite, and start anew.
+    def finish(self, learning_rate: float) -> None:
+        """Apply what was added, unless it is not finite, and start anew; what came of it is for `read`.
 
         A number that is not finite never reaches the adapter or the optimizer's state.
         """
-        self.scaler.unscale_(self.optimizer)
-        gradients = [parameter.grad for parameter in self.parameters.values() if parameter.grad is not None]
-        norm = nn.utils.get_total_norm(gradients)
-        loss = math.nan if self._loss is None else float(self._loss)
-        finite = math.isfinite(loss) and math.isfinite(float(norm))
-        if finite:
-            if self._settings.max_grad_norm > 0:
-                nn.utils.clip_grads_with_norm_(self.parameters.values(), self._settings.max_grad_norm, norm)
-            for group in self.optimizer.param_groups:
-                group["lr"] = learning_rate
-            self.scaler.step(self.optimizer)
-        self.scaler.update()
+        norm = nn.utils.get_total_norm([parameter.grad for parameter in self.parameters.values() if parameter.grad is not None])
+        divisor = torch.ones((), device=norm.device) if self.loss_scale is None else self.loss_scale.value
+        norm = norm.float() / divisor
+        loss = norm.new_full((), math.nan) if self._loss is None else self._loss
+        unfit = ~(loss.isfinite() & norm.isfinite())
+        if self._settings.max_grad_norm > 0:  # as `clip_grad_norm_` does, within the same pass over the gradients
+            divisor = divisor * ((norm + _CLIP_EPSILON) / self._settings.max_grad_norm).clamp(min=1.0)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        self.optimizer.grad_scale, self.optimizer.found_inf = divisor, unfit.float()
+        self.optimizer.step()
+        if self.loss_scale is not None:
+            self.loss_scale.update(unfit)
+        scale = torch.ones_like(norm) if self.loss_scale is None else self.loss_scale.value
+        self._figures.append(torch.stack([loss, norm, unfit.float(), scale]))
         self.drop()
-        return Outcome(loss, float(norm), skipped=not finite)
+
+    def post(self) -> Posted:
+        """Begin to bring the outcomes since last time from the device; `Posted.read` has them."""
+        posted = Posted(self._figures)
+        self._figures = []
+        return posted
 
     def drop(self) -> None:
         """Forget the micro-batches added since the last step."""
         self.optimizer.zero_grad(set_to_none=True)
         self._loss = None
+
+
+class Posted:
+    """Outcomes of steps on their way from the device: a copy into pinned memory that nobody waits for until it is read."""
+
+    def __init__(self, figures: list[Tensor]) -> None:
+        """Send off figures, each (4,) as `Stepper.finish` makes them."""
+        self._figures = torch.stack(figures) if figures else torch.empty(0, 4)
+        self._arrived: torch.cuda.Event | None = None
+        if self._figures.is_cuda:
+            held = torch.empty(self._figures.shape, pin_memory=True)
+            self._figures = held.copy_(self._figures, non_blocking=True)
+            self._arrived = torch.cuda.Event()
+            self._arrived.record()
+
+    def read(self) -> list[Outcome]:
+        """Give the outcomes in the order of their steps; waits until they have arrived."""
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        rows: list[list[float]] = self._figures.tolist()
+        return [Outcome(loss, norm, bool(unfit), scale) for loss, norm, unfit, scale in rows]
 
 
 def micro_batch_seed(seed: int, step: int, micro_batch: int) -> int:
@@ -139,11 +175,3 @@ def micro_batch_seed(seed: int, step: int, micro_batch: int) -> int:
 def is_out_of_memory(error: BaseException) -> bool:
     """Say whether an error is a want of memory, on any device."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(words in str(error).lower() for words in _OUT_OF_MEMORY)
-
-
-def out_of_memory(error: TooLargeError, settings: TrainingSettings) -> StudioError:
-    """Tell a person that not even one row fits, and what would help."""
-    ways = [] if settings.gradient_checkpointing else ["switch gradient_checkpointing on"]
-    ways += [f"lower max_length below {error.width}", "lower r, or choose fewer target modules", "choose a smaller base model"]
-    hint = "Any of these helps: " + "; ".join(ways) + "."
-    return StudioError(f"Out of memory on {error.rows} row of {error.width} tokens.", hint, "data.max_length")

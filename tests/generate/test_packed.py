@@ -9,9 +9,11 @@ import torch
 
 from lora_studio.core.errors import InputError
 from lora_studio.data.token_rows import TokenRow
+from lora_studio.generate import attention
 from lora_studio.generate.batches import make_batch
 from lora_studio.generate.head import SelectedHead
 from lora_studio.generate.packed import packed_masks, refuse_unpackable
+from lora_studio.generate.varlen import has_varlen, largest_error
 from tests.tiny import ARCHITECTURES, save_tiny_model
 from tests.train.helpers import adapted_model, token_rows
 
@@ -81,3 +83,55 @@ def test_a_model_that_carries_a_state_from_token_to_token_is_refused(tiny_model:
     with pytest.raises(InputError, match="linear_attention") as raised:
         refuse_unpackable(model)
     assert raised.value.field == "data.packing"
+
+
+def attend_by_document(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, cu_seq_q: torch.Tensor, cu_seq_k: torch.Tensor, max_q: int, max_k: int, *,
+    scale: float | None, window_size: tuple[int, int], enable_gqa: bool,
+) -> torch.Tensor:
+    """What `varlen_attn` is documented to give, document by document, in float32."""
+    ends = cu_seq_q.tolist()
+    assert torch.equal(cu_seq_q, cu_seq_k)
+    assert max_q == max_k == max(end - start for start, end in zip(ends, ends[1:]))
+    assert window_size[1] == 0
+    parts = []
+    for start, end in zip(ends, ends[1:]):
+        places = torch.arange(end - start)
+        distance = places[:, None] - places
+        mask = (distance >= 0) & ((distance <= window_size[0]) | (window_size[0] < 0))
+        heads = [part[start:end].transpose(0, 1).float() for part in (query, key, value)]
+        attended = torch.nn.functional.scaled_dot_product_attention(*heads, attn_mask=mask, scale=scale, enable_gqa=enable_gqa)
+        parts.append(attended.transpose(0, 1))
+    return torch.cat(parts).to(query.dtype)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_attention_over_documents_of_any_length_gives_what_a_mask_gives(
+    tiny_model: TinyModel, architecture: str, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = adapted_model(tiny_model(architecture), architecture, dtype=torch.bfloat16).eval()
+    rows = token_rows(7, longest=40)
+    blocks = [joined(rows[:4]), joined(rows[4:6]), rows[6]]
+    masked = token_losses(model, blocks)
+    calls = []
+    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", lambda *arguments, **options: (
+        calls.append(options["window_size"]), attend_by_document(*arguments, **options))[1])
+    monkeypatch.setattr(attention, "has_varlen", lambda _device: True)
+    by_document = token_losses(model, blocks)
+    assert len(calls) == model.config.num_hidden_layers
+    assert (architecture == "gemma3") == (len(set(calls)) > 1)
+    assert not torch.equal(masked, by_document)
+    torch.testing.assert_close(by_document, masked, rtol=3e-2, atol=3e-2)
+
+
+def test_a_device_is_asked_whether_it_attends_over_documents_rightly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", attend_by_document)
+    assert largest_error(torch.device("cpu")) <= 2e-2
+    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", lambda query, *_arguments, **_options: torch.zeros_like(query))
+    assert largest_error(torch.device("cpu")) > 0.1
+    assert not has_varlen(torch.device("cpu"))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_card_of_today_attends_over_documents() -> None:
+    assert largest_error(torch.device("cuda")) <= 2e-2

@@ -87,9 +87,10 @@ def test_events_tell_the_whole_run(tiny_model: TinyModel, chat_rows: Path, tmp_p
     assert all(sample.prompt and json.loads(sample.reference) for sample in of_kind(events, Sample))
     assert {event.name for event in of_kind(events, Phase)} >= {"preparing", "loading", "training", "evaluating", "sampling", "saving"}
     assert isinstance(events[-1], RunFinished)
+    best = min(of_kind(events, Evaluation)[1:], key=lambda evaluation: evaluation.loss)
     assert events[-1].result == {
         "adapter": str(run.adapter_path), "adapter_sha256": sha256_of(run.adapter_path / "adapter_model.safetensors"), "steps": 10,
-        "eval_loss": of_kind(events, Evaluation)[-1].loss,
+        "eval_loss": of_kind(events, Evaluation)[-1].loss, "best_step": best.step, "best_loss": best.loss,
     }
     assert all(later.tokens > earlier.tokens and later.trained_tokens > earlier.trained_tokens for earlier, later in pairwise(steps))
     assert steps[-1].epoch == pytest.approx(2)

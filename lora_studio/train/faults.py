@@ -1,0 +1,62 @@
+"""What ends a run that nobody asked to end, in words a person can act on."""
+
+from __future__ import annotations
+
+import torch
+
+from lora_studio.core.errors import StudioError
+from lora_studio.core.settings import TrainingSettings
+from lora_studio.train.progress import Progress
+from lora_studio.train.stepper import TooLargeError, is_out_of_memory
+
+_LOST_DEVICE = ("cuda error", "cublas_status", "cudnn_status", "hip error", "device-side assert", "unspecified launch failure")
+
+
+def told_fault(error: BaseException, safe: str) -> StudioError | None:
+    """Tell an error out of the loop that is a want of memory or a lost device; None for any other.
+
+    Args:
+        error: What was raised.
+        safe: What is on disk, as a sentence.
+    """
+    if is_out_of_memory(error):
+        return StudioError("Out of memory while evaluating or sampling.", f"Lower max_length or sample_rows. {safe}", "data.max_length")
+    if is_lost_device(error):
+        first = str(error).strip().splitlines()[0][:200]
+        return StudioError(f"The graphics card failed or is gone: {first}.", f"{safe} Start the program again, then resume the run.")
+    return None
+
+
+def is_lost_device(error: BaseException) -> bool:
+    """Say whether an error means that the device does not answer any more; nothing on it can be used after one."""
+    kind = getattr(torch, "AcceleratorError", None)
+    told = str(error).lower()
+    return (kind is not None and isinstance(error, kind)) or any(words in told for words in _LOST_DEVICE)
+
+
+def out_of_memory(error: TooLargeError, settings: TrainingSettings) -> StudioError:
+    """Tell a person that not even one row fits, and what would help."""
+    ways = [] if settings.gradient_checkpointing else ["switch gradient_checkpointing on"]
+    ways += [f"lower max_length below {error.width}", "lower r, or choose fewer target modules", "choose a smaller base model"]
+    hint = "Any of these helps: " + "; ".join(ways) + "."
+    return StudioError(f"Out of memory on {error.rows} row of {error.width} tokens.", hint, "data.max_length")
+
+
+def not_finite(what: str, count: int, step: int, safe: str) -> StudioError:
+    """Tell a person that the loss or the gradient stays not a number, and why that usually is."""
+    return StudioError(
+        f"The {what} was not a finite number in {count} steps in a row, the last of them step {step}.",
+        "Usual causes: a learning_rate too high, float16 where bfloat16 or float32 is needed (compute_dtype), "
+        f"or a damaged base model. {safe}",
+        "training.learning_rate",
+    )
+
+
+def refuse_standstill(progress: Progress) -> None:
+    """Raise `StudioError` where no step moved the adapter."""
+    if progress.step and progress.skipped_in_a_row >= progress.step:
+        raise StudioError(
+            f"None of the {progress.step} steps moved the adapter: no loss and gradient was a finite number.",
+            "Usual causes: a learning_rate too high, too few steps for float16's loss scale, or a damaged base model.",
+            "training.learning_rate",
+        )
