@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -92,10 +93,10 @@ def attend_by_document(
     """What `varlen_attn` is documented to give, document by document, in float32."""
     ends = cu_seq_q.tolist()
     assert torch.equal(cu_seq_q, cu_seq_k)
-    assert max_q == max_k == max(end - start for start, end in zip(ends, ends[1:]))
+    assert max_q == max_k == max(end - start for start, end in itertools.pairwise(ends))
     assert window_size[1] == 0
     parts = []
-    for start, end in zip(ends, ends[1:]):
+    for start, end in itertools.pairwise(ends):
         places = torch.arange(end - start)
         distance = places[:, None] - places
         mask = (distance >= 0) & ((distance <= window_size[0]) | (window_size[0] < 0))
