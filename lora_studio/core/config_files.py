@@ -78,11 +78,13 @@ def write_config(path: Path, config: RunConfig) -> None:
 
 
 def resolve_paths(config: RunConfig, folder: Path) -> RunConfig:
-    """Make the relative paths of data files and of a local base model absolute, from `folder`."""
+    """Make the relative paths of data files, of a local base model and of an adapter to begin from absolute, from `folder`."""
     changes: dict[str, object] = {
         path: tuple(entry if entry.startswith(HUB_SCHEME) else str(_absolute(entry, folder)) for entry in config.get(path))
         for path in ("data.train", "data.eval")
     }
+    if config.adapter.warm_start:
+        changes["adapter.warm_start"] = str(_absolute(config.adapter.warm_start, folder))
     local = _absolute(config.model.name_or_path, folder)
     if local.exists():
         changes["model.name_or_path"] = str(local)

@@ -164,6 +164,13 @@ class AdapterSettings(Section):
         description="How A starts: Kaiming uniform (PEFT's default) or gaussian. B starts at zero either way, "
         "so the first step starts from the base model.",
     )
+    warm_start: str | None = Field(
+        default=None,
+        title="Begin from",
+        json_schema_extra={"more": True},
+        description="A run, a checkpoint or a PEFT adapter folder whose update the new adapter begins with, at its rank or a larger one. "
+        "Empty: from the base model.",
+    )
     dtype: Literal["float32", "bfloat16"] = Field(
         default="float32",
         title="Adapter weights",

@@ -19,6 +19,7 @@ from lora_studio.data.report import DataReport, make_report
 from lora_studio.data.rows import BadRow
 from lora_studio.data.samples import Place, SamplePrompt, sample_prompts
 from lora_studio.data.template import ChatTemplate
+from lora_studio.data.token_cache import key_of
 from lora_studio.data.token_rows import Numbers, Rows, TokenRows
 from lora_studio.data.token_store import TokenStore
 from lora_studio.data.tokenize import Progress, stored_tokens
@@ -36,12 +37,14 @@ class PreparedData:
         evaluation: Held-out rows; may be none. Never packed.
         report: Counts over both, and what was left out.
         files: Path, sha256, bytes, split, format, rows and bad rows of each file.
+        made_with: SHA-256 of the `tokenizer` and of the `chat_template`.
     """
 
     train: TokenRows
     evaluation: TokenRows
     report: DataReport
     files: tuple[dict[str, Any], ...]
+    made_with: dict[str, str]
     _settings: DataSettings = field(repr=False)
     _store: TokenStore = field(repr=False)
     _held_out: Numbers = field(repr=False)
@@ -75,6 +78,7 @@ class PreparedData:
         return {
             **report,
             "files": list(self.files),
+            "made_with": self.made_with,
             "share_trained": tokens["trained"] / tokens["total"] if tokens["total"] else 0.0,
             "data_fingerprint": self.fingerprint,
         }
@@ -99,6 +103,7 @@ def prepare_data(settings: DataSettings, tokenizer: Any, seed: int, progress: Pr
     """
     with ChatTemplate(tokenizer, settings.chat_template) as template:
         store, cached = stored_tokens(settings, tokenizer, template, Encoder(tokenizer), progress)
+        made_with = {"tokenizer": Encoder.identity(tokenizer), "chat_template": key_of(template.identity)}
     bad_rows = tuple(BadRow(*entry) for entry in store.manifest["bad_rows"])
     if settings.on_bad_rows == "stop":
         refuse_bad_rows(bad_rows)
@@ -109,7 +114,7 @@ def prepare_data(settings: DataSettings, tokenizer: Any, seed: int, progress: Pr
         train=store.select(train, settings.max_length),
         evaluation=store.select(held_out, settings.max_length),
         report=make_report(store, settings, train, held_out, bad_rows, cached=cached),
-        files=tuple(store.manifest["files"]),
+        files=tuple(store.manifest["files"]), made_with=made_with,
         _settings=settings, _store=store, _held_out=held_out, _tokenizer=tokenizer,
     )
 

@@ -13,7 +13,7 @@ from peft import PeftModel
 from lora_studio.core.config import RunConfig
 from lora_studio.core.control import TaskContext
 from lora_studio.core.errors import InputError
-from lora_studio.core.events import Phase, RunEvent, RunResumed, RunStarted
+from lora_studio.core.events import Notice, Phase, RunEvent, RunResumed, RunStarted
 from lora_studio.core.files import sweep
 from lora_studio.core.findings import Finding
 from lora_studio.core.runs import RunFolder
@@ -28,6 +28,7 @@ from lora_studio.models.load import has_quick_bfloat16, pick_device
 from lora_studio.train.precision import Precision
 from lora_studio.train.records import DATA, ENVIRONMENT, environment_of, write_records
 from lora_studio.train.session import Session
+from lora_studio.train.warm_start import warm_up
 
 
 def train(context: TaskContext, run_dir: str, resume: bool = False) -> Iterator[RunEvent]:
@@ -61,6 +62,9 @@ def train(context: TaskContext, run_dir: str, resume: bool = False) -> Iterator[
         session = Session(context, run, model, base.tokenizer, data, precision)
         if resume:
             yield from session.restore()
+        if config.adapter.warm_start and session.step == 0:
+            yield _warmed(model, config.adapter.warm_start)
+        if resume:
             yield RunResumed(step=session.step, from_step=session.step, total_steps=session.plan.total_steps)
         else:
             yield _started(session, model, data, precision)
@@ -121,6 +125,13 @@ def _checkpointing(model: PeftModel, config: RunConfig) -> Generator[None]:
         yield
     finally:
         getattr(base, f"{word}_checkpointing_disable")()
+
+
+def _warmed(model: PeftModel, source: str) -> Notice:
+    """Begin from an adapter that is there; say which modules it left at zero."""
+    fresh = warm_up(model, source)
+    hint = f"{len(fresh)} modules that it does not have start from zero, first {fresh[0]}." if fresh else ""
+    return Notice(code="warm_start", message=f"The adapter begins from {source}.", hint=hint)
 
 
 def _started(session: Session, model: PeftModel, data: PreparedData, precision: Precision) -> RunStarted:

@@ -36,12 +36,21 @@ from lora_studio.generate.packed import refuse_unpackable
 from lora_studio.generate.sampling import answer
 from lora_studio.generate.score import loss_sums
 from lora_studio.train.abandon import abandoning
-from lora_studio.train.checkpoint import CheckpointState, checkpoint_path, load_checkpoint, load_weights, save_checkpoint, write_adapter
+from lora_studio.train.checkpoint import (
+    CheckpointState,
+    checkpoint_path,
+    load_checkpoint,
+    load_weights,
+    read_state,
+    save_checkpoint,
+    write_adapter,
+)
 from lora_studio.train.disk import until_written
 from lora_studio.train.faults import not_finite, out_of_memory, refuse_standstill, told_fault
 from lora_studio.train.logbook import Logbook, StepClock, Taken, peak_memory
 from lora_studio.train.precision import Precision
 from lora_studio.train.progress import Progress
+from lora_studio.train.records import config_changes, refuse_changes
 from lora_studio.train.schedule import lr_at
 from lora_studio.train.spikes import SpikeWatch
 from lora_studio.train.stepper import Outcome, Stepper, TooLargeError, micro_batch_seed
@@ -100,6 +109,7 @@ class Session:
                          hint="The run goes on from the one before.")
         if folder is None:
             return
+        refuse_changes(self._run, config_changes(read_state(folder).config, self._config))
         state = load_checkpoint(folder, self._stepper)
         self._progress = state.progress
         self._spikes = SpikeWatch(state.progress.recent_losses)

@@ -1,19 +1,23 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
 
+from lora_studio.core.config_files import write_config
 from lora_studio.core.control import Control, TaskContext
 from lora_studio.core.errors import Cancelled, InputError, StudioError
 from lora_studio.core.events import CheckpointSaved, Evaluation, Notice, Paused, RunEvent, RunResumed, Sample, Step
+from lora_studio.core.files import sha256_of
 from lora_studio.core.runs import RunFolder
 from lora_studio.generate.batches import Batch
 from lora_studio.train.engine import train
 from lora_studio.train.stepper import Stepper
+from tests.tiny import save_tiny_model
 from tests.train.helpers import all_events, losses, new_run, run_config
 
 TinyModel = Callable[[str], Path]
@@ -205,26 +209,66 @@ def test_resuming_without_a_checkpoint_starts_at_step_0(tiny_model: TinyModel, c
     assert losses(events) == losses(all_events(new_run(tmp_path / "whole", config)))
 
 
-@pytest.mark.parametrize("what", ["data", "weights"])
-def test_a_run_does_not_go_on_over_changed_data_or_another_base(
-    tiny_model: TinyModel, chat_rows: Path, tmp_path: Path, what: str,
+@pytest.mark.parametrize(("what", "told", "field"), [
+    ("data", r"rows.jsonl has other content \(sha256 \w{8} before, \w{8} now\)", "data.train"),
+    ("weights", r"the weights of .*model are others", "model.name_or_path"),
+    ("tokenizer", "the tokenizer is another", "model.name_or_path"),
+    ("rank", "adapter.r was 4 and is 8", "adapter.r"),
+])
+def test_a_run_goes_on_only_as_it_began_and_is_a_warm_start_otherwise(
+    tiny_model: TinyModel, chat_rows: Path, tmp_path: Path, what: str, told: str, field: str,
 ) -> None:
-    import shutil
-
-    from tests.tiny import save_tiny_model
-
     model, data = tmp_path / "model", tmp_path / "rows.jsonl"
     shutil.copytree(tiny_model("llama"), model)
     shutil.copy(chat_rows, data)
-    run = new_run(tmp_path / "run", run_config(model, data, ADVERSE))
+    run = new_run(tmp_path / "run", run_config(model, data, {**ADVERSE, "training.sample_rows": 0}))
     stop_at(run, after_step(2))
-    if what == "data":
-        data.write_text(data.read_text().replace("parcel", "basket"))
-    else:
-        shutil.rmtree(model)
-        save_tiny_model(model, "llama", seed=5)
-    with pytest.raises(InputError, match="changed since the run"):
-        all_events(run, resume=True)
+    match what:
+        case "data":
+            data.write_text(data.read_text().replace("parcel", "basket"))
+        case "weights":
+            shutil.rmtree(model)
+            save_tiny_model(model, "llama", seed=5)
+        case "tokenizer":
+            tokenizer = json.loads((model / "tokenizer.json").read_text())
+            tokenizer["pre_tokenizer"] = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": False}
+            (model / "tokenizer.json").write_text(json.dumps(tokenizer))
+        case _:
+            write_config(run.config_path, run.config.replace({"adapter.r": 8, "adapter.lora_alpha": 8}))
+    again = RunFolder.open(run.path)
+    before = {path.name: path.read_bytes() for path in run.path.iterdir() if path.is_file()}
+    with pytest.raises(InputError, match=told) as refused:
+        all_events(again, resume=True)
+    assert refused.value.field == field
+    assert f"adapter.warm_start to {run.path}" in refused.value.hint
+    assert {path.name: path.read_bytes() for path in run.path.iterdir() if path.is_file()} == before
+
+    warm = new_run(tmp_path / "warm", again.config.replace({"adapter.warm_start": str(run.path), "training.max_steps": 1}))
+    assert any(event.code == "warm_start" for event in all_events(warm) if isinstance(event, Notice))
+
+
+def test_what_decides_no_number_may_be_changed_in_a_runs_folder(tiny_model: TinyModel, chat_rows: Path, tmp_path: Path) -> None:
+    config = run_config(tiny_model("llama"), chat_rows, ADVERSE)
+    whole = all_events(new_run(tmp_path / "whole", config))
+    run = new_run(tmp_path / "run", config)
+    stop_at(run, after_step(2))
+    write_config(run.config_path, config.replace({"name": "renamed", "training.save_steps": 1, "training.sample_rows": 0}))
+    assert losses(all_events(RunFolder.open(run.path), resume=True)) == losses(whole)[2:]
+
+
+def test_the_environment_of_the_first_attempt_is_kept_and_anothers_added(
+    tiny_model: TinyModel, chat_rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run = new_run(tmp_path / "run", run_config(tiny_model("llama"), chat_rows, {**ADVERSE, "training.sample_rows": 0}))
+    stop_at(run, after_step(2))
+    first = json.loads((run.path / "environment.json").read_text())
+    stop_at(run, after_step(4), resume=True)
+    assert json.loads((run.path / "environment.json").read_text()) == first
+    monkeypatch.setattr("lora_studio.train.records.device_name", lambda _device: "another machine")
+    all_events(run, resume=True)
+    kept = json.loads((run.path / "environment.json").read_text())
+    assert [attempt["device"]["name"] for attempt in kept.pop("resumed")] == ["another machine"]
+    assert kept == first
 
 
 def test_a_checkpoint_for_other_modules_is_refused(tiny_model: TinyModel, chat_rows: Path, tmp_path: Path) -> None:
@@ -233,8 +277,21 @@ def test_a_checkpoint_for_other_modules_is_refused(tiny_model: TinyModel, chat_r
     stop_at(run, after_step(3))
     other = new_run(tmp_path / "other", config.replace({"adapter.target_modules": ("q_proj",)}))
     (run.path / "checkpoints").rename(other.path / "checkpoints")
+    with pytest.raises(InputError, match=r"adapter\.target_modules was"):
+        all_events(other, resume=True)
+    forget_settings(other.checkpoints[-1])
     with pytest.raises(StudioError, match="cannot be resumed from"):
         all_events(other, resume=True)
+
+
+def forget_settings(checkpoint: Path) -> None:
+    """Make a checkpoint one from before settings were kept in it."""
+    state = json.loads((checkpoint / "state.json").read_text())
+    del state["config"]
+    (checkpoint / "state.json").write_text(json.dumps(state))
+    manifest = json.loads((checkpoint / "manifest.json").read_text())
+    manifest["files"]["state.json"] = sha256_of(checkpoint / "state.json")
+    (checkpoint / "manifest.json").write_text(json.dumps(manifest))
 
 
 def test_a_checkpoint_lists_a_hash_of_every_file_and_holds_no_pickle(tiny_model: TinyModel, chat_rows: Path, tmp_path: Path) -> None:
