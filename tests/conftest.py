@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.small_disk import SmallDisk
 
 os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -42,6 +47,21 @@ def chat_rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.tiny import write_chat_rows
 
     return write_chat_rows(tmp_path_factory.mktemp("rows") / "chat.jsonl", 24)
+
+
+@pytest.fixture(params=["tmpfs", "bound"])
+def small_disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[SmallDisk]:
+    """A folder whose disk is full when the test says so, in two ways."""
+    if sys.platform == "win32":
+        pytest.skip("Windows has neither tmpfs nor a bound on files")
+    from tests.small_disk import bound_files, small_file_system
+
+    folder = tmp_path / "small"
+    folder.mkdir()
+    with small_file_system(folder) if request.param == "tmpfs" else bound_files(folder) as disk:
+        if disk is None:
+            pytest.skip("a file system can be mounted by root alone")
+        yield disk
 
 
 @pytest.fixture(scope="session")

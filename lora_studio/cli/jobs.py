@@ -80,7 +80,7 @@ def _result(console: Console, job: Job) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _obeying_ctrl_c(console: Console, progress: Progress, job: Job, saves: bool) -> Generator[None]:
-    """Make the first Ctrl+C stop the job, the second abandon it, the third leave."""
+    """Make the first Ctrl+C stop the job, the second abandon it, the third leave; signal USR1 asks for a checkpoint."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -99,7 +99,9 @@ def _obeying_ctrl_c(console: Console, progress: Progress, job: Job, saves: bool)
             console.note("Leaving at once.")
             os._exit(STOPPED)
 
-    known = {number: signal.signal(number, pressed) for number in (signal.SIGINT, signal.SIGTERM)}
+    known: dict[int, Any] = {number: signal.signal(number, pressed) for number in (signal.SIGINT, signal.SIGTERM)}
+    if checkpoint := getattr(signal, "SIGUSR1", None):
+        known[checkpoint] = signal.signal(checkpoint, lambda _number, _frame: job.control.checkpoint_now())
     try:
         yield
     finally:

@@ -66,6 +66,8 @@ def main() -> int:
     recorder = Recorder(spec.run_dir, parent.deliver)
     control = Control(listener=lambda _name: _watch_abandoning(control, recorder, float(order["grace"])))
     signal.signal(signal.SIGTERM, lambda _number, _frame: control.stop())
+    if checkpoint := getattr(signal, "SIGUSR1", None):
+        signal.signal(checkpoint, lambda _number, _frame: control.checkpoint_now())
     with Mailbox(RunFolder(Path(spec.run_dir)).control_path, control) if spec.run_dir else contextlib.nullcontext():
         threading.Thread(target=_obey, args=(lines, spec, control, parent), name="requests", daemon=True).start()
         run_task(spec, TaskContext(control), recorder)

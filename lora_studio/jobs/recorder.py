@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO
 
-from lora_studio.core.events import LastEvent, RunEvent, RunFailed, RunResumed, event_to_json
+from lora_studio.core.events import LastEvent, Notice, RunEvent, RunFailed, RunResumed, event_to_json
 from lora_studio.core.runs import RunFolder, last_line
+from lora_studio.jobs.journal import Journal
 
 
 class Recorder:
@@ -24,10 +23,12 @@ class Recorder:
 
     def __init__(self, run_dir: str | None, deliver: Callable[[RunEvent], None]) -> None:
         self._run = RunFolder(Path(run_dir)) if run_dir else None
+        self._run_path = self._run.events_path if self._run else None
         self._deliver = deliver
         self._mutex = threading.RLock()
         self._held = contextlib.ExitStack()
-        self._file: IO[bytes] | None = None
+        self._journal: Journal | None = None
+        self._told_fault = ""
         self._seq = 0
         self._attempt = 1
         self._step = 0
@@ -48,22 +49,17 @@ class Recorder:
             if last is not None:
                 self._seq = int(last.get("seq", -1)) + 1
                 self._attempt = int(last.get("attempt", 0)) + 1
-            self._file = self._held.enter_context(self._run.events_path.open("ab"))
-            if _is_torn(self._run.events_path):
-                self._file.write(b"\n")
+            self._journal = Journal(self._run.events_path)
         except BaseException:
             self._held.close()
             raise
 
     def record(self, event: RunEvent) -> None:
-        """Stamp, keep and hand on one event; dropped after `finish`.
-
-        Raises:
-            OSError: The disk is full or gone.
-        """
+        """Stamp, keep and hand on one event; dropped after `finish`. What the disk does not take is kept here until it does."""
         with self._mutex:
             if not self._closed:
                 self._put(event)
+                self._tell_fault()
 
     def finish(self, last: LastEvent) -> None:
         """Write how the job ended, let go of the run, then hand the last event on: who sees it finds the run at rest."""
@@ -74,8 +70,8 @@ class Recorder:
             self._closed = True
             try:
                 self._write(stamped)
-                if self._file:
-                    os.fsync(self._file.fileno())
+                if self._journal:
+                    self._journal.close()
                 self._held.close()
             except OSError as error:
                 stamped = self._unwritten(stamped, error)
@@ -96,22 +92,22 @@ class Recorder:
         return event.model_copy(update=stamps)
 
     def _write(self, event: RunEvent) -> None:
-        if self._file:
-            self._file.write(event_to_json(event).encode() + b"\n")
-            self._file.flush()
+        if self._journal:
+            self._journal.append(event_to_json(event))
+
+    def _tell_fault(self) -> None:
+        """Tell, once each time, that events wait for the disk."""
+        fault = self._journal.fault if self._journal else ""
+        if fault and not self._told_fault:
+            self._deliver(self._stamped(Notice(
+                level="error", code="events_wait", message=f"Cannot write to {self._run_path}: {fault}.",
+                hint="The work goes on; its events are kept in memory until they can be written.")))
+        self._told_fault = fault
 
     def _unwritten(self, last: RunEvent, error: OSError) -> RunEvent:
         with contextlib.suppress(OSError):
             self._held.close()
         told = last.message if isinstance(last, RunFailed) else f"The run's last event ({last.event}) was not kept."
-        failed = RunFailed(message=f"{told} Cannot write to {self._run}: {error.strerror}.", hint="Free some space and resume the run.")
+        failed = RunFailed(message=f"{told} Cannot write to {self._run_path}: {error.strerror}.", hint="Make room and resume the run.")
         return failed.model_copy(update={"seq": last.seq, "time": last.time, "attempt": last.attempt, "step": last.step})
 
-
-def _is_torn(path: Path) -> bool:
-    """Say whether the file ends within a line, as a killed writer leaves it."""
-    with path.open("rb") as file:
-        if not file.seek(0, os.SEEK_END):
-            return False
-        file.seek(-1, os.SEEK_END)
-        return file.read(1) != b"\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import traceback
 from collections.abc import Generator
 
@@ -12,6 +13,8 @@ from lora_studio.core.events import LastEvent, Phase, RunEvent, RunFailed, RunFi
 from lora_studio.jobs.recorder import Recorder
 from lora_studio.jobs.spec import JobSpec
 from lora_studio.jobs.telemetry import MemorySampler
+
+_OF_THE_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG})
 
 
 def run_task(spec: JobSpec, context: TaskContext, recorder: Recorder) -> None:
@@ -63,6 +66,10 @@ def _failure(error: BaseException) -> RunFailed:
     """Tell an error: one we foresaw by its own words, any other with its traceback."""
     if isinstance(error, StudioError):
         return RunFailed(message=error.message, hint=error.hint, field=error.field, exit_status=error.exit_status)
+    if isinstance(error, OSError) and error.errno in _OF_THE_DISK:
+        where = f" {error.filename}" if error.filename else ""
+        hint = "Make room, or choose a folder you may write to; then go on."
+        return RunFailed(message=f"Cannot write{where}: {error.strerror}.", hint=hint)
     details = "".join(traceback.format_exception(error))
     told = f"{type(error).__name__}: {error}".removesuffix(": ")
     return RunFailed(message=told, hint="This was not foreseen; the details say where.", details=details)

@@ -42,8 +42,7 @@ class MemorySampler:
 
     def _sample(self) -> None:
         while True:
-            with contextlib.suppress(OSError):  # a full disk ends the task at its own next event, with a message
-                self._deliver(self.look())
+            self._deliver(self.look())
             if self._over.wait(self._interval):
                 return
 
@@ -63,7 +62,7 @@ def _torch_figures() -> dict[str, int]:
             return {"cuda_allocated": torch.cuda.memory_allocated(), "cuda_reserved": torch.cuda.memory_reserved()}
         if torch.backends.mps.is_available():
             return {"device_used": torch.mps.driver_allocated_memory(), "device_total": torch.mps.recommended_max_memory()}
-    except (AttributeError, RuntimeError):  # torch is still being imported, or the device is gone
+    except Exception:  # torch is still being imported, or the device is gone
         return {}
     return {}
 
@@ -87,28 +86,26 @@ class _NvmlDevice:
         try:
             memory = nvml.nvmlDeviceGetMemoryInfo(handle)
             found: dict[str, float] = {"device_used": int(memory.used), "device_total": int(memory.total)}
-        except nvml.NVMLError:
+        except Exception:  # whatever a driver's library does: the run goes on without these figures
             return {}
-        with contextlib.suppress(nvml.NVMLError):
+        with contextlib.suppress(Exception):
             found["device_utilization"] = float(nvml.nvmlDeviceGetUtilizationRates(handle).gpu)
-        with contextlib.suppress(nvml.NVMLError):
+        with contextlib.suppress(Exception):
             found["device_temperature"] = float(nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU))
         return found
 
     def close(self) -> None:
         """Let go of the driver's library."""
         if self._handle is not None:
-            with contextlib.suppress(self._nvml.NVMLError):
+            with contextlib.suppress(Exception):
                 self._nvml.nvmlShutdown()
             self._handle = None
 
     def _open(self) -> None:
-        try:
+        with contextlib.suppress(Exception):  # no library, no driver, or one that answers nonsense
             import pynvml
-        except ImportError:
-            return
-        nvml: Any = pynvml
-        with contextlib.suppress(nvml.NVMLError):
+
+            nvml: Any = pynvml
             nvml.nvmlInit()
             self._nvml, self._handle = nvml, _visible_device(nvml)
 

@@ -77,11 +77,16 @@ def save_checkpoint(run: RunFolder, stepper: Stepper, state: CheckpointState, ke
         (folder / STATE).write_text(json.dumps(asdict(state), indent=1), encoding="utf-8")
         files = {path.name: sha256_of(path) for path in sorted(folder.iterdir())}
         (folder / MANIFEST).write_text(json.dumps({"format": _FORMAT, "files": files}, indent=1), encoding="utf-8")
-    best = checkpoint_path(run, state.progress.best_step)
+    prune(run, keep, state.progress.best_step)
+    return target
+
+
+def prune(run: RunFolder, keep: int, best_step: int) -> None:
+    """Remove all but the newest `keep` checkpoints and that of the best evaluation."""
+    best = checkpoint_path(run, best_step)
     for old in run.checkpoints[:-keep]:
         if old != best:
             shutil.rmtree(old)
-    return target
 
 
 def load_checkpoint(folder: Path, stepper: Stepper) -> CheckpointState:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import re
@@ -36,6 +37,19 @@ def disk_fault(error: BaseException | None) -> str:
             return os.strerror(number)
         error = error.__cause__ or error.__context__
     return ""
+
+
+@contextlib.contextmanager
+def told(folder: Path) -> Generator[None]:
+    """Turn a write that the disk does not take into a `StudioError` that names the folder."""
+    try:
+        yield
+    except OSError as error:
+        fault = disk_fault(error)
+        if not fault:
+            raise
+        message = f"Cannot write to {folder}: {fault.lower()}, {_room(folder)}."
+        raise StudioError(message, "Make room, or choose a folder you may write to.") from error
 
 
 def until_written(

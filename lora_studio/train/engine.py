@@ -25,6 +25,7 @@ from lora_studio.lora.limits import length_finding, precision_finding
 from lora_studio.models.facts import read_facts
 from lora_studio.models.inspect import tree_of
 from lora_studio.models.load import has_quick_bfloat16, pick_device
+from lora_studio.train.disk import told
 from lora_studio.train.precision import Precision
 from lora_studio.train.records import DATA, ENVIRONMENT, environment_of, write_records
 from lora_studio.train.session import Session
@@ -49,15 +50,17 @@ def train(context: TaskContext, run_dir: str, resume: bool = False) -> Iterator[
     if not resume and (run.checkpoints or run.adapter_path.exists()):
         raise InputError(f"The run {run.path} has been trained already.", "Resume it, or start a new run with the same settings.")
     pick_device(config.training.device)
-    sweep(run.path, (run.adapter_path.name, ENVIRONMENT, DATA))
-    sweep(run.path / "checkpoints")
+    with told(run.path):
+        sweep(run.path, (run.adapter_path.name, ENVIRONMENT, DATA))
+        sweep(run.path / "checkpoints")
     folder, commit = yield from folder_of(context, config.model.name_or_path, config.model.revision)
     data = yield from _prepared(context, config, folder)  # before the model: what is wrong with the data shows first
     base = yield from load_base(context, config.model, folder, commit, config.training.device, _wanted_base_dtype(config))
     precision = pick_precision(config, base)
     longest = max((int(rows.lengths.max()) for rows in (data.train, data.evaluation) if len(rows)), default=0)
     refuse(length_finding(read_facts(folder), tree_of(base.model), longest))
-    write_records(run, environment_of(config.model, base, precision), data, resume)
+    with told(run.path):
+        write_records(run, environment_of(config.model, base, precision), data, resume)
     with base.host.adapted(lambda model: inject(model, config.adapter, config.training.seed)) as model, _checkpointing(model, config):
         session = Session(context, run, model, base.tokenizer, data, precision)
         if resume:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import types
 from typing import Any
 
 import pytest
 
-from lora_studio.core.events import Memory, Phase, RunEvent, RunFailed, RunFinished, RunResumed
-from lora_studio.core.runs import RunFolder
+from lora_studio.core.config import RunConfig
+from lora_studio.core.events import Memory, Notice, Phase, RunEvent, RunFailed, RunFinished, RunResumed
+from lora_studio.core.runs import RunFolder, RunStore
 from lora_studio.jobs import telemetry
 from lora_studio.jobs.recorder import Recorder
 from lora_studio.jobs.telemetry import MemorySampler
 from tests.jobs.tasks import step_event
+from tests.small_disk import SmallDisk
 
 
 def test_events_from_many_threads_are_in_one_order_for_file_and_watcher(run_folder: RunFolder) -> None:
@@ -62,16 +65,68 @@ def test_a_run_that_cannot_be_written_fails_with_the_folder_named(run_folder: Ru
     recorder = Recorder(str(run_folder.path), watched.append)
     recorder.open()
 
-    def full(_line: bytes) -> int:
+    def full(_handle: int, _line: bytes) -> int:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(recorder, "_file", types.SimpleNamespace(write=full, flush=lambda: None, fileno=lambda: -1))
+    monkeypatch.setattr(os, "write", full)
     recorder.finish(RunFinished())
     last = watched[-1]
     assert isinstance(last, RunFailed)
     assert str(run_folder.path) in last.message
     assert "No space left" in last.message
     assert run_folder.state == "new"
+
+
+def test_events_that_the_disk_does_not_take_wait_and_none_is_lost(small_disk: SmallDisk) -> None:
+    watched: list[RunEvent] = []
+    run = RunStore(small_disk.folder).create(RunConfig(name="a run"))
+    recorder = Recorder(str(run.path), watched.append)
+    recorder.open()
+    text = "x" * 100
+    for number in range(3):
+        recorder.record(Phase(name=f"before {number}", message=text))
+    small_disk.fill(run.events_path)
+    for number in range(60):
+        recorder.record(Phase(name=f"full {number}", message=text))
+    assert [event.code for event in watched if isinstance(event, Notice)] == ["events_wait"]
+    assert len([event for event in watched if isinstance(event, Phase)]) == 63
+    small_disk.make_room()
+    recorder.record(Phase(name="after"))
+    recorder.finish(RunFinished())
+    kept = list(run.events())
+    assert [event.seq for event in kept] == sorted({event.seq for event in kept})
+    names = [event.name for event in kept if isinstance(event, Phase)]
+    assert names == [f"before {number}" for number in range(3)] + [f"full {number}" for number in range(60)] + ["after"]
+    assert isinstance(watched[-1], RunFinished)
+    assert run.state == "finished"
+
+
+@pytest.mark.parametrize("error", [RuntimeError("nonsense"), OSError(5, "gone"), SystemError("driver")])
+def test_a_driver_that_fails_in_the_middle_costs_its_figures_only(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    import pynvml
+
+    answers = iter([types.SimpleNamespace(used=3, total=7)])
+
+    def memory(_handle: object) -> object:
+        for answer in answers:
+            return answer
+        raise error
+
+    for name, answer in {"nvmlInit": None, "nvmlDeviceGetHandleByIndex": object(), "nvmlShutdown": None}.items():
+        monkeypatch.setattr(pynvml, name, lambda *_arguments, answer=answer: answer)
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetMemoryInfo", memory)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    seen: list[Memory] = []
+    thrice = threading.Event()
+
+    def deliver(event: Memory) -> None:
+        seen.append(event)
+        if len(seen) == 3:
+            thrice.set()
+
+    with MemorySampler(deliver, interval=0.01):
+        assert thrice.wait(30)
+    assert [event.device_total for event in seen[:3]] == [7, None, None]
 
 
 def test_memory_is_sampled_at_once_and_again() -> None:
