@@ -77,14 +77,17 @@ def save_checkpoint(run: RunFolder, stepper: Stepper, state: CheckpointState, ke
         (folder / STATE).write_text(json.dumps(asdict(state), indent=1), encoding="utf-8")
         files = {path.name: sha256_of(path) for path in sorted(folder.iterdir())}
         (folder / MANIFEST).write_text(json.dumps({"format": _FORMAT, "files": files}, indent=1), encoding="utf-8")
-    prune(run, keep, state.progress.best_step)
+    prune(run, state.progress, keep)
     return target
 
 
-def prune(run: RunFolder, keep: int, best_step: int) -> None:
-    """Remove all but the newest `keep` checkpoints and that of the best evaluation."""
-    best = checkpoint_path(run, best_step)
-    for old in run.checkpoints[:-keep]:
+def prune(run: RunFolder, progress: Progress, keep: int) -> None:
+    """Remove all but the newest `keep` checkpoints and that of the best evaluation.
+
+    Later ones than the run's step are broken, or they would have been gone on from: they do not count, and will be written anew.
+    """
+    newest, best = checkpoint_path(run, progress.step), checkpoint_path(run, progress.best_step)
+    for old in [folder for folder in run.checkpoints if folder.name <= newest.name][:-keep]:
         if old != best:
             shutil.rmtree(old)
 

@@ -115,7 +115,7 @@ class Session:
         self._progress = state.progress
         self._spikes = SpikeWatch(state.progress.recent_losses)
         self._saved_step = state.progress.step
-        prune(self._run, self._config.training.save_total_limit, state.progress.best_step)  # a kill may have come before it
+        prune(self._run, state.progress, self._config.training.save_total_limit)  # a kill may have come before it
         self._micro_rows = state.micro_rows or self._micro_rows
         compute = str(self._precision.compute).removeprefix("torch.")
         if state.compute_dtype != compute:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from lora_studio.core.config_files import write_config
 from lora_studio.core.control import Control, TaskContext
 from lora_studio.core.errors import InputError, StudioError
 from lora_studio.core.events import CheckpointSaved, Notice, Paused, RunEvent, RunFinished, RunResumed, Step
@@ -81,6 +82,20 @@ def test_any_file_of_the_newest_checkpoint_missing_cut_or_flipped_falls_back_to_
             assert losses(events) == whole_losses[2:]
     with capsys.disabled():
         sys.stdout.write(f"\n{found} damaged checkpoints, each found out and passed over\n")
+
+
+def test_a_broken_checkpoint_never_costs_a_whole_one(stopped: RunFolder, whole_losses: list[float], tmp_path: Path) -> None:
+    run = RunFolder(Path(shutil.copytree(stopped.path, tmp_path / "run")))
+    write_config(run.config_path, run.config.replace({"training.save_total_limit": 1, "training.save_steps": 1}))
+    damage(run.checkpoints[-1] / "state.json", "cut")
+    events = train(TaskContext(), str(run.path), resume=True)
+    next(event for event in events if isinstance(event, CheckpointSaved))
+    events.close()
+    newest, broken = newest_whole(run)
+    assert newest is not None
+    assert (newest.name, len(broken)) == ("step-000003", 1)
+    assert losses(all_events(run, resume=True)) == whole_losses[3:]
+    assert [folder.name for folder in run.checkpoints] == ["step-000006"]
 
 
 def test_where_no_checkpoint_is_whole_the_run_says_so_and_starts_over(
