@@ -125,7 +125,8 @@ class RunFolder:
     @property
     def checkpoints(self) -> list[Path]:
         """Whole checkpoints, the oldest first."""
-        return sorted(path for path in (self.path / "checkpoints").glob("step-*") if path.is_dir())
+        found = [path for path in (self.path / "checkpoints").glob("step-*") if path.is_dir()]
+        return sorted(found, key=checkpoint_order)
 
     @property
     def exports(self) -> list[Path]:
@@ -168,6 +169,11 @@ class RunFolder:
             if time.monotonic() > until:
                 raise StudioError(f"Another program is writing to the run {self.path}.", "Wait until it ends, or stop it there.")
             time.sleep(0.02)
+
+
+def checkpoint_order(path: Path) -> tuple[int, str]:
+    """Give what checkpoints are sorted by: six digits, or more from a million steps on."""
+    return len(path.name), path.name
 
 
 def last_line(path: Path) -> dict[str, Any] | None:

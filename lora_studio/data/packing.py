@@ -129,6 +129,11 @@ class PackedRows(Rows):
         return TokenRow(
             np.concatenate([row.input_ids for row in members]), np.concatenate([row.trained for row in members]), tuple(borders.tolist()))
 
+    @property
+    def rows(self) -> Rows:
+        """The rows in the blocks."""
+        return self._rows
+
     def members(self, block: int) -> Lengths:
         """Give the numbers of the rows in a block, in their order."""
         if not 0 <= block < len(self):

@@ -96,8 +96,7 @@ class StepPlan:
         rows = step.rows[rank::ranks]
         if pass_tokens is None:
             return [rows[start : start + size] for start in range(0, len(rows), size)]
-        ends = _cheapest_cuts([int(self._lengths[row]) for row in rows], size, pass_tokens)
-        return [rows[start:end] for start, end in zip([0, *ends], ends)]
+        return cut_by_length(rows, [int(self._lengths[row]) for row in rows], size, pass_tokens)
 
     def _order(self, epoch: int) -> Indices:
         """Give every row once, in the order of this epoch's batches; the last epochs asked for are kept."""
@@ -127,16 +126,34 @@ class StepPlan:
             batches[shuffled(whole, self._fingerprint, self._training.seed, epoch, "batches")].ravel(), by_length[whole * batch :]])
 
 
-def _cheapest_cuts(lengths: Sequence[int], size: int, pass_tokens: int) -> list[int]:
-    """Give the ends of the parts, of at most `size` rows each, that rows sorted from the longest down take the least time in.
+def cut_by_length(
+    rows: Sequence[int], lengths: Sequence[int], size: int, pass_tokens: int, most_tokens: int | None = None,
+) -> list[tuple[int, ...]]:
+    """Cut rows, given with their lengths from the longest down, into the micro-batches that take the least time.
+
+    Args:
+        rows: Their numbers.
+        lengths: Tokens of each.
+        size: Rows of a micro-batch at most.
+        pass_tokens: How many tokens' time a pass takes however few it holds.
+        most_tokens: Tokens of a micro-batch at most, padding and all; a longer row stands alone. None for no bound.
+    """
+    ends = _cheapest_cuts(lengths, size, pass_tokens, most_tokens)
+    return [tuple(rows[start:end]) for start, end in zip([0, *ends], ends)]
+
+
+def _cheapest_cuts(lengths: Sequence[int], size: int, pass_tokens: int, most_tokens: int | None) -> list[int]:
+    """Give the ends of the parts.
 
     A part costs its rows times its longest, and `pass_tokens`; the cheapest way to cut the rows up to each place is built on the
     cheapest ways up to the places before it.
     """
     costs, cut_before = [0], [0]
     for end in range(1, len(lengths) + 1):
-        starts = range(max(0, end - size), end)
-        cost, start = min((costs[start] + (end - start) * lengths[start] + pass_tokens, start) for start in starts)
+        cost, start = min(
+            (costs[start] + (end - start) * lengths[start] + pass_tokens, start)
+            for start in range(max(0, end - size), end)
+            if most_tokens is None or start == end - 1 or (end - start) * lengths[start] <= most_tokens)
         costs.append(cost)
         cut_before.append(start)
     ends: list[int] = []

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from lora_studio.core.errors import StudioError
 from lora_studio.core.files import sha256_of, whole_folder
-from lora_studio.core.runs import RunFolder
+from lora_studio.core.runs import RunFolder, checkpoint_order
 from lora_studio.generate.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, MANIFEST
 from lora_studio.generate.host import active_config
 from lora_studio.train.progress import Progress
@@ -87,7 +87,7 @@ def prune(run: RunFolder, progress: Progress, keep: int) -> None:
     Later ones than the run's step are broken, or they would have been gone on from: they do not count, and will be written anew.
     """
     newest, best = checkpoint_path(run, progress.step), checkpoint_path(run, progress.best_step)
-    for old in [folder for folder in run.checkpoints if folder.name <= newest.name][:-keep]:
+    for old in [folder for folder in run.checkpoints if checkpoint_order(folder) <= checkpoint_order(newest)][:-keep]:
         if old != best:
             shutil.rmtree(old)
 
