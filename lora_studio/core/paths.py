@@ -6,8 +6,6 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-import platformdirs
-
 HOME_VARIABLE = "LORA_STUDIO_HOME"
 
 
@@ -32,8 +30,22 @@ def studio_paths() -> StudioPaths:
     if home:
         root = Path(home).expanduser().resolve()
         return StudioPaths(root / "settings", root / "cache", root / "runs")
+    try:
+        import platformdirs
+    except ImportError:  # a machine that only trains may lack it
+        return _by_xdg()
     dirs = platformdirs.PlatformDirs("lora-studio", appauthor=False)
     return StudioPaths(Path(dirs.user_config_dir), Path(dirs.user_cache_dir), Path(dirs.user_data_dir) / "runs")
+
+
+def _by_xdg() -> StudioPaths:
+    """Give the places that platformdirs gives on Linux. Source: XDG Base Directory Specification 0.8."""
+
+    def below(variable: str, usual: str) -> Path:
+        return Path(os.environ.get(variable) or Path.home() / usual) / "lora-studio"
+
+    return StudioPaths(
+        below("XDG_CONFIG_HOME", ".config"), below("XDG_CACHE_HOME", ".cache"), below("XDG_DATA_HOME", ".local/share") / "runs")
 
 
 def resources_folder() -> Path:
