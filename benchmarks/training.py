@@ -1,10 +1,10 @@
-"""How fast and in how much memory an adapter trains: `python benchmarks/training.py [STEPS] [REPEATS]`.
+"""How fast and in how much memory an adapter trains: `python -m benchmarks.training [STEPS] [REPEATS] [MODEL]`.
 
 The studio, transformers' Trainer with PEFT and TRL's SFTTrainer train the same adapter on the same chat rows of 20 to about 1,000 tokens:
-the starter model, r 8 on all attention matrices, every token trained, eight rows a step. Peers run as they come and with their best
-flags (weights in the dtype they compute in, no checkpointing, rows of like length together). Arms take turns, each in a process of
-its own; figures are medians. Losses are those of the last step: the rows come in another order for each arm, so they are near each
-other and not equal.
+MODEL (the starter; on a graphics card also `1b` and `8b`, of random weights), r 8 on all attention matrices, every token trained, eight
+rows a step. Peers run as they come and with their best flags (weights in the dtype they compute in, no checkpointing, rows of like
+length together). Arms take turns, each in a process of its own; figures are medians. Losses are those of the last step: the rows come in
+another order for each arm, so they are near each other and not equal.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks.models import SHAPES, random_model
 from benchmarks.preparing import peak_bytes, write_rows
 from lora_studio.core.config import RunConfig
 from lora_studio.core.config_files import write_config
@@ -107,12 +108,14 @@ def run_arm(arm: str, model: str, rows: str, steps: str) -> None:
     print(json.dumps({**found, "peak": peak_bytes()}))
 
 
-def main(steps: int, repeats: int) -> None:
+def main(steps: int, repeats: int, shape: str) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         os.environ[HOME_VARIABLE] = str(folder / "home")
         list(prepare(TaskContext(), "starter"))
-        model, rows = str(find_model("starter").path), folder / "rows.jsonl"
+        starter = find_model("starter").path
+        assert starter is not None
+        model, rows = str(starter if shape == "starter" else random_model(shape, starter, folder / shape)), folder / "rows.jsonl"
         write_rows(rows, steps * ROWS_A_STEP * TOKENS_A_ROW)
         found: dict[str, list[dict[str, float]]] = {arm: [] for arm in ARMS}
         for _ in range(repeats):
@@ -123,6 +126,7 @@ def main(steps: int, repeats: int) -> None:
                     found[arm].append(json.loads(done.stdout.strip().splitlines()[-1]))
                 elif "No module named 'trl'" not in done.stderr:
                     raise SystemExit(done.stderr[-3000:])
+        print(shape, end=": ")
         tell(found, steps, repeats)
 
 
@@ -145,5 +149,6 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["--arm"]:
         run_arm(*sys.argv[2:])
     else:
+        shape = sys.argv.pop() if sys.argv[-1] in ("starter", *SHAPES) else "starter"
         given = [int(argument) for argument in sys.argv[1:]]
-        main(*(given + [8, 5][len(given):]))
+        main(*(given + [8, 5][len(given):]), shape)

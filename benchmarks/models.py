@@ -1,0 +1,30 @@
+"""Models of known shapes with random weights: a benchmark needs their sizes, not what they have learned."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+# hidden, intermediate, layers, heads, key heads: as Llama 3.2 1B and Llama 3.1 8B have them; "tiny" tries the benchmarks themselves out.
+SHAPES = {
+    "tiny": (64, 176, 2, 4, 2), "1b": (2048, 8192, 16, 32, 8), "8b": (4096, 14336, 32, 32, 8),
+}
+
+
+def random_model(shape: str, tokenizer: Path, folder: Path) -> Path:
+    """Write a Llama of a shape, in bfloat16, with the tokenizer and chat template of another model's folder; give its folder."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from lora_studio.models.load import load_tokenizer
+
+    hidden, intermediate, layers, heads, key_heads = SHAPES[shape]
+    config = LlamaConfig(
+        hidden_size=hidden, intermediate_size=intermediate, num_hidden_layers=layers, num_attention_heads=heads,
+        num_key_value_heads=key_heads, vocab_size=len(load_tokenizer(tokenizer)), max_position_embeddings=8192, tie_word_embeddings=False)
+    torch.manual_seed(0)
+    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+    for path in tokenizer.iterdir():
+        if path.suffix in (".json", ".jinja", ".txt") and not (folder / path.name).exists():
+            shutil.copy(path, folder / path.name)
+    return folder
