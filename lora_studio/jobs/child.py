@@ -21,6 +21,7 @@ from pathlib import Path
 from lora_studio.core.control import REQUESTS, Control, TaskContext
 from lora_studio.core.events import RunEvent, RunStopped, event_to_json
 from lora_studio.core.runs import RunFolder
+from lora_studio.jobs.launch import followers, processes_of
 from lora_studio.jobs.mailbox import Mailbox
 from lora_studio.jobs.recorder import Recorder
 from lora_studio.jobs.runner import run_task
@@ -70,7 +71,8 @@ def main() -> int:
         signal.signal(checkpoint, lambda _number, _frame: control.checkpoint_now())
     with Mailbox(RunFolder(Path(spec.run_dir)).control_path, control) if spec.run_dir else contextlib.nullcontext():
         threading.Thread(target=_obey, args=(lines, spec, control, parent), name="requests", daemon=True).start()
-        run_task(spec, TaskContext(control), recorder)
+        with followers(processes_of(spec.run_dir)):
+            run_task(spec, TaskContext(control), recorder)
     return 0
 
 

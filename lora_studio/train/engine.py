@@ -17,6 +17,7 @@ from lora_studio.core.events import Notice, Phase, RunEvent, RunResumed, RunStar
 from lora_studio.core.files import sweep
 from lora_studio.core.findings import Finding
 from lora_studio.core.runs import RunFolder
+from lora_studio.core.world import World, refuse_other_world
 from lora_studio.data.prepare import PreparedData, prepare_data
 from lora_studio.generate.host import ModelHost
 from lora_studio.generate.ready import ReadyBase, folder_of, load_base
@@ -26,14 +27,19 @@ from lora_studio.models.facts import read_facts
 from lora_studio.models.inspect import tree_of
 from lora_studio.models.load import has_quick_bfloat16, pick_device
 from lora_studio.train.disk import told
+from lora_studio.train.joined import joined
 from lora_studio.train.precision import Precision
+from lora_studio.train.ranks import Ranks
 from lora_studio.train.records import DATA, ENVIRONMENT, environment_of, write_records
 from lora_studio.train.session import Session
+from lora_studio.train.sharded import let_go_after, load_to_shard
 from lora_studio.train.warm_start import warm_up
 
 
 def train(context: TaskContext, run_dir: str, resume: bool = False) -> Iterator[RunEvent]:
     """Task: train the adapter of a run; result `{"adapter", "steps", "eval_loss"}`.
+
+    Of several processes this is the task of the first one; that of the others is `follow`.
 
     Args:
         context: Control, and the warm base model.
@@ -46,32 +52,72 @@ def train(context: TaskContext, run_dir: str, resume: bool = False) -> Iterator[
         Cancelled: The person stopped it; what was to be saved is.
     """
     run = RunFolder.open(Path(run_dir))
-    config = run.config
+    refuse_other_world(run.config, World.of(), resume)
     if not resume and (run.checkpoints or run.adapter_path.exists()):
         raise InputError(f"The run {run.path} has been trained already.", "Resume it, or start a new run with the same settings.")
-    pick_device(config.training.device)
+    pick_device(run.config.training.device)
     with told(run.path):
         sweep(run.path, (run.adapter_path.name, ENVIRONMENT, DATA))
         sweep(run.path / "checkpoints")
-    folder, commit = yield from folder_of(context, config.model.name_or_path, config.model.revision)
-    data = yield from _prepared(context, config, folder)  # before the model: what is wrong with the data shows first
-    base = yield from load_base(context, config.model, folder, commit, config.training.device, _wanted_base_dtype(config))
+    with joined(context.control) as ranks:
+        ranks.tell({"run_dir": str(run.path), "config": run.config.model_dump(mode="json"), "resume": resume})
+        yield from _attempt(context, ranks, run, resume)
+
+
+def follow(context: TaskContext) -> Iterator[RunEvent]:
+    """Task of every process of a run but the first, which tells it what run that is; its events are nobody's."""
+    with joined(context.control) as ranks:
+        order = ranks.tell(None)
+        run = RunFolder(Path(order["run_dir"]), RunConfig.model_validate(order["config"]))
+        yield from _attempt(context, ranks, run, order["resume"])
+
+
+def _attempt(context: TaskContext, ranks: Ranks, run: RunFolder, resume: bool) -> Iterator[RunEvent]:
+    config = run.config
+    sharded = ranks.size > 1 and config.training.distributed_type == "fsdp2"
+    ranks.take_device(pick_device(config.training.device), sharded)
+    folder, commit = yield from ranks.in_turn(lambda: folder_of(context, config.model.name_or_path, config.model.revision))
+    # before the model: what is wrong with the data shows first
+    data = yield from ranks.in_turn(lambda: _prepared(context, config, folder))
+    if sharded:
+        base = yield from load_to_shard(context, config, folder, commit, _wanted_base_dtype(config))
+    else:
+        base = yield from load_base(context, config.model, folder, commit, config.training.device, _wanted_base_dtype(config))
     precision = pick_precision(config, base)
     longest = max((int(rows.lengths.max()) for rows in (data.train, data.evaluation) if len(rows)), default=0)
     refuse(length_finding(read_facts(folder), tree_of(base.model), longest))
-    with told(run.path):
-        write_records(run, environment_of(config.model, base, precision), data, resume)
-    with base.host.adapted(lambda model: inject(model, config.adapter, config.training.seed)) as model, _checkpointing(model, config):
-        session = Session(context, run, model, base.tokenizer, data, precision)
-        if resume:
+    environment = environment_of(config.model, base, precision, ranks)
+    _refuse_unlike(ranks, environment, data)
+    if ranks.first:
+        with told(run.path):
+            write_records(run, environment, data, resume)
+    with (
+        let_go_after(base.host, sharded),
+        base.host.adapted(lambda model: inject(model, config.adapter, config.training.seed)) as model,
+        _checkpointing(model, config),
+    ):
+        ranks.shard(model, precision.device)
+        session = Session(context, run, model, base.tokenizer, data, precision, ranks=ranks)
+        if resume and ranks.first:
             yield from session.restore()
-        if config.adapter.warm_start and session.step == 0:
+        if config.adapter.warm_start and session.step == 0 and ranks.first:
             yield _warmed(model, config.adapter.warm_start)
+        session.stand_with_first()
         if resume:
             yield RunResumed(step=session.step, from_step=session.step, total_steps=session.plan.total_steps)
         else:
             yield _started(session, model, data, precision)
         yield from session.take()
+
+
+def _refuse_unlike(ranks: Ranks, environment: dict[str, Any], data: PreparedData) -> None:
+    """Refuse to train on ranks that see other rows or another model, or compute otherwise, than the first."""
+    base = environment["base"]
+    ranks.refuse_difference({
+        "data": data.fingerprint, "base model": base["weight_fingerprint"], "dtype of the weights": base["dtype"],
+        "compute_dtype": environment["compute_dtype"], "release": environment["lora_studio"],
+        **{f"version of {name}": number for name, number in environment["versions"].items()},
+    })
 
 
 def pick_precision(config: RunConfig, base: ReadyBase) -> Precision:

@@ -21,20 +21,22 @@ from lora_studio.data.prepare import PreparedData
 from lora_studio.generate.ready import ReadyBase
 from lora_studio.models.fingerprint import weight_fingerprint
 from lora_studio.train.precision import Precision
+from lora_studio.train.ranks import Ranks
 
 ENVIRONMENT = "environment.json"
 DATA = "data.json"
 # What may be changed in a run's folder by hand: names and places (their contents are compared), and what only tells or keeps.
 _FREE = frozenset({
     "name", "model.name_or_path", "model.revision", "data.train", "data.eval", "adapter.warm_start", "training.device",
+    "training.distributed_type",
     "training.logging_steps", "training.eval_steps", "training.save_steps", "training.save_minutes", "training.save_total_limit",
     "training.sample_steps", "training.sample_rows", "training.sample_max_new_tokens", "training.early_stopping_patience",
     "training.early_stopping_threshold", "training.load_best_model_at_end"})
 _PACKAGES = ("torch", "transformers", "peft", "safetensors", "tokenizers", "numpy")
 
 
-def environment_of(settings: ModelSettings, base: ReadyBase, precision: Precision) -> dict[str, Any]:
-    """Gather versions, device, and which base model this is, by its commit and the fingerprint of its weights."""
+def environment_of(settings: ModelSettings, base: ReadyBase, precision: Precision, ranks: Ranks) -> dict[str, Any]:
+    """Gather versions, device, processes, and which base model this is, by its commit and the fingerprint of its weights."""
     return {
         "lora_studio": __version__,
         "python": platform.python_version(),
@@ -46,6 +48,7 @@ def environment_of(settings: ModelSettings, base: ReadyBase, precision: Precisio
             "weight_fingerprint": weight_fingerprint(base.folder), "dtype": str(base.dtype).removeprefix("torch."),
         },
         "compute_dtype": str(precision.compute).removeprefix("torch."),
+        "processes": {"count": ranks.size, "backend": ranks.backend, "sharded": ranks.sharded},
     }
 
 
