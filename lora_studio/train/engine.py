@@ -27,9 +27,8 @@ from lora_studio.models.facts import read_facts
 from lora_studio.models.inspect import tree_of
 from lora_studio.models.load import has_quick_bfloat16, pick_device
 from lora_studio.train.disk import told
-from lora_studio.train.joined import joined
 from lora_studio.train.precision import Precision
-from lora_studio.train.ranks import Ranks
+from lora_studio.train.ranks import Ranks, all_ranks
 from lora_studio.train.records import DATA, ENVIRONMENT, environment_of, write_records
 from lora_studio.train.session import Session
 from lora_studio.train.sharded import let_go_after, load_to_shard
@@ -59,14 +58,14 @@ def train(context: TaskContext, run_dir: str, resume: bool = False) -> Iterator[
     with told(run.path):
         sweep(run.path, (run.adapter_path.name, ENVIRONMENT, DATA))
         sweep(run.path / "checkpoints")
-    with joined(context.control) as ranks:
+    with all_ranks(context.control) as ranks:
         ranks.tell({"run_dir": str(run.path), "config": run.config.model_dump(mode="json"), "resume": resume})
         yield from _attempt(context, ranks, run, resume)
 
 
 def follow(context: TaskContext) -> Iterator[RunEvent]:
     """Task of every process of a run but the first, which tells it what run that is; its events are nobody's."""
-    with joined(context.control) as ranks:
+    with all_ranks(context.control) as ranks:
         order = ranks.tell(None)
         run = RunFolder(Path(order["run_dir"]), RunConfig.model_validate(order["config"]))
         yield from _attempt(context, ranks, run, order["resume"])

@@ -36,15 +36,12 @@ _OF_GROUPS = ("gloo", "nccl")
 
 @contextlib.contextmanager
 def joined(control: Control) -> Generator[Ranks]:
-    """Give the ranks of the world that this process was launched into, met and connected for the length of a block.
+    """Give one of several ranks, met and connected for the length of a block.
 
     Raises:
         StudioError: A rank did not come, or is gone; its own words where it left any.
     """
     world = World.of()
-    if world.size == 1:
-        yield Ranks()
-        return
     meeting = meet(world, control)
     dist.init_process_group("gloo", store=meeting.for_group(), rank=world.rank, world_size=world.size, timeout=_PROMPT)
     ranks = JoinedRanks(world, meeting)
@@ -107,6 +104,7 @@ class JoinedRanks(Ranks):
         self._group: Any = dist.group.WORLD  # of the device
         self.backend = "gloo"
         self._control: AgreedControl | None = None
+        self._overdue = False
 
     def take_device(self, device: torch.device, sharded: bool) -> None:
         """Carry gradients, and parts of a model, the way that suits the device."""
@@ -131,9 +129,13 @@ class JoinedRanks(Ranks):
         dist.all_reduce(flags, dist.ReduceOp.MAX)
         *asked, late, rows, width = (int(flag) for flag in flags.tolist())
         self._control.take_in(asked)
-        self.overdue = bool(late)
+        self._overdue = bool(late)
         self.too_large = TooLargeError(rows, width) if rows else None
         return self.too_large
+
+    def overdue(self, here: bool) -> bool:
+        """Say what the first rank's clock said when all last agreed."""
+        return self._overdue
 
     def at_first(self, work: Callable[[], Generator[RunEvent, None, Made]]) -> Generator[RunEvent, None, Made]:
         """Let the first rank work, the others wait for what it made."""

@@ -6,6 +6,7 @@ first does, and what all must know alike (requests, want of memory, how far the 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -16,11 +17,28 @@ from torch import Tensor, nn
 from lora_studio.core.control import Control
 from lora_studio.core.errors import StudioError
 from lora_studio.core.events import RunEvent
+from lora_studio.core.world import World
 
 if TYPE_CHECKING:
     from lora_studio.train.stepper import TooLargeError
 
 Made = TypeVar("Made")
+
+
+@contextlib.contextmanager
+def all_ranks(control: Control) -> Generator[Ranks]:
+    """Give the ranks of the world that this process was launched into; several are connected for the length of a block.
+
+    Raises:
+        StudioError: A rank did not come, or is gone; its own words where it left any.
+    """
+    if World.of().size == 1:
+        yield Ranks()
+        return
+    from lora_studio.train.joined import joined  # what torch needs for it takes its time to load
+
+    with joined(control) as ranks:
+        yield ranks
 
 
 class Ranks:
@@ -31,7 +49,6 @@ class Ranks:
         size: How many there are.
         sharded: Whether each holds a part of the base model only, so that all must take part in every pass.
         backend: What carries gradients between them; empty for one.
-        overdue: Whether a checkpoint was overdue when last agreed upon.
         too_large: The largest micro-batch that did not fit any of them when last agreed upon.
     """
 
@@ -41,7 +58,6 @@ class Ranks:
     backend = ""
 
     def __init__(self) -> None:
-        self.overdue = False
         self.too_large: TooLargeError | None = None
 
     @property
@@ -55,8 +71,12 @@ class Ranks:
 
     def agree(self, too_large: TooLargeError | None, overdue: bool) -> TooLargeError | None:
         """Let all ranks know what reached any of them: requests, `overdue` of the first, and a micro-batch that did not fit."""
-        self.too_large, self.overdue = too_large, overdue
+        self.too_large = too_large
         return too_large
+
+    def overdue(self, here: bool) -> bool:
+        """Say whether a checkpoint is overdue: by this process's clock alone, or as all agreed upon."""
+        return here
 
     def at_first(self, work: Callable[[], Generator[RunEvent, None, Made]]) -> Generator[RunEvent, None, Made]:
         """Let the first rank do some work while the others wait; all return what it made, which must be JSON."""

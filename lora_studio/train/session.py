@@ -203,7 +203,7 @@ class Session:
 
     def _between_steps(self) -> Iterator[RunEvent]:
         settings = self._config.training
-        if self._control.take_checkpoint_request() or self._due(settings.save_steps) or self._ranks.overdue:
+        if self._control.take_checkpoint_request() or self._due(settings.save_steps) or self._ranks.overdue(self._is_overdue()):
             yield from self._save()
         evaluate = self._due(settings.eval_steps)
         if evaluate:

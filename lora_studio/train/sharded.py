@@ -15,8 +15,6 @@ from typing import Any
 
 import torch
 from peft import PeftModel
-from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import fully_shard
 
 from lora_studio.core.config import RunConfig
 from lora_studio.core.control import TaskContext
@@ -51,6 +49,9 @@ def shard(model: PeftModel, device: torch.device, group: Any) -> None:
 
     Weights are gathered as they are held, so that a pass computes what one process would.
     """
+    from torch.distributed.device_mesh import DeviceMesh
+    from torch.distributed.fsdp import fully_shard
+
     trained = {parameter for parameter in model.parameters() if parameter.requires_grad}
     for parameter in trained:
         parameter.data = parameter.data.to(device)

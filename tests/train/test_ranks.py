@@ -167,7 +167,11 @@ def together(children: ForkServerContext, run: RunFolder, size: int, resume: boo
         process.start()
     for process in processes:
         process.join(120)
-        assert not process.is_alive()
+    hung = [process for process in processes if process.is_alive()]
+    for process in hung:
+        process.kill()
+        process.join()
+    assert not hung
     return [read_told(out) for out in outs]
 
 
