@@ -21,6 +21,7 @@ from lora_studio.data.prepare import PreparedData, prepare_data
 from lora_studio.generate.host import ModelHost
 from lora_studio.generate.ready import ReadyBase, folder_of, load_base
 from lora_studio.lora.inject import inject, parameter_counts
+from lora_studio.lora.lean import lean_adapters
 from lora_studio.lora.limits import length_finding, precision_finding
 from lora_studio.models.facts import read_facts
 from lora_studio.models.inspect import tree_of
@@ -57,7 +58,8 @@ def train(context: TaskContext, run_dir: str, resume: bool = False) -> Iterator[
     longest = max((int(rows.lengths.max()) for rows in (data.train, data.evaluation) if len(rows)), default=0)
     refuse(length_finding(read_facts(folder), tree_of(base.model), longest))
     write_records(run, environment_of(config.model, base, precision), data, resume)
-    with base.host.adapted(lambda model: inject(model, config.adapter, config.training.seed)) as model, _checkpointing(model, config):
+    attached = base.host.adapted(lambda model: inject(model, config.adapter, config.training.seed))
+    with attached as model, _checkpointing(model, config), lean_adapters(model):
         session = Session(context, run, model, base.tokenizer, data, precision)
         if resume:
             yield from session.restore()
