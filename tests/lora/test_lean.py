@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,7 @@ def lean_layers(model: nn.Module) -> int:
 def passes(model: PeftModel, leanly: bool, autocast: torch.dtype | None = None) -> Found:
     """The loss of some 150 tokens, and the adapter's gradients."""
     batch = make_batch(token_rows(10))
+    torch.manual_seed(0)  # gpt2 has dropout of its own
     with lean_adapters(model) if leanly else contextlib.nullcontext():
         assert bool(lean_layers(model)) == leanly
         with torch.autocast("cpu", dtype=autocast or torch.bfloat16, enabled=autocast is not None), SelectedHead(model) as head:
@@ -63,13 +64,12 @@ def distance(one: Found, other: Found) -> float:
 
 
 @pytest.fixture(params=[False, True], ids=["", "other-orders"])
-def other_orders(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def other_orders(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every product in the order that the shapes at hand would not choose."""
     if request.param:
         monkeypatch.setattr(lean, "merges", lambda tokens, features_in, features_out, dtype: False)
         monkeypatch.setattr(lean, "keeps_a_output", lambda rank, features_in: False)
         monkeypatch.setattr(lean, "multiplies_whole", lambda tokens, features_in, features_out, rank: True)
-    yield
 
 
 @pytest.mark.usefixtures("other_orders")
@@ -90,8 +90,8 @@ def test_ranks_and_scales_of_a_layers_own_are_heeded(tiny_model: TinyModel, fiel
 
 
 @pytest.mark.usefixtures("other_orders")
-@pytest.mark.parametrize("base", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("autocast", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(("base", "autocast"), [
+    (torch.float32, torch.bfloat16), (torch.bfloat16, torch.bfloat16), (torch.float32, torch.float16)])
 @pytest.mark.parametrize("architecture", ["llama", "gpt2"])
 def test_half_precision_is_as_near_to_float32_as_pefts(
     tiny_model: TinyModel, architecture: str, base: torch.dtype, autocast: torch.dtype,
@@ -118,7 +118,7 @@ def test_an_adapter_in_half_precision_gets_gradients_in_it(tiny_model: TinyModel
     assert distance(own, peft) < 3e-2
 
 
-@pytest.mark.parametrize("leading", [(70,), (7, 10), (2, 5, 7)])
+@pytest.mark.parametrize("leading", [(5,), (2, 3), (2, 1, 3)])
 @pytest.mark.parametrize("wants_input", [False, True])
 def test_any_leading_shape_will_do(leading: tuple[int, ...], wants_input: bool) -> None:
     torch.manual_seed(0)
@@ -175,7 +175,7 @@ def test_hooks_within_a_layer_are_called(tiny_model: TinyModel) -> None:
     layer.base_layer.register_forward_hook(lambda *_arguments: called.append("base"))
     layer.lora_A["default"].register_forward_pre_hook(lambda *_arguments: called.append("A"))
     passes(model, leanly=True)
-    assert called == ["base", "A", "layer"]
+    assert called[-3:] == ["base", "A", "layer"]  # those before are of the few tokens the head is tried out on
 
 
 @pytest.mark.parametrize("fields", [{"lora_dropout": 0.1}, {"use_dora": True}, {"bias": "lora_only", "target_modules": ["c_attn"]}])
