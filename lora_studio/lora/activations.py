@@ -69,7 +69,7 @@ class Step:
         for layer, size in self._kept_by_adapters():
             extra[layer] = extra.get(layer, 0) + size
         for name in self.resolution.saved_modules:
-            extra.setdefault(_layer(name, self.facts), 0)
+            extra.setdefault(layer_of_gradient(name, self.facts), 0)
         if not extra:
             return []
         base = self.workload.tokens * self._kept_by_a_token()
@@ -91,7 +91,7 @@ class Step:
         parted = self.dropout or self.precisions.base != self.precisions.compute
         for target in self.resolution.targets:
             module = self.tree.by_name[target.name]
-            layer = _layer(target.name, self.facts)
+            layer = layer_of_gradient(target.name, self.facts)
             if target.kind == "experts":
                 # PEFT adds the update to the whole stack of experts in every forward pass, and keeps the sum.
                 yield layer, module.parameters * self.precisions.base_bytes
@@ -137,7 +137,7 @@ def _norm_width(module: ModuleInfo, facts: ModelFacts) -> int:
     return facts.head_dim * (facts.kv_heads if module.leaf_name.startswith("k") else facts.heads)
 
 
-def _layer(name: str, facts: ModelFacts) -> int:
+def layer_of_gradient(name: str, facts: ModelFacts) -> int:
     """Give the layer from which on a module's training needs gradients; what follows the layers needs none of them."""
     layer = layer_of(name)
     if layer is not None:

@@ -41,6 +41,7 @@ from lora_studio.train.checkpoint import CheckpointState, Progress, load_checkpo
 from lora_studio.train.precision import Precision
 from lora_studio.train.schedule import lr_at
 from lora_studio.train.stepper import Outcome, Stepper, TooLargeError, is_out_of_memory, micro_batch_seed, out_of_memory
+from lora_studio.train.utilization import Utilization
 
 _MOST_SKIPPED = 5
 _MOST_SKIPPED_SCALED = 30  # a loss scale finds its height by halving: 2^16 down takes as many tries
@@ -57,7 +58,7 @@ class Session:
 
     def __init__(
         self, context: TaskContext, run: RunFolder, model: PeftModel, tokenizer: PreTrainedTokenizerBase, data: PreparedData,
-        precision: Precision,
+        precision: Precision, utilization: Utilization,
     ) -> None:
         self._control = context.control
         self._run = run
@@ -66,6 +67,7 @@ class Session:
         self._tokenizer = tokenizer
         self._data = data
         self._precision = precision
+        self._utilization = utilization
         self._stepper = Stepper(model, self._config.training, precision)
         if self._config.data.packing:
             refuse_unpackable(model)
@@ -187,10 +189,14 @@ class Session:
             yield Step(
                 step=self.step, loss=outcome.loss, learning_rate=learning_rate, grad_norm=outcome.grad_norm, tokens=self._progress.tokens,
                 trained_tokens=self._progress.trained_tokens, tokens_per_second=batch.tokens / whole, epoch=batch.epoch, seconds=whole,
+                utilization=self._utilization.share(self._documents(batch), batch.trained_tokens, whole),
                 micro_batch_seconds=max(seconds), peak_memory=self._peak_memory(), skipped=outcome.skipped,
             )
         if outcome.skipped:
             yield from self._after_skip(outcome)
+
+    def _documents(self, batch: StepBatch) -> list[int]:
+        return [length for row in batch.rows for length in self._rows.documents(row).tolist()]
 
     def _add_up(self, number: int, batch: StepBatch) -> Generator[RunEvent, None, list[float] | None]:
         """Add up a step's gradient; return the seconds of each micro-batch, None where one was too large and is to be halved."""
