@@ -1,7 +1,8 @@
 """What autograd keeps between forward and backward of a frozen decoder with adapters, counted tensor by tensor.
 
-A frozen Linear keeps no input. An adapter keeps its input, which neighbours share unless dropout parts them. Norms keep their
-input in float32, attention its queries, keys, values and output, an MLP what its activation and its product need.
+A frozen Linear keeps no input. An adapter keeps its input in the dtype of the products, which neighbours share unless dropout or a cast
+parts them. Norms keep their input in float32, attention its queries, keys, values and output, an MLP what its activation and its product
+need.
 """
 
 from __future__ import annotations
@@ -12,12 +13,22 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from lora_studio.core.modules import ModuleInfo, ModuleTree
-from lora_studio.core.targets import Resolution
+from lora_studio.core.targets import Resolution, Target
 from lora_studio.core.targets.matching import layer_of
 from lora_studio.lora.precision import Precisions
 
 if TYPE_CHECKING:
     from lora_studio.models.facts import ModelFacts
+
+_SMALL_SHARE = 8
+
+
+def keeps_a_output(rank: int, features_in: int) -> bool:
+    """Say whether a lean layer (`lora.lean`) keeps x·Aᵀ for its backward pass; else it computes it again.
+
+    It does where that is no more than 1/8 of the input: measured, another pass over the input costs more than sparing so little is worth.
+    """
+    return rank * _SMALL_SHARE <= features_in
 
 
 @dataclass(frozen=True)
@@ -58,7 +69,7 @@ class Step:
         for layer, size in self._kept_by_adapters():
             extra[layer] = extra.get(layer, 0) + size
         for name in self.resolution.saved_modules:
-            extra.setdefault(_layer(name, self.facts), 0)
+            extra.setdefault(layer_of_gradient(name, self.facts), 0)
         if not extra:
             return []
         base = self.workload.tokens * self._kept_by_a_token()
@@ -69,26 +80,33 @@ class Step:
         hidden, size = self.facts.hidden_size, self.precisions.compute_bytes
         kept = self.workload.tokens * hidden * 4 + self.workload.trained * hidden * size
         if self.precisions.base != self.precisions.compute:
-            kept += self.tree.all_parameters * size
+            recast = sum(self.tree.by_name[target.name].parameters for target in self.resolution.targets if self._lean(target))
+            kept += (self.tree.all_parameters - recast) * size
         return kept + trained_parameters * size if self.precisions.compute != "float32" else kept
 
     def _kept_by_adapters(self) -> Iterator[tuple[int, int]]:
         """Give (layer, bytes) for what adapters keep: their inputs and A's output."""
         seen: set[tuple[str, int]] = set()
         size = self.precisions.compute_bytes
+        parted = self.dropout or self.precisions.base != self.precisions.compute
         for target in self.resolution.targets:
             module = self.tree.by_name[target.name]
-            layer = _layer(target.name, self.facts)
+            layer = layer_of_gradient(target.name, self.facts)
             if target.kind == "experts":
                 # PEFT adds the update to the whole stack of experts in every forward pass, and keeps the sum.
                 yield layer, module.parameters * self.precisions.base_bytes
                 continue
-            width = target.r * size
+            width = 0 if self._lean(target) and not keeps_a_output(target.r, module.in_features) else target.r * size
             shared = (module.parent, module.in_features)
-            if target.kind != "embedding" and (self.dropout or shared not in seen):
+            if target.kind != "embedding" and (parted or shared not in seen):
                 width += module.in_features * (size + 1 if self.dropout else size)
                 seen.add(shared)
             yield layer, self.workload.tokens * width
+
+    def _lean(self, target: Target) -> bool:
+        """Say whether a target's layer is one that `lora.lean` computes."""
+        adapter = self.resolution.adapter
+        return target.kind in ("linear", "conv1d") and not (self.dropout or adapter.use_dora or adapter.bias != "none")
 
     def _kept_by_a_token(self) -> int:
         """Give the bytes one token leaves in one layer, adapters aside."""
@@ -119,7 +137,7 @@ def _norm_width(module: ModuleInfo, facts: ModelFacts) -> int:
     return facts.head_dim * (facts.kv_heads if module.leaf_name.startswith("k") else facts.heads)
 
 
-def _layer(name: str, facts: ModelFacts) -> int:
+def layer_of_gradient(name: str, facts: ModelFacts) -> int:
     """Give the layer from which on a module's training needs gradients; what follows the layers needs none of them."""
     layer = layer_of(name)
     if layer is not None:

@@ -17,10 +17,13 @@ from lora_studio.core.events import Notice, Phase, RunEvent, RunResumed, RunStar
 from lora_studio.core.files import sweep
 from lora_studio.core.findings import Finding
 from lora_studio.core.runs import RunFolder
+from lora_studio.core.targets import resolve
 from lora_studio.data.prepare import PreparedData, prepare_data
 from lora_studio.generate.host import ModelHost
 from lora_studio.generate.ready import ReadyBase, folder_of, load_base
+from lora_studio.lora.flops import step_flops
 from lora_studio.lora.inject import inject, parameter_counts
+from lora_studio.lora.lean import lean_adapters
 from lora_studio.lora.limits import length_finding, precision_finding
 from lora_studio.models.facts import read_facts
 from lora_studio.models.inspect import tree_of
@@ -29,6 +32,7 @@ from lora_studio.train.disk import told
 from lora_studio.train.precision import Precision
 from lora_studio.train.records import DATA, ENVIRONMENT, environment_of, write_records
 from lora_studio.train.session import Session
+from lora_studio.train.utilization import Utilization, peak_flops
 from lora_studio.train.warm_start import warm_up
 
 
@@ -58,11 +62,15 @@ def train(context: TaskContext, run_dir: str, resume: bool = False) -> Iterator[
     base = yield from load_base(context, config.model, folder, commit, config.training.device, _wanted_base_dtype(config))
     precision = pick_precision(config, base)
     longest = max((int(rows.lengths.max()) for rows in (data.train, data.evaluation) if len(rows)), default=0)
-    refuse(length_finding(read_facts(folder), tree_of(base.model), longest))
+    facts, tree = read_facts(folder), tree_of(base.model)
+    refuse(length_finding(facts, tree, longest))
+    flops = step_flops(facts, tree, resolve(config.adapter, tree), config.training.gradient_checkpointing)
+    utilization = Utilization(flops, peak_flops(precision))
     with told(run.path):
         write_records(run, environment_of(config.model, base, precision), data, resume)
-    with base.host.adapted(lambda model: inject(model, config.adapter, config.training.seed)) as model, _checkpointing(model, config):
-        session = Session(context, run, model, base.tokenizer, data, precision)
+    attached = base.host.adapted(lambda model: inject(model, config.adapter, config.training.seed))
+    with attached as model, _checkpointing(model, config), lean_adapters(model):
+        session = Session(context, run, model, base.tokenizer, data, precision, utilization)
         if resume:
             yield from session.restore()
         if config.adapter.warm_start and session.step == 0:
@@ -70,7 +78,7 @@ def train(context: TaskContext, run_dir: str, resume: bool = False) -> Iterator[
         if resume:
             yield RunResumed(step=session.step, from_step=session.step, total_steps=session.plan.total_steps)
         else:
-            yield _started(session, model, data, precision)
+            yield _started(session, model, data, precision, utilization)
         yield from session.take()
 
 
@@ -137,9 +145,10 @@ def _warmed(model: PeftModel, source: str) -> Notice:
     return Notice(code="warm_start", message=f"The adapter begins from {source}.", hint=hint)
 
 
-def _started(session: Session, model: PeftModel, data: PreparedData, precision: Precision) -> RunStarted:
+def _started(session: Session, model: PeftModel, data: PreparedData, precision: Precision, utilization: Utilization) -> RunStarted:
     trainable, everything = parameter_counts(model)
     return RunStarted(
         total_steps=session.plan.total_steps, train_rows=len(data.train), eval_rows=len(data.evaluation), trainable_parameters=trainable,
         all_parameters=everything, device=str(precision.device), compute_dtype=str(precision.compute).removeprefix("torch."),
+        peak_flops=utilization.peak_flops,
     )

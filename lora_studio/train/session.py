@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Generator, Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Literal
 
 import torch
@@ -56,6 +57,7 @@ from lora_studio.train.records import config_changes, refuse_changes
 from lora_studio.train.schedule import lr_at
 from lora_studio.train.spikes import SpikeWatch
 from lora_studio.train.stepper import Outcome, Stepper, TooLargeError, micro_batch_seed
+from lora_studio.train.utilization import Utilization
 
 _MOST_SKIPPED = 5
 _MOST_SKIPPED_SCALED = 30  # a loss scale finds its height by halving: 2^16 down takes as many tries
@@ -71,7 +73,7 @@ class Session:
 
     def __init__(
         self, context: TaskContext, run: RunFolder, model: PeftModel, tokenizer: PreTrainedTokenizerBase, data: PreparedData,
-        precision: Precision, reads_late: bool | None = None,
+        precision: Precision, utilization: Utilization, reads_late: bool | None = None,
     ) -> None:
         """Take what a run needs; `reads_late` reads a step's figures once the next is under way, by default on a graphics card."""
         self._control = context.control
@@ -81,6 +83,7 @@ class Session:
         self._tokenizer = tokenizer
         self._data = data
         self._precision = precision
+        self._utilization = utilization
         self._stepper = Stepper(model, self._config.training, precision)
         if self._config.data.packing:
             refuse_unpackable(model)
@@ -207,8 +210,10 @@ class Session:
             self._stepper.finish(learning_rate)
         self._progress = self._progress.advanced(batch)
         done = self._progress
-        self._logbook.note(
-            Taken(done.step, learning_rate, batch, done.tokens, done.trained_tokens, clock, peak_memory(self._precision.device)))
+        documents = [length for row in batch.rows for length in self._rows.documents(row).tolist()]
+        self._logbook.note(Taken(
+            done.step, learning_rate, batch, done.tokens, done.trained_tokens, clock, peak_memory(self._precision.device),
+            partial(self._utilization.share, documents, batch.trained_tokens)))
         if self._logbook.due:
             self._logbook.post(self._stepper.post())
             yield from self._tell()
