@@ -22,11 +22,13 @@ class Job:
         id: Unlike any other job's.
         spec: What it does.
         control: What a person may ask of it: `pause`, `resume`, `stop`, `abandon`, `checkpoint_now`, `sample_now`.
+        pid: The process it runs in, where that is another; None until it has one.
     """
 
     def __init__(self, spec: JobSpec, on_request: Callable[[Job, str], None] | None = None) -> None:
         self.id = secrets.token_hex(6)
         self.spec = spec
+        self.pid: int | None = None
         self.control = Control(listener=(lambda name: on_request(self, name)) if on_request else None)
         self._events: deque[RunEvent] = deque()
         self._state: JobState = "queued"
