@@ -25,9 +25,10 @@ TONES: dict[RunState, str] = {
 def state_text(state: RunState) -> str:
     """Name a run's state in one word or two."""
     return {
-        "none": tr("No run"), "waiting": tr("Waiting"), "loading": tr("Loading"), "running": tr("Running"), "paused": tr("Paused"),
+        "none": tr("No run"), "new": tr("Not started"), "waiting": tr("Waiting"),
+        "loading": tr("Loading"), "running": tr("Running"), "paused": tr("Paused"),
         "stopping": tr("Stopping"), "abandoning": tr("Stopping"), "finished": tr("Finished"), "stopped": tr("Stopped"),
-        "failed": tr("Failed"), "interrupted": tr("Interrupted"), "elsewhere": tr("Running elsewhere"),
+        "failed": tr("Failed"), "interrupted": tr("Interrupted"),
     }[state]
 
 
@@ -38,13 +39,18 @@ def settings_text(config: RunConfig) -> str:
     return " · ".join([f"r {adapter.r}", f"α {adapter.lora_alpha:g}", *([short] if short else [])])
 
 
+def place_text(pid: int | None) -> str:
+    """Name the place of a run that lives in a process of its own."""
+    return tr("own process") if pid is None else tr("own process · pid {pid}", pid=pid)
+
+
 def different_fields(run: RunConfig, draft: RunConfig) -> list[str]:
     """Name the paths at which the draft differs from the run, the name apart: it decides nothing."""
     return [path for path in run.differences(draft) if path != "name"]
 
 
 class RunBar(QFrame):
-    """One line: dot, state, run, settings, difference to the draft, buttons.
+    """One line: dot, state, run, settings, where it lives, difference to the draft, buttons.
 
     Signals:
         export_requested: Export… was pressed.
@@ -75,6 +81,7 @@ class RunBar(QFrame):
         self._name.setText(self._run_view.name)
         self._settings.setText(settings_text(config) if config else "")
         self._settings.setToolTip(tr("Base model: {base}", base=config.model.name_or_path) if config else "")
+        self._show_place()
         self._show_differences()
         self._show_buttons(state)
 
@@ -83,6 +90,7 @@ class RunBar(QFrame):
         self._state = label("", "title", "run_state")
         self._name = ElidedLabel("", "", "run_name", Qt.TextElideMode.ElideMiddle)  # its date and its name both tell runs apart
         self._settings = label("", "note", "run_settings")
+        self._place = ElidedLabel("", "note", "run_place")
         self._doing = ElidedLabel("", "note", "run_doing")
         self._differs = QToolButton()
         self._differs.setObjectName("draft_differs")
@@ -100,7 +108,7 @@ class RunBar(QFrame):
         row = QHBoxLayout(self)
         row.setContentsMargins(12, 6, 6, 6)
         row.setSpacing(7)
-        for widget in (self._dot, self._state, self._name, self._settings, self._differs, self._doing):
+        for widget in (self._dot, self._state, self._name, self._settings, self._place, self._differs, self._doing):
             row.addWidget(widget)
         row.addStretch(1)
         for button in (self._pause, self._stop, self._resume, self._export, self._merge):
@@ -125,7 +133,17 @@ class RunBar(QFrame):
             self._starter.pause()
 
     def _on_updated(self) -> None:
+        self._show_place()
         self._show_state(self._run_view.state)
+
+    def _show_place(self) -> None:
+        """Say where the run lives, unless that is the window: the usual needs no word."""
+        apart = self._run_view.in_own_process
+        self._place.setVisible(apart)
+        text = place_text(self._run_view.pid) if apart else ""
+        if text != self._place.text():
+            self._place.setText(text)
+            self._place.setToolTip(tr("{place}: the run goes on when this window closes.", place=text) if apart else "")
 
     def _show_state(self, state: RunState) -> None:
         set_role(self._dot, TONES.get(state, "note"))
@@ -176,6 +194,7 @@ class RunBar(QFrame):
         self._stop.setToolTip(tr("Drop the step under way and keep the last checkpoint.") if stopping
                               else tr("End after this micro-batch and save a checkpoint."))
         self._resume.setVisible(self._run_view.can_resume)
+        self._resume.setText(tr("Start") if state == "new" else tr("Resume"))
         exportable = self._run_view.has_weights
         for button in (self._export, self._merge):
             button.setVisible(not stopping and state != "abandoning")

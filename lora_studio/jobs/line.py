@@ -23,12 +23,14 @@ class DeviceLine:
     Several may have it at once: runs that were found alive in other processes are at work whatever the line says.
 
     Attributes:
+        held_back: Nobody gets the device while this is true; see `hold_back`.
         changed: Held around every look and every change; the hosts keep their own lists under it too, so that a job is
             always in one place. Notified when the device or the head of the line may be another.
     """
 
     def __init__(self) -> None:
         self.changed = threading.Condition()
+        self.held_back = False
         self._waiting: list[_Place] = []
         self._having: list[_Place] = []
 
@@ -76,11 +78,17 @@ class DeviceLine:
     def take(self, owner: object) -> Job | None:
         """Give the device to the next job, if it is this host's to run and nobody has the device; None otherwise."""
         with self.changed:
-            if self._having or not self._waiting or self._waiting[0].owner is not owner:
+            if self.held_back or self._having or not self._waiting or self._waiting[0].owner is not owner:
                 return None
             place = self._waiting.pop(0)
             self._having.append(place)
             return place.job
+
+    def hold_back(self, back: bool = True) -> None:
+        """Keep the line from moving on when the device comes free, or let it move on again."""
+        with self.changed:
+            self.held_back = back
+            self.changed.notify_all()
 
     def hold(self, job: Job, owner: object) -> None:
         """Note that a job has the device already, whatever the line says."""
