@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
-from PySide6.QtCore import QObject, Qt
+from PySide6.QtCore import QObject, Qt, Signal
 from PySide6.QtWidgets import QMessageBox, QProgressDialog, QWidget
 
 from lora_studio.gui.hand_over import HandOver
@@ -65,7 +65,12 @@ class Closing(QObject):
 
     Runs in processes of their own go on, so nothing is asked about them: the person chose that when they were started, and
     the next window finds them.
+
+    Signals:
+        handing_over: A run is about to stop here, to go on in a process; carries its job.
     """
+
+    handing_over = Signal(object)
 
     def __init__(self, window: QWidget, jobs: JobCenter, starter: RunStarter, ask: AskClosing = ask_closing) -> None:
         super().__init__(window)
@@ -113,8 +118,7 @@ class Closing(QObject):
         at_work, waiting = self._at_work(), len(self._jobs.queue)
         if not at_work and not waiting:
             return None
-        queue = tr("{count} in the queue will not start; what is a run is kept under Runs and can be started later.", count=waiting)
-        told = [*self._ways(at_work), *([queue] if waiting else [])]
+        told = [*self._ways(at_work), *([self._what_waits()] if waiting else [])]
         return ClosingQuestion(self._text(at_work), "\n\n".join(told), self._choices(at_work))
 
     def _text(self, at_work: list[Job]) -> str:
@@ -122,6 +126,14 @@ class Closing(QObject):
         if at_work:
             return tr("{titles} is still under way.", titles=", ".join(job.spec.title for job in at_work))
         return tr("{titles} goes on in its own process.", titles=goes_on) if goes_on else tr("A job is about to start.")
+
+    def _what_waits(self) -> str:
+        queue = self._jobs.queue
+        if any(job.spec.run_dir is None for job in queue):
+            return tr("{count} jobs in the queue will not start; the runs among them are kept and can be started later.", count=len(queue))
+        if len(queue) == 1:
+            return tr("1 run in the queue will not start; it is kept and can be started later.")
+        return tr("{count} runs in the queue will not start; they are kept and can be started later.", count=len(queue))
 
     @staticmethod
     def _choices(at_work: list[Job]) -> tuple[ClosingChoice, ...]:
@@ -152,6 +164,7 @@ class Closing(QObject):
         self._hand_over = HandOver(self._jobs, self._starter, job, self)
         self._hand_over.done.connect(self._go)
         self._hand_over.failed.connect(self._stay)
+        self.handing_over.emit(job)
         self._hand_over.begin()
 
     def _show_dialog(self, text: str, cancel: Callable[[], None]) -> None:

@@ -132,13 +132,24 @@ class Header(QFrame):
         set_role(self.start_menu, "primary" if enabled else "")
         self._draw_start_menu()
 
+    def _build_starting(self) -> QWidget:
+        both = QWidget()
+        both.setObjectName("starting")
+        both.setSizePolicy(QSizePolicy.Policy.Fixed, QSizePolicy.Policy.Fixed)
+        row = QHBoxLayout(both)
+        row.setContentsMargins(0, 0, 0, 0)
+        row.setSpacing(1)
+        row.addWidget(self.start)
+        row.addWidget(self.start_menu)
+        return both
+
     def _build_start_menu(self, places: Sequence[QAction]) -> QToolButton:
         button = QToolButton()
         button.setObjectName("start_menu_button")
         button.setAccessibleName(tr("Where runs are started"))
         button.setToolTip(tr("Where runs are started"))
         button.setPopupMode(QToolButton.ToolButtonPopupMode.InstantPopup)
-        button.setSizePolicy(QSizePolicy.Policy.Fixed, QSizePolicy.Policy.Minimum)
+        button.setSizePolicy(QSizePolicy.Policy.Fixed, QSizePolicy.Policy.Ignored)  # as high as Start
         button.setIconSize(QSize(12, 12))
         menu = QMenu(button)
         menu.setObjectName("start_menu")
@@ -162,11 +173,7 @@ class Header(QFrame):
         lines.addWidget(self.budget)
         row.addLayout(lines)
         row.addSpacing(8)
-        starting = QHBoxLayout()
-        starting.setSpacing(1)
-        starting.addWidget(self.start)
-        starting.addWidget(self.start_menu)
-        row.addLayout(starting)
+        row.addWidget(self._build_starting())
 
     def _draw_icons(self) -> None:
         for name, button in self._tools.items():

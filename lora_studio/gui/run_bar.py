@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from PySide6.QtCore import Qt, Signal
+from PySide6.QtGui import QResizeEvent, QShowEvent
 from PySide6.QtWidgets import QFrame, QHBoxLayout, QLabel, QMenu, QPushButton, QSizePolicy, QToolButton, QWidget
 
 from lora_studio.core.config import RunConfig, field_info
@@ -20,6 +21,8 @@ TONES: dict[RunState, str] = {
     "running": "good", "finished": "good", "failed": "error", "interrupted": "warning", "stopped": "warning", "stopping": "warning",
     "abandoning": "warning", "paused": "warning",
 }
+
+_WIDE = 1 << 16  # pixels: room for everything, while nobody can see that there is none
 
 
 def state_text(state: RunState) -> str:
@@ -41,7 +44,7 @@ def settings_text(config: RunConfig) -> str:
 
 def place_text(pid: int | None) -> str:
     """Name the place of a run that lives in a process of its own."""
-    return tr("own process") if pid is None else tr("own process · pid {pid}", pid=pid)
+    return tr("own process") if pid is None else tr("process {pid}", pid=pid)
 
 
 def different_fields(run: RunConfig, draft: RunConfig) -> list[str]:
@@ -69,6 +72,8 @@ class RunBar(QFrame):
         self._workspace = workspace
         self._run_view = run_view
         self._starter = starter
+        self._differing = 0
+        self._fitted: tuple[object, ...] = ()
         self._build()
         self._connect()
         self.refresh()
@@ -80,17 +85,16 @@ class RunBar(QFrame):
         self._show_state(state)
         self._name.setText(self._run_view.name)
         self._settings.setText(settings_text(config) if config else "")
-        self._settings.setToolTip(tr("Base model: {base}", base=config.model.name_or_path) if config else "")
         self._show_place()
-        self._show_differences()
         self._show_buttons(state)
+        self._show_differences()
 
     def _build(self) -> None:
         self._dot = label("●", "note", "run_dot")
         self._state = label("", "title", "run_state")
         self._name = ElidedLabel("", "", "run_name", Qt.TextElideMode.ElideMiddle)  # its date and its name both tell runs apart
         self._settings = label("", "note", "run_settings")
-        self._place = ElidedLabel("", "note", "run_place")
+        self._place = label("", "note", "run_place")
         self._doing = ElidedLabel("", "note", "run_doing")
         self._differs = QToolButton()
         self._differs.setObjectName("draft_differs")
@@ -105,7 +109,7 @@ class RunBar(QFrame):
         self._resume = _button(tr("Resume"), "resume_button")
         self._export = _button(tr("Export…"), "export_button")
         self._merge = _button(tr("Merge…"), "merge_button")
-        row = QHBoxLayout(self)
+        row = self._row = QHBoxLayout(self)
         row.setContentsMargins(12, 6, 6, 6)
         row.setSpacing(7)
         for widget in (self._dot, self._state, self._name, self._settings, self._place, self._differs, self._doing):
@@ -132,18 +136,49 @@ class RunBar(QFrame):
         else:
             self._starter.pause()
 
+    def showEvent(self, event: QShowEvent) -> None:
+        """Leave out what there is no room for."""
+        super().showEvent(event)
+        self._fit()
+
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        """Leave out what there is no room for."""
+        super().resizeEvent(event)
+        self._fit()
+
     def _on_updated(self) -> None:
-        self._show_place()
         self._show_state(self._run_view.state)
+        self._show_place()
+        self._fit()
 
     def _show_place(self) -> None:
         """Say where the run lives, unless that is the window: the usual needs no word."""
-        apart = self._run_view.in_own_process
-        self._place.setVisible(apart)
+        config, apart = self._run_view.config, self._run_view.in_own_process
         text = place_text(self._run_view.pid) if apart else ""
-        if text != self._place.text():
-            self._place.setText(text)
-            self._place.setToolTip(tr("{place}: the run goes on when this window closes.", place=text) if apart else "")
+        _set_text(self._place, text)
+        lives = tr("It lives in a process of its own ({place}) and goes on when this window closes.", place=text) if apart else ""
+        base = tr("Base model: {base}", base=config.model.name_or_path) if config else ""
+        for widget, tip in ((self._place, lives), (self._settings, "\n".join(filter(None, (base, lives))))):
+            if widget.toolTip() != tip:
+                widget.setToolTip(tip)
+
+    def _fit(self) -> None:
+        """Where it is narrow, say less: first the place goes, which the tooltip has too, then words about the draft."""
+        shown = tuple(widget.isHidden() for widget in (self._doing, self._pause, self._stop, self._resume, self._export))
+        width = self.width() if self.isVisible() else _WIDE
+        texts = (self._place.text(), self._state.text(), self._stop.text(), self._differing)
+        fitted = (width, texts, shown, self.fontInfo().pointSizeF())
+        if fitted == self._fitted:  # this is asked at every tick
+            return
+        self._fitted = fitted
+        self._place.hide()
+        told = tr("draft differs: {count}", count=self._differing)
+        self._differs.setText(told)
+        self._differs.setAccessibleName(told)
+        room = width - self._row.minimumSize().width()
+        if room < 0:
+            self._differs.setText(f"≠ {self._differing}")
+        self._place.setVisible(bool(self._place.text()) and room >= self._place.sizeHint().width() + self._row.spacing())
 
     def _show_state(self, state: RunState) -> None:
         set_role(self._dot, TONES.get(state, "note"))
@@ -161,17 +196,17 @@ class RunBar(QFrame):
         if state == "running" and self._run_view.is_pause_asked:
             return tr("pausing after this micro-batch")
         phase = self._run_view.history.phase
-        if phase is None or state not in LIVE_STATES:
+        if phase is None or state not in LIVE_STATES or (state == "running" and phase.name == "training"):
             return ""
         share = f" {phase.done / phase.total:.0%}" if phase.done is not None and phase.total else ""
         return (phase.message or phase.name) + share
 
     def _show_differences(self, *_configs: object) -> None:
         config = self._run_view.config
-        count = len(different_fields(config, self._workspace.config)) if config else 0
-        self._differs.setText(tr("draft differs: {count}", count=count))
+        self._differing = len(different_fields(config, self._workspace.config)) if config else 0
         self._differs.setToolTip(tr("Settings of the draft that are not this run's. The run keeps its own."))
-        self._differs.setVisible(count > 0)
+        self._differs.setVisible(self._differing > 0)
+        self._fit()
 
     def _fill_menu(self) -> None:
         config = self._run_view.config

@@ -16,6 +16,7 @@ from lora_studio.gui.run_view import RunView
 from lora_studio.gui.text import tr
 
 Tried = Callable[[Callable[[], object]], None]
+Show = Callable[[Path], object]
 
 
 class RunNews(QObject):
@@ -26,12 +27,14 @@ class RunNews(QObject):
         starter: Starts and follows runs.
         queue: The runs that wait.
         run_view: The run that is shown.
+        show: Brings a run and its page to the front.
         tried: Does something that may fail for a reason a person can act on, and tells that.
         parent: Its owner.
     """
 
     def __init__(
-        self, notifications: Notifications, starter: RunStarter, queue: RunQueue, run_view: RunView, tried: Tried, parent: QObject,
+        self, notifications: Notifications, starter: RunStarter, queue: RunQueue, run_view: RunView, show: Show, tried: Tried,
+        parent: QObject,
     ) -> None:
         super().__init__(parent)
         self.setObjectName("run_news")
@@ -39,6 +42,7 @@ class RunNews(QObject):
         self._starter = starter
         self._queue = queue
         self._run_view = run_view
+        self._show = show
         self._tried = tried
         queue.began.connect(self._on_began)
         queue.removed.connect(self._on_removed)
@@ -49,11 +53,10 @@ class RunNews(QObject):
         self._tried(lambda: found.extend(self._starter.follow_living()))
         if not found:
             return
-        if self._run_view.path in (None, Path(remembered)) and not self._run_view.is_live:
+        if self._run_view.path in (None, Path(remembered)) and self._run_view.path != found[0]:
             self._tried(lambda: self._run_view.open(found[0]))
-        for path in found:
-            if self._run_view.path != path:
-                self._tell(tr("{run} is under way in a process", run=path.name), tr("Show"), lambda at=path: self._run_view.open(at))
+        for path in reversed(found):  # the newest last, on top
+            self._tell(tr("{run} went on in a process of its own", run=path.name), tr("Show"), lambda at=path: self._show(at))
 
     def tell_left_over(self, folders: tuple[str, ...]) -> None:
         """Tell of queued runs that did not begin when the window was closed."""
@@ -66,7 +69,7 @@ class RunNews(QObject):
     def _on_began(self, path: Path, name: str) -> None:
         """The run that is shown stays: a person may be reading it."""
         if self._run_view.path != path:
-            self._tell(tr("{name} trains now", name=name), tr("Show"), lambda: self._run_view.open(path))
+            self._tell(tr("{name} trains now", name=name), tr("Show"), lambda: self._show(path))
 
     def _on_removed(self, config: RunConfig, host: HostName) -> None:
         told = tr("{name} was removed from the queue", name=config.name)

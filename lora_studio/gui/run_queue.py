@@ -109,7 +109,7 @@ class RunQueue(QObject):
             self._entries = entries
             self.changed.emit()
         for job in before:
-            if job not in self._waiting and job.state != "stopped" and job.spec.run_dir is not None:
+            if job not in self._waiting and job.began and job.spec.run_dir is not None:
                 self.began.emit(Path(job.spec.run_dir), job.spec.title)
 
     def _look(self) -> list[QueueEntry]:

@@ -121,10 +121,11 @@ class RunStarter(QObject):
             folder.config, folder.path, host or self._host, resume=bool(folder.checkpoints) or folder.adapter_path.exists())
 
     def follow_living(self) -> list[Path]:
-        """Follow the runs that are alive in other processes, and give their folders, the newest first."""
-        found = [run.path for run in self.store.list() if run.state == "running" and self._jobs.run_job(run.path) is None]
+        """Follow the runs that are alive in other processes; give the folders of all that live, the newest first."""
+        found = [run.path for run in self.store.list() if run.state == "running"]
         for path in found:
-            self._jobs.follow(path)
+            if self._jobs.run_job(path) is None:
+                self._jobs.follow(path)
         return found
 
     def pause(self) -> None:

@@ -21,6 +21,7 @@ RunState = Literal[
 LIVE_STATES: frozenset[RunState] = frozenset({"waiting", "loading", "running", "paused", "stopping", "abandoning"})
 
 _NOTHING_HEARD = (0, -1)
+_WITHIN_TRAINING = frozenset({"training", "evaluating", "sampling", "saving"})  # what a run that has taken a step does between steps
 
 
 class RunView(QObject):
@@ -224,7 +225,8 @@ class RunView(QObject):
             return "waiting"
         if self._history.state == "paused":
             return "paused"
-        return "running" if self._history.step and self._history.phase is None else "loading"
+        phase = self._history.phase
+        return "running" if self._history.step and (phase is None or phase.name in _WITHIN_TRAINING) else "loading"
 
     def _state_on_disk(self) -> RunState:
         last = self._history.last_event

@@ -7,6 +7,7 @@ from PySide6.QtCore import QObject
 from lora_studio.gui.engine_loader import EngineLoader
 from lora_studio.gui.job_center import JobCenter
 from lora_studio.gui.main_window import MainWindow
+from lora_studio.gui.run_bar import place_text
 from lora_studio.gui.run_view import RunView
 from lora_studio.gui.text import tr
 from lora_studio.gui.workspace import Workspace
@@ -83,4 +84,5 @@ class StatusFeed(QObject):
 def _where_it_trains(job: Job, paused: bool) -> str:
     if not job.spec.survives:
         return tr("Paused in a background thread") if paused else tr("Training in a background thread")
-    return tr("Paused in a process of its own") if paused else tr("Training in a process of its own")
+    place = place_text(job.pid)
+    return tr("Paused in {place}", place=place) if paused else tr("Training in {place}", place=place)

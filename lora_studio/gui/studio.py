@@ -66,7 +66,7 @@ class Studio(QObject):
         self.queue = RunQueue(self.jobs, self.starter, self)
         self.engine = EngineLoader(self.jobs, self)
         self.notifications = Notifications(self.jobs, self)
-        self.news = RunNews(self.notifications, self.starter, self.queue, self.run_view, self._tried, self)
+        self.news = RunNews(self.notifications, self.starter, self.queue, self.run_view, self._show_run, self._tried, self)
         self.status = StatusFeed(window, self.workspace, self.jobs, self.run_view, self.engine)
         self._closing = Closing(window, self.jobs, self.starter)
         self._build_panels()
@@ -146,12 +146,15 @@ class Studio(QObject):
             case Kind.CONFIG:
                 self._open_config(path)
             case Kind.RUN:
-                self.run_view.open(path if (path / "run.yaml").is_file() else path.parent)
-                self._window.show_page("train")
+                self._show_run(path if (path / "run.yaml").is_file() else path.parent)
             case Kind.MODEL:
                 self._change_model(str(path.resolve()))
             case Kind.DATA:
                 rows.append(str(path.resolve()))
+
+    def _show_run(self, path: Path) -> None:
+        self.run_view.open(path)
+        self._window.show_page("train")
 
     def _open_config(self, path: Path) -> None:
         """Make a file the draft; one that cannot be read opens in the editor, at the line."""
@@ -194,6 +197,7 @@ class Studio(QObject):
         window.reset_button.clicked.connect(self._reset_to_run)
         window.dropped.connect(self.open_paths)
         window.may_close = self._closing.may_close
+        self._closing.handing_over.connect(self.notifications.keep_quiet)
         window.closing = self.close
         workspace.undo_stack.canUndoChanged.connect(window.actions_["undo"].setEnabled)
         workspace.undo_stack.canRedoChanged.connect(window.actions_["redo"].setEnabled)

@@ -29,7 +29,7 @@ def opened(home: Path, arguments: list[str]) -> tuple[Program, Person]:
 def running(me: Person) -> int:
     """Wait until the run bar shows a run that trains in a process of its own; give that process."""
     me.wait_for_text("run_state", "Running", STARTING_SECONDS)
-    return int(me.wait_for_text("run_place", "pid").rpartition(" ")[2])
+    return int(me.wait_for_text("run_place", "process ").rpartition(" ")[2])
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no such signal")

@@ -116,7 +116,7 @@ def test_a_queue_that_will_not_start_is_asked_about_even_where_the_run_goes_on(d
     waiting = start(desk)
     assert not window.close_with(ClosingChoice.CANCEL)
     assert window.asked[0].text == "support-triage goes on in its own process."
-    assert window.asked[0].details.startswith("1 in the queue will not start")
+    assert window.asked[0].details.startswith("1 run in the queue will not start")
     assert window.close_with(ClosingChoice.CLOSE)
     desk.jobs.close()
     assert waiting.state == "new"

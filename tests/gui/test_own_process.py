@@ -104,11 +104,12 @@ def test_the_run_bar_says_that_a_run_lives_in_a_process(process_desk: Desk) -> N
     desk = process_desk
     bar = RunBar(desk.workspace, desk.run_view, desk.starter)
     desk.qtbot.addWidget(bar)
+    bar.resize(900, 50)
     desk.starter.start_run()
     training(desk)
     place = bar.findChild(QLabel, "run_place")
     assert not place.isHidden()
-    assert place.text() == f"own process · pid {desk.run_view.pid}"
+    assert place.text() == f"process {desk.run_view.pid}"
     stopped(desk)
     assert place.isHidden()
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from PySide6.QtCore import Qt
 from PySide6.QtWidgets import QPushButton
+from pytestqt.qtbot import QtBot
 
 from lora_studio.core.runs import RunFolder
 from lora_studio.gui import run_starter
@@ -154,7 +155,7 @@ def test_waiting_runs_read_as_queued_and_cannot_be_deleted_or_started_twice(busy
         assert not page.findChild(QPushButton, "run_delete_button").isEnabled()
 
 
-def test_runs_that_waited_when_the_window_closed_are_new_and_start_with_one_press(busy: Desk, qtbot) -> None:  # noqa: ANN001
+def test_runs_that_waited_when_the_window_closed_are_new_and_start_with_one_press(busy: Desk, qtbot: QtBot) -> None:
     folders = busy.queue.run_folders
     assert len(folders) == 3
     busy.jobs.close()
