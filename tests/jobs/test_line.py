@@ -65,8 +65,8 @@ def test_a_job_can_be_moved_before_one_of_the_other_host(
     assert line.queue == (in_a_thread, in_a_process)
     first.control.stop()
     assert in_a_thread.wait(30)
-    until(lambda: in_a_process.state == "running")
-    assert in_a_process.pid is not None
+    until(lambda: in_a_process.pid is not None)
+    assert in_a_process.state == "running"
 
 
 def test_a_job_that_left_the_line_is_never_started(
