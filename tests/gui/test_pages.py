@@ -40,7 +40,7 @@ def train_page(desk: Desk) -> TrainPage:
 
 @pytest.fixture
 def runs_page(desk: Desk) -> RunsPage:
-    page = RunsPage(desk.workspace, desk.jobs, desk.run_view, desk.starter, desk.answers)
+    page = RunsPage(desk.workspace, desk.jobs, desk.run_view, desk.starter, desk.queue, desk.answers)
     desk.shown(page)
     return page
 
