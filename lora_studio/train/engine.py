@@ -16,6 +16,7 @@ from lora_studio.core.errors import InputError
 from lora_studio.core.events import Notice, Phase, RunEvent, RunResumed, RunStarted
 from lora_studio.core.files import sweep
 from lora_studio.core.findings import Finding
+from lora_studio.core.modules import ModuleTree
 from lora_studio.core.runs import RunFolder
 from lora_studio.core.targets import resolve
 from lora_studio.data.prepare import PreparedData, prepare_data
@@ -25,9 +26,10 @@ from lora_studio.lora.flops import step_flops
 from lora_studio.lora.inject import inject, parameter_counts
 from lora_studio.lora.lean import lean_adapters
 from lora_studio.lora.limits import length_finding, precision_finding
-from lora_studio.models.facts import read_facts
+from lora_studio.models.facts import ModelFacts, read_facts
 from lora_studio.models.inspect import tree_of
 from lora_studio.models.load import has_quick_bfloat16, pick_device
+from lora_studio.train.compiled import compiled_layers, refuse_without_compiler
 from lora_studio.train.disk import told
 from lora_studio.train.precision import Precision
 from lora_studio.train.records import DATA, ENVIRONMENT, environment_of, write_records
@@ -53,7 +55,9 @@ def train(context: TaskContext, run_dir: str, resume: bool = False) -> Iterator[
     config = run.config
     if not resume and (run.checkpoints or run.adapter_path.exists()):
         raise InputError(f"The run {run.path} has been trained already.", "Resume it, or start a new run with the same settings.")
-    pick_device(config.training.device)
+    device = pick_device(config.training.device)
+    if config.training.torch_compile:
+        refuse_without_compiler(device)
     with told(run.path):
         sweep(run.path, (run.adapter_path.name, ENVIRONMENT, DATA))
         sweep(run.path / "checkpoints")
@@ -64,12 +68,12 @@ def train(context: TaskContext, run_dir: str, resume: bool = False) -> Iterator[
     longest = max((int(rows.lengths.max()) for rows in (data.train, data.evaluation) if len(rows)), default=0)
     facts, tree = read_facts(folder), tree_of(base.model)
     refuse(length_finding(facts, tree, longest))
-    flops = step_flops(facts, tree, resolve(config.adapter, tree), config.training.gradient_checkpointing)
-    utilization = Utilization(flops, peak_flops(precision))
+    utilization = _utilization(config, facts, tree, precision)
     with told(run.path):
         write_records(run, environment_of(config.model, base, precision), data, resume)
     attached = base.host.adapted(lambda model: inject(model, config.adapter, config.training.seed))
-    with attached as model, _checkpointing(model, config), lean_adapters(model):
+    compiled = config.training.torch_compile
+    with attached as model, _checkpointing(model, config), lean_adapters(model), compiled_layers(model, compiled) as warm_up:
         session = Session(context, run, model, base.tokenizer, data, precision, utilization)
         if resume:
             yield from session.restore()
@@ -79,7 +83,7 @@ def train(context: TaskContext, run_dir: str, resume: bool = False) -> Iterator[
             yield RunResumed(step=session.step, from_step=session.step, total_steps=session.plan.total_steps)
         else:
             yield _started(session, model, data, precision, utilization)
-        yield from session.take()
+        yield from warm_up.told(session.take()) if compiled else session.take()
 
 
 def pick_precision(config: RunConfig, base: ReadyBase) -> Precision:
@@ -120,6 +124,11 @@ def _prepared(context: TaskContext, config: RunConfig, folder: Path) -> Generato
     data = prepare_data(config.data, ModelHost.of(context).tokenizer(folder), config.training.seed, progress)
     context.control.check()
     return data
+
+
+def _utilization(config: RunConfig, facts: ModelFacts, tree: ModuleTree, precision: Precision) -> Utilization:
+    flops = step_flops(facts, tree, resolve(config.adapter, tree), config.training.gradient_checkpointing)
+    return Utilization(flops, peak_flops(precision))
 
 
 @contextlib.contextmanager
