@@ -16,6 +16,7 @@ from lora_studio.core.runs import RunFolder
 from lora_studio.core.settings import ModelSettings
 from lora_studio.data.prepare import PreparedData
 from lora_studio.generate.ready import ReadyBase
+from lora_studio.lora.checkpointing import Checkpointing
 from lora_studio.models.fingerprint import weight_fingerprint
 from lora_studio.train.precision import Precision
 
@@ -24,8 +25,8 @@ DATA = "data.json"
 _PACKAGES = ("torch", "transformers", "peft", "safetensors", "tokenizers", "numpy")
 
 
-def environment_of(settings: ModelSettings, base: ReadyBase, precision: Precision) -> dict[str, Any]:
-    """Gather versions, device, and which base model this is, by its commit and the fingerprint of its weights."""
+def environment_of(settings: ModelSettings, base: ReadyBase, precision: Precision, checkpointing: Checkpointing) -> dict[str, Any]:
+    """Gather versions, device, what is computed again, and which base model this is: its commit, and the fingerprint of its weights."""
     return {
         "lora_studio": __version__,
         "python": platform.python_version(),
@@ -35,8 +36,10 @@ def environment_of(settings: ModelSettings, base: ReadyBase, precision: Precisio
         "base": {
             "name_or_path": settings.name_or_path, "revision": settings.revision, "commit": base.commit,
             "weight_fingerprint": weight_fingerprint(base.folder), "dtype": str(base.dtype).removeprefix("torch."),
+            "quantization": settings.quantization,
         },
         "compute_dtype": str(precision.compute).removeprefix("torch."),
+        "gradient_checkpointing": str(checkpointing),
     }
 
 

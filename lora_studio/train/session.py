@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Literal
 
 import psutil
@@ -57,7 +57,7 @@ class Session:
 
     def __init__(
         self, context: TaskContext, run: RunFolder, model: PeftModel, tokenizer: PreTrainedTokenizerBase, data: PreparedData,
-        precision: Precision,
+        precision: Precision, ways_out: Callable[[int], list[str]] = lambda _length: [],
     ) -> None:
         self._control = context.control
         self._run = run
@@ -66,6 +66,7 @@ class Session:
         self._tokenizer = tokenizer
         self._data = data
         self._precision = precision
+        self._ways_out = ways_out
         self._stepper = Stepper(model, self._config.training, precision)
         if self._config.data.packing:
             refuse_unpackable(model)
@@ -214,7 +215,7 @@ class Session:
     def _halve(self, error: TooLargeError) -> Iterator[RunEvent]:
         """Go on with half the rows at a time: more micro-batches make the same step."""
         if error.rows == 1:
-            raise out_of_memory(error, self._config.training)
+            raise out_of_memory(error, self._ways_out(error.width))
         self._micro_rows = error.rows // 2
         free_memory()
         yield Notice(

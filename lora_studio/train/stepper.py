@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -141,9 +142,12 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(words in str(error).lower() for words in _OUT_OF_MEMORY)
 
 
-def out_of_memory(error: TooLargeError, settings: TrainingSettings) -> StudioError:
-    """Tell a person that not even one row fits, and what would help."""
-    ways = [] if settings.gradient_checkpointing else ["switch gradient_checkpointing on"]
-    ways += [f"lower max_length below {error.width}", "lower r, or choose fewer target modules", "choose a smaller base model"]
-    hint = "Any of these helps: " + "; ".join(ways) + "."
+def out_of_memory(error: TooLargeError, ways: Sequence[str]) -> StudioError:
+    """Tell a person that not even one row fits, and what would help.
+
+    Args:
+        error: What did not fit.
+        ways: Changes of settings with their prices, as `lora.cures.priced_ways` gives them.
+    """
+    hint = "Each of these helps: " + "; ".join([*ways, "a smaller base model"]) + "."
     return StudioError(f"Out of memory on {error.rows} row of {error.width} tokens.", hint, "data.max_length")
