@@ -48,18 +48,18 @@ class StepFlops:
         return self.a_token * tokens + self.a_trained * trained + self.a_pair * pairs
 
 
-def step_flops(facts: ModelFacts, tree: ModuleTree, resolution: Resolution, recomputed: bool = False) -> StepFlops:
+def step_flops(facts: ModelFacts, tree: ModuleTree, resolution: Resolution, recomputed: float = 0.0) -> StepFlops:
     """Count a model with an adapter.
 
     Args:
         facts: Sizes of the base model.
         tree: Its modules.
         resolution: What the adapter's settings come to.
-        recomputed: Whether layers are computed again in the backward pass (`gradient_checkpointing`).
+        recomputed: Share of the layers that are computed again in the backward pass (`gradient_checkpointing`).
     """
     trains = {*(target.name for target in resolution.targets), *resolution.saved_modules}
     first = min((layer_of_gradient(name, facts) for name in trains), default=facts.layers)
-    again = _FORWARD if recomputed else 0
+    again = _FORWARD * recomputed
     a_token = a_trained = 0.0
     for module in tree.modules:
         if module.kind not in _MATMULS:
@@ -81,7 +81,7 @@ def step_flops(facts: ModelFacts, tree: ModuleTree, resolution: Resolution, reco
             a_token += added * (3 * _FORWARD + again)
     back = facts.layers - min(first, facts.layers)
     # Scores and their sum of values: 2 · 2 operations for each number of each head and each pair.
-    a_pair = 2 * _FORWARD * facts.heads * facts.head_dim * (facts.layers + back * (2 + again // _FORWARD))
+    a_pair = 2 * _FORWARD * facts.heads * facts.head_dim * (facts.layers + back * (2 + recomputed))
     return StepFlops(a_token, a_trained, a_pair)
 
 

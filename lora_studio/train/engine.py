@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Generator, Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 from peft import PeftModel
@@ -16,21 +14,19 @@ from lora_studio.core.errors import InputError
 from lora_studio.core.events import Notice, Phase, RunEvent, RunResumed, RunStarted
 from lora_studio.core.files import sweep
 from lora_studio.core.findings import Finding
-from lora_studio.core.modules import ModuleTree
 from lora_studio.core.runs import RunFolder
-from lora_studio.core.targets import resolve
 from lora_studio.data.prepare import PreparedData, prepare_data
 from lora_studio.generate.host import ModelHost
 from lora_studio.generate.ready import ReadyBase, folder_of, load_base
-from lora_studio.lora.flops import step_flops
+from lora_studio.lora.cures import priced_ways
 from lora_studio.lora.inject import inject, parameter_counts
 from lora_studio.lora.lean import lean_adapters
 from lora_studio.lora.limits import length_finding, precision_finding
-from lora_studio.models.facts import ModelFacts, read_facts
-from lora_studio.models.inspect import tree_of
 from lora_studio.models.load import has_quick_bfloat16, pick_device
+from lora_studio.train.checkpointing import checkpointed
 from lora_studio.train.compiled import compiled_layers, refuse_without_compiler
 from lora_studio.train.disk import told
+from lora_studio.train.fitting import choose_checkpointing, costs_of, largest_batch
 from lora_studio.train.precision import Precision
 from lora_studio.train.records import DATA, ENVIRONMENT, environment_of, write_records
 from lora_studio.train.session import Session
@@ -66,15 +62,19 @@ def train(context: TaskContext, run_dir: str, resume: bool = False) -> Iterator[
     base = yield from load_base(context, config.model, folder, commit, config.training.device, _wanted_base_dtype(config))
     precision = pick_precision(config, base)
     longest = max((int(rows.lengths.max()) for rows in (data.train, data.evaluation) if len(rows)), default=0)
-    facts, tree = read_facts(folder), tree_of(base.model)
-    refuse(length_finding(facts, tree, longest))
-    utilization = _utilization(config, facts, tree, precision)
+    costs = costs_of(config, folder)
+    refuse(length_finding(costs.facts, costs.tree, longest))
+    checkpointing, chosen = choose_checkpointing(costs, largest_batch(config, data.blocks))
+    if chosen is not None:
+        yield chosen
     with told(run.path):
-        write_records(run, environment_of(config.model, base, precision), data, resume)
+        write_records(run, environment_of(config.model, base, precision, checkpointing), data, resume)
+    utilization = Utilization(costs.a_step(checkpointing), peak_flops(precision))
     attached = base.host.adapted(lambda model: inject(model, config.adapter, config.training.seed))
     compiled = config.training.torch_compile
-    with attached as model, _checkpointing(model, config), lean_adapters(model), compiled_layers(model, compiled) as warm_up:
-        session = Session(context, run, model, base.tokenizer, data, precision, utilization)
+    # Compiled inside, computed again outside: what is compiled is then what is computed again.
+    with attached as model, lean_adapters(model), compiled_layers(model, compiled) as warm_up, checkpointed(model, checkpointing):
+        session = Session(context, run, model, base.tokenizer, data, precision, utilization, priced_ways(costs))
         if resume:
             yield from session.restore()
         if config.adapter.warm_start and session.step == 0:
@@ -124,27 +124,6 @@ def _prepared(context: TaskContext, config: RunConfig, folder: Path) -> Generato
     data = prepare_data(config.data, ModelHost.of(context).tokenizer(folder), config.training.seed, progress)
     context.control.check()
     return data
-
-
-def _utilization(config: RunConfig, facts: ModelFacts, tree: ModuleTree, precision: Precision) -> Utilization:
-    flops = step_flops(facts, tree, resolve(config.adapter, tree), config.training.gradient_checkpointing)
-    return Utilization(flops, peak_flops(precision))
-
-
-@contextlib.contextmanager
-def _checkpointing(model: PeftModel, config: RunConfig) -> Generator[None]:
-    """Compute activations again in the backward pass, where the config asks for it."""
-    if not config.training.gradient_checkpointing:
-        yield
-        return
-    base: Any = model.get_base_model()
-    # transformers 5.23 calls it activation checkpointing and warns of the old name.
-    word = "activation" if hasattr(base, "activation_checkpointing_enable") else "gradient"
-    getattr(base, f"{word}_checkpointing_enable")(**{f"{word}_checkpointing_kwargs": {"use_reentrant": False}})
-    try:
-        yield
-    finally:
-        getattr(base, f"{word}_checkpointing_disable")()
 
 
 def _warmed(model: PeftModel, source: str) -> Notice:

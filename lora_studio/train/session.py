@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
 from functools import partial
 from typing import Literal
@@ -73,9 +73,14 @@ class Session:
 
     def __init__(
         self, context: TaskContext, run: RunFolder, model: PeftModel, tokenizer: PreTrainedTokenizerBase, data: PreparedData,
-        precision: Precision, utilization: Utilization, reads_late: bool | None = None,
+        precision: Precision, utilization: Utilization, ways_out: Callable[[int], list[str]] = lambda _length: [],
+        reads_late: bool | None = None,
     ) -> None:
-        """Take what a run needs; `reads_late` reads a step's figures once the next is under way, by default on a graphics card."""
+        """Take what a run needs.
+
+        `ways_out` names what would help once a row of so many tokens does not fit; `reads_late` reads a step's figures once the next is
+        under way, by default on a graphics card.
+        """
         self._control = context.control
         self._run = run
         self._config: RunConfig = run.config
@@ -84,6 +89,7 @@ class Session:
         self._data = data
         self._precision = precision
         self._utilization = utilization
+        self._ways_out = ways_out
         self._stepper = Stepper(model, self._config.training, precision)
         if self._config.data.packing:
             refuse_unpackable(model)
@@ -264,7 +270,7 @@ class Session:
     def _halve(self, error: TooLargeError) -> Iterator[RunEvent]:
         """Go on with half the rows at a time: more micro-batches make the same step."""
         if error.rows == 1:
-            raise out_of_memory(error, self._config.training)
+            raise out_of_memory(error, self._ways_out(error.width))
         self._pieces.halve(error.rows)
         free_memory()
         yield Notice(
