@@ -28,7 +28,7 @@ class RunView(QObject):
     """Read-only: opening, attaching or ending a run never touches the draft.
 
     Signals:
-        changed: Another run is shown, or the run's state changed.
+        changed: Another run is shown, the run's state changed, or it has its first checkpoint.
         updated: New events came; at most once per tick of the job center.
     """
 
@@ -40,7 +40,7 @@ class RunView(QObject):
         self.setObjectName("run_view")
         self._jobs = jobs
         self._heard = False
-        self._told_state: RunState = "none"
+        self._told: tuple[RunState, bool] = ("none", False)
         self._clear()
         jobs.ticked.connect(self._on_tick)
         jobs.job_changed.connect(self._on_job_changed)
@@ -156,7 +156,7 @@ class RunView(QObject):
     def close(self) -> None:
         """Show no run; a live one goes on, unseen."""
         self._clear()
-        self._told_state = "none"
+        self._told = ("none", False)
         self.changed.emit()
         self.updated.emit()
 
@@ -168,7 +168,7 @@ class RunView(QObject):
         self._replay(folder)
         if job is not None:
             self._jobs.listen(job, on_event=lambda event: self._hear(job, event), on_done=lambda _last: self._on_done(job))
-        self._told_state = self.state
+        self._told = self._to_tell
         self.changed.emit()
         self.updated.emit()
 
@@ -211,10 +211,14 @@ class RunView(QObject):
             self._tell_state()
 
     def _tell_state(self) -> None:
-        state = self.state
-        if state != self._told_state:
-            self._told_state = state
+        told = self._to_tell
+        if told != self._told:
+            self._told = told
             self.changed.emit()
+
+    @property
+    def _to_tell(self) -> tuple[RunState, bool]:
+        return self.state, bool(self._history.checkpoints)
 
     def _state_of_job(self, job: Job) -> RunState:
         if job.control.abandoning:

@@ -110,3 +110,13 @@ def test_where_it_is_narrow_the_bar_says_less_of_the_draft_and_all_of_its_button
         bar.resize(width, 50)
         assert shown(bar, QToolButton, "draft_differs") == text
         assert bar.findChild(QToolButton, "draft_differs").accessibleName() == "draft differs: 1"
+
+
+def test_export_is_offered_from_the_first_checkpoint_of_a_run_that_goes_on(desk: Desk, bar: RunBar) -> None:
+    desk.workspace.edit({"training.max_steps": 50_000}, "steps")
+    desk.starter.start_run()
+    desk.until(lambda: desk.run_view.state == "running")
+    desk.until(lambda: button(bar, "export_button").isEnabled())
+    assert desk.run_view.state == "running"
+    desk.starter.stop()
+    desk.until(lambda: not desk.run_view.is_live)
