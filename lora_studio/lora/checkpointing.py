@@ -44,7 +44,7 @@ class Checkpointing:
         return {"gradient_checkpointing": "full" if self.every else "off"}
 
     def __str__(self) -> str:
-        return f"every {self.every} layers" if self.every > 1 else "full" if self.every else "off"
+        return f"one layer in {self.every}" if self.every > 1 else "full" if self.every else "off"
 
 
 DEGREES = tuple(Checkpointing(every) for every in (0, 4, 3, 2, 1))

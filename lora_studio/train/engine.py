@@ -23,6 +23,7 @@ from lora_studio.lora.inject import inject, parameter_counts
 from lora_studio.lora.lean import lean_adapters
 from lora_studio.lora.limits import length_finding, precision_finding
 from lora_studio.models.load import has_quick_bfloat16, pick_device
+from lora_studio.models.quantization import quantization_finding, saved_modules_finding
 from lora_studio.train.checkpointing import checkpointed
 from lora_studio.train.compiled import compiled_layers, refuse_without_compiler
 from lora_studio.train.disk import told
@@ -52,17 +53,19 @@ def train(context: TaskContext, run_dir: str, resume: bool = False) -> Iterator[
     if not resume and (run.checkpoints or run.adapter_path.exists()):
         raise InputError(f"The run {run.path} has been trained already.", "Resume it, or start a new run with the same settings.")
     device = pick_device(config.training.device)
+    refuse(quantization_finding(config.model.quantization, device.type))
     if config.training.torch_compile:
         refuse_without_compiler(device)
     with told(run.path):
         sweep(run.path, (run.adapter_path.name, ENVIRONMENT, DATA))
         sweep(run.path / "checkpoints")
     folder, commit = yield from folder_of(context, config.model.name_or_path, config.model.revision)
+    costs = costs_of(config, folder)
+    refuse(saved_modules_finding(config.model.quantization, costs.tree, costs.resolution.saved_modules))
     data = yield from _prepared(context, config, folder)  # before the model: what is wrong with the data shows first
     base = yield from load_base(context, config.model, folder, commit, config.training.device, _wanted_base_dtype(config))
     precision = pick_precision(config, base)
     longest = max((int(rows.lengths.max()) for rows in (data.train, data.evaluation) if len(rows)), default=0)
-    costs = costs_of(config, folder)
     refuse(length_finding(costs.facts, costs.tree, longest))
     checkpointing, chosen = choose_checkpointing(costs, largest_batch(config, data.blocks))
     if chosen is not None:

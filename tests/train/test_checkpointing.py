@@ -130,5 +130,5 @@ def test_auto_tells_of_the_middle_way_with_its_price(deep_model: Path, chat_rows
     found, told = choose_checkpointing(replace(costs, device=replace(costs.device, capacity_bytes=two)), workload)
     assert found == Checkpointing(2)
     assert told is not None
-    assert "takes every 2 layers, the least that fits: −" in told.message
+    assert "takes one layer in 2, the least that fits: −" in told.message
     assert "slower" in told.message
