@@ -40,8 +40,10 @@ class RunFolder:
         path: The folder, absolute.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, config: RunConfig | None = None) -> None:
+        """Take a run's folder; `config` is the run's, where the folder is out of sight."""
         self.path = path.resolve()
+        self._config = config
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:
@@ -101,6 +103,8 @@ class RunFolder:
         Raises:
             InputError: `run.yaml` cannot be read.
         """
+        if self._config is not None:
+            return self._config
         try:
             text = self.config_path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:

@@ -377,6 +377,22 @@ class TrainingSettings(Section):
     device: Literal["auto", "cuda", "mps", "cpu"] = Field(
         default="auto", title="Device", json_schema_extra={"more": True}, description="auto takes CUDA, then MPS, then the CPU."
     )
+    num_processes: int = Field(
+        default=1,
+        ge=1,
+        le=65536,
+        title="num_processes",
+        json_schema_extra={"more": True, "usual": [1, 8]},
+        description="Processes that share every step, each with a graphics card of its own. What a step learns from is batch size times "
+        "accumulation times this.",
+    )
+    distributed_type: Literal["ddp", "fsdp2"] = Field(
+        default="ddp",
+        title="distributed_type",
+        json_schema_extra={"more": True},
+        description="How several processes hold the base model. ddp: each has all of it. fsdp2: each has a part, and the layer at work "
+        "is put together for as long as it is needed: for models that do not fit on one card; slower.",
+    )
     train_sampling_strategy: Literal["random", "sequential", "group_by_length"] = Field(
         default="group_by_length",
         title="Order of rows",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -54,14 +55,21 @@ def held_out_logits(model: nn.Module, rows: Rows, check: Callable[[], None] = la
 
 def loss_sums(
     model: nn.Module, rows: Rows, precision: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext,
+    rank: int = 0, ranks: int = 1,
 ) -> Iterator[tuple[float, int, int]]:
-    """Give (sum of token losses, trained tokens, rows) batch by batch, so that the caller may look up in between."""
+    """Give (sum of token losses, trained tokens, rows) batch by batch, so that the caller may look up in between.
+
+    Of several ranks each takes its share of the batches. All take the same number of passes, since each may hold a part of the model
+    only: one that has no batch left takes the last once more and counts nothing.
+    """
     selected = SelectedHead(model)
-    for numbers in _groups(rows):
+    groups = _groups(rows)
+    for place in range(rank, math.ceil(len(groups) / ranks) * ranks, ranks):
+        numbers = groups[min(place, len(groups) - 1)]
         batch = make_batch([rows[number] for number in numbers]).to(next(model.parameters()).device)
         with scoring(model), precision(), selected as head:
             total = head.loss_sum(batch)
-        yield float(total), len(batch.targets), len(numbers)
+        yield (float(total), len(batch.targets), len(numbers)) if place < len(groups) else (0.0, 0, 0)
 
 
 @contextlib.contextmanager

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 
 from lora_studio.core.control import REQUESTS, Control, TaskContext
 from lora_studio.core.events import RunEvent, RunStopped, event_to_json
+from lora_studio.jobs.launch import followers, processes_of
 from lora_studio.jobs.recorder import Recorder
 from lora_studio.jobs.runner import run_task
 from lora_studio.jobs.spec import JobSpec
@@ -65,7 +66,8 @@ def main() -> int:
     if checkpoint := getattr(signal, "SIGUSR1", None):
         signal.signal(checkpoint, lambda _number, _frame: control.checkpoint_now())
     threading.Thread(target=_obey, args=(lines, spec, control, parent), name="requests", daemon=True).start()
-    run_task(spec, TaskContext(control), recorder)
+    with followers(processes_of(spec.run_dir)):
+        run_task(spec, TaskContext(control), recorder)
     return 0
 
 

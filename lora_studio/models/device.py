@@ -5,25 +5,30 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from lora_studio.core.errors import InputError
+from lora_studio.core.world import FIELD, World
 
 if TYPE_CHECKING:
     import torch
 
 
 def pick_device(wanted: str = "auto") -> torch.device:
-    """Give the device a config asks for; `auto` takes CUDA, then MPS, then the CPU.
+    """Give the device a config asks for; `auto` takes CUDA, then MPS, then the CPU. Of several processes each has a card of its own.
 
     Raises:
-        InputError: The device asked for is not on this machine.
+        InputError: The device asked for is not on this machine, or not as often as there are processes.
     """
     import torch
 
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if wanted == "auto":
-        return torch.device(next(name for name, present in there.items() if present))
-    if not there.get(wanted):
-        raise InputError(f"This machine has no {wanted} device.", "Set training.device to auto or cpu.", "training.device")
-    return torch.device(wanted)
+    kind = next(name for name, present in there.items() if present) if wanted == "auto" else wanted
+    if not there.get(kind):
+        raise InputError(f"This machine has no {kind} device.", "Set training.device to auto or cpu.", "training.device")
+    world = World.of()
+    cards = {"cuda": torch.cuda.device_count(), "mps": 1}.get(kind, world.local_size)
+    if world.local_size > cards:
+        raise InputError(f"{world.local_size} processes were started on this machine, which has {cards} {kind} devices.",
+                         "Start one for each, or set training.device to cpu.", FIELD)
+    return torch.device(kind, world.local_rank) if kind == "cuda" and world.local_size > 1 else torch.device(kind)
 
 
 def has_quick_bfloat16(device: torch.device) -> bool:

@@ -46,6 +46,7 @@ class CheckpointState:
         scaler: The loss scale's state; empty without one.
         micro_rows: Rows of a micro-batch, where memory had it halved; 0 in checkpoints from before that was kept.
         config: The run's settings; empty in checkpoints from before they were kept.
+        ranks: Processes that shared a step; with another number, sums round differently.
         format: Version of this layout.
     """
 
@@ -57,6 +58,7 @@ class CheckpointState:
     scaler: dict[str, Any] = field(default_factory=dict[str, Any])
     micro_rows: int = 0
     config: dict[str, Any] = field(default_factory=dict[str, Any])
+    ranks: int = 1
     format: int = _FORMAT
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import PeftModel
@@ -15,9 +17,11 @@ from lora_studio.core.events import Notice, Phase, RunEvent, RunResumed, RunStar
 from lora_studio.core.files import sweep
 from lora_studio.core.findings import Finding
 from lora_studio.core.runs import RunFolder
+from lora_studio.core.world import World, refuse_other_world
 from lora_studio.data.prepare import PreparedData, prepare_data
 from lora_studio.generate.host import ModelHost
 from lora_studio.generate.ready import ReadyBase, folder_of, load_base
+from lora_studio.lora.checkpointing import Checkpointing
 from lora_studio.lora.cures import priced_ways
 from lora_studio.lora.inject import inject, parameter_counts
 from lora_studio.lora.lean import lean_adapters
@@ -25,18 +29,23 @@ from lora_studio.lora.limits import length_finding, precision_finding
 from lora_studio.models.load import has_quick_bfloat16, pick_device
 from lora_studio.models.quantization import quantization_finding, saved_modules_finding
 from lora_studio.train.checkpointing import checkpointed
-from lora_studio.train.compiled import compiled_layers, refuse_without_compiler
+from lora_studio.train.compiled import WarmUp, compiled_layers, refuse_without_compiler
 from lora_studio.train.disk import told
 from lora_studio.train.fitting import choose_checkpointing, costs_of, largest_batch
+from lora_studio.train.joined import joined
 from lora_studio.train.precision import Precision
+from lora_studio.train.ranks import Ranks
 from lora_studio.train.records import DATA, ENVIRONMENT, environment_of, write_records
 from lora_studio.train.session import Session
+from lora_studio.train.sharded import let_go_after, load_to_shard
 from lora_studio.train.utilization import Utilization, peak_flops
 from lora_studio.train.warm_start import warm_up
 
 
 def train(context: TaskContext, run_dir: str, resume: bool = False) -> Iterator[RunEvent]:
     """Task: train the adapter of a run; result `{"adapter", "steps", "eval_loss"}`.
+
+    Of several processes this is the task of the first one; that of the others is `follow`.
 
     Args:
         context: Control, and the warm base model.
@@ -49,44 +58,103 @@ def train(context: TaskContext, run_dir: str, resume: bool = False) -> Iterator[
         Cancelled: The person stopped it; what was to be saved is.
     """
     run = RunFolder.open(Path(run_dir))
-    config = run.config
+    refuse_other_world(run.config, World.of(), resume)
     if not resume and (run.checkpoints or run.adapter_path.exists()):
         raise InputError(f"The run {run.path} has been trained already.", "Resume it, or start a new run with the same settings.")
-    device = pick_device(config.training.device)
-    refuse(quantization_finding(config.model.quantization, device.type))
-    if config.training.torch_compile:
+    device = pick_device(run.config.training.device)
+    refuse(quantization_finding(run.config.model.quantization, device.type))
+    if run.config.training.torch_compile:
         refuse_without_compiler(device)
+    _refuse_sharding(run.config)
     with told(run.path):
         sweep(run.path, (run.adapter_path.name, ENVIRONMENT, DATA))
         sweep(run.path / "checkpoints")
-    folder, commit = yield from folder_of(context, config.model.name_or_path, config.model.revision)
+    with joined(context.control) as ranks:
+        ranks.tell({"run_dir": str(run.path), "config": run.config.model_dump(mode="json"), "resume": resume})
+        yield from _attempt(context, ranks, run, resume)
+
+
+def _refuse_sharding(config: RunConfig) -> None:
+    """Refuse what nobody has seen work with a base cut up among processes."""
+    if config.training.num_processes > 1 and config.training.distributed_type == "fsdp2":
+        if config.model.quantization != "none":
+            message = f"A base held in {config.model.quantization} is not cut up among processes."
+            raise InputError(message, "Set distributed_type to ddp, or quantization to none.", "training.distributed_type")
+        if config.training.torch_compile:
+            message = "Layers that are cut up among processes are not compiled."
+            raise InputError(message, "Switch torch_compile off.", "training.torch_compile")
+
+
+def follow(context: TaskContext) -> Iterator[RunEvent]:
+    """Task of every process of a run but the first, which tells it what run that is; its events are nobody's."""
+    with joined(context.control) as ranks:
+        order = ranks.tell(None)
+        run = RunFolder(Path(order["run_dir"]), RunConfig.model_validate(order["config"]))
+        yield from _attempt(context, ranks, run, order["resume"])
+
+
+def _attempt(context: TaskContext, ranks: Ranks, run: RunFolder, resume: bool) -> Iterator[RunEvent]:
+    config = run.config
+    sharded = ranks.size > 1 and config.training.distributed_type == "fsdp2"
+    ranks.take_device(pick_device(config.training.device), sharded)
+    folder, commit = yield from ranks.in_turn(lambda: folder_of(context, config.model.name_or_path, config.model.revision))
     costs = costs_of(config, folder)
     refuse(saved_modules_finding(config.model.quantization, costs.tree, costs.resolution.saved_modules))
-    data = yield from _prepared(context, config, folder)  # before the model: what is wrong with the data shows first
-    base = yield from load_base(context, config.model, folder, commit, config.training.device, _wanted_base_dtype(config))
+    # before the model: what is wrong with the data shows first
+    data = yield from ranks.in_turn(lambda: _prepared(context, config, folder))
+    if sharded:
+        base = yield from load_to_shard(context, config, folder, commit, _wanted_base_dtype(config))
+    else:
+        base = yield from load_base(context, config.model, folder, commit, config.training.device, _wanted_base_dtype(config))
     precision = pick_precision(config, base)
     longest = max((int(rows.lengths.max()) for rows in (data.train, data.evaluation) if len(rows)), default=0)
     refuse(length_finding(costs.facts, costs.tree, longest))
     checkpointing, chosen = choose_checkpointing(costs, largest_batch(config, data.blocks))
     if chosen is not None:
         yield chosen
-    with told(run.path):
-        write_records(run, environment_of(config.model, base, precision, checkpointing), data, resume)
+    environment = environment_of(config.model, base, precision, checkpointing, ranks)
+    _refuse_unlike(ranks, environment, data)
+    if ranks.first:
+        with told(run.path):
+            write_records(run, environment, data, resume)
     utilization = Utilization(costs.a_step(checkpointing), peak_flops(precision))
-    attached = base.host.adapted(lambda model: inject(model, config.adapter, config.training.seed))
-    compiled = config.training.torch_compile
-    # Compiled inside, computed again outside: what is compiled is then what is computed again.
-    with attached as model, lean_adapters(model), compiled_layers(model, compiled) as warm_up, checkpointed(model, checkpointing):
-        session = Session(context, run, model, base.tokenizer, data, precision, utilization, priced_ways(costs))
-        if resume:
+    with let_go_after(base.host, sharded), _adapted(base, config, checkpointing) as (model, warm_up):
+        ranks.shard(model, precision.device)
+        session = Session(context, run, model, base.tokenizer, data, precision, utilization, priced_ways(costs), ranks=ranks)
+        if resume and ranks.first:
             yield from session.restore()
-        if config.adapter.warm_start and session.step == 0:
+        if config.adapter.warm_start and session.step == 0 and ranks.first:
             yield _warmed(model, config.adapter.warm_start)
+        session.stand_with_first()
         if resume:
             yield RunResumed(step=session.step, from_step=session.step, total_steps=session.plan.total_steps)
         else:
             yield _started(session, model, data, precision, utilization)
-        yield from warm_up.told(session.take()) if compiled else session.take()
+        yield from warm_up.told(session.take())
+
+
+@contextlib.contextmanager
+def _adapted(base: ReadyBase, config: RunConfig, checkpointing: Checkpointing) -> Generator[tuple[PeftModel, WarmUp]]:
+    """Give the base with a fresh adapter, computing as the settings ask; afterwards it is as it was.
+
+    Compiled inside, computed again outside: what is compiled is then what is computed again.
+    """
+    with contextlib.ExitStack() as held:
+        model = held.enter_context(base.host.adapted(lambda model: inject(model, config.adapter, config.training.seed)))
+        held.enter_context(lean_adapters(model))
+        warm_up = held.enter_context(compiled_layers(model, config.training.torch_compile))
+        held.enter_context(checkpointed(model, checkpointing))
+        yield model, warm_up
+
+
+def _refuse_unlike(ranks: Ranks, environment: dict[str, Any], data: PreparedData) -> None:
+    """Refuse to train on ranks that see other rows or another model, or compute otherwise, than the first."""
+    base = environment["base"]
+    ranks.refuse_difference({
+        "data": data.fingerprint, "base model": base["weight_fingerprint"], "dtype of the weights": base["dtype"],
+        "compute_dtype": environment["compute_dtype"], "release": environment["lora_studio"],
+        **{f"version of {name}": number for name, number in environment["versions"].items()},
+    })
 
 
 def pick_precision(config: RunConfig, base: ReadyBase) -> Precision:

@@ -36,13 +36,17 @@ class Pieces:
         self._most_tokens = blocks * config.data.max_length
         self.at_once = blocks if self._apart is None else self._most_tokens
 
-    def of(self, step: StepBatch) -> list[list[TokenRow]]:
-        """Give the micro-batches of a step."""
+    def of(self, step: StepBatch, rank: int = 0, ranks: int = 1) -> list[list[TokenRow]]:
+        """Give the micro-batches of a step that one rank takes; empty ones at the end where another rank has more."""
+        cuts = [self._cut(step, other, ranks) for other in range(ranks)]
+        rows = self._rows if self._apart is None else self._apart.rows
+        mine = [[rows[row] for row in piece] for piece in cuts[rank]]
+        return mine + [[] for _ in range(max(map(len, cuts)) - len(mine))]
+
+    def _cut(self, step: StepBatch, rank: int, ranks: int) -> list[tuple[int, ...]]:
         if self._apart is not None:
-            rows = self._apart.rows
-            return [[rows[row] for row in piece] for piece in self._documents(self._apart, step.rows)]
-        pass_tokens = _PASS_TOKENS if self._on_cpu else None
-        return [[self._rows[row] for row in piece] for piece in self._plan.micro_batches(step, self.at_once, pass_tokens=pass_tokens)]
+            return self._documents(self._apart, step.rows[rank::ranks])
+        return self._plan.micro_batches(step, self.at_once, rank, ranks, _PASS_TOKENS if self._on_cpu else None)
 
     def halve(self, rows: int) -> None:
         """Take half as many as the `rows` that were too many."""
@@ -50,6 +54,8 @@ class Pieces:
 
     def _documents(self, blocks: PackedRows, chosen: Sequence[int]) -> list[tuple[int, ...]]:
         """Cut the rows of some blocks, the longest first."""
+        if not chosen:
+            return []
         rows = np.concatenate([blocks.members(block) for block in chosen])
         lengths = blocks.rows.lengths[rows]
         order = np.argsort(-lengths, kind="stable")

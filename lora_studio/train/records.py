@@ -22,12 +22,14 @@ from lora_studio.generate.ready import ReadyBase
 from lora_studio.lora.checkpointing import Checkpointing
 from lora_studio.models.fingerprint import weight_fingerprint
 from lora_studio.train.precision import Precision
+from lora_studio.train.ranks import Ranks
 
 ENVIRONMENT = "environment.json"
 DATA = "data.json"
 # What may be changed in a run's folder by hand: names and places (their contents are compared), and what only tells or keeps.
 _FREE = frozenset({
     "name", "model.name_or_path", "model.revision", "data.train", "data.eval", "adapter.warm_start", "training.device",
+    "training.distributed_type",
     "training.logging_steps", "training.eval_steps", "training.save_steps", "training.save_minutes", "training.save_total_limit",
     "training.sample_steps", "training.sample_rows", "training.sample_max_new_tokens", "training.early_stopping_patience",
     "training.early_stopping_threshold", "training.load_best_model_at_end", "training.gradient_checkpointing",
@@ -35,8 +37,10 @@ _FREE = frozenset({
 _PACKAGES = ("torch", "transformers", "peft", "safetensors", "tokenizers", "numpy")
 
 
-def environment_of(settings: ModelSettings, base: ReadyBase, precision: Precision, checkpointing: Checkpointing) -> dict[str, Any]:
-    """Gather versions, device, what is computed again, and which base model this is: its commit, and the fingerprint of its weights."""
+def environment_of(
+    settings: ModelSettings, base: ReadyBase, precision: Precision, checkpointing: Checkpointing, ranks: Ranks,
+) -> dict[str, Any]:
+    """Gather versions, device, processes, what is computed again, and which base model this is: commit, and fingerprint of its weights."""
     return {
         "lora_studio": __version__,
         "python": platform.python_version(),
@@ -50,6 +54,7 @@ def environment_of(settings: ModelSettings, base: ReadyBase, precision: Precisio
         },
         "compute_dtype": str(precision.compute).removeprefix("torch."),
         "gradient_checkpointing": str(checkpointing),
+        "processes": {"count": ranks.size, "backend": ranks.backend, "sharded": ranks.sharded},
     }
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Generator, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import asdict, replace
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from peft import PeftModel
@@ -30,6 +30,7 @@ from lora_studio.core.files import bytes_below, sha256_of, whole_folder
 from lora_studio.core.runs import RunFolder
 from lora_studio.data.plan import StepBatch, StepPlan
 from lora_studio.data.prepare import PreparedData
+from lora_studio.data.token_rows import TokenRow
 from lora_studio.generate.adapters import ADAPTER_DIGEST, ADAPTER_WEIGHTS, newest_whole
 from lora_studio.generate.batches import make_batch
 from lora_studio.generate.host import free_memory
@@ -53,6 +54,7 @@ from lora_studio.train.logbook import Logbook, StepClock, Taken, peak_memory
 from lora_studio.train.pieces import Pieces
 from lora_studio.train.precision import Precision
 from lora_studio.train.progress import Progress
+from lora_studio.train.ranks import Ranks
 from lora_studio.train.records import config_changes, refuse_changes
 from lora_studio.train.schedule import lr_at
 from lora_studio.train.spikes import SpikeWatch
@@ -74,14 +76,16 @@ class Session:
     def __init__(
         self, context: TaskContext, run: RunFolder, model: PeftModel, tokenizer: PreTrainedTokenizerBase, data: PreparedData,
         precision: Precision, utilization: Utilization, ways_out: Callable[[int], list[str]] = lambda _length: [],
-        reads_late: bool | None = None,
+        reads_late: bool | None = None, ranks: Ranks | None = None,
     ) -> None:
         """Take what a run needs.
 
         `ways_out` names what would help once a row of so many tokens does not fit; `reads_late` reads a step's figures once the next is
-        under way, by default on a graphics card.
+        under way, by default on a graphics card; `ranks` are the processes that train it together, by default this one alone.
         """
-        self._control = context.control
+        self._ranks = ranks or Ranks()
+        self._own = context.control  # what reached this process: only for work that no other rank has a part in
+        self._control = self._ranks.control(context.control)
         self._run = run
         self._config: RunConfig = run.config
         self._model = model
@@ -90,11 +94,12 @@ class Session:
         self._precision = precision
         self._utilization = utilization
         self._ways_out = ways_out
-        self._stepper = Stepper(model, self._config.training, precision)
+        self._stepper = Stepper(model, self._config.training, precision, self._ranks)
         if self._config.data.packing:
             refuse_unpackable(model)
         self._rows = data.blocks
-        self.plan = StepPlan(self._rows.lengths, self._rows.trained_counts, self._config.training, self._rows.fingerprint())
+        self.plan = StepPlan(self._rows.lengths, self._rows.trained_counts, self._config.training, self._rows.fingerprint(),
+                             self._config.training.num_processes)
         on_cpu = precision.device.type == "cpu"
         self._logbook = Logbook(self._config.training.logging_steps, not on_cpu if reads_late is None else reads_late)
         self._spikes = SpikeWatch()
@@ -133,6 +138,23 @@ class Session:
             yield Notice(code="threads_changed", step=self.step,
                          message=f"The run computed with {state.threads} threads before and does with {torch.get_num_threads()} now: "
                                  "sums will round a little differently.")
+        if state.ranks != self._ranks.size:
+            yield Notice(code="processes_changed", step=self.step,
+                         message=f"The run computed in {state.ranks} processes before and does in {self._ranks.size} now: its steps take "
+                                 "the same rows, and sums will round a little differently.")
+
+    def stand_with_first(self) -> None:
+        """Let every rank stand where the first one stands: its weights and moments, and how far it is."""
+        scaler = self._stepper.loss_scale
+        here = {"progress": asdict(self._progress), "saved_step": self._saved_step, "at_once": self._pieces.at_once,
+                "scaler": scaler.state_dict() if scaler else {}}
+        told: dict[str, Any] = self._ranks.tell(here)
+        self._ranks.spread(self._stepper.parameters, self._stepper.optimizer)
+        if not self._ranks.first:
+            self._progress, self._saved_step = Progress.from_json(told["progress"]), told["saved_step"]
+            self._spikes, self._pieces.at_once = SpikeWatch(self._progress.recent_losses), told["at_once"]
+            if scaler:
+                scaler.load_state_dict(told["scaler"])
 
     def take(self) -> Iterator[RunEvent]:
         """Train to the end and save the adapter; the last event is `run_finished`.
@@ -151,7 +173,10 @@ class Session:
                     yield from self._save()
                 raise Cancelled from None
             except (RuntimeError, MemoryError) as error:
-                told = told_fault(error, self._safe)
+                lost = self._ranks.lost(error)
+                if lost is not None:
+                    yield from self._save_alone()
+                told = lost or told_fault(error, self._safe)
                 if told is None:
                     raise
                 raise told from error
@@ -187,7 +212,7 @@ class Session:
 
     def _between_steps(self) -> Iterator[RunEvent]:
         settings = self._config.training
-        if self._control.take_checkpoint_request() or self._due(settings.save_steps) or self._is_overdue():
+        if self._control.take_checkpoint_request() or self._due(settings.save_steps) or self._ranks.overdue:
             yield from self._save()
         evaluate = self._due(settings.eval_steps)
         if evaluate:
@@ -253,24 +278,35 @@ class Session:
         """Add up a step's gradient; return its clock, None where a micro-batch was too large and is to be halved."""
         clock = StepClock(self._precision.device)
         too_large = None
-        for place, rows in enumerate(self._pieces.of(batch)):
-            yield from self._heed()
-            seed = micro_batch_seed(self._config.training.seed, number, place)
+        ranks = self._ranks
+        for place, rows in enumerate(self._pieces.of(batch, ranks.rank, ranks.size)):
+            yield from self._heed(too_large)
+            if ranks.too_large is not None:
+                break
+            seed = micro_batch_seed(self._config.training.seed, number, place * ranks.size + ranks.rank)
             try:
                 with clock.piece():
-                    self._stepper.add(make_batch(rows), batch.trained_tokens, seed)
+                    self._pass(rows, batch, seed)
             except TooLargeError as error:
                 too_large = error
-                break
+        too_large = ranks.agree(too_large, self._is_overdue())
         if too_large is None:
             return clock
         yield from self._halve(too_large)
         return None
 
+    def _pass(self, rows: list[TokenRow], batch: StepBatch, seed: int) -> None:
+        """Take a micro-batch. A rank that has none left takes a row that adds nothing, where others need its part of the model."""
+        if rows:
+            self._stepper.add(make_batch(rows), batch.trained_tokens, seed)
+        elif self._ranks.sharded:
+            self._stepper.add(make_batch([self._rows[batch.rows[-1]]]), math.inf, seed)
+
     def _halve(self, error: TooLargeError) -> Iterator[RunEvent]:
         """Go on with half the rows at a time: more micro-batches make the same step."""
         if error.rows == 1:
             raise out_of_memory(error, self._ways_out(error.width))
+        self._stepper.drop()  # what other ranks had added
         self._pieces.halve(error.rows)
         free_memory()
         yield Notice(
@@ -293,8 +329,9 @@ class Session:
                      message=f"Step {step} was skipped: its {what} was not a finite number.{scale}",
                      hint="The adapter did not move. Should it happen again, lower learning_rate.")
 
-    def _heed(self) -> Iterator[RunEvent]:
-        """Do what the person asked for, between two pieces of work."""
+    def _heed(self, too_large: TooLargeError | None = None) -> Iterator[RunEvent]:
+        """Do what the person asked for, between two pieces of work; all ranks come here, and learn of a piece that was too large."""
+        self._ranks.agree(too_large, self._is_overdue())
         if self._control.abandoning:
             raise Cancelled
         if self._control.stopping:
@@ -306,10 +343,20 @@ class Session:
             yield Paused(step=self.step)
             self._control.wait_while_paused()
             yield self._training_phase("Going on")
-            yield from self._heed()
+            yield from self._heed(too_large)
 
     def _save(self) -> Iterator[RunEvent]:
         yield from self._settle()
+        yield from self._ranks.at_first(self._write_checkpoint)
+        self._saved_step, self._saved_at = self.step, time.monotonic()
+
+    def _save_alone(self) -> Iterator[RunEvent]:
+        """Save what the first rank has, once another is gone: each holds the whole adapter, and a step counts only once it is taken."""
+        if self._ranks.first and self.step > self._saved_step:
+            self._ranks = Ranks()
+            yield from self._save()
+
+    def _write_checkpoint(self) -> Generator[RunEvent, None, None]:
         yield Phase(name="saving", message=f"Saving a checkpoint of step {self.step}", step=self.step)
         began = time.perf_counter()
         training = self._config.training
@@ -317,12 +364,11 @@ class Session:
             self._progress, self.plan.total_steps, training.seed, torch.get_num_threads(),
             str(self._precision.compute).removeprefix("torch."),
             {} if self._stepper.loss_scale is None else self._stepper.loss_scale.state_dict(), self._pieces.at_once,
-            self._config.model_dump(mode="json"),
+            self._config.model_dump(mode="json"), self._ranks.size,
         )
         folder = yield from until_written(
             lambda: save_checkpoint(self._run, self._stepper, state, training.save_total_limit), f"a checkpoint of step {self.step}",
-            self._run.path, self._control, self.step, self._safe)
-        self._saved_step, self._saved_at = self.step, time.monotonic()
+            self._run.path, self._own, self.step, self._safe)
         yield CheckpointSaved(step=self.step, path=folder.relative_to(self._run.path).as_posix(), bytes=bytes_below(folder),
                               seconds=time.perf_counter() - began)
 
@@ -340,8 +386,10 @@ class Session:
         yield self._evaluating_phase(0)
         began = time.perf_counter()
         loss_sum, tokens, done = 0.0, 0, 0
-        for batch_sum, batch_tokens, batch_rows in loss_sums(self._model, rows, self._precision.autocast):
-            loss_sum, tokens, done = loss_sum + batch_sum, tokens + batch_tokens, done + batch_rows
+        ranks = self._ranks
+        for figures in loss_sums(self._model, rows, self._precision.autocast, ranks.rank, ranks.size):
+            batch_sum, batch_tokens, batch_rows = ranks.sum(*figures)
+            loss_sum, tokens, done = loss_sum + batch_sum, tokens + int(batch_tokens), done + int(batch_rows)
             yield self._evaluating_phase(done)
             yield from self._heed()
         self._eval_loss = loss_sum / max(1, tokens)
@@ -373,12 +421,14 @@ class Session:
         folder = checkpoint_path(self._run, best)
         if not self._config.training.load_best_model_at_end or best in (0, self.step):
             return
-        if not folder.is_dir():
+        if not self._ranks.tell(folder.is_dir()):
             yield Notice(level="warning", code="best_missing", step=self.step,
                          message=f"The checkpoint of the best evaluation, of step {best}, is not there any more.",
                          hint="The run finishes with the last step's adapter.")
             return
-        load_weights(folder, self._stepper)
+        if self._ranks.first:
+            load_weights(folder, self._stepper)
+        self._ranks.spread(self._stepper.parameters, self._stepper.optimizer)
         self._eval_loss = self._progress.best_loss
         yield Notice(code="best_taken", step=self.step,
                      message=f"The adapter is that of step {best}, whose evaluation loss {self._eval_loss:.4f} was the lowest.")
@@ -396,17 +446,24 @@ class Session:
             group = prompts[start : start + _SAMPLES_AT_ONCE]
             yield Phase(
                 name="sampling", message="Answering held-out prompts", done=start, total=len(prompts), unit="prompts", step=self.step)
-            with self._precision.autocast():
-                texts = answer(self._model, self._tokenizer, [prompt.prompt_ids for prompt in group], training.sample_max_new_tokens,
-                               lambda: self._control.stopping)
+            texts = self._answers([prompt.prompt_ids for prompt in group])
             yield from self._heed()
             for prompt, text in zip(group, texts):
                 yield Sample(step=self.step, label=label, row=prompt.row, prompt=prompt.prompt_text,
                              reference=prompt.reference, text=text)
 
+    def _answers(self, prompts: Sequence[Sequence[int]]) -> list[str]:
+        """Answer prompts on the first rank; on all alike where each holds a part of the model."""
+        control = self._control if self._ranks.sharded else self._own
+        texts: list[str] = []
+        if self._ranks.first or self._ranks.sharded:
+            with self._precision.autocast():
+                texts = answer(self._model, self._tokenizer, prompts, self._config.training.sample_max_new_tokens, lambda: control.stopping)
+        return self._ranks.tell(texts)
+
     def _finish(self) -> Iterator[RunEvent]:
-        digest = yield from until_written(
-            self._write_adapter, "the adapter", self._run.adapter_path, self._control, self.step, self._safe)
+        digest = yield from self._ranks.at_first(lambda: until_written(
+            self._write_adapter, "the adapter", self._run.adapter_path, self._own, self.step, self._safe))
         done = self._progress
         result = {
             "adapter": str(self._run.adapter_path), ADAPTER_DIGEST: digest, "steps": self.step, "eval_loss": self._eval_loss,

@@ -16,6 +16,7 @@ from lora_studio.generate.batches import Batch
 from lora_studio.generate.head import SelectedHead
 from lora_studio.train.loss_scale import LossScale
 from lora_studio.train.precision import Precision
+from lora_studio.train.ranks import Ranks
 
 _SEED_STRIDE = 1_000_003
 _MICRO_STRIDE = 8_191
@@ -61,13 +62,14 @@ class Stepper:
     changes nothing but rounding. Nothing here waits for the device but `read`: whether a step is taken the device decides itself.
     """
 
-    def __init__(self, model: PeftModel, settings: TrainingSettings, precision: Precision) -> None:
+    def __init__(self, model: PeftModel, settings: TrainingSettings, precision: Precision, ranks: Ranks | None = None) -> None:
         self.model = model
         self.precision = precision
         self.parameters = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
         if not self.parameters:
             raise InputError("Nothing would be trained.", "Choose target modules.", "adapter.target_modules")
         self._settings = settings
+        self._ranks = ranks or Ranks()
         self.optimizer: Any = torch.optim.AdamW(
             self.parameters.values(), lr=settings.learning_rate, betas=(settings.adam_beta1, settings.adam_beta2),
             weight_decay=settings.weight_decay, fused=True,
@@ -77,12 +79,12 @@ class Stepper:
         self._loss: Tensor | None = None
         self._figures: list[Tensor] = []
 
-    def add(self, batch: Batch, trained_tokens: int, seed: int) -> None:
+    def add(self, batch: Batch, trained_tokens: float, seed: int) -> None:
         """Add one micro-batch's gradient.
 
         Args:
             batch: The micro-batch.
-            trained_tokens: Trained tokens of the whole step.
+            trained_tokens: Trained tokens of the whole step; infinitely many let the micro-batch count nothing.
             seed: Of this micro-batch's dropout, from `micro_batch_seed`.
 
         Raises:
@@ -103,7 +105,7 @@ class Stepper:
             raise TooLargeError(rows, width)
         self._loss = loss if self._loss is None else self._loss + loss
 
-    def _gradient_of(self, batch: Batch, trained_tokens: int) -> Tensor:
+    def _gradient_of(self, batch: Batch, trained_tokens: float) -> Tensor:
         """Take one micro-batch forwards and backwards; give its loss."""
         batch = batch.to(self.precision.device)
         with self._head as head:
@@ -117,6 +119,7 @@ class Stepper:
 
         A number that is not finite never reaches the adapter or the optimizer's state.
         """
+        self._loss = self._ranks.add_gradients(list(self.parameters.values()), self._loss)
         norm = nn.utils.get_total_norm([parameter.grad for parameter in self.parameters.values() if parameter.grad is not None])
         divisor = torch.ones((), device=norm.device) if self.loss_scale is None else self.loss_scale.value
         norm = norm.float() / divisor

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from lora_studio.cli.console import Console
@@ -17,8 +18,10 @@ from lora_studio.core.events import RunEvent, event_to_json
 from lora_studio.core.history import RunHistory
 from lora_studio.core.paths import studio_paths
 from lora_studio.core.runs import RunFolder, RunStore
+from lora_studio.core.world import FIELD, World, refuse_other_world
 from lora_studio.data.check import check_files, refuse_bad_rows, refuse_no_rows
 from lora_studio.data.trainable import refuse_untrainable
+from lora_studio.jobs.launch import follow, followers
 from lora_studio.jobs.spec import JobSpec
 from lora_studio.models.sources import find_model
 
@@ -32,16 +35,20 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--events", metavar="-", choices=["-"], help="write every event to standard output as a line of JSON")
     parser.add_argument("--host", choices=["thread", "process"], default="thread", help="where the run lives (default: thread)")
     parser.add_argument("--resume", metavar="RUN_DIR", type=Path, help="go on with a stopped or interrupted run from its last checkpoint")
+    parser.add_argument("--num-processes", metavar="N", type=int, help="with --resume: go on in so many processes")
 
 
 def run(console: Console, arguments: Namespace) -> int:
-    """Train, and print where the adapter is."""
-    folder = _resumed(arguments) if arguments.resume else _created(arguments)
+    """Train, and print where the adapter is; of several processes the first one does, the others are silent."""
+    world = World.of()
+    if world.rank:
+        return _follow(arguments, world)
+    folder = _resumed(arguments) if arguments.resume else _created(arguments, world)
     console.note(f"Run folder: {folder.path}")
     task = {"run_dir": str(folder.path), "resume": arguments.resume is not None}
     spec = JobSpec(TASK, task, title=folder.config.name, device=True, run_dir=str(folder.path))
     try:
-        with open_host(arguments.host) as host:
+        with followers(arguments.num_processes or folder.config.training.num_processes), open_host(arguments.host) as host:
             result = run_job(console, host, spec, _event_writer(console) if arguments.events else None, saves=True)
     except InputError:
         if not arguments.resume:
@@ -57,11 +64,24 @@ def run(console: Console, arguments: Namespace) -> int:
     return 0
 
 
-def _created(arguments: Namespace) -> RunFolder:
+def _follow(arguments: Namespace, world: World) -> int:
+    try:
+        if arguments.config is not None:
+            refuse_other_world(read_config(arguments.config), world, resume=arguments.resume is not None)
+    except InputError as error:
+        return error.exit_status  # the first process tells of it
+    return follow()
+
+
+def _created(arguments: Namespace, world: World) -> RunFolder:
     """Make the run's folder, once what can be seen quickly is in order."""
     if arguments.config is None:
         raise InputError("train needs a run config.", "Give RUN.yaml, or --resume RUN_DIR.")
+    if arguments.num_processes is not None:
+        raise InputError("--num-processes is for a run that goes on.", "Set training.num_processes in the config.", FIELD)
     config = read_config(arguments.config)
+    started = world if world.launched else replace(world, size=config.training.num_processes)
+    refuse_other_world(config, started)
     check = check_files(config.data)
     refuse_untrainable(check, config.training.method)
     if config.data.on_bad_rows == "stop":

@@ -1,0 +1,225 @@
+"""Several processes as one: what they say to each other, over gloo for all that the host knows and the device's own way for gradients.
+
+Since an adapter is small, its gradients go into one flat sum a step, with nothing in between: ranks may take different numbers of
+micro-batches, or none, and the gradient is the same as one process's but for the order of its sums. No rank waits without an end: a
+peer that dies closes its connections, which is an error here at once; one that is silent is given up after a time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Generator, Mapping, Sequence
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from peft import PeftModel
+from torch import Tensor, nn
+
+from lora_studio.core.control import Control
+from lora_studio.core.errors import Cancelled, InputError, StudioError
+from lora_studio.core.events import RunEvent
+from lora_studio.core.world import World
+from lora_studio.train.ranks import Made, Ranks
+from lora_studio.train.rendezvous import Meeting, meet
+from lora_studio.train.sharded import shard
+from lora_studio.train.stepper import TooLargeError
+
+_PROMPT = timedelta(minutes=30)  # between two micro-batches, or for one collective of a pass
+_PATIENT = timedelta(days=7)  # while the first rank downloads, tokenizes, writes, or waits for room on the disk
+_LOOK_S = 0.5
+_BROKEN = ("gloo", "nccl", "connection closed", "connection reset", "broken pipe", "connection refused")
+
+
+@contextlib.contextmanager
+def joined(control: Control) -> Generator[Ranks]:
+    """Give the ranks of the world that this process was launched into, met and connected for the length of a block.
+
+    Raises:
+        StudioError: A rank did not come, or is gone; its own words where it left any.
+    """
+    world = World.of()
+    if world.size == 1:
+        yield Ranks()
+        return
+    meeting = meet(world, control)
+    dist.init_process_group("gloo", store=meeting.for_group(), rank=world.rank, world_size=world.size, timeout=_PROMPT)
+    ranks = JoinedRanks(world, meeting)
+    try:
+        yield ranks
+        ranks.tell(None)  # nobody leaves before all are done
+    except Cancelled:
+        raise
+    except Exception as error:
+        lost = ranks.lost(error)
+        if lost is None:
+            meeting.leave_word(world.rank, error)
+            raise
+        raise lost from error
+    finally:
+        dist.destroy_process_group()
+
+
+class AgreedControl(Control):
+    """Requests as all ranks know them: they move only where all agree, so that all heed them at the same place."""
+
+    def __init__(self, own: Control, agree: Callable[[], object]) -> None:
+        super().__init__()
+        self.own = own
+        self._agree = agree
+
+    def asked(self) -> list[int]:
+        """Give what was asked of this process alone, as flags."""
+        own = self.own
+        return [int(flag) for flag in (own.stopping, own.abandoning, own.paused, own.take_checkpoint_request(), own.take_sample_request())]
+
+    def take_in(self, flags: Sequence[int]) -> None:
+        """Take in what was asked of any process."""
+        with self._changed:
+            self._stop, self._abandon, self._paused = (bool(flag) for flag in flags[:3])
+            self._checkpoint, self._sample = self._checkpoint or bool(flags[3]), self._sample or bool(flags[4])
+
+    def wait_while_paused(self, timeout: float | None = None) -> bool:
+        """Wait, agreeing twice a second, until no process is paused or all are to end; `timeout` is not looked at."""
+        while self.paused and not self.stopping:
+            self.own.wait_while_paused(_LOOK_S)
+            self._agree()
+        return True
+
+
+class JoinedRanks(Ranks):
+    """One of several processes that train a run together."""
+
+    def __init__(self, world: World, meeting: Meeting) -> None:
+        super().__init__()
+        self.rank, self.size = world.rank, world.size
+        self._world = world
+        self._meeting = meeting
+        self._patient: Any = dist.new_group(backend="gloo", timeout=_PATIENT)
+        self._device = torch.device("cpu")
+        self._group: Any = dist.group.WORLD  # of the device
+        self.backend = "gloo"
+        self._control: AgreedControl | None = None
+
+    def take_device(self, device: torch.device, sharded: bool) -> None:
+        """Carry gradients, and parts of a model, the way that suits the device."""
+        self._device, self.sharded = device, sharded
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+            self.backend = "nccl"
+            self._group = dist.new_group(backend="nccl", timeout=_PROMPT)
+
+    def control(self, own: Control) -> Control:
+        """Give the requests that move only where all agree."""
+        self._control = AgreedControl(own, lambda: self.agree(None, overdue=False))
+        return self._control
+
+    def agree(self, too_large: TooLargeError | None, overdue: bool) -> TooLargeError | None:
+        """Take the largest of everything over all ranks."""
+        assert self._control is not None
+        if too_large is not None and self.sharded:
+            raise _too_large_for_a_part(too_large)
+        size = (0, 0) if too_large is None else (too_large.rows, too_large.width)
+        flags = torch.tensor([*self._control.asked(), int(overdue and self.first), *size])
+        dist.all_reduce(flags, dist.ReduceOp.MAX)
+        *asked, late, rows, width = (int(flag) for flag in flags.tolist())
+        self._control.take_in(asked)
+        self.overdue = bool(late)
+        self.too_large = TooLargeError(rows, width) if rows else None
+        return self.too_large
+
+    def at_first(self, work: Callable[[], Generator[RunEvent, None, Made]]) -> Generator[RunEvent, None, Made]:
+        """Let the first rank work, the others wait for what it made."""
+        made = (yield from work()) if self.first else None
+        return self.tell(made)
+
+    def in_turn(self, work: Callable[[], Generator[RunEvent, None, Made]]) -> Generator[RunEvent, None, Made]:
+        """Let the first rank of each machine work, then the others."""
+        if self._world.local_rank == 0:
+            made = yield from work()
+            dist.barrier(self._patient)
+            return made
+        dist.barrier(self._patient)
+        return (yield from work())
+
+    def tell(self, document: Any) -> Any:
+        """Send the first rank's document to all, as JSON."""
+        data = torch.frombuffer(bytearray(json.dumps(document).encode()), dtype=torch.uint8)
+        length = torch.tensor([data.numel()])
+        dist.broadcast(length, 0, self._patient)
+        if not self.first:
+            data = torch.empty(int(length), dtype=torch.uint8)
+        dist.broadcast(data, 0, self._patient)
+        return json.loads(bytes(data.tolist()))
+
+    def sum(self, *numbers: float) -> list[float]:
+        """Add up numbers on the host, in float64."""
+        figures = torch.tensor(numbers, dtype=torch.float64)
+        dist.all_reduce(figures)
+        return figures.tolist()
+
+    def add_gradients(self, parameters: Sequence[nn.Parameter], loss: Tensor | None) -> Tensor | None:
+        """Add up in one flat sum, in float32."""
+        there = torch.tensor([loss is not None, *(parameter.grad is not None for parameter in parameters)], dtype=torch.uint8)
+        dist.all_reduce(there, dist.ReduceOp.MAX)  # on the host: a parameter that no rank has a gradient for is to have none
+        has_loss, *touched = there.bool().tolist()
+        summed = [parameter for parameter, has in zip(parameters, touched, strict=True) if has]
+        own_loss = torch.zeros(1, device=self._device) if loss is None else loss.float().reshape(1)
+        flat = torch.cat([*(_flat_gradient(parameter) for parameter in summed), own_loss])
+        dist.all_reduce(flat, group=self._group)
+        *parts, total = flat.split([*(parameter.numel() for parameter in summed), 1])
+        for parameter, part in zip(summed, parts, strict=True):
+            parameter.grad = part.view_as(parameter).to(parameter.dtype)
+        return total.reshape(()) if has_loss else None
+
+    def spread(self, parameters: Mapping[str, nn.Parameter], optimizer: Any) -> None:
+        """Send the first rank's weights and moments to all."""
+        held: dict[str, list[str]] = self.tell({name: list(optimizer.state.get(own, {})) for name, own in parameters.items()})
+        for name, parameter in parameters.items():
+            dist.broadcast(parameter.data, 0, self._group)
+            for kind in held[name]:
+                state = optimizer.state[parameter]
+                if not self.first:
+                    counts = kind == "step"
+                    state[kind] = torch.zeros((), device=parameter.device) if counts else torch.zeros_like(parameter.data)
+                dist.broadcast(state[kind], 0, self._group)
+
+    def shard(self, model: PeftModel, device: torch.device) -> None:
+        """Keep this rank's part of the base."""
+        if self.sharded:
+            shard(model, device, self._group)
+
+    def refuse_difference(self, facts: Mapping[str, str]) -> None:
+        """Hold what is here against what the first rank has."""
+        for what, wanted in self.tell(dict(facts)).items():
+            if facts[what] != wanted:
+                raise InputError(f"Process {self.rank} has another {what} than process 0: {facts[what]}, not {wanted}.",
+                                 "All machines need the same model, data and versions.")
+
+    def lost(self, error: BaseException) -> StudioError | None:
+        """Tell a broken connection, in the words of the rank that broke it where it left any."""
+        if isinstance(error, StudioError) or not isinstance(error, RuntimeError):
+            return None
+        said = str(error).strip().partition("\n")[0]
+        if not isinstance(error, dist.DistError) and not any(word in str(error).lower() for word in _BROKEN):
+            return None
+        return self._meeting.word_left() or StudioError(
+            f"Another of the run's {self.size} processes is gone: {said[:200]}.", "Look at what it said, then resume the run.")
+
+
+def _flat_gradient(parameter: nn.Parameter) -> Tensor:
+    """Give a parameter's gradient as (N,) in float32, zero where this rank has none."""
+    if parameter.grad is None:
+        return torch.zeros(parameter.numel(), device=parameter.device)
+    return parameter.grad.float().flatten()
+
+
+def _too_large_for_a_part(error: TooLargeError) -> StudioError:
+    """The other ranks stand in the middle of a pass, waiting for this one's part: nothing can be taken again."""
+    rows = max(1, error.rows // 2)
+    return StudioError(
+        f"Out of memory on {error.rows} rows of {error.width} tokens. With fsdp2 a step cannot be taken again in smaller pieces.",
+        f"Set per_device_train_batch_size to {rows} in a new run, with more accumulation; or switch gradient_checkpointing on.",
+        "training.per_device_train_batch_size")

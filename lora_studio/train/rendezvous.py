@@ -1,0 +1,94 @@
+"""Where the processes of a run meet: a store that one of them, or the launcher's agent, keeps at a known address."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+from dataclasses import dataclass
+from datetime import timedelta
+
+from torch.distributed import DistError, PrefixStore, Store, TCPStore  # type: ignore[attr-defined]  # public, though its types do not say so
+
+from lora_studio.core.control import Control
+from lora_studio.core.errors import InputError, StudioError
+from lora_studio.core.world import World
+
+_WAIT_S = 600.0
+_TRY_S = 5.0
+_LOOK_S = 0.1
+_FAULT = "fault"
+
+
+@dataclass(frozen=True)
+class Meeting:
+    """The store that all ranks can read and write.
+
+    Attributes:
+        store: This attempt's part of it.
+    """
+
+    store: Store
+
+    def for_group(self) -> Store:
+        """Give the part in which the ranks find each other's addresses."""
+        return PrefixStore("group", self.store)
+
+    def leave_word(self, rank: int, error: BaseException) -> None:
+        """Leave word of why a rank ends, for the others to tell; the first word stays."""
+        told = {
+            "rank": rank, "message": str(error), "hint": "", "field": "", "exit_status": StudioError.exit_status,
+            **(vars(error) if isinstance(error, StudioError) else {"message": f"{type(error).__name__}: {error}"}),
+        }
+        told["exit_status"] = getattr(error, "exit_status", StudioError.exit_status)
+        with contextlib.suppress(RuntimeError):  # whoever keeps the store may be gone
+            self.store.compare_set(_FAULT, "", json.dumps(told))
+
+    def word_left(self) -> StudioError | None:
+        """Give the error of a rank that has left word of it."""
+        with contextlib.suppress(RuntimeError):
+            if self.store.check([_FAULT]):
+                told = json.loads(self.store.get(_FAULT))
+                kind = InputError if told["exit_status"] == InputError.exit_status else StudioError
+                return kind(f"Process {told['rank']}: {told['message']}", told["hint"], told["field"])
+        return None
+
+
+def meet(world: World, control: Control) -> Meeting:
+    """Wait until every rank is there.
+
+    Raises:
+        Cancelled: The person asked to stop meanwhile.
+        InputError: The environment does not say where to meet.
+        StudioError: A rank did not come.
+    """
+    deadline = time.monotonic() + _WAIT_S
+    store = PrefixStore(f"lora_studio/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", _store(world, control, deadline))
+    here = [f"here/{rank}" for rank in range(world.size)]
+    store.set(here[world.rank], "1")
+    while not store.check(here):
+        _look(control, deadline, world)
+        control.wait(_LOOK_S)
+    return Meeting(store)
+
+
+def _store(world: World, control: Control, deadline: float) -> TCPStore:
+    """Open the store, or reach the one of the first rank or of the launcher's agent."""
+    address, port = os.environ.get("MASTER_ADDR"), os.environ.get("MASTER_PORT", "")
+    if not address or not port.isdigit():
+        raise InputError(f"WORLD_SIZE is {world.size}, but MASTER_ADDR and MASTER_PORT do not say where its processes meet.",
+                         "Start them with torchrun or accelerate launch, or unset WORLD_SIZE.")
+    keeps = world.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+    while True:
+        try:
+            return TCPStore(address, int(port), world.size, keeps, timedelta(seconds=_TRY_S), wait_for_workers=False)
+        except DistError:
+            _look(control, deadline, world)
+
+
+def _look(control: Control, deadline: float, world: World) -> None:
+    control.check()
+    if time.monotonic() > deadline:
+        raise StudioError(f"Not all of the run's {world.size} processes came within {_WAIT_S / 60:.0f} minutes.",
+                          "Look at what the missing ones said, and whether they can reach MASTER_ADDR.")
