@@ -50,7 +50,7 @@ def joined(control: Control) -> Generator[Ranks]:
     try:
         yield ranks
         ranks.tell(None)  # nobody leaves before all are done
-    except Cancelled:
+    except (Cancelled, LostRankError):
         raise
     except Exception as error:
         lost = ranks.lost(error)
@@ -60,6 +60,10 @@ def joined(control: Control) -> Generator[Ranks]:
         raise lost from error
     finally:
         dist.destroy_process_group()
+
+
+class LostRankError(StudioError):
+    """Another process of the run is gone."""
 
 
 class AgreedControl(Control):
@@ -205,7 +209,8 @@ class JoinedRanks(Ranks):
         said = str(error).strip().partition("\n")[0]
         if not isinstance(error, dist.DistError) and not any(word in str(error).lower() for word in _BROKEN):
             return None
-        return self._meeting.word_left() or StudioError(
+        word = self._meeting.word_left() if self.first else None  # nobody hears the others
+        return word or LostRankError(
             f"Another of the run's {self.size} processes is gone: {said[:200]}.", "Look at what it said, then resume the run.")
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import signal
+import time
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from dataclasses import replace
@@ -26,6 +28,7 @@ from lora_studio.jobs.spec import JobSpec
 from lora_studio.models.sources import find_model
 
 TASK = "lora_studio.train.engine:train"
+_FIRST_SPEAKS_S = 10.0
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -65,12 +68,17 @@ def run(console: Console, arguments: Namespace) -> int:
 
 
 def _follow(arguments: Namespace, world: World) -> int:
+    """Be another process than the first, which speaks for all. A launcher ends them all with the first that fails: let it speak before."""
     try:
         if arguments.config is not None:
             refuse_other_world(read_config(arguments.config), world, resume=arguments.resume is not None)
+        status = follow()
     except InputError as error:
-        return error.exit_status  # the first process tells of it
-    return follow()
+        status = error.exit_status
+    if status:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        time.sleep(_FIRST_SPEAKS_S)
+    return status
 
 
 def _created(arguments: Namespace, world: World) -> RunFolder:
