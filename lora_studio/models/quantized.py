@@ -11,8 +11,8 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from bitsandbytes import matmul_4bit
-from bitsandbytes.nn import Linear4bit, Linear8bitLt
+from bitsandbytes import matmul_4bit  # pyright: ignore[reportPrivateImportUsage]  # its public names have no __all__
+from bitsandbytes.nn.modules import Linear4bit, Linear8bitLt
 from torch import Tensor, nn
 from transformers import BitsAndBytesConfig
 
