@@ -99,9 +99,11 @@ class Step:
 
     @property
     def gradients_in_a_layer(self) -> int:
-        """Bytes of the gradients on their way through a layer, at most: in its MLP, of the products and of what goes into them."""
-        inner = self.facts.intermediate_size * max(1, self.facts.experts_per_token)
-        return self.workload.tokens * (2 * inner * self.precisions.compute_bytes + self.facts.hidden_size * self.precisions.base_bytes)
+        """Bytes on their way through a layer backwards, at most: in its MLP, two gradients, or one and the weight unpacked to go on."""
+        facts, size = self.facts, self.precisions.compute_bytes
+        inner = self.workload.tokens * facts.intermediate_size * max(1, facts.experts_per_token) * size
+        unpacked = max((self.tree.by_name[name].own_parameters for name in self.quantized), default=0) * size
+        return self.into_a_layer + inner + max(inner, unpacked)
 
     @property
     def kept_behind_layers(self) -> int:

@@ -134,7 +134,7 @@ def _moments(
     """Give what comes on top of what is always held, at each moment of a step."""
     kept = step.kept_by_layers
     cast = trained_parameters * step.precisions.compute_bytes if step.precisions.compute != "float32" else 0
-    around = (_mask_bytes(step) if config.data.packing else 0) + cast + _unpacked_bytes(step)
+    around = (_mask_bytes(step) if config.data.packing else 0) + cast
     forward = kept_at_the_end(kept, step.into_a_layer, checkpointing)
     backward = kept_at_most_in_backward(kept, step.into_a_layer, checkpointing) + step.gradients_in_a_layer
     earlier = trained_bytes if config.training.gradient_accumulation_steps > 1 else 0
@@ -143,12 +143,6 @@ def _moments(
         "backward": {"activations": backward + around, "gradients": max(earlier, trained_bytes // max(1, len(kept)))},
         "optimizer": {"gradients": trained_bytes},
     }
-
-
-def _unpacked_bytes(step: Step) -> int:
-    """Give the bytes of the largest quantized matrix, unpacked for its product."""
-    largest = max((step.tree.by_name[name].own_parameters for name in step.quantized), default=0)
-    return largest * step.precisions.compute_bytes
 
 
 def _loss_bytes(step: Step) -> int:

@@ -7,12 +7,14 @@ from dataclasses import dataclass, replace
 
 from lora_studio.core.config import RunConfig
 from lora_studio.lora.activations import Workload
+from lora_studio.lora.budget import MemoryBudget
 from lora_studio.lora.checkpointing import Checkpointing, degrees_beyond
 from lora_studio.lora.costs import Costs
 from lora_studio.lora.precision import precisions_of
 from lora_studio.models.quantization import NF4, NONE, quantized_modules
 
 _BATCH, _ACCUMULATION = "training.per_device_train_batch_size", "training.gradient_accumulation_steps"
+_CHECKPOINTING = "training.gradient_checkpointing"
 _SHORTEST = 32
 
 
@@ -49,20 +51,42 @@ def cures(costs: Costs, workload: Workload) -> list[Cure]:
     Each is a change by itself, as small as is enough, or as large as it goes.
     """
     before = costs.memory(workload)
-    spent = costs.flops(workload, before.checkpointing)
     found: list[Cure] = []
-    for candidates in _candidates(costs, workload, before.checkpointing):
-        best: Cure | None = None
-        for changes, smaller in candidates:
-            changed = costs.under(changes)
-            after = changed.memory(smaller)
-            again = changed.flops(smaller, after.checkpointing) / smaller.tokens / (spent / workload.tokens) - 1
-            best = Cure(changes, before.peak_bytes - after.peak_bytes, max(0.0, again), after.fits)
-            if after.fits:
+    for kind in _candidates(costs, workload, before.checkpointing):
+        cure = None
+        for candidate in kind:
+            cure = _priced(costs, workload, before, candidate)
+            if cure.fits:
                 break
-        if best is not None and best.saved_bytes > 0:
-            found.append(best)
+        if cure is not None and cure.saved_bytes > 0:
+            found.append(cure)
     return sorted(found, key=lambda cure: (not cure.fits, cure.slower, -cure.saved_bytes))
+
+
+def priced_ways(costs: Costs) -> Callable[[int], list[str]]:
+    """Give what names the ways out, with their prices, once not even one row of so many tokens fits.
+
+    The estimate has been too low then, so no way is called enough: all layers computed again, and of anything else half.
+    """
+
+    def ways(length: int) -> list[str]:
+        workload = Workload(1, length, length)
+        before = costs.memory(workload)
+        kinds = [list(kind) for kind in _candidates(costs, workload, before.checkpointing)]
+        chosen = [kind[-1] if _CHECKPOINTING in kind[-1][0] else kind[0] for kind in kinds if kind]
+        priced = [_priced(costs, workload, before, candidate) for candidate in chosen]
+        return [str(cure) for cure in sorted(priced, key=lambda cure: -cure.saved_bytes) if cure.saved_bytes > 0]
+
+    return ways
+
+
+def _priced(costs: Costs, workload: Workload, before: MemoryBudget, candidate: _Candidate) -> Cure:
+    changes, smaller = candidate
+    changed = costs.under(changes)
+    after = changed.memory(smaller)
+    spent, spends = costs.flops(workload, before.checkpointing), changed.flops(smaller, after.checkpointing)
+    slower = spends / smaller.tokens / (spent / workload.tokens) - 1
+    return Cure(changes, before.peak_bytes - after.peak_bytes, max(0.0, slower), after.fits)
 
 
 _Candidate = tuple[Mapping[str, object], Workload]
@@ -99,15 +123,6 @@ def _halves(number: int, least: int) -> Iterator[int]:
     while number // 2 >= least:
         number //= 2
         yield number
-
-
-def priced_ways(costs: Costs) -> Callable[[int], list[str]]:
-    """Give what names the ways out, with their prices, once not even one row of so many tokens fits."""
-
-    def ways(length: int) -> list[str]:
-        return [str(cure) for cure in cures(costs, Workload(1, length, length))]
-
-    return ways
 
 
 def _size(size: int) -> str:

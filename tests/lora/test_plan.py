@@ -142,6 +142,18 @@ def test_findings_name_what_deserves_a_look(
     assert code not in {finding.code for finding in make_plan(config(), facts, tree, None, big).findings}
 
 
+def test_a_quantized_base_weighs_less_and_is_an_error_where_it_cannot_be(
+    tree: ModuleTree, facts: ModelFacts, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    whole, packed = (make_plan(config(model__quantization=name), facts, tree, device=GPU) for name in ("none", "nf4"))
+    linear = whole.memory.parts["weights"] - 2 * 128256 * 3072
+    assert packed.memory.parts["weights"] == pytest.approx(2 * 128256 * 3072 + linear / 2 * (0.5 + 1 / 64 + 1 / 4096), rel=1e-3)
+    assert not [finding for finding in packed.findings if finding.level == "error"]
+    monkeypatch.setattr("lora_studio.models.quantization.find_spec", lambda _name: None)
+    errors = [found for found in make_plan(config(model__quantization="nf4"), facts, tree, device=GPU).findings if found.level == "error"]
+    assert [(found.code, found.field) for found in errors] == [("quantization_missing", "model.quantization")]
+
+
 def test_this_machines_device_has_memory() -> None:
     assert find_device("cpu").kind == "cpu"
     assert find_device().capacity_bytes > 1_000_000_000

@@ -55,9 +55,9 @@ def digest(context: TaskContext) -> str:
     return found.hexdigest()
 
 
-@QUANTIZED
-@pytest.mark.parametrize(("weights", "compute"), [
-    ("float32", "float32"), ("bfloat16", "auto"), ("float32", "bfloat16"), ("float16", "float16")])
+@pytest.mark.parametrize(("quantization", "weights", "compute"), [
+    ("nf4", "float32", "float32"), ("nf4", "bfloat16", "auto"), ("nf4", "float32", "bfloat16"), ("nf4", "float16", "float16"),
+    ("int8", "float32", "float32"), ("int8", "float32", "bfloat16")])
 def test_it_learns_evaluates_and_samples_and_leaves_the_base_as_it_was(
     tiny_model: TinyModel, chat_rows: Path, tmp_path: Path, quantization: str, weights: str, compute: str,
 ) -> None:
@@ -65,12 +65,12 @@ def test_it_learns_evaluates_and_samples_and_leaves_the_base_as_it_was(
     config = run_config(tiny_model("llama"), chat_rows, {
         "model.quantization": quantization, "model.dtype": weights, "training.compute_dtype": compute,
         "adapter.target_modules": "all-linear", "adapter.lora_dropout": 0.1, "training.learning_rate": 2e-2,
-        "training.num_train_epochs": 4})
+        "training.num_train_epochs": 2})
     first = new_run(tmp_path / "one", config)
     events = all_events(first, context=context)
     assert isinstance(events[-1], RunFinished)
     evaluations = [event.loss for event in events if isinstance(event, Evaluation)]
-    assert evaluations[-1] < evaluations[0] - 0.5
+    assert evaluations[-1] < evaluations[0] - 0.2
     assert all(event.loss == event.loss and 0 < event.grad_norm < 1e3 for event in events if isinstance(event, Step))
     assert [event for event in events if isinstance(event, Sample)]
     before = digest(context)
