@@ -473,3 +473,8 @@ class TrainingSettings(Section):
         json_schema_extra={"more": True},
         description="Decides the adapter's start, the order of rows, dropout and the held-out rows.",
     )
+
+    @property
+    def rows_per_step(self) -> int:
+        """The global batch: rows (packed blocks, with packing) that one optimizer step learns from, over all processes."""
+        return self.per_device_train_batch_size * self.gradient_accumulation_steps * self.num_processes

@@ -76,7 +76,7 @@ def refuse_other_world(config: RunConfig, world: World, resume: bool = False, en
     wanted = config.training.num_processes
     if world.size != wanted and not resume:
         started = "1 process was" if world.size == 1 else f"{world.size} processes were"
-        raise InputError(f"{started.capitalize()} started for a run of {wanted}.", _way_out(wanted, world.size), FIELD)
+        raise InputError(f"{started} started for a run of {wanted}.", _way_out(wanted, world), FIELD)
 
 
 def launch_command(config: Path | str, num_processes: int = 1) -> str:
@@ -86,9 +86,10 @@ def launch_command(config: Path | str, num_processes: int = 1) -> str:
     return f"{python} {launcher}-m lora_studio train {shlex.quote(str(config))}"
 
 
-def _way_out(wanted: int, size: int) -> str:
-    launcher = "lora-studio" if wanted == 1 else f"torchrun --standalone --nproc-per-node {wanted} -m lora_studio"
-    return f"Set {FIELD} to {size}, or start it with `{launcher} train RUN.yaml`."
+def _way_out(wanted: int, world: World) -> str:
+    alone = wanted == 1 or not world.launched  # a command that no launcher started starts the others itself
+    launcher = "lora-studio" if alone else f"torchrun --standalone --nproc-per-node {wanted} -m lora_studio"
+    return f"Set {FIELD} to {world.size}, or start it with `{launcher} train RUN.yaml`."
 
 
 def _is_set(environ: Mapping[str, str], variable: str) -> bool:

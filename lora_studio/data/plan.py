@@ -43,7 +43,7 @@ class StepPlan:
     """All steps of a run, each computed when asked for."""
 
     def __init__(
-        self, lengths: ArrayLike, trained_counts: ArrayLike, training: TrainingSettings, fingerprint: str = "", ranks: int = 1
+        self, lengths: ArrayLike, trained_counts: ArrayLike, training: TrainingSettings, fingerprint: str = "",
     ) -> None:
         """Plan over rows given by their numbers of tokens and of trained tokens, each of shape (rows,).
 
@@ -57,7 +57,7 @@ class StepPlan:
         self._training = training
         self._fingerprint = fingerprint
         self._epochs: OrderedDict[int, Indices] = OrderedDict()
-        self.batch_rows = training.per_device_train_batch_size * training.gradient_accumulation_steps * ranks
+        self.batch_rows = training.rows_per_step
         self.steps_per_epoch = math.ceil(self._lengths.size / self.batch_rows)
         by_epochs = math.ceil(round(training.num_train_epochs * self.steps_per_epoch, 9))
         self.total_steps = training.max_steps if training.max_steps > 0 else max(1, by_epochs)

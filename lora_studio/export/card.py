@@ -94,7 +94,7 @@ def _training(run_dir: Path, config: RunConfig) -> str:
     training = config.training
     lines = [
         f"{training.num_train_epochs:g} epochs" if training.max_steps < 0 else f"at most {training.max_steps} steps",
-        f"global batch {training.per_device_train_batch_size * training.gradient_accumulation_steps} rows",
+        f"global batch {training.rows_per_step} rows",
         f"learning rate {training.learning_rate:g}, {training.lr_scheduler_type}",
         f"seed {training.seed}",
         *_results(run_dir / "events.jsonl"), *_data_lines(run_dir / "data.json"),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -12,6 +10,7 @@ from PySide6.QtGui import QGuiApplication
 from PySide6.QtWidgets import QMenu
 
 from lora_studio.core.errors import InputError, StudioError
+from lora_studio.core.world import launch_command
 from lora_studio.gui.closing import Closing
 from lora_studio.gui.dialogs import YamlDialog
 from lora_studio.gui.drops import Kind, is_model_name, kind_of
@@ -352,7 +351,7 @@ class Studio(QObject):
     def _copy_command(self) -> None:
         self.workspace.files.flush()
         path = self.workspace.files.draft_path  # its own file may be older than the draft
-        QGuiApplication.clipboard().setText(f"{shlex.quote(sys.executable)} -m lora_studio train {shlex.quote(str(path))}")
+        QGuiApplication.clipboard().setText(launch_command(path, self.workspace.config.training.num_processes))
         self._window.toasts.show("good", tr("Copied: the command that trains this draft."))
 
     def _fill_recent(self) -> None:

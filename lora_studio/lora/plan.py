@@ -222,10 +222,10 @@ def _way_to_fit(costs: Costs, memory: MemoryBudget, workload: Workload) -> str:
 
 def _data_findings(config: RunConfig, data: DataFigures | None) -> Iterator[Finding]:
     if config.data.packing:
-        blocks = config.training.per_device_train_batch_size * config.training.gradient_accumulation_steps
         yield Finding(
             "note", "batch_of_blocks",
-            f"With packing, a step takes {blocks} blocks of {config.data.max_length} tokens, several rows in each.", "", "data.packing")
+            f"With packing, a step takes {config.training.rows_per_step} blocks of {config.data.max_length} tokens, several rows in each.",
+            "", "data.packing")
     if data is None:
         return
     if data.truncated_rows:

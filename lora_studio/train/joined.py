@@ -30,7 +30,8 @@ from lora_studio.train.stepper import TooLargeError
 _PROMPT = timedelta(minutes=30)  # between two micro-batches, or for one collective of a pass
 _PATIENT = timedelta(days=7)  # while the first rank downloads, tokenizes, writes, or waits for room on the disk
 _LOOK_S = 0.5
-_BROKEN = ("gloo", "nccl", "connection closed", "connection reset", "broken pipe", "connection refused")
+_CLOSED = ("connection closed", "connection reset", "broken pipe", "connection refused")
+_OF_GROUPS = ("gloo", "nccl")
 
 
 @contextlib.contextmanager
@@ -111,7 +112,7 @@ class JoinedRanks(Ranks):
         """Carry gradients, and parts of a model, the way that suits the device."""
         self._device, self.sharded = device, sharded
         if device.type == "cuda":
-            torch.cuda.set_device(device)
+            torch.cuda.set_device(device.index or 0)
             self.backend = "nccl"
             self._group = dist.new_group(backend="nccl", timeout=_PROMPT)
 
@@ -207,11 +208,13 @@ class JoinedRanks(Ranks):
         if isinstance(error, StudioError) or not isinstance(error, RuntimeError):
             return None
         said = str(error).strip().partition("\n")[0]
-        if not isinstance(error, dist.DistError) and not any(word in str(error).lower() for word in _BROKEN):
+        closed = any(word in said.lower() for word in _CLOSED)
+        if not closed and not isinstance(error, dist.DistError) and not any(word in said.lower() for word in _OF_GROUPS):
             return None
         word = self._meeting.word_left() if self.first else None  # nobody hears the others
-        return word or LostRankError(
-            f"Another of the run's {self.size} processes is gone: {said[:200]}.", "Look at what it said, then resume the run.")
+        why = "" if closed else f" or does not answer: {said[:200]}"
+        message = f"Another of the run's {self.size} processes is gone{why}."
+        return word or LostRankError(message, "Look at what it said, then resume the run.")
 
 
 def _flat_gradient(parameter: nn.Parameter) -> Tensor:

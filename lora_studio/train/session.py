@@ -98,8 +98,7 @@ class Session:
         if self._config.data.packing:
             refuse_unpackable(model)
         self._rows = data.blocks
-        self.plan = StepPlan(self._rows.lengths, self._rows.trained_counts, self._config.training, self._rows.fingerprint(),
-                             self._config.training.num_processes)
+        self.plan = StepPlan(self._rows.lengths, self._rows.trained_counts, self._config.training, self._rows.fingerprint())
         on_cpu = precision.device.type == "cpu"
         self._logbook = Logbook(self._config.training.logging_steps, not on_cpu if reads_late is None else reads_late)
         self._spikes = SpikeWatch()
@@ -176,6 +175,7 @@ class Session:
                 lost = self._ranks.lost(error)
                 if lost is not None:
                     yield from self._save_alone()
+                    lost.hint = f"{self._safe} {lost.hint}"
                 told = lost or told_fault(error, self._safe)
                 if told is None:
                     raise

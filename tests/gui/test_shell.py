@@ -301,6 +301,13 @@ def test_the_command_of_the_draft_is_copied(studio: Studio, window: MainWindow, 
     assert (command, train) == ([sys.executable, "-m", "lora_studio"], "train")
     assert read_config(Path(config)).adapter.r == 64
 
+    studio.workspace.edit({"training.num_processes": 4}, "Four processes")
+    window.actions_["copy_command"].trigger()
+    *command, train, config = shlex.split(QGuiApplication.clipboard().text())
+    assert command == [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "4", "-m", "lora_studio"]
+    assert read_config(Path(config)).training.num_processes == 4
+
 
 def test_a_hub_id_given_to_the_window_becomes_the_draft_s_base_model(studio: Studio) -> None:
     studio.open_paths(["owner/model"])

@@ -255,13 +255,21 @@ def test_want_of_memory_in_one_process_halves_the_micro_batches_of_both(children
     assert losses(pair[0].events) == pytest.approx(losses(alone.events), rel=1e-4)
 
 
+def test_with_a_part_of_the_base_each_want_of_memory_is_told_with_what_to_set(children: ForkServerContext, make: Make) -> None:
+    run = make("scarce-parts", {**PAIR, "training.distributed_type": "fsdp2", "training.sample_rows": 0})
+    first, other = together(children, run, 2, wish="scarce")
+    assert (first.error, other.error) == ("StudioError", "StudioError")
+    assert first.words.startswith("Process 1: Out of memory on ")
+    assert "Set per_device_train_batch_size to " in first.words
+
+
 def test_a_process_that_dies_ends_the_run_with_its_work_saved(children: ForkServerContext, make: Make) -> None:
     run = make("died", {**PAIR, "training.sample_rows": 0, "training.eval_steps": STEPS})
     first, other = together(children, run, 2, wish="die")
     assert other.error == ""
     assert other.events == []
     assert first.error == "LostRankError"
-    assert "Another of the run's 2 processes is gone" in first.words
+    assert first.words.startswith("Another of the run's 2 processes is gone. The checkpoint of step")
     assert run.checkpoints[-1].name == f"step-{first.of_kind(Step)[-1].step:06d}"
     assert run.checkpoints[-1].name >= "step-000003"
 

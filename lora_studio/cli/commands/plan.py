@@ -12,6 +12,7 @@ from lora_studio.cli.units import in_bytes, table
 from lora_studio.core.config import RunConfig
 from lora_studio.core.config_files import read_config
 from lora_studio.core.errors import InputError
+from lora_studio.core.world import launch_command
 from lora_studio.data.report import DataReport, TokenCounts
 from lora_studio.jobs.host import Host
 from lora_studio.jobs.spec import JobSpec
@@ -39,6 +40,8 @@ def run(console: Console, arguments: Namespace) -> int:
         console.json(plan.to_json())
     else:
         _print_plan(console, plan)
+        if config.training.num_processes > 1:
+            console.say(f"\nStart it with: {launch_command(arguments.config, config.training.num_processes)}")
     errors = [finding for finding in plan.findings if finding.level == "error"]
     if errors:
         first = errors[0]

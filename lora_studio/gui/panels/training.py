@@ -73,7 +73,7 @@ class TrainingPanel(Panel):
         if _BATCH not in self._workspace.invalid or self.form.locked:
             self._batch.show_value(f"{training.per_device_train_batch_size} × {training.gradient_accumulation_steps}")
         self._batch.set_locked(self.form.locked)
-        rows = training.per_device_train_batch_size * training.gradient_accumulation_steps
+        rows = training.rows_per_step
         self._batch.set_hint(tr("{count} rows", count=format_count(rows)) if rows > 1 else tr("1 row"))
         steps = None if self.form.locked else self._workspace.planner.total_steps
         self.form.rows[_EVERY].setVisible(training.gradient_checkpointing == "layers")
