@@ -61,6 +61,7 @@ def bare(config: RunConfig) -> Iterator[None]:
     from lora_studio.generate.batches import make_batch
     from lora_studio.generate.head import SelectedHead
     from lora_studio.lora.inject import inject
+    from lora_studio.lora.lean import lean_adapters
     from lora_studio.models.load import load_model, load_tokenizer, pick_device, pick_dtype
     from lora_studio.train.pieces import Pieces
     from lora_studio.train.precision import Precision
@@ -76,7 +77,7 @@ def bare(config: RunConfig) -> Iterator[None]:
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=2e-4, fused=True)
     precision, head = Precision(device, pick_dtype(device)), SelectedHead(model)
-    with precision.lean_inputs(model):
+    with precision.lean_inputs(model), lean_adapters(model):
         for step, batches in steps:
             for batch in batches:
                 with head, precision.autocast():

@@ -69,6 +69,8 @@ class Progress:
         history = self._history
         total = max(history.total_steps, history.step, 1)
         parts = [f"step {history.step}/{total}", f"loss {history.loss.y[-1]:.4f}", f"{history.tokens_per_second.y[-1]:,.0f} tokens/s"]
+        if history.utilization:
+            parts[-1] += f" ({history.utilization.y[-1]:.0%} of peak)"
         used = history.memory.get("cuda_allocated") or history.memory.get("resident")
         if used:
             parts.append(in_bytes(used.y[-1]))

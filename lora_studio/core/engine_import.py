@@ -8,6 +8,9 @@ Two things in an import hold every other thread up, the window's among them: the
 new objects again and again (0.17 s each time), and the linking of torch's libraries (0.13 s). The collector rests
 meanwhile, and is told afterwards that these objects are here to stay, so that no later collection goes through them; the
 libraries are opened by a call that lets other threads run.
+
+peft brings bitsandbytes in where it is installed, and that fetches compiled code from the Hub while it is imported if the package
+`kernels` is there. No code is taken from the Hub here, so both are told that there is no such package.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ import ctypes
 import gc
 import importlib
 import importlib.util
+import logging
 import os
 import sys
 import threading
@@ -42,7 +46,7 @@ def import_part(module: str) -> ModuleType:
     with _IMPORTING:
         if module in sys.modules:
             return importlib.import_module(module)
-        with _no_collection(keep=module in _NAMES):
+        with _no_collection(keep=module in _NAMES), _no_fetched_kernels():
             if module == "torch":
                 _open_libraries()
             return importlib.import_module(module)
@@ -72,6 +76,20 @@ def _no_collection(*, keep: bool) -> Generator[None]:
         if keep:
             gc.freeze()
         gc.enable()
+
+
+@contextlib.contextmanager
+def _no_fetched_kernels() -> Generator[None]:
+    """Hide the package that fetches compiled code from the Hub, and what bitsandbytes has to say of its absence."""
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    hidden = "kernels" not in sys.modules
+    if hidden:
+        sys.modules["kernels"] = None  # type: ignore[assignment]  # Python's own way to say that there is none
+    try:
+        yield
+    finally:
+        if hidden:
+            sys.modules.pop("kernels", None)
 
 
 def _open_libraries() -> None:

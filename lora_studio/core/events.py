@@ -35,6 +35,7 @@ class RunStarted(_Event):
     all_parameters: int
     device: str
     compute_dtype: str
+    peak_flops: float | None = None  # operations a second of a matrix product in that dtype, measured on this device
 
 
 class RunResumed(_Event):
@@ -73,6 +74,7 @@ class Step(_Event):
     epoch: float
     seconds: float  # computing this step, pauses left out
     micro_batch_seconds: float = 0.0  # its longest micro-batch: how long a stop takes at most
+    utilization: float | None = None  # share of `peak_flops` that the step's matrix products reached, 0 to 1
     peak_memory: int = 0  # bytes: CUDA's peak allocation in the step, or the resident set on a CPU
     skipped: bool = False  # the loss or a gradient was not finite: the adapter did not move
 

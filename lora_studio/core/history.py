@@ -116,6 +116,7 @@ class RunHistory:
         learning_rate: Over steps.
         grad_norm: Before clipping, over steps.
         tokens_per_second: Over steps.
+        utilization: Share of the device's measured matrix product that steps reached, 0 to 1, over those that say so.
         peak_memory: Peak in each step in bytes, over steps.
         memory: Curves over seconds by name (`resident, cuda_allocated, cuda_reserved, device_used, device_utilization`,
             the last in percent, the others in bytes); only those the machine has.
@@ -144,6 +145,7 @@ class RunHistory:
         self.learning_rate = Curve()
         self.grad_norm = Curve()
         self.tokens_per_second = Curve()
+        self.utilization = Curve()
         self.peak_memory = Curve()
         self.memory: dict[str, Curve] = {}
         self.device_total = 0
@@ -188,7 +190,8 @@ class RunHistory:
     def step_curves(self) -> tuple[Curve, ...]:
         """The curves over steps."""
         return (
-            self.loss, self.smoothed_loss, self.evaluation, self.learning_rate, self.grad_norm, self.tokens_per_second, self.peak_memory,
+            self.loss, self.smoothed_loss, self.evaluation, self.learning_rate, self.grad_norm, self.tokens_per_second, self.utilization,
+            self.peak_memory,
         )
 
     def add(self, event: RunEvent) -> None:
@@ -250,6 +253,8 @@ class RunHistory:
         self.learning_rate.append(event.step, event.learning_rate)
         self.grad_norm.append(event.step, event.grad_norm)
         self.tokens_per_second.append(event.step, event.tokens_per_second)
+        if event.utilization is not None:
+            self.utilization.append(event.step, event.utilization)
         self.peak_memory.append(event.step, event.peak_memory)
         if event.skipped:
             self._note(event, "warning", f"Step {event.step} was skipped: its loss or gradient was not finite.", "warnings")

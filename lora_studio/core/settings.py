@@ -36,6 +36,11 @@ def _one_or_many(value: object) -> object:
     return [value] if isinstance(value, str) else value
 
 
+def _switch(value: object) -> object:
+    """Read gradient_checkpointing as older files have it, and as YAML reads a bare `off`: a truth value."""
+    return ("full" if value else "off") if isinstance(value, bool) else value
+
+
 Names = Annotated[tuple[str, ...], BeforeValidator(_one_or_many)]
 RankPattern = Annotated[dict[str, Annotated[int, Field(ge=1, le=65536)]], AfterValidator(FrozenDict)]
 ColumnNames = Annotated[dict[str, str], AfterValidator(FrozenDict)]
@@ -66,7 +71,12 @@ class ModelSettings(Section):
         description="How the base model's weights are stored while training. auto keeps the dtype of the files, or takes "
         "bfloat16 where the device is quick with it. float32 takes twice the memory of the others.",
     )
-    quantization: Literal["none"] = Field(default="none", title="Quantization", description="The base model is held unquantized.")
+    quantization: Literal["none", "nf4", "int8"] = Field(
+        default="none",
+        title="Quantization",
+        description="Holds the weights of the linear layers in fewer bits: nf4 in 4 (QLoRA's NormalFloat), a quarter of bfloat16's memory; "
+        "int8 in 8. Embeddings, norms and the output layer keep their dtype. Slower; needs bitsandbytes.",
+    )
 
 
 class AdapterSettings(Section):
@@ -336,11 +346,27 @@ class TrainingSettings(Section):
         json_schema_extra={"more": True},
         description="Gradients are scaled down to this norm; 0 leaves them. Usual: 0.3 to 1.",
     )
-    gradient_checkpointing: bool = Field(
-        default=False,
+    gradient_checkpointing: Annotated[Literal["auto", "off", "layers", "full"], BeforeValidator(_switch)] = Field(
+        default="auto",
         title="gradient_checkpointing",
         json_schema_extra={"more": True},
-        description="Compute activations again instead of keeping them: much less memory, about a third more time.",
+        description="Compute activations again in the backward pass instead of keeping them: less memory, more time. full: of all "
+        "layers, up to half as much time again. layers: of one in gradient_checkpointing_every. auto: the least that fits the memory.",
+    )
+    gradient_checkpointing_every: int = Field(
+        default=2,
+        ge=2,
+        le=1024,
+        title="Layers computed again",
+        json_schema_extra={"more": True, "usual": [2, 4]},
+        description="One in so many, with gradient_checkpointing: layers. 2 saves the most, 4 half of that at half the time.",
+    )
+    torch_compile: bool = Field(
+        default=False,
+        title="torch_compile",
+        json_schema_extra={"more": True},
+        description="Compile the decoder layers. Measured on a small model and a CPU: steps 5 to 15% quicker and a quarter less kept "
+        "memory, after one to three minutes of warm-up. Worth it for long runs. Needs a C++ compiler, on CUDA Triton.",
     )
     compute_dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         default="auto",

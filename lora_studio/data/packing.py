@@ -140,6 +140,10 @@ class PackedRows(Rows):
             raise IndexError(f"block {block} of {len(self)}")
         return self._order[self._starts[block] : self._starts[block + 1]]
 
+    def documents(self, row: int) -> Lengths:
+        """Give the lengths of the rows in a block."""
+        return self._rows.lengths[self.members(row)]
+
     @property
     def lengths(self) -> Lengths:
         """Tokens of each block, shape (blocks,)."""

@@ -78,6 +78,10 @@ class Rows(ABC):
     def trained_counts(self) -> Numbers:
         """Trained tokens of each row, shape (rows,)."""
 
+    def documents(self, row: int) -> Numbers:
+        """Give the lengths of what attends to itself alone within a row: the row's own, or those packed into it."""
+        return self.lengths[row : row + 1]
+
     @abstractmethod
     def fingerprint(self) -> str:
         """Give a SHA-256 as hexadecimal digits: equal only for equal rows."""

@@ -13,6 +13,7 @@ from lora_studio import __version__
 from lora_studio.core.config import RunConfig
 from lora_studio.core.events import Evaluation, Step, read_events
 from lora_studio.export.source import AdapterSource
+from lora_studio.models.quantization import SAID
 
 
 def model_card(source: AdapterSource, kind: str, dtype: str, certificate: Mapping[str, Any]) -> str:
@@ -66,7 +67,16 @@ def _title(source: AdapterSource, kind: str) -> str:
     revision = f" (revision {source.base_revision})" if source.base_revision else ""
     adapter = f"A LoRA adapter for {base}{revision}."
     what = adapter if kind == "adapter" else f"{base}{revision} with a LoRA adapter merged into its weights."
-    return f"# {source.label}\n\n{what}\n"
+    return f"# {source.label}\n\n{what}{_trained_on(source, kind)}\n"
+
+
+def _trained_on(source: AdapterSource, kind: str) -> str:
+    """Say, with a space before it, that an adapter was trained on a quantized base; empty where it was not."""
+    held = SAID[source.base_quantization]
+    if not held:
+        return ""
+    merged = " It is merged into the weights in full precision, which differ a little from those." if kind == "merged" else ""
+    return f" The adapter was trained on the base held in {held}.{merged}"
 
 
 def _loading(source: AdapterSource, kind: str) -> str:

@@ -12,6 +12,7 @@ from lora_studio.core.errors import InputError
 from lora_studio.generate.adapters import ADAPTER_CONFIG as CONFIG_NAME
 from lora_studio.generate.adapters import ADAPTER_WEIGHTS as WEIGHTS_NAME
 from lora_studio.generate.adapters import whole_adapter
+from lora_studio.models.quantization import NONE
 from lora_studio.models.safetensors_header import read_header
 
 
@@ -36,6 +37,11 @@ class AdapterSource:
     run_dir: Path | None
     config: RunConfig | None
     label: str
+
+    @property
+    def base_quantization(self) -> str:
+        """How the base was held while the adapter was trained: `model.quantization` of its run; none where no run tells."""
+        return self.config.model.quantization if self.config else NONE
 
 
 def find_source(path: str | Path) -> AdapterSource:

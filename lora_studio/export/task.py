@@ -54,7 +54,8 @@ def export(
 ) -> Iterator[RunEvent]:
     """Export a run, a checkpoint or a PEFT folder as an adapter folder or a merged model.
 
-    Works in fp32 on the CPU, so it disturbs no training on a GPU and its sums are exact before they are rounded once.
+    Works in fp32 on the CPU, so it disturbs no training on a GPU and its sums are exact before they are rounded once. The base is the one
+    on disk, in full precision, whatever it was held in while the adapter was trained: merged into 4 bits, an update would be lost.
 
     Args:
         context: The host's.
@@ -91,7 +92,9 @@ def export(
         size = bytes_below(folder)
         yield Phase(name="saving", message="Writing to disk")
         check_destination(target, overwrite=overwrite, needed=needed)  # someone may have put something there meanwhile
-    yield RunFinished(result={"path": str(target), "kind": kind, "bytes": size, "dtype": written, "certificate": certificate.to_json()})
+    yield RunFinished(result={
+        "path": str(target), "kind": kind, "bytes": size, "dtype": written, "base_quantization": found.base_quantization,
+        "certificate": certificate.to_json()})
 
 
 def _refusal(kind: str, reason: str) -> StudioError:

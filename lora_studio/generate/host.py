@@ -23,9 +23,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from lora_studio.core.control import TaskContext
 from lora_studio.core.errors import InputError
 from lora_studio.models.load import load_model, load_tokenizer
+from lora_studio.models.quantization import NONE
 
 _WARM_KEY = "model_host"
-_Key = tuple[str, str, str, tuple[tuple[str, int, int], ...]]
+_Key = tuple[str, str, str, str, tuple[tuple[str, int, int], ...]]
 
 
 class ModelHost:
@@ -49,24 +50,24 @@ class ModelHost:
         """Whether a base model is held."""
         return self._base is not None
 
-    def base(self, folder: Path, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
-        """Give the base model of `folder`, frozen and in eval mode: the warm one where folder, files, dtype and device agree.
+    def base(self, folder: Path, dtype: torch.dtype, device: torch.device, quantization: str = NONE) -> PreTrainedModel:
+        """Give the base model of `folder`, frozen and in eval mode: the warm one where folder, files, dtype, device and quantization agree.
 
         Raises:
-            InputError: The folder holds no model we can load.
+            InputError: The folder holds no model we can load, or it cannot be quantized here.
         """
-        key = _key(folder, dtype, device)
+        key = _key(folder, dtype, device, quantization)
         if self._base is None or self._key != key:
             self.unload()
-            self._base = load_model(folder, dtype, device)
+            self._base = load_model(folder, dtype, device, quantization)
             self._key = key
         self._base.requires_grad_(False)
         self._base.eval()
         return self._base
 
-    def is_warm(self, folder: Path, dtype: torch.dtype, device: torch.device) -> bool:
+    def is_warm(self, folder: Path, dtype: torch.dtype, device: torch.device, quantization: str = NONE) -> bool:
         """Say whether `base` with these would answer at once."""
-        return self._base is not None and self._key == _key(folder, dtype, device)
+        return self._base is not None and self._key == _key(folder, dtype, device, quantization)
 
     def tokenizer(self, folder: Path) -> PreTrainedTokenizerBase:
         """Give the tokenizer of `folder`, kept as the base is."""
@@ -174,9 +175,9 @@ def _take_off(model: PeftModel, base: PreTrainedModel) -> None:
     base.eval()
 
 
-def _key(folder: Path, dtype: torch.dtype, device: torch.device) -> _Key:
+def _key(folder: Path, dtype: torch.dtype, device: torch.device, quantization: str = NONE) -> _Key:
     """What a loaded base is known by: changed files make it another one."""
     folder = folder.resolve()
     names = [path for path in sorted(folder.iterdir()) if path.suffix in {".safetensors", ".json", ".jinja"}]
     files = tuple((path.name, (stat := path.stat()).st_size, stat.st_mtime_ns) for path in names)
-    return str(folder), str(dtype), str(device), files
+    return str(folder), str(dtype), str(device), quantization, files

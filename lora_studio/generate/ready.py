@@ -17,6 +17,7 @@ from lora_studio.generate.host import ModelHost
 from lora_studio.models.facts import read_facts
 from lora_studio.models.load import pick_device, pick_dtype
 from lora_studio.models.prepare import prepare
+from lora_studio.models.quantization import SAID
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class ReadyBase:
         model: The model, frozen; it belongs to `host`.
         tokenizer: Its tokenizer.
         host: Who owns it.
-        dtype: How its weights are held.
+        dtype: How its weights are held; where they are quantized, the others.
         device: Where it is.
     """
 
@@ -76,24 +77,26 @@ def load_base(
 
     Args:
         context: Holds the warm model.
-        settings: What it is called, and in which dtype it is wanted.
+        settings: What it is called, and in which dtype and quantization it is wanted.
         folder: Where it is ready.
         commit: Of a Hub model.
         device: `training.device` of a config.
         dtype: Takes the place of `settings.dtype`.
 
     Raises:
-        InputError: The model cannot be loaded, or the device is not there.
+        InputError: The model cannot be loaded or quantized here, or the device is not there.
     """
     context.control.check()
     place = pick_device(device)
     held = dtype or pick_dtype(place, settings.dtype, read_facts(folder).dtype)
     host = ModelHost.of(context)
     name = Path(settings.name_or_path).name
-    if not host.is_warm(folder, held, place):
-        yield Phase(name="loading", message=f"Loading {name} in {str(held).removeprefix('torch.')} onto {place}")
+    quantization = settings.quantization
+    if not host.is_warm(folder, held, place, quantization):
+        how = SAID[quantization] or str(held).removeprefix("torch.")
+        yield Phase(name="loading", message=f"Loading {name} in {how} onto {place}")
     began = time.perf_counter()
-    model = host.base(folder, held, place)
+    model = host.base(folder, held, place, quantization)
     tokenizer = host.tokenizer(folder)
     yield Phase(name="loading", message=f"{name} is ready after {time.perf_counter() - began:.1f} s", done=1, total=1)
     return ReadyBase(folder, commit, model, tokenizer, host, held, place)

@@ -12,6 +12,7 @@ from lora_studio.core.files import bytes_below
 from lora_studio.core.runs import RunFolder
 from lora_studio.export.request import BYTES_OF_DTYPE
 from lora_studio.gui.text import tr
+from lora_studio.models.quantization import NONE, SAID
 
 ExportKind = Literal["adapter", "merged"]
 
@@ -25,13 +26,14 @@ class Certificate:
     top1_agreement: float | None
     effect_lost: float | None
     passed: bool
+    base_quantization: str = NONE
 
     @classmethod
     def from_result(cls, result: Mapping[str, Any]) -> Certificate:
         """Read it out of an export's result."""
         raw: Mapping[str, Any] = result["certificate"]
         figures = (raw.get(name) for name in ("max_abs_logit_difference", "top1_agreement", "effect_lost"))
-        return cls(int(raw["rows"]), *figures, passed=bool(raw["passed"]))
+        return cls(int(raw["rows"]), *figures, passed=bool(raw["passed"]), base_quantization=str(result.get("base_quantization", NONE)))
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,9 @@ def certificate_in_words(certificate: Certificate, dtype: str) -> str:
         parts.append(tr("the likeliest token agrees on {share:.1%}", share=certificate.top1_agreement))
     if certificate.effect_lost:
         parts.append(tr("rounding to {dtype} cost {share:.1%} of the adapter's effect", dtype=dtype, share=certificate.effect_lost))
+    held = SAID[certificate.base_quantization]
+    if held:
+        parts.append(tr("compared in full precision, while the adapter was trained on a base in {held}", held=held))
     verdict = tr("Passed") if certificate.passed else tr("Did not pass")
     return f"{verdict}: {'; '.join(parts)}." if parts else f"{verdict}."
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from PySide6.QtCore import QSize, Qt, Signal
 from PySide6.QtGui import QAction
-from PySide6.QtWidgets import QFrame, QHBoxLayout, QPushButton, QSizePolicy, QToolButton, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QFrame, QHBoxLayout, QMenu, QPushButton, QSizePolicy, QToolButton, QVBoxLayout, QWidget
 
 from lora_studio.gui.text import tr
 from lora_studio.gui.theme import colors, icon, theme
@@ -102,9 +102,10 @@ class Header(QFrame):
         name: The editor of the draft's name.
         ready: The readiness line.
         start: The one main button.
+        start_menu: Says where runs are started.
     """
 
-    def __init__(self, undo: QAction, redo: QAction) -> None:
+    def __init__(self, undo: QAction, redo: QAction, places: Sequence[QAction]) -> None:
         super().__init__()
         self.setObjectName("header")
         self.name = NameEdit()
@@ -118,6 +119,7 @@ class Header(QFrame):
         self.start.setObjectName("start_button")
         self.start.setProperty("role", "primary")
         self.start.setEnabled(False)
+        self.start_menu = self._build_start_menu(places)
         self._lay_out()
         theme().changed.connect(self._draw_icons)
         self._draw_icons()
@@ -127,6 +129,33 @@ class Header(QFrame):
         self.start.setText(text)
         self.start.setToolTip(tooltip)
         self.start.setEnabled(enabled)
+        set_role(self.start_menu, "primary" if enabled else "")
+        self._draw_start_menu()
+
+    def _build_starting(self) -> QWidget:
+        both = QWidget()
+        both.setObjectName("starting")
+        both.setSizePolicy(QSizePolicy.Policy.Fixed, QSizePolicy.Policy.Fixed)
+        row = QHBoxLayout(both)
+        row.setContentsMargins(0, 0, 0, 0)
+        row.setSpacing(1)
+        row.addWidget(self.start)
+        row.addWidget(self.start_menu)
+        return both
+
+    def _build_start_menu(self, places: Sequence[QAction]) -> QToolButton:
+        button = QToolButton()
+        button.setObjectName("start_menu_button")
+        button.setAccessibleName(tr("Where runs are started"))
+        button.setToolTip(tr("Where runs are started"))
+        button.setPopupMode(QToolButton.ToolButtonPopupMode.InstantPopup)
+        button.setSizePolicy(QSizePolicy.Policy.Fixed, QSizePolicy.Policy.Ignored)  # as high as Start
+        button.setIconSize(QSize(12, 12))
+        menu = QMenu(button)
+        menu.setObjectName("start_menu")
+        menu.addActions(list(places))
+        button.setMenu(menu)
+        return button
 
     def _lay_out(self) -> None:
         row = QHBoxLayout(self)
@@ -144,11 +173,15 @@ class Header(QFrame):
         lines.addWidget(self.budget)
         row.addLayout(lines)
         row.addSpacing(8)
-        row.addWidget(self.start)
+        row.addWidget(self._build_starting())
 
     def _draw_icons(self) -> None:
         for name, button in self._tools.items():
             button.defaultAction().setIcon(icon(name, colors().text, colors().disabled))
+        self._draw_start_menu()
+
+    def _draw_start_menu(self) -> None:
+        self.start_menu.setIcon(icon("chevron-down", colors().on_primary if self.start.isEnabled() else colors().muted, size=12))
 
 
 def _tool(action: QAction, name: str) -> QToolButton:

@@ -169,7 +169,7 @@ class MainWindow(QMainWindow):
 
     def _build(self) -> None:
         self.actions_ = Actions(self)
-        self.header = Header(self.actions_["undo"], self.actions_["redo"])
+        self.header = Header(self.actions_["undo"], self.actions_["redo"], [self.actions_["host_thread"], self.actions_["host_process"]])
         self.tabs = QTabBar()
         self.tabs.setObjectName("page_tabs")
         self.tabs.setExpanding(False)

@@ -94,7 +94,7 @@ class Notifications(QAbstractListModel):
         if isinstance(last, RunFailed):
             if job.spec.device or last.details:
                 self.add(Notification("error", f"{title}: {last.message} {last.hint}".strip(), last.details))
-        elif quiet or not job.spec.device:
+        elif quiet or not job.spec.device or not job.began:  # one that was taken out of the queue says nothing of its own
             return
         elif isinstance(last, RunStopped):
             self.add(Notification("warning", tr("{title} stopped", title=title)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from PySide6.QtCore import Qt, Signal
+from PySide6.QtGui import QResizeEvent, QShowEvent
 from PySide6.QtWidgets import QFrame, QHBoxLayout, QLabel, QMenu, QPushButton, QSizePolicy, QToolButton, QWidget
 
 from lora_studio.core.config import RunConfig, field_info
@@ -21,13 +22,16 @@ TONES: dict[RunState, str] = {
     "abandoning": "warning", "paused": "warning",
 }
 
+_WIDE = 1 << 16  # pixels: room for everything, while nobody can see that there is none
+
 
 def state_text(state: RunState) -> str:
     """Name a run's state in one word or two."""
     return {
-        "none": tr("No run"), "waiting": tr("Waiting"), "loading": tr("Loading"), "running": tr("Running"), "paused": tr("Paused"),
+        "none": tr("No run"), "new": tr("Not started"), "waiting": tr("Waiting"),
+        "loading": tr("Loading"), "running": tr("Running"), "paused": tr("Paused"),
         "stopping": tr("Stopping"), "abandoning": tr("Stopping"), "finished": tr("Finished"), "stopped": tr("Stopped"),
-        "failed": tr("Failed"), "interrupted": tr("Interrupted"), "elsewhere": tr("Running elsewhere"),
+        "failed": tr("Failed"), "interrupted": tr("Interrupted"),
     }[state]
 
 
@@ -38,13 +42,18 @@ def settings_text(config: RunConfig) -> str:
     return " · ".join([f"r {adapter.r}", f"α {adapter.lora_alpha:g}", *([short] if short else [])])
 
 
+def place_text(pid: int | None) -> str:
+    """Name the place of a run that lives in a process of its own."""
+    return tr("own process") if pid is None else tr("process {pid}", pid=pid)
+
+
 def different_fields(run: RunConfig, draft: RunConfig) -> list[str]:
     """Name the paths at which the draft differs from the run, the name apart: it decides nothing."""
     return [path for path in run.differences(draft) if path != "name"]
 
 
 class RunBar(QFrame):
-    """One line: dot, state, run, settings, difference to the draft, buttons.
+    """One line: dot, state, run, settings, where it lives, difference to the draft, buttons.
 
     Signals:
         export_requested: Export… was pressed.
@@ -63,6 +72,8 @@ class RunBar(QFrame):
         self._workspace = workspace
         self._run_view = run_view
         self._starter = starter
+        self._differing = 0
+        self._fitted: tuple[object, ...] = ()
         self._build()
         self._connect()
         self.refresh()
@@ -74,15 +85,16 @@ class RunBar(QFrame):
         self._show_state(state)
         self._name.setText(self._run_view.name)
         self._settings.setText(settings_text(config) if config else "")
-        self._settings.setToolTip(tr("Base model: {base}", base=config.model.name_or_path) if config else "")
-        self._show_differences()
+        self._show_place()
         self._show_buttons(state)
+        self._show_differences()
 
     def _build(self) -> None:
         self._dot = label("●", "note", "run_dot")
         self._state = label("", "title", "run_state")
         self._name = ElidedLabel("", "", "run_name", Qt.TextElideMode.ElideMiddle)  # its date and its name both tell runs apart
         self._settings = label("", "note", "run_settings")
+        self._place = label("", "note", "run_place")
         self._doing = ElidedLabel("", "note", "run_doing")
         self._differs = QToolButton()
         self._differs.setObjectName("draft_differs")
@@ -97,10 +109,10 @@ class RunBar(QFrame):
         self._resume = _button(tr("Resume"), "resume_button")
         self._export = _button(tr("Export…"), "export_button")
         self._merge = _button(tr("Merge…"), "merge_button")
-        row = QHBoxLayout(self)
+        row = self._row = QHBoxLayout(self)
         row.setContentsMargins(12, 6, 6, 6)
         row.setSpacing(7)
-        for widget in (self._dot, self._state, self._name, self._settings, self._differs, self._doing):
+        for widget in (self._dot, self._state, self._name, self._settings, self._place, self._differs, self._doing):
             row.addWidget(widget)
         row.addStretch(1)
         for button in (self._pause, self._stop, self._resume, self._export, self._merge):
@@ -124,8 +136,49 @@ class RunBar(QFrame):
         else:
             self._starter.pause()
 
+    def showEvent(self, event: QShowEvent) -> None:
+        """Leave out what there is no room for."""
+        super().showEvent(event)
+        self._fit()
+
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        """Leave out what there is no room for."""
+        super().resizeEvent(event)
+        self._fit()
+
     def _on_updated(self) -> None:
         self._show_state(self._run_view.state)
+        self._show_place()
+        self._fit()
+
+    def _show_place(self) -> None:
+        """Say where the run lives, unless that is the window: the usual needs no word."""
+        config, apart = self._run_view.config, self._run_view.in_own_process
+        text = place_text(self._run_view.pid) if apart else ""
+        _set_text(self._place, text)
+        lives = tr("It lives in a process of its own ({place}) and goes on when this window closes.", place=text) if apart else ""
+        base = tr("Base model: {base}", base=config.model.name_or_path) if config else ""
+        for widget, tip in ((self._place, lives), (self._settings, "\n".join(filter(None, (base, lives))))):
+            if widget.toolTip() != tip:
+                widget.setToolTip(tip)
+
+    def _fit(self) -> None:
+        """Where it is narrow, say less: first the place goes, which the tooltip has too, then words about the draft."""
+        shown = tuple(widget.isHidden() for widget in (self._doing, self._pause, self._stop, self._resume, self._export))
+        width = self.width() if self.isVisible() else _WIDE
+        texts = (self._place.text(), self._state.text(), self._stop.text(), self._differing)
+        fitted = (width, texts, shown, self.fontInfo().pointSizeF())
+        if fitted == self._fitted:  # this is asked at every tick
+            return
+        self._fitted = fitted
+        self._place.hide()
+        told = tr("draft differs: {count}", count=self._differing)
+        self._differs.setText(told)
+        self._differs.setAccessibleName(told)
+        room = width - self._row.minimumSize().width()
+        if room < 0:
+            self._differs.setText(f"≠ {self._differing}")
+        self._place.setVisible(bool(self._place.text()) and room >= self._place.sizeHint().width() + self._row.spacing())
 
     def _show_state(self, state: RunState) -> None:
         set_role(self._dot, TONES.get(state, "note"))
@@ -143,17 +196,17 @@ class RunBar(QFrame):
         if state == "running" and self._run_view.is_pause_asked:
             return tr("pausing after this micro-batch")
         phase = self._run_view.history.phase
-        if phase is None or state not in LIVE_STATES:
+        if phase is None or state not in LIVE_STATES or (state == "running" and phase.name == "training"):
             return ""
         share = f" {phase.done / phase.total:.0%}" if phase.done is not None and phase.total else ""
         return (phase.message or phase.name) + share
 
     def _show_differences(self, *_configs: object) -> None:
         config = self._run_view.config
-        count = len(different_fields(config, self._workspace.config)) if config else 0
-        self._differs.setText(tr("draft differs: {count}", count=count))
+        self._differing = len(different_fields(config, self._workspace.config)) if config else 0
         self._differs.setToolTip(tr("Settings of the draft that are not this run's. The run keeps its own."))
-        self._differs.setVisible(count > 0)
+        self._differs.setVisible(self._differing > 0)
+        self._fit()
 
     def _fill_menu(self) -> None:
         config = self._run_view.config
@@ -176,6 +229,7 @@ class RunBar(QFrame):
         self._stop.setToolTip(tr("Drop the step under way and keep the last checkpoint.") if stopping
                               else tr("End after this micro-batch and save a checkpoint."))
         self._resume.setVisible(self._run_view.can_resume)
+        self._resume.setText(tr("Start") if state == "new" else tr("Resume"))
         exportable = self._run_view.has_weights
         for button in (self._export, self._merge):
             button.setVisible(not stopping and state != "abandoning")

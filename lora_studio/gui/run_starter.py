@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 from PySide6.QtCore import QObject, Signal
 
 from lora_studio.core.config import RunConfig
+from lora_studio.core.errors import StudioError
 from lora_studio.core.paths import studio_paths
 from lora_studio.core.runs import RunFolder, RunStore
-from lora_studio.gui.job_center import JobCenter
+from lora_studio.gui.job_center import HostName, JobCenter
 from lora_studio.gui.run_view import RunView
 from lora_studio.gui.text import tr
 from lora_studio.gui.units import format_seconds
@@ -33,6 +34,11 @@ class StartState:
     enabled: bool
 
 
+def host_of(config: RunConfig, wanted: HostName) -> HostName:
+    """Give where a run lives: one of several processes is never in this one, whatever is wanted."""
+    return "process" if config.training.num_processes > 1 else wanted
+
+
 class RunStarter(QObject):
     """Freezes the draft into a run and passes a person's wishes to the run that is shown.
 
@@ -50,6 +56,7 @@ class RunStarter(QObject):
         self._workspace = workspace
         self._jobs = jobs
         self._run_view = run_view
+        self._host: HostName = "thread"
         workspace.readiness_changed.connect(self.changed)
         jobs.jobs_changed.connect(self.changed)
         run_view.changed.connect(self.changed)
@@ -60,6 +67,17 @@ class RunStarter(QObject):
         return RunStore(studio_paths().runs)
 
     @property
+    def host(self) -> HostName:
+        """Where runs are started: in this window, or each in a process of its own, which outlives the window."""
+        return self._host
+
+    def set_host(self, host: HostName) -> None:
+        """Start runs there from now on; those under way stay where they are."""
+        if host != self._host:
+            self._host = host
+            self.changed.emit()
+
+    @property
     def start_state(self) -> StartState:
         """What Start offers now."""
         blocking = [item for item in self._workspace.readiness if not item.ok]
@@ -67,9 +85,11 @@ class RunStarter(QObject):
         text = tr("Start") if live is None else tr("Add to queue")
         if blocking:
             return StartState(text, "\n".join(f"{item.name}: {item.message}" for item in blocking), enabled=False)
-        if live is None:
-            return StartState(text, tr("Freeze this draft as a run and train it."), enabled=True)
-        return StartState(text, tr("Freeze this draft as a run; it trains when {title} has ended.", title=live.spec.title), enabled=True)
+        place = tr("It trains in this window.") if host_of(self._workspace.config, self._host) == "thread" else tr(
+            "It trains in a process of its own, which goes on when this window closes.")
+        deed = tr("Freeze this draft as a run and train it.") if live is None else tr(
+            "Freeze this draft as a run; it trains when {title} has ended.", title=live.spec.title)
+        return StartState(text, f"{deed} {place}", enabled=True)
 
     def start_run(self) -> Path:
         """Freeze the draft as a run and train it, after the runs that are there already; give its folder.
@@ -77,18 +97,41 @@ class RunStarter(QObject):
         Raises:
             InputError: The runs folder cannot be written.
         """
-        folder = self.store.create(self._workspace.config)
-        self._train(self._workspace.config, folder.path, resume=False)
+        return self.start_new(self._workspace.config, self._host)
+
+    def start_new(self, config: RunConfig, host: HostName) -> Path:
+        """Make a run of a config and train it, after the runs that are there already; give its folder.
+
+        Raises:
+            InputError: The runs folder cannot be written.
+        """
+        folder = self.store.create(config)
+        self._train(config, folder.path, host, resume=False)
         return folder.path
 
-    def resume_run(self, path: Path) -> None:
+    def resume_run(self, path: Path, host: HostName | None = None) -> Job:
         """Go on with a run from its newest sound checkpoint, with its own config; from the start where it has none.
+
+        Args:
+            path: The run's folder.
+            host: Where it is to live; None for where runs are started now.
 
         Raises:
             InputError: The folder holds no run.
+            StudioError: The run is alive, or in the queue already.
         """
         folder = RunFolder.open(path)
-        self._train(folder.config, folder.path, resume=bool(folder.checkpoints) or folder.adapter_path.exists())
+        self._refuse_living(folder)
+        return self._train(
+            folder.config, folder.path, host or self._host, resume=bool(folder.checkpoints) or folder.adapter_path.exists())
+
+    def follow_living(self) -> list[Path]:
+        """Follow the runs that are alive in other processes; give the folders of all that live, the newest first."""
+        found = [run.path for run in self.store.list() if run.state == "running"]
+        for path in found:
+            if self._jobs.run_job(path) is None:
+                self._jobs.follow(path)
+        return found
 
     def pause(self) -> None:
         """Ask the shown run to wait before its next micro-batch."""
@@ -114,16 +157,28 @@ class RunStarter(QObject):
         about = tr(", about {time}", time=format_seconds(max(1.0, seconds))) if seconds is not None else ""
         return tr("stopping after this micro-batch{about}", about=about)
 
-    def _train(self, config: RunConfig, path: Path, *, resume: bool) -> None:
+    def _refuse_living(self, folder: RunFolder) -> None:
+        """Raise `StudioError` where somebody trains the run, or is to: there is never a second writer."""
+        job = self._jobs.run_job(folder.path)
+        if job is not None and job.state == "queued":
+            raise StudioError(f"{folder.name} is in the queue already.", "It starts when its turn comes.")
+        if job is not None:
+            raise StudioError(f"{folder.name} is under way already.", "Stop it first, or let it go on.")
+        if folder.state == "running":
+            raise StudioError(f"Another program trains {folder.name}.", "Open the run to follow it, or stop it there.")
+
+    def _train(self, config: RunConfig, path: Path, host: HostName, *, resume: bool) -> Job:
+        host = host_of(config, host)
         arguments: dict[str, object] = {"run_dir": str(path)}
         if resume:
             arguments["resume"] = True
-        spec = JobSpec(TRAIN_TASK, arguments, title=config.name, device=True, run_dir=str(path))
+        spec = JobSpec(TRAIN_TASK, arguments, title=config.name, device=True, run_dir=str(path), survives=host == "process")
         alone = self._jobs.live_run is None
-        job = self._jobs.start(spec)
-        if alone:
+        job = self._jobs.start(spec, host=host)
+        if alone or self._run_view.path == path:
             self._run_view.attach(job, path)
         self.run_added.emit(path)
+        return job
 
     def _ask(self, wish: str) -> None:
         job: Job | None = self._run_view.job

@@ -15,17 +15,20 @@ from lora_studio.gui.job_center import JobCenter
 from lora_studio.jobs.job import Job
 
 RunState = Literal[
-    "none", "waiting", "loading", "running", "paused", "stopping", "abandoning",
-    "finished", "stopped", "failed", "interrupted", "elsewhere",
+    "none", "new", "waiting", "loading", "running", "paused", "stopping", "abandoning",
+    "finished", "stopped", "failed", "interrupted",
 ]
 LIVE_STATES: frozenset[RunState] = frozenset({"waiting", "loading", "running", "paused", "stopping", "abandoning"})
+
+_NOTHING_HEARD = (0, -1)
+_WITHIN_TRAINING = frozenset({"training", "evaluating", "sampling", "saving"})  # what a run that has taken a step does between steps
 
 
 class RunView(QObject):
     """Read-only: opening, attaching or ending a run never touches the draft.
 
     Signals:
-        changed: Another run is shown, or the run's state changed.
+        changed: Another run is shown, the run's state changed, or it has its first checkpoint.
         updated: New events came; at most once per tick of the job center.
     """
 
@@ -37,7 +40,7 @@ class RunView(QObject):
         self.setObjectName("run_view")
         self._jobs = jobs
         self._heard = False
-        self._told_state: RunState = "none"
+        self._told: tuple[RunState, bool] = ("none", False)
         self._clear()
         jobs.ticked.connect(self._on_tick)
         jobs.job_changed.connect(self._on_job_changed)
@@ -93,7 +96,7 @@ class RunView(QObject):
     @property
     def is_pause_asked(self) -> bool:
         """Whether the run is paused, or will be after this micro-batch."""
-        return self._job is not None and self._job.control.paused
+        return self._job is not None and (self._job.control.paused or self.state == "paused")
 
     @property
     def has_weights(self) -> bool:
@@ -105,13 +108,22 @@ class RunView(QObject):
     @property
     def jobs_before(self) -> list[str]:
         """Titles of the jobs that have the device before this run."""
-        jobs = self._jobs.device_jobs
-        return [job.spec.title for job in jobs[: jobs.index(self._job)]] if self._job in jobs else []
+        return [job.spec.title for job in self._jobs.jobs_before(self._job)] if self._job is not None else []
+
+    @property
+    def in_own_process(self) -> bool:
+        """Whether the run lives, or is to live, in a process of its own, which outlives the window."""
+        return self._job is not None and self._job.spec.survives
+
+    @property
+    def pid(self) -> int | None:
+        """The process the run lives in, where that is another than the window's."""
+        return self._job.pid if self._job is not None else None
 
     @property
     def can_resume(self) -> bool:
-        """Whether the run ended early and has a checkpoint to go on from."""
-        return self.state in ("stopped", "failed", "interrupted")
+        """Whether the run ended early, or never began, and can go on."""
+        return self.state in ("new", "stopped", "failed", "interrupted")
 
     @property
     def seconds_to_stop(self) -> float | None:
@@ -123,12 +135,14 @@ class RunView(QObject):
         return left / steps / self._config.training.gradient_accumulation_steps + saving
 
     def open(self, path: Path) -> None:
-        """Show the run in a folder: its config, a replay of its events, and its job where one trains it.
+        """Show the run in a folder: its config, a replay of its events, and its job; one that another process trains is followed.
 
         Raises:
             InputError: The folder holds no run.
         """
-        live = next((job for job in self._jobs.device_jobs if job.spec.run_dir is not None and Path(job.spec.run_dir) == path), None)
+        live = self._jobs.run_job(path)
+        if live is None and RunFolder.open(path).state == "running":
+            live = self._jobs.follow(path)
         self._show(path, live)
 
     def attach(self, job: Job, path: Path) -> None:
@@ -142,7 +156,7 @@ class RunView(QObject):
     def close(self) -> None:
         """Show no run; a live one goes on, unseen."""
         self._clear()
-        self._told_state = "none"
+        self._told = ("none", False)
         self.changed.emit()
         self.updated.emit()
 
@@ -152,10 +166,9 @@ class RunView(QObject):
         self._clear()
         self._folder, self._config, self._job = folder, config, job
         self._replay(folder)
-        self._locked = job is None and folder.state == "running"
         if job is not None:
             self._jobs.listen(job, on_event=lambda event: self._hear(job, event), on_done=lambda _last: self._on_done(job))
-        self._told_state = self.state
+        self._told = self._to_tell
         self.changed.emit()
         self.updated.emit()
 
@@ -164,8 +177,7 @@ class RunView(QObject):
         self._config: RunConfig | None = None
         self._job: Job | None = None
         self._history = RunHistory()
-        self._newest = (0, -1)
-        self._locked = False
+        self._newest = _NOTHING_HEARD
 
     def _replay(self, folder: RunFolder) -> None:
         if folder.events_path.is_file():
@@ -199,10 +211,14 @@ class RunView(QObject):
             self._tell_state()
 
     def _tell_state(self) -> None:
-        state = self.state
-        if state != self._told_state:
-            self._told_state = state
+        told = self._to_tell
+        if told != self._told:
+            self._told = told
             self.changed.emit()
+
+    @property
+    def _to_tell(self) -> tuple[RunState, bool]:
+        return self.state, bool(self._history.checkpoints)
 
     def _state_of_job(self, job: Job) -> RunState:
         if job.control.abandoning:
@@ -213,12 +229,13 @@ class RunView(QObject):
             return "waiting"
         if self._history.state == "paused":
             return "paused"
-        return "running" if self._history.step and self._history.phase is None else "loading"
+        phase = self._history.phase
+        return "running" if self._history.step and (phase is None or phase.name in _WITHIN_TRAINING) else "loading"
 
     def _state_on_disk(self) -> RunState:
         last = self._history.last_event
         if last is None:
-            return "elsewhere" if self._locked else "interrupted"  # interrupted too: one that never began; Resume starts it
+            return "new" if self._newest == _NOTHING_HEARD else "interrupted"
         if isinstance(last, RunFinished):
             return "finished"
         return "failed" if isinstance(last, RunFailed) else "stopped"

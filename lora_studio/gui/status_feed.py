@@ -7,9 +7,11 @@ from PySide6.QtCore import QObject
 from lora_studio.gui.engine_loader import EngineLoader
 from lora_studio.gui.job_center import JobCenter
 from lora_studio.gui.main_window import MainWindow
+from lora_studio.gui.run_bar import place_text
 from lora_studio.gui.run_view import RunView
 from lora_studio.gui.text import tr
 from lora_studio.gui.workspace import Workspace
+from lora_studio.jobs.job import Job
 
 _GB = 1e9
 
@@ -41,10 +43,10 @@ class StatusFeed(QObject):
 
     def _show_engine(self) -> None:
         status = self._window.status
-        if self._run_view.is_live:
-            paused = self._run_view.state == "paused"
-            text = tr("Paused in a background thread") if paused else tr("Training in a background thread")
-            status.set_engine(text, "warning" if paused else "good")
+        live = self._jobs.live_run
+        if live is not None and live.state != "queued":
+            paused = live.state == "paused" or (live is self._run_view.job and self._run_view.state == "paused")
+            status.set_engine(_where_it_trains(live, paused), "warning" if paused else "good")
         elif self._engine.ready:
             status.set_engine(tr("Ready"), "good")
         else:
@@ -66,6 +68,7 @@ class StatusFeed(QObject):
         self._window.status.set_device(" · ".join(part for part in parts if part))
 
     def _show_jobs(self) -> None:
+        self._show_engine()
         queued = sum(job.state == "queued" for job in self._jobs.jobs)
         self._window.status.set_jobs(len(self._jobs.jobs) - queued, queued)
 
@@ -76,3 +79,10 @@ class StatusFeed(QObject):
             name = f"{history.step / history.total_steps:.0%} · {name}"
         if name != self._window.windowTitle():
             self._window.setWindowTitle(name)
+
+
+def _where_it_trains(job: Job, paused: bool) -> str:
+    if not job.spec.survives:
+        return tr("Paused in a background thread") if paused else tr("Training in a background thread")
+    place = place_text(job.pid)
+    return tr("Paused in {place}", place=place) if paused else tr("Training in {place}", place=place)

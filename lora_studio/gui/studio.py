@@ -15,11 +15,13 @@ from lora_studio.gui.closing import Closing
 from lora_studio.gui.dialogs import YamlDialog
 from lora_studio.gui.drops import Kind, is_model_name, kind_of
 from lora_studio.gui.engine_loader import EngineLoader
-from lora_studio.gui.job_center import JobCenter
+from lora_studio.gui.job_center import HostName, JobCenter
 from lora_studio.gui.main_window import MainWindow
 from lora_studio.gui.notifications import Notification, Notifications
 from lora_studio.gui.panels import AdapterPanel, BudgetPanel, DataPanel, ModelPanel, TargetsPanel, TrainingPanel
 from lora_studio.gui.path_asker import PathAsker
+from lora_studio.gui.run_news import RunNews
+from lora_studio.gui.run_queue import RunQueue
 from lora_studio.gui.run_starter import RunStarter
 from lora_studio.gui.run_view import RunView
 from lora_studio.gui.status_feed import StatusFeed
@@ -42,6 +44,7 @@ class Studio(QObject):
         jobs: What runs.
         run_view: The run that is shown.
         starter: Makes runs of the draft.
+        queue: The jobs that wait for the device.
     """
 
     filled = Signal()
@@ -58,10 +61,13 @@ class Studio(QObject):
         self.workspace = Workspace(self.jobs, self)
         self.run_view = RunView(self.jobs, self)
         self.starter = RunStarter(self.workspace, self.jobs, self.run_view, self)
+        self.starter.set_host("process" if window.state.host == "process" else "thread")
+        self.queue = RunQueue(self.jobs, self.starter, self)
         self.engine = EngineLoader(self.jobs, self)
         self.notifications = Notifications(self.jobs, self)
+        self.news = RunNews(self.notifications, self.starter, self.queue, self.run_view, self._show_run, self._tried, self)
         self.status = StatusFeed(window, self.workspace, self.jobs, self.run_view, self.engine)
-        self._closing = Closing(window, self.jobs)
+        self._closing = Closing(window, self.jobs, self.starter)
         self._build_panels()
         self._connect()
         self._attach_actions()
@@ -76,7 +82,7 @@ class Studio(QObject):
 
         window, shared = self._window, (self.workspace, self.jobs, self.run_view)
         self.train_page = TrainPage(*shared, self.starter, self._asker)
-        self.runs_page = RunsPage(*shared, self.starter, self._asker)
+        self.runs_page = RunsPage(*shared, self.starter, self.queue, self._asker)
         self.data_page = DataPage(*shared, self._asker)
         window.remove_page_placeholder()
         for identity, title, page in (
@@ -90,6 +96,7 @@ class Studio(QObject):
         self._show_estimate()
         self._reopen_run()
         self.plots_ready.emit()
+        QTimer.singleShot(0, self, self._find_runs)
 
     def begin(self) -> None:
         """Let the engine load and what needs it start."""
@@ -115,6 +122,7 @@ class Studio(QObject):
         self.workspace.close()
         state = self._window.remember()
         state.run = str(self.run_view.path or "")
+        state.queue, state.host = self.queue.run_folders, self.starter.host
         try:
             state.save()
         finally:
@@ -137,12 +145,15 @@ class Studio(QObject):
             case Kind.CONFIG:
                 self._open_config(path)
             case Kind.RUN:
-                self.run_view.open(path if (path / "run.yaml").is_file() else path.parent)
-                self._window.show_page("train")
+                self._show_run(path if (path / "run.yaml").is_file() else path.parent)
             case Kind.MODEL:
                 self._change_model(str(path.resolve()))
             case Kind.DATA:
                 rows.append(str(path.resolve()))
+
+    def _show_run(self, path: Path) -> None:
+        self.run_view.open(path)
+        self._window.show_page("train")
 
     def _open_config(self, path: Path) -> None:
         """Make a file the draft; one that cannot be read opens in the editor, at the line."""
@@ -185,6 +196,7 @@ class Studio(QObject):
         window.reset_button.clicked.connect(self._reset_to_run)
         window.dropped.connect(self.open_paths)
         window.may_close = self._closing.may_close
+        self._closing.handing_over.connect(self.notifications.keep_quiet)
         window.closing = self.close
         workspace.undo_stack.canUndoChanged.connect(window.actions_["undo"].setEnabled)
         workspace.undo_stack.canRedoChanged.connect(window.actions_["redo"].setEnabled)
@@ -194,7 +206,8 @@ class Studio(QObject):
             "new": self.workspace.new, "open": self._ask_config, "open_starter": self.workspace.open_starter, "open_run": self._ask_run,
             "save": self._save, "save_as": self._save_as, "yaml": self._show_yaml, "copy_command": self._copy_command,
             "undo": self.workspace.undo_stack.undo, "redo": self.workspace.undo_stack.redo, "reset_to_run": self._reset_to_run,
-            "start": self._start, "pause": self._pause, "stop": self.starter.stop,
+            "start": self._start, "pause": self._pause, "stop": self.starter.stop, "queue": self._show_queue,
+            "host_thread": lambda: self._choose_host("thread"), "host_process": lambda: self._choose_host("process"),
             "export": lambda: self.train_page.export("adapter"), "merge": lambda: self.train_page.export("merged"),
         }
         for identity, handler in handlers.items():
@@ -237,6 +250,8 @@ class Studio(QObject):
         state = self.starter.start_state
         self._window.header.set_start(state.text, state.tooltip, state.enabled)
         self._window.actions_["start"].setText(state.text)
+        for host in ("thread", "process"):
+            self._window.actions_[f"host_{host}"].setChecked(self.starter.host == host)
 
     def _show_estimate(self) -> None:
         plan = self.workspace.plan
@@ -290,6 +305,14 @@ class Studio(QObject):
         else:
             self.workspace.request_field(next((item.field for item in self.workspace.readiness if not item.ok), ""))
 
+    def _choose_host(self, host: HostName) -> None:
+        self.starter.set_host(host)
+        self._show_start()
+
+    def _show_queue(self) -> None:
+        self._window.show_page("runs")
+        self.runs_page.focus_queue()
+
     def _pause(self) -> None:
         (self.starter.go_on if self.run_view.is_pause_asked else self.starter.pause)()
 
@@ -342,6 +365,11 @@ class Studio(QObject):
         remembered = Path(self._window.state.run)
         if self._window.state.run and self.run_view.config is None and (remembered / "run.yaml").is_file():
             self._tried(lambda: self.run_view.open(remembered))
+
+    def _find_runs(self) -> None:
+        """See what went on, and what waited, while no window was open."""
+        self.news.find_living(self._window.state.run)
+        self.news.tell_left_over(self._window.state.queue)
 
     def _tried(self, deed: Callable[[], object]) -> None:
         """Do it; an error a person can act on becomes a toast."""

@@ -20,6 +20,11 @@ def format_gigabytes(count: float) -> str:
     return f"{value:.2f}" if value < 1 else f"{value:.1f}"
 
 
+def format_flops(rate: float) -> str:
+    """Write floating-point operations a second: 840 GFLOP/s, 612 TFLOP/s."""
+    return f"{rate / 1e12:.0f} TFLOP/s" if rate >= 1e13 else f"{rate / 1e9:.0f} GFLOP/s"
+
+
 def format_seconds(seconds: float) -> str:
     """Write a duration: 41 ms, 8 s, 1 m 12 s, 2 h 05 m."""
     if seconds < 1:

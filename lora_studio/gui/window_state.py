@@ -20,6 +20,8 @@ class WindowState:
         right_docked: The right panel is open where there is room.
         page: Id of the page in front.
         run: Folder of the run shown; empty for none.
+        queue: Folders of the runs that waited for the device, the next one first.
+        host: Where runs are started: `thread` or `process`.
         theme: `system`, `light` or `dark`.
         scale: Text size as a factor of the usual one.
     """
@@ -30,6 +32,8 @@ class WindowState:
     right_docked: bool = True
     page: str = "train"
     run: str = ""
+    queue: tuple[str, ...] = ()
+    host: str = "thread"
     theme: str = "system"
     scale: float = 1.0
 
@@ -47,6 +51,8 @@ class WindowState:
             value: object = found.get(field.name)  # type: ignore[reportUnknownMemberType]
             if field.name == "columns" and isinstance(value, list):
                 usual.columns = tuple(int(width) for width in value if isinstance(width, int))
+            elif field.name == "queue" and isinstance(value, list):
+                usual.queue = tuple(path for path in value if isinstance(path, str))
             elif type(value) is type(getattr(usual, field.name)):
                 setattr(usual, field.name, value)
         return usual

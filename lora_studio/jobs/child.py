@@ -7,7 +7,6 @@ gone: a job that is no run is abandoned, a run stops with its work saved, unless
 
 from __future__ import annotations
 
-import contextlib
 import faulthandler
 import json
 import os
@@ -16,13 +15,10 @@ import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from lora_studio.core.control import REQUESTS, Control, TaskContext
 from lora_studio.core.events import RunEvent, RunStopped, event_to_json
-from lora_studio.core.runs import RunFolder
 from lora_studio.jobs.launch import followers, processes_of
-from lora_studio.jobs.mailbox import Mailbox
 from lora_studio.jobs.recorder import Recorder
 from lora_studio.jobs.runner import run_task
 from lora_studio.jobs.spec import JobSpec
@@ -69,10 +65,9 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda _number, _frame: control.stop())
     if checkpoint := getattr(signal, "SIGUSR1", None):
         signal.signal(checkpoint, lambda _number, _frame: control.checkpoint_now())
-    with Mailbox(RunFolder(Path(spec.run_dir)).control_path, control) if spec.run_dir else contextlib.nullcontext():
-        threading.Thread(target=_obey, args=(lines, spec, control, parent), name="requests", daemon=True).start()
-        with followers(processes_of(spec.run_dir)):
-            run_task(spec, TaskContext(control), recorder)
+    threading.Thread(target=_obey, args=(lines, spec, control, parent), name="requests", daemon=True).start()
+    with followers(processes_of(spec.run_dir)):
+        run_task(spec, TaskContext(control), recorder)
     return 0
 
 

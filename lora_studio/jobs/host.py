@@ -1,4 +1,4 @@
-"""What every host does: start jobs, keep those on the device in one line, end them all.
+"""What every host does: start jobs, keep those on the device in one line, which hosts may share, end them all.
 
 A host decides where a task runs (`_run`). Its threads are started and joined here and nowhere else.
 """
@@ -17,6 +17,7 @@ from typing import Any, Self
 from lora_studio.core.errors import StudioError
 from lora_studio.core.events import RunStopped
 from lora_studio.jobs.job import Job
+from lora_studio.jobs.line import DeviceLine
 from lora_studio.jobs.spec import JobSpec
 
 _LOOK_S = 1.0
@@ -27,11 +28,17 @@ class Host(ABC):
 
     Jobs on the device (`JobSpec.device`) run one after the other on one lasting thread, the engine thread; every
     other job has a thread of its own.
+
+    Args:
+        line: The line in front of the device; hosts that share one run one device job at a time between them.
+
+    Attributes:
+        line: That line.
     """
 
-    def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self._queue: list[Job] = []
+    def __init__(self, line: DeviceLine | None = None) -> None:
+        self.line = line or DeviceLine()
+        self._changed = self.line.changed
         self._active: list[Job] = []
         self._threads: list[threading.Thread] = []
         self._engine: threading.Thread | None = None
@@ -47,13 +54,12 @@ class Host(ABC):
     def jobs(self) -> tuple[Job, ...]:
         """Jobs that have not ended: those at work, then the queue in its order."""
         with self._changed:
-            return (*self._active, *self._queue)
+            return (*self._active, *self.queue)
 
     @property
     def queue(self) -> tuple[Job, ...]:
-        """Jobs that wait for the device, the next one first."""
-        with self._changed:
-            return tuple(self._queue)
+        """This host's jobs that wait for the device, the next one first."""
+        return self.line.waiting_of(self)
 
     def start(self, spec: JobSpec) -> Job:
         """Start a job, or put it in the queue when it needs the device; returns at once.
@@ -65,24 +71,18 @@ class Host(ABC):
         spec.to_json()
         job = Job(spec, self._requested)
         with self._changed:
-            if self._closing:
-                raise StudioError("The program is closing: no job can be started.")
+            self._refuse_when_closing()
             if spec.device:
-                self._queue.append(job)
-                self._changed.notify_all()
+                self.line.join(job, self)
                 if self._engine is None:
                     self._engine = self._start_thread(self._work_queue, "engine")
             else:
-                self._active.append(job)
-                self._start_thread(partial(self._work, job), f"job-{job.id}")
+                self._begin(job)
         return job
 
     def move(self, job: Job, position: int) -> None:
-        """Put a waiting job at a position of the queue, 0 being next; one that no longer waits stays where it is."""
-        with self._changed:
-            if job in self._queue:
-                self._queue.remove(job)
-                self._queue.insert(position, job)
+        """Put a waiting job at a position of the line, 0 being next; one that no longer waits stays where it is."""
+        self.line.move(job, position)
 
     def close(self, timeout: float | None = None) -> None:
         """End all jobs and join all threads: waiting ones are dropped, the others asked to stop with their work saved.
@@ -92,7 +92,7 @@ class Host(ABC):
         """
         with self._changed:
             self._closing = True
-            waiting, active = tuple(self._queue), tuple(self._active)
+            waiting, active = self.queue, tuple(self._active)
             self._changed.notify_all()
         active = tuple(job for job in active if self._must_end(job))
         for job in (*waiting, *active):
@@ -116,18 +116,23 @@ class Host(ABC):
     def _forward(self, job: Job, request: str) -> None:  # noqa: B027 - a thread shares the job's control: nothing to pass on
         """Pass a request on to where the job runs, when that is not this process."""
 
-    def _engine_over(self) -> None:  # noqa: B027 - a host without warm things has nothing to let go of
-        """Let go of what the engine thread owns; called on it when it ends."""
+    def _let_go(self) -> None:  # noqa: B027 - a host without warm things has nothing to let go of
+        """Let go of what the engine thread keeps on the device; called on it when another host's job has the device, and at its end."""
 
     def _requested(self, job: Job, request: str) -> None:
-        with self._changed:
-            dropped = job in self._queue and request in ("stop", "abandon")
-            if dropped:
-                self._queue.remove(job)
-        if dropped:
+        if request in ("stop", "abandon") and self.line.leave(job):
             job.receive(RunStopped(time=time.time()))
         elif not job.ended:
             self._forward(job, request)
+
+    def _refuse_when_closing(self) -> None:
+        if self._closing:
+            raise StudioError("The program is closing: no job can be started.")
+
+    def _begin(self, job: Job) -> None:
+        """Run a job on a thread of its own; call this with the line held."""
+        self._active.append(job)
+        self._start_thread(partial(self._work, job), f"job-{job.id}")
 
     def _work(self, job: Job) -> None:
         try:
@@ -136,6 +141,7 @@ class Host(ABC):
         finally:
             with self._changed:
                 self._active.remove(job)
+                self.line.release(job)
                 with contextlib.suppress(ValueError):
                     self._threads.remove(threading.current_thread())
 
@@ -146,19 +152,26 @@ class Host(ABC):
                 self._run(job)
                 with self._changed:
                     self._active.remove(job)
+                    self.line.release(job)
         finally:
-            self._engine_over()
+            self._let_go()
 
     def _next_job(self) -> Job | None:
         """Wait for the next job on the device; None when the host closes or the program ends without closing it."""
-        with self._changed:
-            while not self._queue:
-                if self._closing or not threading.main_thread().is_alive():
+        told = False
+        while True:
+            with self._changed:
+                if (job := self.line.take(self)) is not None:
+                    self._active.append(job)
+                    return job
+                if not self.queue and (self._closing or not threading.main_thread().is_alive()):
                     return None
-                self._changed.wait(_LOOK_S)
-            job = self._queue.pop(0)
-            self._active.append(job)
-            return job
+                lost = self.line.is_with_another(self)
+                if told or not lost:
+                    self._changed.wait(_LOOK_S)
+            if lost and not told:
+                self._let_go()
+            told = lost
 
     def _start_thread(self, work: Callable[[], Any], name: str) -> threading.Thread:
         """Start a thread that the interpreter waits for: one still at work when it exits would abort the process."""

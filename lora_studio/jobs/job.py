@@ -22,11 +22,15 @@ class Job:
         id: Unlike any other job's.
         spec: What it does.
         control: What a person may ask of it: `pause`, `resume`, `stop`, `abandon`, `checkpoint_now`, `sample_now`.
+        began: Whether its turn has come; a job dropped from the queue never began.
+        pid: The process it runs in, where that is another; None until it has one.
     """
 
     def __init__(self, spec: JobSpec, on_request: Callable[[Job, str], None] | None = None) -> None:
         self.id = secrets.token_hex(6)
         self.spec = spec
+        self.began = False
+        self.pid: int | None = None
         self.control = Control(listener=(lambda name: on_request(self, name)) if on_request else None)
         self._events: deque[RunEvent] = deque()
         self._state: JobState = "queued"
@@ -70,6 +74,7 @@ class Job:
     def started(self) -> None:
         """Host's side: its turn has come."""
         if not self.ended:
+            self.began = True
             self._state = "running"
 
     def receive(self, event: RunEvent) -> None:

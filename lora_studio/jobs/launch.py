@@ -17,6 +17,7 @@ from collections.abc import Generator
 from pathlib import Path
 
 from lora_studio.core.control import Control, TaskContext
+from lora_studio.core.errors import InputError
 from lora_studio.core.events import RunEvent, RunFailed
 from lora_studio.core.runs import RunFolder
 from lora_studio.core.world import World
@@ -31,7 +32,10 @@ _ORPHAN_S = 120.0
 
 def processes_of(run_dir: str | None) -> int:
     """Give how many processes a job takes: of a run, what its settings say; of anything else, one."""
-    return RunFolder(Path(run_dir)).config.training.num_processes if run_dir else 1
+    try:
+        return RunFolder(Path(run_dir)).config.training.num_processes if run_dir else 1
+    except InputError:
+        return 1  # the task says what is wrong with them
 
 
 @contextlib.contextmanager

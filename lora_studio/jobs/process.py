@@ -21,7 +21,8 @@ from lora_studio.jobs.child import DETACH
 from lora_studio.jobs.follow import follow_events
 from lora_studio.jobs.host import Host
 from lora_studio.jobs.job import Job
-from lora_studio.jobs.mailbox import send_request
+from lora_studio.jobs.line import DeviceLine
+from lora_studio.jobs.mailbox import process_behind, send_request
 from lora_studio.jobs.spec import JobSpec
 
 GRACE_S = 5.0
@@ -61,24 +62,33 @@ class ProcessHost(Host):
 
     Args:
         grace: Seconds an abandoned task has to unwind before its process is ended.
+        line: As for every host.
     """
 
-    def __init__(self, grace: float = GRACE_S) -> None:
-        super().__init__()
+    def __init__(self, grace: float = GRACE_S, line: DeviceLine | None = None) -> None:
+        super().__init__(line)
         self._grace = grace
         self._links: dict[str, _Link] = {}
 
     def follow(self, run_dir: Path, after: int = -1) -> Job:
         """Attach to a run that another program started: its events from `seq` `after` + 1 on, its controls, its end.
 
-        A run that is not alive is told to its last event; one without any ends as failed, since it was interrupted.
+        A run that is not alive is told to its last event; one without any ends as failed, since it was interrupted. As long as
+        it is followed it has the device: jobs in the line wait for it.
 
         Raises:
             InputError: `run_dir` holds no run.
+            StudioError: The host is closing.
         """
         folder = RunFolder.open(run_dir)
-        spec = JobSpec(_FOLLOW, {"after": after}, title=folder.name, run_dir=str(folder.path))
-        return self.start(spec)
+        spec = JobSpec(_FOLLOW, {"after": after}, folder.config.name, device=True, run_dir=str(folder.path), survives=True)
+        job = Job(spec, self._requested)
+        job.pid = process_behind(folder.control_path)
+        with self._changed:
+            self._refuse_when_closing()
+            self.line.hold(job, self)
+            self._begin(job)
+        return job
 
     def detach(self, job: Job) -> None:
         """Let a run go on when this host closes; nothing more is heard of it here, `follow` finds it again."""
@@ -88,8 +98,9 @@ class ProcessHost(Host):
 
     def close(self, timeout: float | None = None) -> None:
         """End all jobs but runs that survive, as `Host.close`; those are let go of."""
+        waiting = self.queue
         for job in self.jobs:
-            if job.spec.target == _FOLLOW or (job.spec.survives and job not in self.queue):
+            if job.spec.target == _FOLLOW or (job.spec.survives and job not in waiting):
                 self.detach(job)
         super().close(timeout)
 
@@ -111,7 +122,8 @@ class ProcessHost(Host):
 
     def _run_child(self, job: Job, log: IO[bytes]) -> None:
         link = self._link(job)
-        child = _start_child(log)
+        child = _start_child(child_command(job.spec), log)
+        job.pid = child.pid
         stdin, stdout = cast("IO[bytes]", child.stdin), cast("IO[bytes]", child.stdout)
         reader = threading.Thread(target=_read, args=(stdout, job), name=f"reader-{job.id}")
         reader.start()
@@ -156,10 +168,15 @@ class ProcessHost(Host):
         return self._links.setdefault(job.id, _Link())
 
 
-def _start_child(log: IO[bytes]) -> subprocess.Popen[bytes]:
+def child_command(_spec: JobSpec) -> list[str]:
+    """Give the command line of the child that runs a job: it reads the job itself from its standard input."""
+    return [sys.executable, "-m", "lora_studio.jobs.child"]
+
+
+def _start_child(command: list[str], log: IO[bytes]) -> subprocess.Popen[bytes]:
     """Start a child out of reach of the terminal's Ctrl+C: who started it decides what a person means by that."""
     return subprocess.Popen(
-        [sys.executable, "-m", "lora_studio.jobs.child"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,
         start_new_session=sys.platform != "win32", creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0))
 
 

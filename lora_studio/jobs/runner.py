@@ -6,10 +6,13 @@ import contextlib
 import errno
 import traceback
 from collections.abc import Generator
+from pathlib import Path
 
 from lora_studio.core.control import TaskContext
 from lora_studio.core.errors import Cancelled, StudioError
 from lora_studio.core.events import LastEvent, Phase, RunEvent, RunFailed, RunFinished, RunStopped
+from lora_studio.core.runs import RunFolder
+from lora_studio.jobs.mailbox import Mailbox
 from lora_studio.jobs.recorder import Recorder
 from lora_studio.jobs.spec import JobSpec
 from lora_studio.jobs.telemetry import MemorySampler
@@ -20,7 +23,7 @@ _OF_THE_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG})
 def run_task(spec: JobSpec, context: TaskContext, recorder: Recorder) -> None:
     """Run a task and record its events, the last one always; nothing it raises gets out.
 
-    Jobs on the device, and runs, have `memory` events merged in.
+    Jobs on the device, and runs, have `memory` events merged in. A run also heeds requests laid down in its folder.
     """
     try:
         recorder.open()
@@ -29,9 +32,14 @@ def run_task(spec: JobSpec, context: TaskContext, recorder: Recorder) -> None:
         return
     context.post = recorder.record
     sampled = spec.device or spec.run_dir is not None
-    with MemorySampler(recorder.record) if sampled else contextlib.nullcontext():
+    with _mailbox(spec, context), MemorySampler(recorder.record) if sampled else contextlib.nullcontext():
         last = _drive(spec, context, recorder)
     recorder.finish(last)
+
+
+def _mailbox(spec: JobSpec, context: TaskContext) -> contextlib.AbstractContextManager[object]:
+    """Open a run's mailbox, now that its lock is held: requests there are for this attempt."""
+    return Mailbox(RunFolder(Path(spec.run_dir)).control_path, context.control) if spec.run_dir else contextlib.nullcontext()
 
 
 def _drive(spec: JobSpec, context: TaskContext, recorder: Recorder) -> LastEvent:

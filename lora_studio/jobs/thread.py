@@ -8,6 +8,7 @@ from typing import Any
 from lora_studio.core.control import TaskContext
 from lora_studio.jobs.host import Host
 from lora_studio.jobs.job import Job
+from lora_studio.jobs.line import DeviceLine
 from lora_studio.jobs.recorder import Recorder
 from lora_studio.jobs.runner import run_task
 
@@ -17,10 +18,16 @@ _SWITCH_INTERVAL_S = 0.00005
 
 
 class ThreadHost(Host):
-    """Runs tasks in threads. What a device job leaves in `context.warm` is there for the next one, on the same thread."""
+    """Runs tasks in threads. What a device job leaves in `context.warm` is there for the next one, on the same thread.
 
-    def __init__(self) -> None:
-        super().__init__()
+    It goes when a job of another host takes the device, which needs the memory.
+
+    Args:
+        line: As for every host.
+    """
+
+    def __init__(self, line: DeviceLine | None = None) -> None:
+        super().__init__(line)
         self._warm: dict[str, Any] = {}
 
     def _run(self, job: Job) -> None:
@@ -35,5 +42,10 @@ class ThreadHost(Host):
         finally:
             sys.setswitchinterval(usual)
 
-    def _engine_over(self) -> None:
+    def _let_go(self) -> None:
+        if not self._warm:
+            return
         self._warm.clear()
+        torch: Any = sys.modules.get("torch")
+        if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
+            torch.cuda.empty_cache()  # its allocator keeps what was freed, and another process cannot use that

@@ -1,7 +1,8 @@
 """What autograd keeps between forward and backward of a frozen decoder with adapters, counted tensor by tensor.
 
-A frozen Linear keeps no input. An adapter keeps its input, which neighbours share unless dropout parts them. Norms keep their
-input in float32, attention its queries, keys, values and output, an MLP what its activation and its product need.
+A frozen Linear keeps no input, but its weight where autocast has cast it (`lora.lean` casts it again instead). An adapter keeps its input
+in the dtype of the products, which neighbours share unless dropout or a cast parts them. Norms keep their input in float32, attention
+its queries, keys, values and output, an MLP what its activation and its product need.
 """
 
 from __future__ import annotations
@@ -12,12 +13,22 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from lora_studio.core.modules import ModuleInfo, ModuleTree
-from lora_studio.core.targets import Resolution
+from lora_studio.core.targets import Resolution, Target
 from lora_studio.core.targets.matching import layer_of
 from lora_studio.lora.precision import Precisions
 
 if TYPE_CHECKING:
     from lora_studio.models.facts import ModelFacts
+
+_SMALL_SHARE = 8
+
+
+def keeps_a_output(rank: int, features_in: int) -> bool:
+    """Say whether a lean layer (`lora.lean`) keeps x·Aᵀ for its backward pass; else it computes it again.
+
+    It does where that is no more than 1/8 of the input: measured, another pass over the input costs more than sparing so little is worth.
+    """
+    return rank * _SMALL_SHARE <= features_in
 
 
 @dataclass(frozen=True)
@@ -40,16 +51,33 @@ class Workload:
         return self.rows * self.length
 
 
+_FUSED_QKV = ("qkv_proj", "query_key_value", "c_attn", "Wqkv")
+_ATTENTION_OUTPUT = ("o_proj", "out_proj", "dense", "c_proj")
+
+
 @dataclass(frozen=True)
 class Step:
-    """A micro-batch going through a model: what the counts below are of."""
+    """A micro-batch going through a model: what the counts below are of.
+
+    Attributes:
+        facts: Sizes of the model.
+        tree: Its modules.
+        resolution: Those that get an adapter.
+        workload: The micro-batch.
+        precisions: How numbers are held.
+        dropout: Whether the adapters have some.
+        device: Kind of the device.
+        quantized: Modules whose weight is held in fewer bits.
+    """
 
     facts: ModelFacts
     tree: ModuleTree
     resolution: Resolution
     workload: Workload
     precisions: Precisions
-    dropout: bool
+    dropout: bool = False
+    device: str = "cpu"
+    quantized: frozenset[str] = frozenset()
 
     @cached_property
     def kept_by_layers(self) -> list[int]:
@@ -58,19 +86,43 @@ class Step:
         for layer, size in self._kept_by_adapters():
             extra[layer] = extra.get(layer, 0) + size
         for name in self.resolution.saved_modules:
-            extra.setdefault(_layer(name, self.facts), 0)
+            extra.setdefault(layer_of_gradient(name, self.facts), 0)
         if not extra:
             return []
-        base = self.workload.tokens * self._kept_by_a_token()
+        base = self.workload.tokens * self._kept_by_a_token() + self._cast_weights()
         return [base + extra.get(layer, 0) for layer in range(min(extra), max(self.facts.layers, 1))]
 
-    def kept_around_layers(self, trained_parameters: int) -> int:
-        """Bytes kept beside the layers: the last norm, the positions the head sees, and weights cast for the products."""
-        hidden, size = self.facts.hidden_size, self.precisions.compute_bytes
-        kept = self.workload.tokens * hidden * 4 + self.workload.trained * hidden * size
-        if self.precisions.base != self.precisions.compute:
-            kept += self.tree.all_parameters * size
-        return kept + trained_parameters * size if self.precisions.compute != "float32" else kept
+    @property
+    def into_a_layer(self) -> int:
+        """Bytes of what goes from layer to layer."""
+        return self.workload.tokens * self.facts.hidden_size * self.precisions.base_bytes
+
+    @property
+    def gradients_in_a_layer(self) -> int:
+        """Bytes on their way through a layer backwards, at most: in its MLP, two gradients, or one and the weight unpacked to go on."""
+        facts, size = self.facts, self.precisions.compute_bytes
+        inner = self.workload.tokens * facts.intermediate_size * max(1, facts.experts_per_token) * size
+        unpacked = max((self.tree.by_name[name].own_parameters for name in self.quantized), default=0) * size
+        return self.into_a_layer + inner + max(inner, unpacked)
+
+    @property
+    def kept_behind_layers(self) -> int:
+        """Bytes kept of what follows the layers, free before the backward pass comes to them: the last norm, and what the head sees."""
+        hidden = self.facts.hidden_size
+        return self.workload.tokens * hidden * 4 + self.workload.trained * hidden * self.precisions.compute_bytes
+
+    @cached_property
+    def _layer_modules(self) -> list[ModuleInfo]:
+        return _first_layer(self.tree)
+
+    def _cast_weights(self) -> int:
+        """Give the bytes of a layer's matrices as autocast keeps them for the backward pass; quantized ones are
+        unpacked, and lean ones cast, again instead."""
+        if not self._mixed:
+            return 0
+        spared = self.quantized | {target.name for target in self.resolution.targets if self._lean(target)}
+        matrices = (module for module in self._layer_modules if module.kind in ("linear", "conv1d"))
+        return sum(module.own_parameters for module in matrices if module.name not in spared) * self.precisions.compute_bytes
 
     def _kept_by_adapters(self) -> Iterator[tuple[int, int]]:
         """Give (layer, bytes) for what adapters keep: their inputs and A's output."""
@@ -78,26 +130,59 @@ class Step:
         size = self.precisions.compute_bytes
         for target in self.resolution.targets:
             module = self.tree.by_name[target.name]
-            layer = _layer(target.name, self.facts)
+            layer = layer_of_gradient(target.name, self.facts)
             if target.kind == "experts":
                 # PEFT adds the update to the whole stack of experts in every forward pass, and keeps the sum.
                 yield layer, module.parameters * self.precisions.base_bytes
                 continue
-            width = target.r * size
+            width = 0 if self._lean(target) and not keeps_a_output(target.r, module.in_features) else target.r * size
             shared = (module.parent, module.in_features)
-            if target.kind != "embedding" and (self.dropout or shared not in seen):
-                width += module.in_features * (size + 1 if self.dropout else size)
-                seen.add(shared)
+            if target.kind != "embedding" and (self.dropout or (shared not in seen and not _takes_attention(module))):
+                width += module.in_features * (size + self._mask_bytes(module))
+                if not (self._mixed and self._reads_stream(module)):  # else autocast casts the same input for each anew
+                    seen.add(shared)
             yield layer, self.workload.tokens * width
+
+    def _lean(self, target: Target) -> bool:
+        """Say whether a target's layer is one that `lora.lean` computes."""
+        adapter = self.resolution.adapter
+        unlike = self.dropout or adapter.use_dora or adapter.bias != "none" or target.name in self.quantized
+        return target.kind in ("linear", "conv1d") and not unlike
+
+    @property
+    def _mixed(self) -> bool:
+        return self.precisions.base != self.precisions.compute
+
+    def _reads_stream(self, module: ModuleInfo) -> bool:
+        """Say whether a module reads a norm's output, which is of the base's dtype; what others read is a product's."""
+        return module.in_features == self.facts.hidden_size and not _takes_attention(module)
+
+    def _mask_bytes(self, module: ModuleInfo) -> int:
+        """Give the bytes dropout keeps of each number: a truth value on a graphics card, on a processor a factor of the input's dtype."""
+        if not self.dropout:
+            return 0
+        if self.device != "cpu":
+            return 1
+        return self.precisions.base_bytes if self._reads_stream(module) else self.precisions.compute_bytes
 
     def _kept_by_a_token(self) -> int:
         """Give the bytes one token leaves in one layer, adapters aside."""
         facts = self.facts
-        layer = _first_layer(self.tree)
-        attention = 2 * facts.heads * facts.head_dim + 2 * facts.kv_heads * facts.head_dim
+        layer = self._layer_modules
+        queries, keys = facts.heads * facts.head_dim, facts.kv_heads * facts.head_dim
+        attention = 2 * queries + 2 * keys
+        if any(module.leaf_name in _FUSED_QKV for module in layer):
+            turned = queries + keys if facts.model_type != "gpt2" else 0  # by their positions: queries and keys are tensors of their own
+            attention = queries + turned + queries + 2 * keys  # the values are a part of the whole product, which stays
         inner = facts.intermediate_size * max(1, facts.experts_per_token)
         norms = 4 * sum(_norm_width(module, facts) for module in layer)
         return (attention + _mlp_tensors(layer) * inner) * self.precisions.compute_bytes + norms
+
+
+def _takes_attention(module: ModuleInfo) -> bool:
+    """Say whether a projection reads what attention gives, which attention itself keeps."""
+    above = module.parent.rpartition(".")[2]
+    return module.leaf_name in _ATTENTION_OUTPUT and ("attn" in above or "attention" in above)
 
 
 def _mlp_tensors(layer: list[ModuleInfo]) -> int:
@@ -107,7 +192,7 @@ def _mlp_tensors(layer: list[ModuleInfo]) -> int:
     """
     if any(module.leaf_name in ("gate_proj", "gate_up_proj", "w1") for module in layer):
         return 3
-    return 5 if any(module.class_name == "NewGELUActivation" for module in layer) else 1
+    return 4 if any(module.class_name == "NewGELUActivation" for module in layer) else 1
 
 
 def _norm_width(module: ModuleInfo, facts: ModelFacts) -> int:
@@ -119,7 +204,7 @@ def _norm_width(module: ModuleInfo, facts: ModelFacts) -> int:
     return facts.head_dim * (facts.kv_heads if module.leaf_name.startswith("k") else facts.heads)
 
 
-def _layer(name: str, facts: ModelFacts) -> int:
+def layer_of_gradient(name: str, facts: ModelFacts) -> int:
     """Give the layer from which on a module's training needs gradients; what follows the layers needs none of them."""
     layer = layer_of(name)
     if layer is not None:

@@ -14,8 +14,10 @@ from lora_studio.core.counts import bias_parameters, trainable_parameters, train
 from lora_studio.core.modules import ModuleTree
 from lora_studio.core.targets import Resolution, resolve
 from lora_studio.lora.activations import Step, Workload
+from lora_studio.lora.checkpointing import DEGREES, Checkpointing, kept_at_most_in_backward, kept_at_the_end
 from lora_studio.lora.device import Device, find_device
 from lora_studio.lora.precision import precisions_of
+from lora_studio.models.quantization import quantized_modules, weight_bytes
 
 if TYPE_CHECKING:
     from lora_studio.models.facts import ModelFacts
@@ -31,6 +33,8 @@ BARE_HEADS = frozenset({"gpt2", "gpt_neox", "llama", "mistral", "phi3", "qwen2",
 """Families whose logits are their head's product as it is, so that the loss can be taken so; of others the worst is assumed."""
 # cross_entropy in float32: log-probabilities kept, their gradient, and the gradient of the logits.
 _BYTES_A_LOGIT = 12
+# Of a block taken with a frozen head: the logits in float32, and their exponentials on the way to a sum.
+_BYTES_A_LOGIT_IN_BLOCKS = 8
 _HEAD_NAMES = ("lm_head", "embed_out")
 _USUAL_TRAINED_SHARE = 0.5
 
@@ -45,6 +49,7 @@ class MemoryBudget:
         peak_bytes: The largest moment.
         capacity_bytes: Memory of the device; 0 when unknown.
         moment: Which moment that is: loss, backward or optimizer.
+        checkpointing: What is computed again; of `auto`, the least that fits, or all where nothing does.
     """
 
     device: Device
@@ -52,6 +57,7 @@ class MemoryBudget:
     peak_bytes: int
     capacity_bytes: int
     moment: str
+    checkpointing: Checkpointing
 
     @property
     def fits(self) -> bool:
@@ -62,7 +68,7 @@ class MemoryBudget:
         """Give the `memory` of `plan --json`."""
         return {
             "device": str(self.device), "capacity_bytes": self.capacity_bytes, "peak_bytes": self.peak_bytes, "fits": self.fits,
-            "parts": dict(self.parts),
+            "parts": dict(self.parts), **self.checkpointing.settings(),
         }
 
 
@@ -91,37 +97,49 @@ def estimate_memory(
     """
     resolution = resolution or resolve(config.adapter, tree)
     device = device or find_device(config.training.device)
-    precisions = precisions_of(config, facts, device)
-    step = Step(facts, tree, resolution, workload or workload_of(config), precisions, config.adapter.lora_dropout > 0)
-    trained = _trained_bytes(config, tree, resolution, precisions.base_bytes)
+    step = _step(config, facts, tree, resolution, workload or workload_of(config), device)
+    trained = _trained_bytes(config, tree, resolution, step.precisions.base_bytes)
     held = {
-        "weights": tree.all_parameters * precisions.base_bytes, "adapter": trained, "optimizer": 2 * trained,
+        "weights": weight_bytes(tree, config.model.quantization, step.precisions.base_bytes), "adapter": trained, "optimizer": 2 * trained,
         "runtime": _RUNTIME_BYTES.get(device.kind, _RUNTIME_BYTES["cpu"]),
     }
-    moments = _moments(config, step, trained, trainable_parameters(config.adapter, tree, resolution))
+    trainable = trainable_parameters(config.adapter, tree, resolution)
+    wanted = Checkpointing.of(config.training)
+    budgets = (
+        _budget(device, held, _moments(config, step, degree, trained, trainable), degree) for degree in ((wanted,) if wanted else DEGREES))
+    found = next(budgets)
+    for budget in budgets:
+        if found.fits:
+            break
+        found = budget
+    return found
+
+
+def _step(config: RunConfig, facts: ModelFacts, tree: ModuleTree, resolution: Resolution, workload: Workload, device: Device) -> Step:
+    return Step(
+        facts, tree, resolution, workload, precisions_of(config, facts, device), config.adapter.lora_dropout > 0, device.kind,
+        quantized_modules(tree, config.model.quantization))
+
+
+def _budget(device: Device, held: dict[str, int], moments: dict[str, dict[str, int]], checkpointing: Checkpointing) -> MemoryBudget:
     moment = max(moments, key=lambda name: sum(moments[name].values()))
     filled = {**held, **moments[moment]}
     parts = {part: filled.get(part, 0) for part in _PARTS}
-    return MemoryBudget(device, parts, sum(parts.values()), device.capacity_bytes, moment)
+    return MemoryBudget(device, parts, sum(parts.values()), device.capacity_bytes, moment, checkpointing)
 
 
-def _moments(config: RunConfig, step: Step, trained_bytes: int, trained_parameters: int) -> dict[str, dict[str, int]]:
+def _moments(
+    config: RunConfig, step: Step, checkpointing: Checkpointing, trained_bytes: int, trained_parameters: int,
+) -> dict[str, dict[str, int]]:
     """Give what comes on top of what is always held, at each moment of a step."""
     kept = step.kept_by_layers
-    one_layer = max(kept, default=0)
-    if config.training.gradient_checkpointing:
-        forward = step.workload.tokens * step.facts.hidden_size * step.precisions.base_bytes * len(kept)
-        backward = forward + one_layer + one_layer // 2
-    else:
-        forward = sum(kept)
-        backward = forward + one_layer // 2
-    if config.data.packing:
-        forward, backward = forward + _mask_bytes(step), backward + _mask_bytes(step)
-    around = step.kept_around_layers(trained_parameters)
+    cast = trained_parameters * step.precisions.compute_bytes if step.precisions.compute != "float32" else 0
+    around = (_mask_bytes(step) if config.data.packing else 0) + cast
+    forward = kept_at_the_end(kept, step.into_a_layer, checkpointing)
+    backward = kept_at_most_in_backward(kept, step.into_a_layer, checkpointing) + step.gradients_in_a_layer
     earlier = trained_bytes if config.training.gradient_accumulation_steps > 1 else 0
-    loss = _loss_bytes(step)
     return {
-        "loss": {"activations": forward + around, "gradients": earlier, "logits_and_loss": loss},
+        "loss": {"activations": forward + around + step.kept_behind_layers, "gradients": earlier, "logits_and_loss": _loss_bytes(step)},
         "backward": {"activations": backward + around, "gradients": max(earlier, trained_bytes // max(1, len(kept)))},
         "optimizer": {"gradients": trained_bytes},
     }
@@ -135,7 +153,9 @@ def _loss_bytes(step: Step) -> int:
     if step.facts.model_type not in BARE_HEADS or own or any(name.endswith(_HEAD_NAMES) for name in named):
         return trained * vocabulary * _BYTES_A_LOGIT
     at_once = min(trained, max(FEWEST_POSITIONS, LOGITS_AT_ONCE // vocabulary))
-    return at_once * vocabulary * _BYTES_A_LOGIT + 2 * trained * step.facts.hidden_size * step.precisions.compute_bytes
+    hidden, size = step.facts.hidden_size, step.precisions.compute_bytes
+    cast = vocabulary * hidden * size if step.precisions.base != step.precisions.compute else 0
+    return at_once * vocabulary * _BYTES_A_LOGIT_IN_BLOCKS + 2 * trained * hidden * size + cast
 
 
 def _mask_bytes(step: Step) -> int:

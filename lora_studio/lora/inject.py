@@ -65,7 +65,9 @@ def inject(model: PreTrainedModel, adapter: AdapterSettings, seed: int | None = 
 
 def parameter_counts(model: nn.Module) -> tuple[int, int]:
     """Count the parameters that train and all of them, as PEFT's `get_nb_trainable_parameters()` does."""
-    sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
+    from lora_studio.models.inspect import elements
+
+    sizes = [(elements(parameter), parameter.requires_grad) for parameter in model.parameters()]
     return sum(size for size, trains in sizes if trains), sum(size for size, _ in sizes)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -13,16 +13,19 @@ from lora_studio.core.findings import Finding
 from lora_studio.core.modules import ModuleTree
 from lora_studio.core.targets import Resolution, resolve
 from lora_studio.lora.activations import Workload
-from lora_studio.lora.budget import MemoryBudget, estimate_memory, workload_of
+from lora_studio.lora.budget import MemoryBudget, workload_of
+from lora_studio.lora.checkpointing import Checkpointing
+from lora_studio.lora.costs import Costs
+from lora_studio.lora.cures import Cure, cures
 from lora_studio.lora.device import Device, find_device
 from lora_studio.lora.limits import limit_findings
 from lora_studio.lora.precision import precisions_of
+from lora_studio.models.quantization import quantization_finding, saved_modules_finding
 
 if TYPE_CHECKING:
     from lora_studio.models.facts import ModelFacts
 
 _LEARNING_RATES = (1e-5, 2e-3)
-_Fits = Callable[[RunConfig, Workload], bool]
 
 
 class TokenFigures(Protocol):
@@ -79,6 +82,7 @@ class Plan:
         adapter_bytes: Size of `adapter_model.safetensors`.
         memory: The memory of a step.
         findings: What is wrong or worth knowing.
+        cures: Where a step does not fit, what would make it smaller, each with its price.
     """
 
     resolution: Resolution
@@ -87,6 +91,7 @@ class Plan:
     adapter_bytes: int
     memory: MemoryBudget
     findings: tuple[Finding, ...]
+    cures: tuple[Cure, ...] = ()
 
     def to_json(self) -> dict[str, object]:
         """Give `plan --json`."""
@@ -97,6 +102,7 @@ class Plan:
             "adapter_bytes": self.adapter_bytes,
             "memory": self.memory.to_json(),
             "findings": [finding.to_json() for finding in self.findings],
+            "cures": [cure.to_json() for cure in self.cures],
         }
 
 
@@ -117,21 +123,20 @@ def make_plan(
     resolution = resolution or resolve(config.adapter, tree)
     device = device or find_device(config.training.device)
     workload = _workload(config, data)
-    memory = estimate_memory(config, facts, tree, resolution, workload, device)
+    costs = Costs(config, facts, tree, device, resolution)
+    memory = costs.memory(workload)
+    ways = () if memory.fits else tuple(cures(costs, workload))
     precisions = precisions_of(config, facts, device)
-
-    def fits(changed: RunConfig, work: Workload) -> bool:
-        return estimate_memory(changed, facts, tree, resolution, work, device).fits
-
     longest = min(data.tokens.max, config.data.max_length) if data else 0
     findings = [
         *resolution.findings, *limit_findings(precisions.base, precisions.compute, facts, tree, longest),
-        *_settings_findings(config, tree, resolution), *_data_findings(config, data),
-        *_memory_findings(config, memory, fits, workload),
+        *_quantization_findings(config, tree, resolution, device), *_settings_findings(config, tree, resolution),
+        *_data_findings(config, data), *_memory_findings(costs, memory, ways, workload),
     ]
     return Plan(
         resolution, trainable_parameters(config.adapter, tree, resolution), all_parameters(config.adapter, tree, resolution),
         adapter_bytes(config.adapter, tree, resolution, precisions.base), memory, tuple(findings),
+        ways,
     )
 
 
@@ -171,27 +176,48 @@ def _smaller_side(name: str, tree: ModuleTree) -> int:
     return min(module.in_features, module.out_features)
 
 
-def _memory_findings(config: RunConfig, memory: MemoryBudget, fits: _Fits, workload: Workload) -> Iterator[Finding]:
+def _quantization_findings(config: RunConfig, tree: ModuleTree, resolution: Resolution, device: Device) -> Iterator[Finding]:
+    quantization = config.model.quantization
+    for found in (quantization_finding(quantization, device.kind), saved_modules_finding(quantization, tree, resolution.saved_modules)):
+        if found is not None:
+            yield found
+
+
+def _memory_findings(costs: Costs, memory: MemoryBudget, ways: Sequence[Cure], workload: Workload) -> Iterator[Finding]:
     if not memory.fits:
+        told = f" Each by itself: {'; '.join(str(cure) for cure in ways)}." if ways else ""
         yield Finding(
             "warning", "memory_over_capacity",
             f"A step needs about {memory.peak_bytes / 1e9:.1f} GB, and the {memory.device.kind} has {memory.capacity_bytes / 1e9:.1f} GB.",
-            _way_to_fit(config, fits, workload), "training.per_device_train_batch_size")
+            f"{_way_to_fit(costs, memory, workload)}{told}", "training.per_device_train_batch_size")
+    elif costs.config.training.gradient_checkpointing == "auto" and memory.checkpointing.every:
+        yield Finding("note", "checkpointing_taken", taken_message(costs, memory, workload), "", "training.gradient_checkpointing")
 
 
-def _way_to_fit(config: RunConfig, fits: _Fits, workload: Workload) -> str:
-    """Name the mildest change that makes it fit: smaller micro-batches, then checkpointing, then both."""
-    rows, steps = workload.rows, config.training.gradient_accumulation_steps
-    for checkpointing in (config.training.gradient_checkpointing, True):
-        smaller = rows
+def taken_message(costs: Costs, memory: MemoryBudget, workload: Workload) -> str:
+    """Say what `gradient_checkpointing: auto` took, and what that saves and costs."""
+    without = costs.under({"training.gradient_checkpointing": "off"})
+    saved = without.memory(workload).peak_bytes - memory.peak_bytes
+    off = Checkpointing.of(without.config.training)
+    assert off is not None
+    slower = costs.flops(workload, memory.checkpointing) / costs.flops(workload, off) - 1
+    what = f"gradient_checkpointing auto takes {memory.checkpointing}, the least that fits"
+    return f"{what}: −{saved / 1e9:.1f} GB, about {slower:.0%} slower."
+
+
+def _way_to_fit(costs: Costs, memory: MemoryBudget, workload: Workload) -> str:
+    """Name the mildest change that makes it fit: smaller micro-batches, then all layers computed again, then both."""
+    config, rows = costs.config, workload.rows
+    steps, full = config.training.gradient_accumulation_steps, {"training.gradient_checkpointing": "full"}
+    for changes in ({}, full) if memory.checkpointing.every != 1 else ({},):
+        changed, smaller = costs.under(changes), rows
         while smaller >= 1:
-            changed = config.replace({"training.gradient_checkpointing": checkpointing})
-            if fits(changed, Workload(smaller, workload.length, max(1, workload.trained * smaller // rows))):
+            if changed.memory(Workload(smaller, workload.length, max(1, workload.trained * smaller // rows))).fits:
                 split = f"a batch size of {smaller} and accumulation of {steps * rows // smaller}" if smaller < rows else ""
-                switch = "gradient_checkpointing" if checkpointing and not config.training.gradient_checkpointing else ""
+                switch = "gradient_checkpointing full" if changes else ""
                 return f"It fits with {' and '.join(part for part in (split, switch) if part)}."
             smaller //= 2
-    return "Choose a smaller model, store its weights in bfloat16, or lower max_length."
+    return "No batch size fits."
 
 
 def _data_findings(config: RunConfig, data: DataFigures | None) -> Iterator[Finding]:

@@ -153,7 +153,8 @@ def check_folder(folder: Path) -> bool:
     if config.get("quantization_config"):
         method: Any = config["quantization_config"]
         name = method.get("quant_method", "unknown") if isinstance(method, dict) else "unknown"
-        raise InputError(f"{folder} is quantized already ({name}).", "Choose the unquantized version of the model.", FIELD)
+        hint = "Choose the unquantized version of the model; model.quantization quantizes it as it is loaded."
+        raise InputError(f"{folder} is quantized already ({name}).", hint, FIELD)
     return bool(read_headers(folder))
 
 

@@ -6,6 +6,7 @@ expert weights (3-D parameters, reached by `target_parameters`). Sizes are those
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -101,8 +102,19 @@ def load_config(folder: Path) -> Any:
     return config
 
 
+def shape_of(tensor: Any) -> tuple[int, ...]:
+    """Give a weight's shape; of one packed in 4 bits, what it was packed from."""
+    state: Any = getattr(tensor, "quant_state", None)
+    return tuple(tensor.shape if state is None else state.shape)
+
+
+def elements(parameter: Any) -> int:
+    """Count a parameter's numbers, however they are packed."""
+    return math.prod(shape_of(parameter))
+
+
 def tree_of(model: PreTrainedModel) -> ModuleTree:
-    """Describe every module of a model, on the meta device or not."""
+    """Describe every module of a model, on the meta device or not, quantized or not."""
     output = model.get_output_embeddings()
     sharing = _modules_by_weight(model)
     modules: list[ModuleInfo] = []
@@ -113,10 +125,10 @@ def tree_of(model: PreTrainedModel) -> ModuleTree:
     return ModuleTree(
         architecture=type(model).__name__,
         model_type=str(model.config.model_type),
-        all_parameters=sum(parameter.numel() for parameter in named.values()),
+        all_parameters=sum(elements(parameter) for parameter in named.values()),
         tied_embeddings=output is not None and len(sharing.get(id(output.weight), ())) > 1,
         output_module=next((name for name, module in model.named_modules() if module is output), ""),
-        bias_parameters=sum(parameter.numel() for name, parameter in named.items() if "bias" in name),
+        bias_parameters=sum(elements(parameter) for name, parameter in named.items() if "bias" in name),
         modules=tuple(modules),
     )
 
@@ -144,9 +156,9 @@ def _describe(name: str, module: nn.Module, sharing: dict[int, list[str]]) -> Mo
         name=name,
         class_name=type(module).__name__,
         kind=kind,
-        shape=tuple(weight.shape) if has_weight else (),
-        parameters=sum(parameter.numel() for parameter in module.parameters()),
-        own_parameters=sum(parameter.numel() for parameter in module.parameters(recurse=False)),
+        shape=shape_of(weight) if has_weight else (),
+        parameters=sum(elements(parameter) for parameter in module.parameters()),
+        own_parameters=sum(elements(parameter) for parameter in module.parameters(recurse=False)),
         in_features=in_features,
         out_features=out_features,
         targetable=not reason,

@@ -10,6 +10,7 @@ from lora_studio.models.check import FIELD, check_folder, read_json, refuse_code
 from lora_studio.models.device import has_quick_bfloat16, pick_device, pick_dtype
 from lora_studio.models.engine import quieten
 from lora_studio.models.inspect import load_config
+from lora_studio.models.quantization import NONE, quantization_finding
 
 if TYPE_CHECKING:
     import torch
@@ -23,44 +24,61 @@ _TOKENIZER_FILES = (
 )
 
 
-def load_model(folder: Path, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
+def load_model(folder: Path, dtype: torch.dtype, device: torch.device, quantization: str = NONE) -> PreTrainedModel:
     """Load a base model, frozen and in evaluation mode, with PyTorch's own attention.
 
     Args:
         folder: Folder with config.json and safetensors.
-        dtype: How its weights are held.
+        dtype: How its weights are held; of a quantized model, what is not quantized.
         device: Where.
+        quantization: `model.quantization`: nf4 and int8 quantize its linear layers as they are read.
 
     Raises:
-        InputError: It is no model, is damaged or refused, or lacks weights that its config calls for.
+        InputError: It is no model, is damaged or refused, or lacks weights that its config calls for; or it cannot be quantized here.
         StudioError: It does not fit into the device's memory.
     """
     import torch
 
+    refused = quantization_finding(quantization, device.type)
+    if refused is not None:
+        raise refused.as_error()
     if not check_folder(folder):
         raise InputError(f"{folder} has a config.json but no weights.", "Put the model's *.safetensors files beside it.", FIELD)
     config = load_config(folder)
     try:
-        model = _read_weights(folder, config, dtype)
+        model = _read_weights(folder, config, dtype, _quantized(quantization, dtype, device))
         torch.nn.Module.to(model, device)
     except torch.cuda.OutOfMemoryError as error:
         message = f"{folder.name} in {str(dtype).removeprefix('torch.')} does not fit into the memory of {device}."
-        raise StudioError(message, "Choose a smaller model, half precision, or the CPU.", "model.dtype") from error
+        raise StudioError(message, "Choose a smaller model, half precision, quantization, or the CPU.", "model.dtype") from error
     except (ValueError, RuntimeError) as error:
         said = " ".join(str(error).split())[:300]
         raise InputError(f"{folder} cannot be loaded: {said}", "Download or copy the model again.", FIELD) from error
+    if quantization != NONE:
+        from lora_studio.models.quantized import freeze_layers
+
+        freeze_layers(model)
     model.requires_grad_(False)
     return model.eval()
 
 
-def _read_weights(folder: Path, config: Any, dtype: torch.dtype) -> PreTrainedModel:
-    """Read a model onto the CPU, with PyTorch's attention where its family has it."""
+def _quantized(quantization: str, dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
+    """Give what has a model quantized as it is read, straight onto its device; nothing for one that is not."""
+    if quantization == NONE:
+        return {}
+    from lora_studio.models.quantized import quantization_config
+
+    return {"quantization_config": quantization_config(quantization, dtype), "device_map": {"": device}}
+
+
+def _read_weights(folder: Path, config: Any, dtype: torch.dtype, more: dict[str, Any]) -> PreTrainedModel:
+    """Read a model, onto the CPU unless told otherwise, with PyTorch's attention where its family has it."""
     from transformers import AutoModelForCausalLM
 
     def read(attention: str) -> tuple[PreTrainedModel, dict[str, Any]]:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             str(folder), config=config, dtype=dtype, attn_implementation=attention, use_safetensors=True,
-            trust_remote_code=False, local_files_only=True, output_loading_info=True,
+            trust_remote_code=False, local_files_only=True, output_loading_info=True, **more,
         )
         return loaded
 

@@ -21,17 +21,23 @@ from lora_studio.core.world import World, refuse_other_world
 from lora_studio.data.prepare import PreparedData, prepare_data
 from lora_studio.generate.host import ModelHost
 from lora_studio.generate.ready import ReadyBase, folder_of, load_base
+from lora_studio.lora.checkpointing import Checkpointing
+from lora_studio.lora.cures import priced_ways
 from lora_studio.lora.inject import inject, parameter_counts
+from lora_studio.lora.lean import lean_adapters
 from lora_studio.lora.limits import length_finding, precision_finding
-from lora_studio.models.facts import read_facts
-from lora_studio.models.inspect import tree_of
 from lora_studio.models.load import has_quick_bfloat16, pick_device
+from lora_studio.models.quantization import quantization_finding, saved_modules_finding
+from lora_studio.train.checkpointing import checkpointed
+from lora_studio.train.compiled import WarmUp, compiled_layers, refuse_without_compiler
 from lora_studio.train.disk import told
+from lora_studio.train.fitting import choose_checkpointing, costs_of, largest_batch
 from lora_studio.train.precision import Precision
 from lora_studio.train.ranks import Ranks, all_ranks
 from lora_studio.train.records import DATA, ENVIRONMENT, environment_of, write_records
 from lora_studio.train.session import Session
 from lora_studio.train.sharded import let_go_after, load_to_shard
+from lora_studio.train.utilization import Utilization, peak_flops
 from lora_studio.train.warm_start import warm_up
 
 
@@ -54,13 +60,28 @@ def train(context: TaskContext, run_dir: str, resume: bool = False) -> Iterator[
     refuse_other_world(run.config, World.of(), resume)
     if not resume and (run.checkpoints or run.adapter_path.exists()):
         raise InputError(f"The run {run.path} has been trained already.", "Resume it, or start a new run with the same settings.")
-    pick_device(run.config.training.device)
+    device = pick_device(run.config.training.device)
+    refuse(quantization_finding(run.config.model.quantization, device.type))
+    if run.config.training.torch_compile:
+        refuse_without_compiler(device)
+    _refuse_sharding(run.config)
     with told(run.path):
         sweep(run.path, (run.adapter_path.name, ENVIRONMENT, DATA))
         sweep(run.path / "checkpoints")
     with all_ranks(context.control) as ranks:
         ranks.tell({"run_dir": str(run.path), "config": run.config.model_dump(mode="json"), "resume": resume})
         yield from _attempt(context, ranks, run, resume)
+
+
+def _refuse_sharding(config: RunConfig) -> None:
+    """Refuse what nobody has seen work with a base cut up among processes."""
+    if config.training.num_processes > 1 and config.training.distributed_type == "fsdp2":
+        if config.model.quantization != "none":
+            message = f"A base held in {config.model.quantization} is not cut up among processes."
+            raise InputError(message, "Set distributed_type to ddp, or quantization to none.", "training.distributed_type")
+        if config.training.torch_compile:
+            message = "Layers that are cut up among processes are not compiled."
+            raise InputError(message, "Switch torch_compile off.", "training.torch_compile")
 
 
 def follow(context: TaskContext) -> Iterator[RunEvent]:
@@ -76,6 +97,8 @@ def _attempt(context: TaskContext, ranks: Ranks, run: RunFolder, resume: bool) -
     sharded = ranks.size > 1 and config.training.distributed_type == "fsdp2"
     ranks.take_device(pick_device(config.training.device), sharded)
     folder, commit = yield from ranks.in_turn(lambda: folder_of(context, config.model.name_or_path, config.model.revision))
+    costs = costs_of(config, folder)
+    refuse(saved_modules_finding(config.model.quantization, costs.tree, costs.resolution.saved_modules))
     # before the model: what is wrong with the data shows first
     data = yield from ranks.in_turn(lambda: _prepared(context, config, folder))
     if sharded:
@@ -84,19 +107,19 @@ def _attempt(context: TaskContext, ranks: Ranks, run: RunFolder, resume: bool) -
         base = yield from load_base(context, config.model, folder, commit, config.training.device, _wanted_base_dtype(config))
     precision = pick_precision(config, base)
     longest = max((int(rows.lengths.max()) for rows in (data.train, data.evaluation) if len(rows)), default=0)
-    refuse(length_finding(read_facts(folder), tree_of(base.model), longest))
-    environment = environment_of(config.model, base, precision, ranks)
+    refuse(length_finding(costs.facts, costs.tree, longest))
+    checkpointing, chosen = choose_checkpointing(costs, largest_batch(config, data.blocks))
+    if chosen is not None:
+        yield chosen
+    environment = environment_of(config.model, base, precision, checkpointing, ranks)
     _refuse_unlike(ranks, environment, data)
     if ranks.first:
         with told(run.path):
             write_records(run, environment, data, resume)
-    with (
-        let_go_after(base.host, sharded),
-        base.host.adapted(lambda model: inject(model, config.adapter, config.training.seed)) as model,
-        _checkpointing(model, config),
-    ):
+    utilization = Utilization(costs.a_step(checkpointing), _peak_of(ranks, precision))
+    with let_go_after(base.host, sharded), _adapted(base, config, checkpointing) as (model, warm_up):
         ranks.shard(model, precision.device)
-        session = Session(context, run, model, base.tokenizer, data, precision, ranks=ranks)
+        session = Session(context, run, model, base.tokenizer, data, precision, utilization, priced_ways(costs), ranks=ranks)
         if resume and ranks.first:
             yield from session.restore()
         if config.adapter.warm_start and session.step == 0 and ranks.first:
@@ -105,8 +128,28 @@ def _attempt(context: TaskContext, ranks: Ranks, run: RunFolder, resume: bool) -
         if resume:
             yield RunResumed(step=session.step, from_step=session.step, total_steps=session.plan.total_steps)
         else:
-            yield _started(session, model, data, precision)
-        yield from session.take()
+            yield _started(session, model, data, precision, utilization)
+        yield from warm_up.told(session.take())
+
+
+@contextlib.contextmanager
+def _adapted(base: ReadyBase, config: RunConfig, checkpointing: Checkpointing) -> Generator[tuple[PeftModel, WarmUp]]:
+    """Give the base with a fresh adapter, computing as the settings ask; afterwards it is as it was.
+
+    Compiled inside, computed again outside: what is compiled is then what is computed again.
+    """
+    with contextlib.ExitStack() as held:
+        model = held.enter_context(base.host.adapted(lambda model: inject(model, config.adapter, config.training.seed)))
+        held.enter_context(lean_adapters(model))
+        warm_up = held.enter_context(compiled_layers(model, config.training.torch_compile))
+        held.enter_context(checkpointed(model, checkpointing))
+        yield model, warm_up
+
+
+def _peak_of(ranks: Ranks, precision: Precision) -> float | None:
+    """Give the operations a second that all processes together could do; every one has a device like this."""
+    peak = peak_flops(precision)
+    return peak and peak * ranks.size
 
 
 def _refuse_unlike(ranks: Ranks, environment: dict[str, Any], data: PreparedData) -> None:
@@ -159,22 +202,6 @@ def _prepared(context: TaskContext, config: RunConfig, folder: Path) -> Generato
     return data
 
 
-@contextlib.contextmanager
-def _checkpointing(model: PeftModel, config: RunConfig) -> Generator[None]:
-    """Compute activations again in the backward pass, where the config asks for it."""
-    if not config.training.gradient_checkpointing:
-        yield
-        return
-    base: Any = model.get_base_model()
-    # transformers 5.23 calls it activation checkpointing and warns of the old name.
-    word = "activation" if hasattr(base, "activation_checkpointing_enable") else "gradient"
-    getattr(base, f"{word}_checkpointing_enable")(**{f"{word}_checkpointing_kwargs": {"use_reentrant": False}})
-    try:
-        yield
-    finally:
-        getattr(base, f"{word}_checkpointing_disable")()
-
-
 def _warmed(model: PeftModel, source: str) -> Notice:
     """Begin from an adapter that is there; say which modules it left at zero."""
     fresh = warm_up(model, source)
@@ -182,9 +209,10 @@ def _warmed(model: PeftModel, source: str) -> Notice:
     return Notice(code="warm_start", message=f"The adapter begins from {source}.", hint=hint)
 
 
-def _started(session: Session, model: PeftModel, data: PreparedData, precision: Precision) -> RunStarted:
+def _started(session: Session, model: PeftModel, data: PreparedData, precision: Precision, utilization: Utilization) -> RunStarted:
     trainable, everything = parameter_counts(model)
     return RunStarted(
         total_steps=session.plan.total_steps, train_rows=len(data.train), eval_rows=len(data.evaluation), trainable_parameters=trainable,
         all_parameters=everything, device=str(precision.device), compute_dtype=str(precision.compute).removeprefix("torch."),
+        peak_flops=utilization.peak_flops,
     )

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from lora_studio.core.errors import StudioError
-from lora_studio.core.settings import TrainingSettings
 from lora_studio.train.progress import Progress
 from lora_studio.train.stepper import TooLargeError, is_out_of_memory
 
@@ -34,11 +35,14 @@ def is_lost_device(error: BaseException) -> bool:
     return (kind is not None and isinstance(error, kind)) or any(words in told for words in _LOST_DEVICE)
 
 
-def out_of_memory(error: TooLargeError, settings: TrainingSettings) -> StudioError:
-    """Tell a person that not even one row fits, and what would help."""
-    ways = [] if settings.gradient_checkpointing else ["switch gradient_checkpointing on"]
-    ways += [f"lower max_length below {error.width}", "lower r, or choose fewer target modules", "choose a smaller base model"]
-    hint = "Any of these helps: " + "; ".join(ways) + "."
+def out_of_memory(error: TooLargeError, ways: Sequence[str]) -> StudioError:
+    """Tell a person that not even one row fits, and what would help.
+
+    Args:
+        error: What did not fit.
+        ways: Changes of settings with their prices, as `lora.cures.priced_ways` gives them.
+    """
+    hint = "Each of these helps: " + "; ".join([*ways, "a smaller base model"]) + "."
     return StudioError(f"Out of memory on {error.rows} row of {error.width} tokens.", hint, "data.max_length")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 
 import psutil
@@ -27,6 +27,7 @@ class Taken:
         trained_tokens: Trained tokens gone through since then.
         clock: How long it took.
         peak_memory: Bytes.
+        utilization: Gives the share of the device's peak that so many seconds come to.
     """
 
     step: int
@@ -36,6 +37,7 @@ class Taken:
     trained_tokens: int
     clock: StepClock
     peak_memory: int
+    utilization: Callable[[float], float | None]
 
     def told(self, outcome: Outcome) -> Step:
         """Give the event of the step, its outcome being here."""
@@ -44,7 +46,8 @@ class Taken:
         return Step(
             step=self.step, loss=outcome.loss, learning_rate=self.learning_rate, grad_norm=outcome.grad_norm, tokens=self.tokens,
             trained_tokens=self.trained_tokens, tokens_per_second=self.batch.tokens / max(whole, 1e-9), epoch=self.batch.epoch,
-            seconds=whole, micro_batch_seconds=max(seconds), peak_memory=self.peak_memory, skipped=outcome.skipped,
+            seconds=whole, utilization=self.utilization(whole), micro_batch_seconds=max(seconds), peak_memory=self.peak_memory,
+            skipped=outcome.skipped,
         )
 
 

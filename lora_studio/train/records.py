@@ -19,6 +19,7 @@ from lora_studio.core.runs import RunFolder
 from lora_studio.core.settings import ModelSettings
 from lora_studio.data.prepare import PreparedData
 from lora_studio.generate.ready import ReadyBase
+from lora_studio.lora.checkpointing import Checkpointing
 from lora_studio.models.fingerprint import weight_fingerprint
 from lora_studio.train.precision import Precision
 from lora_studio.train.ranks import Ranks
@@ -31,12 +32,15 @@ _FREE = frozenset({
     "training.distributed_type",
     "training.logging_steps", "training.eval_steps", "training.save_steps", "training.save_minutes", "training.save_total_limit",
     "training.sample_steps", "training.sample_rows", "training.sample_max_new_tokens", "training.early_stopping_patience",
-    "training.early_stopping_threshold", "training.load_best_model_at_end"})
+    "training.early_stopping_threshold", "training.load_best_model_at_end", "training.gradient_checkpointing",
+    "training.gradient_checkpointing_every"})
 _PACKAGES = ("torch", "transformers", "peft", "safetensors", "tokenizers", "numpy")
 
 
-def environment_of(settings: ModelSettings, base: ReadyBase, precision: Precision, ranks: Ranks) -> dict[str, Any]:
-    """Gather versions, device, processes, and which base model this is, by its commit and the fingerprint of its weights."""
+def environment_of(
+    settings: ModelSettings, base: ReadyBase, precision: Precision, checkpointing: Checkpointing, ranks: Ranks,
+) -> dict[str, Any]:
+    """Gather versions, device, processes, what is computed again, and which base model this is: commit, and fingerprint of its weights."""
     return {
         "lora_studio": __version__,
         "python": platform.python_version(),
@@ -46,8 +50,10 @@ def environment_of(settings: ModelSettings, base: ReadyBase, precision: Precisio
         "base": {
             "name_or_path": settings.name_or_path, "revision": settings.revision, "commit": base.commit,
             "weight_fingerprint": weight_fingerprint(base.folder), "dtype": str(base.dtype).removeprefix("torch."),
+            "quantization": settings.quantization,
         },
         "compute_dtype": str(precision.compute).removeprefix("torch."),
+        "gradient_checkpointing": str(checkpointing),
         "processes": {"count": ranks.size, "backend": ranks.backend, "sharded": ranks.sharded},
     }
 

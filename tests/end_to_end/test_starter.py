@@ -69,7 +69,7 @@ def test_pausing_says_so_and_closing_asks(driven: Driven) -> None:
     seen = driven.record.seen["pause"]
     assert seen["state"] == "Paused"
     assert seen["word"] == "pausing after this micro-batch"
-    assert seen["question"] == ["Stop and save", "Cancel"]
+    assert seen["question"] == ["Stop and save", "Keep running in a process", "Cancel"]
 
 
 def test_r_edited_during_the_run_changes_the_draft_alone(driven: Driven) -> None:

@@ -15,6 +15,7 @@ from lora_studio.core.paths import studio_paths
 from lora_studio.core.runs import RunFolder, RunStore
 from lora_studio.gui.job_center import JobCenter
 from lora_studio.gui.path_asker import PathAsker
+from lora_studio.gui.run_queue import RunQueue
 from lora_studio.gui.run_starter import RunStarter
 from lora_studio.gui.run_view import RunView
 from lora_studio.gui.workspace import Workspace
@@ -62,6 +63,7 @@ class Desk:
     workspace: Workspace
     run_view: RunView
     starter: RunStarter
+    queue: RunQueue
     answers: Answers
     notices: list[tuple[str, str]]
 
@@ -72,12 +74,13 @@ class Desk:
         run_view = RunView(jobs)
         notices: list[tuple[str, str]] = []
         workspace.notice.connect(lambda notice: notices.append((notice.level, notice.text)))
-        return cls(qtbot, jobs, workspace, run_view, RunStarter(workspace, jobs, run_view), Answers(), notices)
+        starter = RunStarter(workspace, jobs, run_view)
+        return cls(qtbot, jobs, workspace, run_view, starter, RunQueue(jobs, starter), Answers(), notices)
 
     def close(self) -> None:
         self.jobs.close()
         self.workspace.close()
-        for owner in (self.workspace, self.run_view, self.starter, self.jobs):
+        for owner in (self.workspace, self.run_view, self.queue, self.starter, self.jobs):
             owner.deleteLater()
 
     def until(self, condition: Callable[[], object], timeout: int = 20_000) -> None:

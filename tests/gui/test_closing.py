@@ -6,7 +6,7 @@ import pytest
 from PySide6.QtGui import QCloseEvent
 from PySide6.QtWidgets import QMessageBox, QProgressDialog, QWidget
 
-from lora_studio.gui.closing import Closing, ClosingChoice, ask_closing
+from lora_studio.gui.closing import Closing, ClosingChoice, ClosingQuestion, ask_closing
 from lora_studio.jobs.spec import JobSpec
 from tests.gui.desk import Desk
 
@@ -23,13 +23,25 @@ class Window(QWidget):
 @pytest.fixture
 def window(desk: Desk) -> Iterator[Window]:
     made = Window()
-    made.closing = Closing(made, desk.jobs, lambda *_asked: ClosingChoice.STOP_AND_SAVE)
+    made.closing = Closing(made, desk.jobs, desk.starter, lambda *_asked: ClosingChoice.STOP_AND_SAVE)
     made.show()
     yield made
     desk.jobs.close()
-    made.closing = Closing(made, desk.jobs)
+    made.closing = Closing(made, desk.jobs, desk.starter)
     made.close()
     made.deleteLater()
+
+
+def answer(window: Window, desk: Desk, choice: ClosingChoice) -> list[ClosingQuestion]:
+    """Let the window's question be answered so; give what is asked."""
+    asked: list[ClosingQuestion] = []
+
+    def reply(_window: QWidget, question: ClosingQuestion) -> ClosingChoice:
+        asked.append(question)
+        return choice
+
+    window.closing = Closing(window, desk.jobs, desk.starter, reply)
+    return asked
 
 
 def test_a_window_without_jobs_closes_at_once(window: Window) -> None:
@@ -42,17 +54,11 @@ def test_small_jobs_are_not_asked_about(desk: Desk, window: Window) -> None:
 
 
 def test_cancel_keeps_window_and_run(desk: Desk, window: Window) -> None:
-    asked: list[str] = []
-
-    def cancel(_window: QWidget, text: str, _details: str) -> ClosingChoice:
-        asked.append(text)
-        return ClosingChoice.CANCEL
-
-    window.closing = Closing(window, desk.jobs, cancel)
+    asked = answer(window, desk, ClosingChoice.CANCEL)
     job = desk.jobs.start(WAIT)
     desk.until(lambda: job.state == "running")
     assert not window.close()
-    assert asked == ["support-triage is still under way."]
+    assert [question.text for question in asked] == ["support-triage is still under way."]
     assert not job.control.stopping
 
 
@@ -70,6 +76,7 @@ def test_the_queue_does_not_start_while_the_window_closes(desk: Desk, window: Wi
     desk.until(lambda: first.state == "running")
     window.close()
     desk.until(lambda: not window.isVisible())
+    desk.jobs.close()
     assert second.state == "stopped"
     assert all(event.event == "run_stopped" for event in second.drain())
 
@@ -92,4 +99,5 @@ def test_the_question_is_answered_by_escape_with_cancel(desk: Desk, window: Wind
         box.reject()
 
     QTimer.singleShot(50, window, press_escape)
-    assert ask_closing(window, "support-triage is still under way.", "…") is ClosingChoice.CANCEL
+    question = ClosingQuestion("support-triage is still under way.", "…", (ClosingChoice.STOP_AND_SAVE, ClosingChoice.KEEP_RUNNING))
+    assert ask_closing(window, question) is ClosingChoice.CANCEL

@@ -40,7 +40,7 @@ def train_page(desk: Desk) -> TrainPage:
 
 @pytest.fixture
 def runs_page(desk: Desk) -> RunsPage:
-    page = RunsPage(desk.workspace, desk.jobs, desk.run_view, desk.starter, desk.answers)
+    page = RunsPage(desk.workspace, desk.jobs, desk.run_view, desk.starter, desk.queue, desk.answers)
     desk.shown(page)
     return page
 
@@ -105,6 +105,14 @@ def test_the_banner_says_how_the_run_ended_and_what_to_do(
     assert banner.level == level
     assert banner.text.startswith(text)
     assert banner.action.text() == cure
+
+
+def test_the_speed_is_told_with_the_share_of_the_device_it_takes(desk: Desk, train_page: TrainPage) -> None:
+    started = STARTED.model_copy(update={"peak_flops": 8.4e11, "compute_dtype": "bfloat16"})
+    desk.run_view.open(desk.past_run([started, step_event(1).model_copy(update={"utilization": 0.414})]).path)
+    speed = train_page.findChild(StatTile, "tile_speed")
+    assert speed.value == "1,000, 41%"
+    assert "bfloat16, 840 GFLOP/s" in speed.toolTip()
 
 
 def test_the_end_is_told_with_the_share_of_right_answers(desk: Desk, train_page: TrainPage) -> None:

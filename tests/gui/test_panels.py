@@ -152,6 +152,25 @@ def test_the_budget_shows_what_the_plan_says(desk: Desk) -> None:
     assert sum(part.value for part in panel._bar.segments) == plan.memory.peak_bytes
 
 
+def test_the_budget_says_what_of_the_layers_is_computed_again(desk: Desk) -> None:
+    panel = BudgetPanel(desk.workspace, desk.jobs)
+    desk.shown(panel, 300, 300)
+    for degree, told in (("off", "Activations"), ("layers", "one layer in 2 computed again"), ("full", "computed again")):
+        desk.workspace.edit({"training.gradient_checkpointing": degree}, "Degree")
+        desk.until(lambda degree=degree: desk.workspace.plan and desk.workspace.plan.memory.checkpointing.settings()[
+            "gradient_checkpointing"] == degree)
+        assert any(segment.label.endswith(told) for segment in panel._bar.segments)
+
+
+def test_how_many_layers_is_asked_only_where_it_counts(desk: Desk) -> None:
+    panel = TrainingPanel(desk.workspace, desk.jobs)
+    desk.shown(panel, 300, 900)
+    row = panel.form.rows["training.gradient_checkpointing_every"]
+    assert row.isHidden()
+    desk.workspace.edit({"training.gradient_checkpointing": "layers"}, "Degree")
+    assert not row.isHidden()
+
+
 def test_the_budget_of_a_run_is_not_the_drafts(desk: Desk) -> None:
     panel = BudgetPanel(desk.workspace, desk.jobs)
     desk.shown(panel, 300, 300)

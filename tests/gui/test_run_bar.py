@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 from PySide6.QtCore import Qt
-from PySide6.QtWidgets import QLabel, QMenu, QPushButton, QToolButton
+from PySide6.QtWidgets import QLabel, QMenu, QPushButton, QToolButton, QWidget
 
 from lora_studio.core.events import RunFinished, RunStarted, RunStopped
 from lora_studio.gui import run_starter
@@ -23,6 +23,7 @@ def quick_training(monkeypatch: pytest.MonkeyPatch) -> None:
 def bar(desk: Desk) -> RunBar:
     made = RunBar(desk.workspace, desk.run_view, desk.starter)
     desk.qtbot.addWidget(made)
+    made.resize(900, 50)
     return made
 
 
@@ -95,3 +96,27 @@ def test_export_waits_for_the_first_checkpoint(desk: Desk, bar: RunBar) -> None:
     desk.run_view.open(desk.past_run([STARTED, step_event(1), RunStopped()]).path)
     assert not button(bar, "export_button").isEnabled()
     assert button(bar, "export_button").toolTip() == "Nothing is saved yet: the first checkpoint can be exported."
+
+
+def test_where_it_is_narrow_the_bar_says_less_of_the_draft_and_all_of_its_buttons(desk: Desk) -> None:
+    desk.run_view.open(desk.past_run([STARTED, RunFinished()], **desk.workspace.config.model_dump(exclude={"name", "schema_version"})).path)
+    desk.workspace.edit({"adapter.r": 16}, "rank")
+    room = QWidget()
+    bar = RunBar(desk.workspace, desk.run_view, desk.starter, room)
+    desk.shown(room, 1000, 60)
+    bar.resize(1000, 50)
+    enough = bar.minimumSizeHint().width()
+    for width, text in ((enough, "draft differs: 1"), (enough - 20, "≠ 1"), (enough, "draft differs: 1")):
+        bar.resize(width, 50)
+        assert shown(bar, QToolButton, "draft_differs") == text
+        assert bar.findChild(QToolButton, "draft_differs").accessibleName() == "draft differs: 1"
+
+
+def test_export_is_offered_from_the_first_checkpoint_of_a_run_that_goes_on(desk: Desk, bar: RunBar) -> None:
+    desk.workspace.edit({"training.max_steps": 50_000}, "steps")
+    desk.starter.start_run()
+    desk.until(lambda: desk.run_view.state == "running")
+    desk.until(lambda: button(bar, "export_button").isEnabled())
+    assert desk.run_view.state == "running"
+    desk.starter.stop()
+    desk.until(lambda: not desk.run_view.is_live)

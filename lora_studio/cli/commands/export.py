@@ -11,6 +11,7 @@ from lora_studio.cli.jobs import open_host, run_job
 from lora_studio.cli.units import in_bytes
 from lora_studio.export.destination import check_destination
 from lora_studio.jobs.spec import JobSpec
+from lora_studio.models.quantization import SAID
 
 _CERTIFICATE = ("rows", "max_abs_logit_difference", "top1_agreement", "effect_lost", "passed")
 
@@ -47,7 +48,8 @@ def run(console: Console, arguments: Namespace) -> int:
 def export_document(result: dict[str, Any]) -> dict[str, Any]:
     """Give `export --json`; everything else is in the folder's certificate.json."""
     certificate = {key: result["certificate"][key] for key in _CERTIFICATE}
-    return {"path": result["path"], "kind": result["kind"], "bytes": result["bytes"], "certificate": certificate}
+    return {"path": result["path"], "kind": result["kind"], "bytes": result["bytes"], "base_quantization": result["base_quantization"],
+            "certificate": certificate}
 
 
 def _print_certificate(console: Console, result: dict[str, Any]) -> None:
@@ -56,3 +58,6 @@ def _print_certificate(console: Console, result: dict[str, Any]) -> None:
     console.say(f"{'Passed' if found['passed'] else 'Failed'}: loaded again and compared on {found['rows']} rows; largest logit difference "
                 f"{found['max_abs_logit_difference']:.2e}, same first choice at {found['top1_agreement']:.1%} of positions, "
                 f"{found['effect_lost']:.1%} of the adapter's effect lost to rounding")
+    held = SAID[result["base_quantization"]]
+    if held:
+        console.say(f"The adapter was trained on the base held in {held}; this is compared with base + adapter in full precision")

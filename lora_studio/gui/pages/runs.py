@@ -1,4 +1,4 @@
-"""The Runs page: every run on this machine, to open, go on with, start from, show in the file manager, or delete."""
+"""The Runs page: what waits for the device; every run on this machine, to open, go on with, start from, show or delete."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from PySide6.QtWidgets import QAbstractItemView, QHBoxLayout, QHeaderView, QPush
 from lora_studio.core.errors import StudioError
 from lora_studio.core.runs import RunFolder, RunSummary
 from lora_studio.gui.job_center import JobCenter
+from lora_studio.gui.pages.queue_card import QueueCard
 from lora_studio.gui.pages.runs_model import SORT_ROLE, RunsModel
 from lora_studio.gui.path_asker import PathAsker
+from lora_studio.gui.run_queue import RunQueue
 from lora_studio.gui.run_starter import RunStarter
 from lora_studio.gui.run_view import RunView
 from lora_studio.gui.text import tr
@@ -23,12 +25,13 @@ from lora_studio.gui.widgets import Card, LineEdit, label
 if TYPE_CHECKING:
     from lora_studio.gui.workspace import Workspace
 
+_SPACING = 10
 _LEAST_WIDTHS = {"base": 700, "duration": 780, "alpha": 620, "loss": 560}
 _RESUMABLE = frozenset({"new", "stopped", "failed", "interrupted"})
 
 
 class RunsPage(QWidget):
-    """A table that sorts and filters, and buttons for the selected run.
+    """The queue while something waits, a table that sorts and filters, and buttons for the selected run.
 
     Signals:
         run_opened: A run is shown now: go to the Train page.
@@ -37,7 +40,8 @@ class RunsPage(QWidget):
     run_opened = Signal()
 
     def __init__(
-        self, workspace: Workspace, jobs: JobCenter, run_view: RunView, starter: RunStarter, asker: PathAsker | None = None,
+        self, workspace: Workspace, jobs: JobCenter, run_view: RunView, starter: RunStarter, queue: RunQueue,
+        asker: PathAsker | None = None,
     ) -> None:
         super().__init__()
         self.setObjectName("runs_page")
@@ -45,6 +49,7 @@ class RunsPage(QWidget):
         self._jobs = jobs
         self._run_view = run_view
         self._starter = starter
+        self._queue = queue
         self._asker = asker or PathAsker()
         self._build()
         self._connect()
@@ -57,7 +62,9 @@ class RunsPage(QWidget):
 
     def refresh(self) -> None:
         """Read the list again."""
-        self._model.set_runs(self._starter.store.list())
+        store = self._starter.store
+        root = store.root.resolve()
+        self._model.set_runs(store.list(), {Path(folder).name for folder in self._queue.run_folders if Path(folder).parent == root})
         count = len(self._model.runs)
         self._card.set_note(tr("1 run") if count == 1 else tr("{count} runs", count=count))
         self._empty.setVisible(count == 0)
@@ -76,6 +83,10 @@ class RunsPage(QWidget):
         super().resizeEvent(event)
         for name, least in _LEAST_WIDTHS.items():
             self.table.setColumnHidden(self._model.column(name), event.size().width() < least)
+
+    def focus_queue(self) -> None:
+        """Put the keyboard into the queue, or into the list of runs while nothing waits."""
+        (self.queue_card.table if self.queue_card.isVisible() else self.table).setFocus(Qt.FocusReason.ShortcutFocusReason)
 
     def open_selected(self) -> None:
         """Show the selected run: its curves and config, from disk."""
@@ -123,6 +134,7 @@ class RunsPage(QWidget):
         self._proxy.setSortRole(SORT_ROLE)
         self._proxy.setFilterKeyColumn(-1)
         self._proxy.setFilterCaseSensitivity(Qt.CaseSensitivity.CaseInsensitive)
+        self.queue_card = QueueCard(self._queue)
         self._card = Card(tr("Runs"), name="runs_card")
         self._filter = LineEdit(name="runs_filter")
         self._filter.setPlaceholderText(tr("Filter runs"))
@@ -136,7 +148,9 @@ class RunsPage(QWidget):
         self._card.body.addLayout(self._build_buttons())
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
-        layout.addWidget(self._card)
+        layout.setSpacing(_SPACING)
+        layout.addWidget(self.queue_card)
+        layout.addWidget(self._card, 1)
 
     def _build_table(self) -> QTableView:
         table = QTableView()
@@ -191,6 +205,8 @@ class RunsPage(QWidget):
         self.table.selectionModel().selectionChanged.connect(self._show_buttons)
         self._proxy.modelReset.connect(self._show_buttons)
         self._jobs.jobs_changed.connect(self._on_jobs_changed)
+        self._queue.changed.connect(self._on_jobs_changed)
+        self.queue_card.problem.connect(lambda message: self._workspace.tell("error", message))
 
     def _on_activated(self, _index: QModelIndex) -> None:
         self.open_selected()
@@ -201,14 +217,16 @@ class RunsPage(QWidget):
 
     def _show_buttons(self, *_selection: object) -> None:
         run = self.selected
+        at_rest = run is not None and run.state != "running" and self._jobs.run_job(run.path) is None
         for name in self._buttons:
             able = run is not None
-            if run is not None and name == "resume":
-                able = run.state in _RESUMABLE
-            elif run is not None and name == "delete":
-                able = run.state != "running"
+            if run is not None and name in ("resume", "delete"):
+                able = at_rest and (name == "delete" or run.state in _RESUMABLE)
             self._buttons[name].setEnabled(able)
             self._actions[name].setEnabled(able)
+        text = tr("Start") if run is not None and run.state == "new" else tr("Resume")
+        self._buttons["resume"].setText(text)
+        self._actions["resume"].setText(text)
 
     def _tried(self, work: Callable[[], object]) -> bool:
         """Do something that may fail for a reason a person can act on; say whether it went well."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 
 from PySide6.QtCore import QAbstractTableModel, QModelIndex, QObject, QPersistentModelIndex, Qt
@@ -52,6 +52,7 @@ class RunsModel(QAbstractTableModel):
         super().__init__(parent)
         self._columns = run_columns()
         self._runs: list[RunSummary] = []
+        self._queued: Set[str] = frozenset()
         self._texts: list[list[str]] = []
 
     @property
@@ -63,13 +64,21 @@ class RunsModel(QAbstractTableModel):
         """Give a column's place by its name."""
         return [column.name for column in self._columns].index(name)
 
-    def set_runs(self, runs: Sequence[RunSummary]) -> None:
-        """Show these runs; a list that says the same changes nothing, so a selection stays."""
-        if list(runs) == self._runs:
+    def set_runs(self, runs: Sequence[RunSummary], queued: Set[str] = frozenset()) -> None:
+        """Show these runs; a list that says the same changes nothing, so a selection stays.
+
+        Args:
+            runs: The runs, in the store's order.
+            queued: Names of the folders of those that wait for the device.
+        """
+        if list(runs) == self._runs and queued == self._queued:
             return
         self.beginResetModel()
-        self._runs = list(runs)
+        self._runs, self._queued = list(runs), queued
         self._texts = [[column.text(run) for column in self._columns] for run in runs]
+        for run, texts in zip(runs, self._texts, strict=True):
+            if run.path.name in queued:
+                texts[self.column("state")] = tr("queued")
         self.endResetModel()
 
     def rowCount(self, parent: Index = QModelIndex()) -> int:  # noqa: B008  Qt's own signature

@@ -8,7 +8,7 @@ from PySide6.QtGui import QResizeEvent
 from lora_studio.core.history import RunHistory
 from lora_studio.gui.run_view import RunView
 from lora_studio.gui.text import tr
-from lora_studio.gui.units import format_count, format_gigabytes, format_seconds
+from lora_studio.gui.units import format_count, format_flops, format_gigabytes, format_seconds
 from lora_studio.gui.widgets import Card, ProgressLine, StatTile, TileGrid
 
 _NARROW = 560
@@ -40,8 +40,7 @@ class TilesCard(Card):
         self.tiles["loss"].set_value(_number(history.loss.last))
         self.tiles["eval_loss"].set_value(_number(history.evaluation.last))
         self.tiles["step"].set_value(f"{history.step} / {history.total_steps}" if history.total_steps else _NONE)
-        speed = history.tokens_per_second.last
-        self.tiles["speed"].set_value(_NONE if speed is None else format_count(round(speed)))
+        self._show_speed(history)
         self.tiles["memory"].set_value(self._memory(history))
         self._show_time(history)
         self.progress.set_fraction(self._progress(history))
@@ -50,6 +49,20 @@ class TilesCard(Card):
         """Put the figures in two rows where one lacks room."""
         super().resizeEvent(event)
         self._grid.arrange(3 if event.size().width() < _NARROW else 6)
+
+    def _show_speed(self, history: RunHistory) -> None:
+        """Show tokens a second and, where the run measured it, the share of the device they take."""
+        tile, speed, share, started = self.tiles["speed"], history.tokens_per_second.last, history.utilization.last, history.started
+        told = _NONE if speed is None else format_count(round(speed))
+        if share is None:
+            tile.set_title(tr("Tokens/s"))
+            tile.set_note(tr("Tokens without padding, of the latest step"))
+        else:
+            tile.set_title(tr("Tokens/s, use"))
+            told = f"{told}, {share:.0%}"
+            peak = tr(" of {dtype}, {rate}", dtype=started.compute_dtype, rate=format_flops(started.peak_flops or 0)) if started else ""
+            tile.set_note(tr("Use: what the step's matrix products need, against the fastest one measured on this device{peak}", peak=peak))
+        tile.set_value(told)
 
     def _memory(self, history: RunHistory) -> str:
         curve = history.memory.get("cuda_allocated") or history.memory.get("resident")

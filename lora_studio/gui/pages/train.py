@@ -116,7 +116,7 @@ class TrainPage(QWidget):
         when = format_when(last.time) if last else ""
         name, step = self._run_view.config.name if self._run_view.config else "", self._run_view.history.step
         match last:
-            case _ if self._run_view.is_live or state in ("none", "elsewhere"):
+            case _ if self._run_view.is_live or state == "none":
                 self.banner.hide()
                 return
             case RunFinished():
@@ -129,6 +129,8 @@ class TrainPage(QWidget):
             case RunFailed():
                 cure = tr("Go to the setting") if last.field else tr("Resume")
                 self.banner.show_message("error", f"{name}: {last.message} {last.hint}".strip(), cure)
+            case _ if state == "new":
+                self.banner.show_message("info", tr("{name} has not started yet.", name=name), tr("Start"))
             case _:
                 self.banner.show_message("warning", tr("{name} was interrupted at step {step}.", name=name, step=step), tr("Resume"))
         self.banner.show()

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _BATCH = "training.per_device_train_batch_size"
 _ACCUMULATION = "training.gradient_accumulation_steps"
+_EVERY = "training.gradient_checkpointing_every"
 _PRODUCT = re.compile(r"\s*(\d+)\s*(?:[×xX*]\s*(\d+)\s*)?")
 
 
@@ -75,4 +76,5 @@ class TrainingPanel(Panel):
         rows = training.rows_per_step
         self._batch.set_hint(tr("{count} rows", count=format_count(rows)) if rows > 1 else tr("1 row"))
         steps = None if self.form.locked else self._workspace.planner.total_steps
+        self.form.rows[_EVERY].setVisible(training.gradient_checkpointing == "layers")
         self._epochs.set_hint(tr("{count} steps", count=format_count(steps)) if steps else "")
