@@ -94,7 +94,9 @@ def _environment(count: int) -> dict[str, str]:
 
 
 def _end(started: list[subprocess.Popen[bytes]]) -> None:
-    """Wait for the others to end with the first; one that does not is killed."""
+    """Wait for the others to end with the first, which may never have met them; one that does not is killed."""
+    for process in started:
+        process.terminate()
     for process in started:
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(_ENDS_S)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import socket
 import time
 from dataclasses import dataclass
 from datetime import timedelta
@@ -16,7 +17,7 @@ from lora_studio.core.errors import InputError, StudioError
 from lora_studio.core.world import World
 
 _WAIT_S = 600.0
-_TRY_S = 5.0
+_TRY_S = 60.0
 _LOOK_S = 0.1
 _FAULT = "fault"
 
@@ -80,11 +81,22 @@ def _store(world: World, control: Control, deadline: float) -> TCPStore:
         raise InputError(f"WORLD_SIZE is {world.size}, but MASTER_ADDR and MASTER_PORT do not say where its processes meet.",
                          "Start them with torchrun or accelerate launch, or unset WORLD_SIZE.")
     keeps = world.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
-    while True:
-        try:
-            return TCPStore(address, int(port), world.size, keeps, timedelta(seconds=_TRY_S), wait_for_workers=False)
-        except DistError:
-            _look(control, deadline, world)
+    while not keeps and not _answers(address, int(port)):  # torch would wait deaf to signals, and print where it stands
+        _look(control, deadline, world)
+        control.wait(_LOOK_S)
+    try:
+        return TCPStore(address, int(port), world.size, keeps, timedelta(seconds=_TRY_S), wait_for_workers=False)
+    except DistError as error:
+        message = f"The run's processes cannot meet at {address}, port {port}: {error}."
+        raise StudioError(message, "Give MASTER_PORT another number.") from error
+
+
+def _answers(address: str, port: int) -> bool:
+    try:
+        with socket.create_connection((address, port), _LOOK_S * 10):
+            return True
+    except OSError:
+        return False
 
 
 def _look(control: Control, deadline: float, world: World) -> None:

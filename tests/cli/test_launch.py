@@ -11,7 +11,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from lora_studio.core.runs import RunFolder
+from lora_studio.core.config_files import read_config
+from lora_studio.core.runs import RunFolder, RunStore
 from tests.cli.conftest import Command, WriteConfig
 from tests.cli.test_bad_input import no_run_is_left, refused
 from tests.cli.test_program import no_child_stays, posix, program, wait_for_step
@@ -58,6 +59,15 @@ def test_under_torchrun_the_first_process_alone_speaks(write_config: WriteConfig
     assert [event["step"] for event in events if event["event"] == "step"] == [1, 2, 3]
     assert ended.stderr.count("Run folder: ") == 1
     assert RunFolder(tmp_path / "out").state == "finished"
+
+
+@posix
+@pytest.mark.usefixtures("no_child_stays")
+def test_what_is_wrong_before_the_processes_meet_ends_them_all(command: Command, write_config: WriteConfig, tmp_path: Path) -> None:
+    config = write_config(training__num_processes=2, training__max_steps=1)
+    out = RunStore(tmp_path / "runs").create(read_config(config), tmp_path / "out")
+    (out.path / "run.yaml").write_text((out.path / "run.yaml").read_text().replace("device: cpu", "device: mps"))
+    refused(command("train", "--resume", out.path), "no mps device", "training.device")
 
 
 @pytest.mark.parametrize("rank", [0, 1])

@@ -51,6 +51,12 @@ def process_desk(desk: Desk) -> Desk:
     return desk
 
 
+def test_a_run_of_several_processes_is_never_in_the_windows_own(desk: Desk) -> None:
+    assert run_starter.host_of(desk.workspace.config, "thread") == "thread"
+    desk.workspace.edit({"training.num_processes": 2}, "processes")
+    assert run_starter.host_of(desk.workspace.config, "thread") == "process"
+
+
 @pytest.fixture
 def next_window(qtbot: QtBot) -> Iterator[Callable[[], Desk]]:
     """Make windows that are opened after the first one."""
