@@ -94,7 +94,7 @@ class Plan:
     cures: tuple[Cure, ...] = ()
 
     def to_json(self) -> dict[str, object]:
-        """Give `plan --json`."""
+        """Give `plan --json`; `cures` are in it where there are some."""
         return {
             "targets": [target.name for target in self.resolution.targets],
             "trainable_parameters": self.trainable_parameters,
@@ -102,7 +102,7 @@ class Plan:
             "adapter_bytes": self.adapter_bytes,
             "memory": self.memory.to_json(),
             "findings": [finding.to_json() for finding in self.findings],
-            "cures": [cure.to_json() for cure in self.cures],
+            **({"cures": [cure.to_json() for cure in self.cures]} if self.cures else {}),
         }
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from lora_studio.cli.commands.export import export_document
 from lora_studio.cli.parser import COMMANDS
 from lora_studio.core.paths import studio_paths
 from lora_studio.core.runs import RunFolder
@@ -135,6 +136,13 @@ def test_export_gives_path_bytes_and_certificate(command: Command, trained: Path
     assert (document["path"], document["kind"]) == (str(tmp_path / "merged"), "merged")
     assert document["certificate"]["passed"]
     assert document["bytes"] == sum(file.stat().st_size for file in (tmp_path / "merged").rglob("*") if file.is_file())
+
+
+def test_export_says_what_the_base_was_held_in_where_that_was_not_full_precision() -> None:
+    certificate = {"rows": 1, "max_abs_logit_difference": 0.0, "top1_agreement": 1.0, "effect_lost": 0.0, "passed": True}
+    result = {"path": "p", "kind": "merged", "bytes": 1, "dtype": "float32", "certificate": certificate}
+    assert export_document({**result, "base_quantization": "nf4"})["base_quantization"] == "nf4"
+    assert "base_quantization" not in export_document({**result, "base_quantization": "none"})
 
 
 def test_export_of_an_adapter_says_it_passed(command: Command, trained: Path, tmp_path: Path) -> None:

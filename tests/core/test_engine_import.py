@@ -1,7 +1,9 @@
 """The engine is imported by one thread at a time."""
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 RACE = """
 import threading
@@ -57,3 +59,13 @@ def test_the_collector_rests_while_the_engine_is_imported_and_leaves_it_alone_af
     passes, enabled, few_to_go_through, later_ones_collectable = done.stdout.split()
     assert passes == "0"
     assert (enabled, few_to_go_through, later_ones_collectable) == ("True", "True", "True")
+
+
+def test_no_package_that_fetches_code_is_asked_while_the_engine_comes_in(tmp_path: Path) -> None:
+    package = tmp_path / "kernels"
+    package.mkdir()
+    (package / "__init__.py").write_text("raise SystemExit('asked for')")
+    code = "import sys, lora_studio.core.engine_import as door; door.import_engine(); sys.exit('bitsandbytes' not in sys.modules)"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    ended = subprocess.run([sys.executable, "-c", code], check=False, env=environment, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr

@@ -70,7 +70,7 @@ def budget(tree: ModuleTree, facts: ModelFacts, **changes: object) -> MemoryBudg
 
 def test_a_plan_is_the_json_that_others_build_on(tree: ModuleTree, facts: ModelFacts) -> None:
     plan = make_plan(config(), facts, tree, device=GPU).to_json()
-    assert list(plan) == ["targets", "trainable_parameters", "all_parameters", "adapter_bytes", "memory", "findings", "cures"]
+    assert list(plan) == ["targets", "trainable_parameters", "all_parameters", "adapter_bytes", "memory", "findings"]
     memory = plan["memory"]
     assert isinstance(memory, dict)
     assert set(memory) == {"device", "capacity_bytes", "peak_bytes", "fits", "parts", "gradient_checkpointing"}

@@ -11,7 +11,7 @@ from lora_studio.cli.jobs import open_host, run_job
 from lora_studio.cli.units import in_bytes
 from lora_studio.export.destination import check_destination
 from lora_studio.jobs.spec import JobSpec
-from lora_studio.models.quantization import SAID
+from lora_studio.models.quantization import NONE, SAID
 
 _CERTIFICATE = ("rows", "max_abs_logit_difference", "top1_agreement", "effect_lost", "passed")
 
@@ -46,10 +46,14 @@ def run(console: Console, arguments: Namespace) -> int:
 
 
 def export_document(result: dict[str, Any]) -> dict[str, Any]:
-    """Give `export --json`; everything else is in the folder's certificate.json."""
+    """Give `export --json`, with what the base was held in while training where that was not full precision.
+
+    Everything else is in the folder's certificate.json.
+    """
     certificate = {key: result["certificate"][key] for key in _CERTIFICATE}
-    return {"path": result["path"], "kind": result["kind"], "bytes": result["bytes"], "base_quantization": result["base_quantization"],
-            "certificate": certificate}
+    document = {"path": result["path"], "kind": result["kind"], "bytes": result["bytes"], "certificate": certificate}
+    held = result["base_quantization"]
+    return document if held == NONE else {**document, "base_quantization": held}
 
 
 def _print_certificate(console: Console, result: dict[str, Any]) -> None:
