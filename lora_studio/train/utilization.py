@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache, partial
 
@@ -12,9 +12,9 @@ import torch
 from lora_studio.lora.flops import StepFlops
 from lora_studio.train.precision import Precision
 
-_SIZES = {"cuda": (2048, 4096), "mps": (1024, 2048), "cpu": (256, 512, 1024, 2048)}
-_SECONDS = 0.3
-_FEWEST_ROUNDS = 3
+_SIZES = {"cuda": (1024, 2048, 4096), "mps": (512, 1024, 2048), "cpu": (256, 512, 1024, 2048)}
+_OF_TWICE_THE_SIZE = 8  # times as many operations
+_SECONDS = 0.4
 
 
 @dataclass(frozen=True)
@@ -53,38 +53,37 @@ def peak_flops(precision: Precision) -> float | None:
 @cache
 def _measured(device: torch.device, dtype: torch.dtype, _threads: int) -> float | None:
     try:
-        sizes = _SIZES.get(device.type, _SIZES["cpu"])
-        return _best(device, dict(_affordable(sizes, device, dtype)))
+        return _best(device, dtype)
     except (RuntimeError, MemoryError):
         return None  # no memory to spare, or no such product: a run goes on without the figure
 
 
-def _affordable(sizes: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> Iterator[tuple[int, Callable[[], object]]]:
-    """Give products by size, the smallest first, up to the last that takes no longer than all may: emulated dtypes take minutes."""
-    for size in sizes:
-        product = _product(size, device, dtype)
-        product()  # the first one sets things up
-        yield size, product
-        if 8 * _seconds(product, device) > _SECONDS:
-            return
+def _best(device: torch.device, dtype: torch.dtype) -> float:
+    """Take products of several sizes in turn, and give the most operations a second that any reached.
+
+    A larger size is tried only where there is time for it: float16 on a processor without it is thousands of times slower than float32.
+    """
+    ends = time.perf_counter() + _SECONDS
+    seconds: dict[int, Callable[[], float]] = {}
+    best = 0.0
+    for size in _SIZES.get(device.type, _SIZES["cpu"]):
+        seconds[size] = partial(_seconds, _product(size, device, dtype), device)
+        seconds[size]()  # the first one also allocates, and loads what the device needs
+        taken = seconds[size]()
+        best = max(best, 2 * size**3 / taken)
+        if time.perf_counter() + 2 * _OF_TWICE_THE_SIZE * taken > ends:
+            break
+    while time.perf_counter() < ends:
+        for size, measure in seconds.items():
+            best = max(best, 2 * size**3 / measure())
+    return best
 
 
 def _seconds(product: Callable[[], object], device: torch.device) -> float:
-    _wait_for(device)
     began = time.perf_counter()
     product()
     _wait_for(device)
     return time.perf_counter() - began
-
-
-def _best(device: torch.device, products: dict[int, Callable[[], object]]) -> float:
-    """Take products of several sizes in turn, and give the most operations a second that any reached."""
-    best, rounds, ends = 0.0, 0, time.perf_counter() + _SECONDS
-    while rounds < _FEWEST_ROUNDS or time.perf_counter() < ends:
-        for size, product in products.items():
-            best = max(best, 2 * size**3 / _seconds(product, device))
-        rounds += 1
-    return best
 
 
 def _product(size: int, device: torch.device, dtype: torch.dtype) -> Callable[[], object]:
