@@ -60,7 +60,7 @@ def test_inspect_needs_no_weights(command: Command, tiny_model: Callable[[str], 
 
 def test_plan_counts_as_peft_does(command: Command, write_config: WriteConfig, tiny_model: Callable[[str], Path]) -> None:
     document = command("plan", write_config(), "--json").document
-    assert set(document) == {"targets", "trainable_parameters", "all_parameters", "adapter_bytes", "memory", "findings", "cures"}
+    assert set(document) == {"targets", "trainable_parameters", "all_parameters", "adapter_bytes", "memory", "findings"}
     assert len(document["targets"]) == 4
     assert (document["trainable_parameters"], document["all_parameters"]) == (896, 40096 + 896)
     memory = document["memory"]
@@ -131,7 +131,7 @@ def test_thread_and_process_train_the_same(command: Command, write_config: Write
 
 def test_export_gives_path_bytes_and_certificate(command: Command, trained: Path, tmp_path: Path) -> None:
     document = command("export", trained, "--as", "merged", "--to", tmp_path / "merged", "--json").document
-    assert set(document) == {"path", "kind", "bytes", "certificate", "base_quantization"}
+    assert set(document) == {"path", "kind", "bytes", "certificate"}
     assert set(document["certificate"]) == {"rows", "max_abs_logit_difference", "top1_agreement", "effect_lost", "passed"}
     assert (document["path"], document["kind"]) == (str(tmp_path / "merged"), "merged")
     assert document["certificate"]["passed"]

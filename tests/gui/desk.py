@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
 from PySide6.QtWidgets import QWidget
 from pytestqt.qtbot import QtBot
 
@@ -19,6 +21,7 @@ from lora_studio.gui.run_queue import RunQueue
 from lora_studio.gui.run_starter import RunStarter
 from lora_studio.gui.run_view import RunView
 from lora_studio.gui.workspace import Workspace
+from lora_studio.jobs.mailbox import send_request
 
 
 @dataclass
@@ -100,3 +103,15 @@ class Desk:
         lines = [event_to_json(event.model_copy(update={"seq": number, "time": 1e9 + number})) for number, event in enumerate(events)]
         folder.events_path.write_text("\n".join(lines) + "\n", encoding="utf-8")
         return folder
+
+
+@contextlib.contextmanager
+def ended_runs() -> Generator[None]:
+    """End the runs that outlive a block, and see that no process of theirs is left."""
+    before = set(psutil.Process().children())
+    yield
+    for run in RunStore(studio_paths().runs).list():
+        if run.state == "running":
+            send_request(RunFolder(run.path).control_path, "abandon")
+    _gone, alive = psutil.wait_procs([child for child in psutil.Process().children() if child not in before], timeout=20)
+    assert not alive

@@ -5,20 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 from PySide6.QtGui import QCloseEvent
 from PySide6.QtWidgets import QProgressDialog, QWidget
 
 from lora_studio.core.config import RunConfig
 from lora_studio.core.events import RunResumed, RunStarted, Step
-from lora_studio.core.paths import studio_paths
-from lora_studio.core.runs import RunFolder, RunStore
+from lora_studio.core.runs import RunFolder
 from lora_studio.gui import run_starter
 from lora_studio.gui.closing import Closing, ClosingChoice, ClosingQuestion
-from lora_studio.jobs.mailbox import send_request
 from lora_studio.jobs.spec import JobSpec
-from tests.gui.desk import Desk
+from tests.gui.desk import Desk, ended_runs
 
 TinyModel = Callable[[str], Path]
 LONG = 50_000
@@ -54,12 +51,8 @@ def quick_training(monkeypatch: pytest.MonkeyPatch) -> None:
 def no_child_left(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """End the runs that outlive a test's window, and their processes."""
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
-    yield
-    for run in RunStore(studio_paths().runs).list():
-        if run.state == "running":
-            send_request(RunFolder(run.path).control_path, "abandon")
-    _gone, alive = psutil.wait_procs(psutil.Process().children(), timeout=20)
-    assert not alive
+    with ended_runs():
+        yield
 
 
 @pytest.fixture

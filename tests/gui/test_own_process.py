@@ -8,20 +8,17 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 from PySide6.QtWidgets import QLabel, QPushButton
 from pytestqt.qtbot import QtBot
 
 from lora_studio.core.errors import StudioError
-from lora_studio.core.paths import studio_paths
-from lora_studio.core.runs import RunFolder, RunStore
+from lora_studio.core.runs import RunFolder
 from lora_studio.gui import run_starter
 from lora_studio.gui.pages import RunsPage
 from lora_studio.gui.run_bar import RunBar
-from lora_studio.jobs.mailbox import send_request
 from lora_studio.jobs.spec import JobSpec
-from tests.gui.desk import Desk
+from tests.gui.desk import Desk, ended_runs
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="there are no such signals")
 LONG = 50_000
@@ -36,12 +33,8 @@ def quick_training(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(autouse=True)
 def no_child_left(quick_training: None) -> Iterator[None]:
     """End the runs that outlive a test's windows, and their processes."""
-    yield
-    for run in RunStore(studio_paths().runs).list():
-        if run.state == "running":
-            send_request(RunFolder(run.path).control_path, "abandon")
-    _gone, alive = psutil.wait_procs(psutil.Process().children(), timeout=20)
-    assert not alive
+    with ended_runs():
+        yield
 
 
 @pytest.fixture
