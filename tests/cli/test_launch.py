@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -47,9 +48,16 @@ def test_the_command_starts_the_other_process_and_a_stop_ends_both_with_the_work
     assert [event["step"] for event in events if event["event"] == "step"][-1] == 150
 
 
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
+
+
 def test_under_torchrun_the_first_process_alone_speaks(write_config: WriteConfig, tmp_path: Path) -> None:
     config = write_config(training__max_steps=3, training__num_processes=2, training__sample_rows=0)
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    # An address and not a name: --standalone asks for localhost, which a bare container may not know.
+    meeting = ["--nnodes", "1", "--node-rank", "0", "--master-addr", "127.0.0.1", "--master-port", str(free_port())]
+    launcher = [sys.executable, "-m", "torch.distributed.run", *meeting, "--nproc-per-node", "2"]
     ended = subprocess.run(
         [*launcher, "-m", "lora_studio", "train", config, "--output", tmp_path / "out", "--events", "-"],
         capture_output=True, text=True, check=False, timeout=240)
