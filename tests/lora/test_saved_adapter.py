@@ -28,7 +28,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
 
 def saved(base: Path, folder: Path, **settings: Any) -> Any:
     model = get_peft_model(AutoModelForCausalLM.from_pretrained(base), LoraConfig(r=4, **settings))
-    model.save_pretrained(folder)
+    model.save_pretrained(str(folder))
     return model
 
 
