@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from lora_studio.core.errors import InputError
+from lora_studio.core.files import sync_folder, sync_tree
 
 CERTIFICATE_NAME = "certificate.json"
+CERTIFICATE_PAGE = "certificate.html"
 _ELSEWHERE = "Choose another folder."
 
 
@@ -47,3 +49,18 @@ def is_earlier_export(folder: Path) -> bool:
 
 def _is_empty_folder(target: Path) -> bool:
     return target.is_dir() and not any(target.iterdir())
+
+
+def keep_as_failed(folder: Path, target: Path) -> Path:
+    """Give an artefact that did not pass a name that says so, beside the one it was to have; give that.
+
+    Raises:
+        OSError: The disk does not take it.
+    """
+    number = 1
+    while (kept := target.with_name(f"{target.name}-failed{'' if number == 1 else f'-{number}'}")).exists():
+        number += 1
+    sync_tree(folder)
+    folder.rename(kept)
+    sync_folder(kept.parent)
+    return kept
