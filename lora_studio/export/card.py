@@ -129,9 +129,15 @@ def _data_lines(path: Path) -> list[str]:
 
 
 def _certificate(certificate: Mapping[str, Any]) -> str:
-    return (
-        "## Certificate\n\nThe written files were loaded again and compared with base + adapter on "
-        f"{certificate['rows']} rows ({certificate['rows_from']}): verdict *{certificate['verdict']}*, largest logit difference "
-        f"{certificate['max_abs_logit_difference']:.2e}, same likeliest token at {certificate['top1_agreement']:.2%} of positions, "
-        f"{certificate['effect_lost']:.2%} of the update lost to rounding.\n\nMade with LoRA Studio {__version__}.\n"
+    if certificate["grade"] == "logits":
+        compared = (f"The written files were loaded again and compared with base + adapter on {certificate['rows']} rows "
+                    f"({certificate['rows_from']})")
+    else:
+        compared = "The written files were read again and each tensor recomputed; they were not run"
+    figures = (
+        ("max_abs_logit_difference", "largest logit difference {:.2e}"), ("top1_agreement", "same likeliest token at {:.2%} of positions"),
+        ("effect_lost", "{:.2%} of the adapter's effect lost to rounding"), ("update_lost", "{:.2%} of the update to the weights lost"),
     )
+    found = [form.format(certificate[key]) for key, form in figures if certificate.get(key) is not None]
+    said = ", ".join([f"verdict *{certificate['verdict']}*", *found])
+    return f"## Certificate\n\n{compared}: {said}. All of it is in `certificate.html`.\n\nMade with LoRA Studio {__version__}.\n"

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
 from pathlib import Path
 from typing import Any
 
 from lora_studio.core.errors import InputError
-from lora_studio.core.files import sync_folder, sync_tree
+from lora_studio.core.files import sweep, sync_folder, sync_tree
+from lora_studio.core.locks import lock_file, unlock_file
+from lora_studio.core.paths import studio_paths
 
 CERTIFICATE_NAME = "certificate.json"
 CERTIFICATE_PAGE = "certificate.html"
@@ -36,6 +40,26 @@ def check_destination(target: Path, *, overwrite: bool, needed: Iterable[Path] =
         raise InputError(message, f"{_ELSEWHERE} Only an earlier export is ever replaced.", "to")
     if not overwrite:
         raise InputError(f"{target} exists already.", "Choose another name, or allow the earlier export to be replaced.", "to")
+
+
+@contextlib.contextmanager
+def alone_at(target: Path) -> Generator[None]:
+    """Be the only export to `target` for the length of a block; what one that was killed left beside it is removed first.
+
+    Raises:
+        InputError: Another export is writing there.
+    """
+    locks = studio_paths().cache / "locks"
+    locks.mkdir(parents=True, exist_ok=True)
+    lock = lock_file(locks / f"{hashlib.sha256(str(target).encode()).hexdigest()[:32]}.lock")
+    if lock is None:
+        raise InputError(f"Another export is writing to {target}.", "Wait for it, or choose another folder.", "to")
+    try:
+        with contextlib.suppress(OSError):
+            sweep(target.parent, [target.name])
+        yield
+    finally:
+        unlock_file(lock)
 
 
 def is_earlier_export(folder: Path) -> bool:

@@ -106,12 +106,11 @@ def _tokenizer_folder(base: Path, adapter: Path) -> Path:
 
 
 def _end_ids(folder: Path, tokenizer: Any) -> tuple[int, ...]:
+    """Give the tokens at which generating ends: those of the generation settings, and the tokenizer's own, which servers go by."""
     path = folder / "generation_config.json"
     told: Any = read_json(path).get("eos_token_id") if path.is_file() else None
-    if told is None:
-        told = tokenizer.eos_token_id
     listed = told if isinstance(told, list) else [told]
-    return tuple(sorted(number for number in listed if isinstance(number, int)))
+    return tuple(sorted({number for number in (*listed, tokenizer.eos_token_id) if isinstance(number, int)}))
 
 
 def _set_template(folder: Path, template: str) -> None:

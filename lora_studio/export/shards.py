@@ -6,6 +6,7 @@ Source: https://github.com/huggingface/safetensors#format
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import math
@@ -53,7 +54,8 @@ class Layout:
 class ShardWriter:
     """Files in a folder whose tensors are put in their places one by one.
 
-    Nothing is synced: the folder's rename does that (`core.files.whole_folder`).
+    What was written is sent to the disk meanwhile, so that little is left to wait for in the end; that it is there is seen to by the
+    folder's rename (`core.files.whole_folder`).
     """
 
     def __init__(self, folder: Path, layout: Mapping[str, Layout]) -> None:
@@ -107,6 +109,7 @@ class ShardWriter:
 
         with stored.file.open("rb", buffering=0) as source:
             _copy_range(source.fileno(), stored.start, target.fileno(), self._places[name], stored.bytes, put)
+        _begin_sending(target.fileno(), self._places[name], stored.bytes)
 
     def _begin(self, path: Path, tensors: Mapping[str, Layout]) -> IO[bytes]:
         header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
@@ -127,6 +130,7 @@ class ShardWriter:
 
     def _put(self, file: str, place: int, data: memoryview) -> None:
         handle = self._files[file]
+        begin, size = place, len(data)
         while data and hasattr(os, "pwrite"):
             written = os.pwrite(handle.fileno(), data[:_BLOCK], place)
             data, place = data[written:], place + written
@@ -134,6 +138,17 @@ class ShardWriter:
             with self._lock:
                 handle.seek(place)
                 handle.write(data)
+        _begin_sending(handle.fileno(), begin, size)
+
+
+def _begin_sending(file: int, place: int, size: int) -> None:
+    """Have the system begin to write a range to the disk, and not wait: left to itself it makes writers wait once its cache holds too much.
+
+    The advice that a range is not needed starts writing what is not on the disk yet; it stays in the cache until it is.
+    """
+    if hasattr(os, "posix_fadvise"):
+        with contextlib.suppress(OSError):
+            os.posix_fadvise(file, place, size, os.POSIX_FADV_DONTNEED)
 
 
 def _write_index(folder: Path, layout: Mapping[str, Layout]) -> None:

@@ -19,7 +19,7 @@ from lora_studio.core.files import bytes_below, sha256_of, whole_folder
 from lora_studio.export.card import model_card, public_name
 from lora_studio.export.certificate import Certificate, write_certificate
 from lora_studio.export.changes import Changes
-from lora_studio.export.destination import check_destination, keep_as_failed
+from lora_studio.export.destination import alone_at, check_destination, keep_as_failed
 from lora_studio.export.judge import Findings, judge
 from lora_studio.export.merge import merge_into
 from lora_studio.export.merge_plan import MergePlan
@@ -98,7 +98,7 @@ def export(
     work = _work_of(found, base, kind, dtype, run=check == "auto" and fits_memory(base))
     if work.plan is not None:
         check_space(target, work.plan.bytes)
-    with _told_when_disk_fails(target), whole_folder(target, overwrite=overwrite) as folder:
+    with alone_at(target), _told_when_disk_fails(target), whole_folder(target, overwrite=overwrite) as folder:
         certificate = yield from (_make_adapter if kind == "adapter" else _make_merged)(context, work, folder)
         yield Phase(name="saving", message="Writing card and certificate")
         card = model_card(work.source, kind, certificate.dtype, certificate.to_json())
