@@ -96,7 +96,7 @@ def _found(certificate: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         if certificate.get(key):
             yield title, escape(str(certificate[key]))
     trained = certificate.get("trained_base")
-    if trained:
+    if trained and "top1_agreement" in trained:
         yield (f"Against the base in {escape(str(trained['held_in']))} that it was trained on",
                f"largest logit difference {trained['max_abs_logit_difference']:.2e}, same likeliest token {trained['top1_agreement']:.2%}")
 

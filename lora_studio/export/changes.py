@@ -129,6 +129,7 @@ class Changes:
     Attributes:
         adapter: The adapter.
         model: The base on the meta device.
+        tree: Its modules.
         by_parameter: For each parameter its changes, in the order in which they are made.
         resized: New number of rows of parameters whose saved copy has another than the base.
     """
@@ -145,7 +146,7 @@ class Changes:
             InputError: It is of another base, by names or shapes, or of a kind that cannot be merged.
         """
         refuse_changed_base(adapter)
-        self.adapter, self.model, self._tree = adapter, model, tree
+        self.adapter, self.model, self.tree = adapter, model, tree
         self._state: dict[str, Tensor] = model.state_dict()
         self.by_parameter: dict[str, list[Change]] = {}
         self.resized: dict[str, int] = {}
@@ -182,7 +183,7 @@ class Changes:
         self.resized[parameter] = given[0]
 
     def _take_pair(self, pair: SavedPair) -> None:
-        module = self._tree.by_name.get(pair.name)
+        module = self.tree.by_name.get(pair.name)
         if module is None or module.kind == "other":
             raise self._misfit(f"it adapts {pair.name}, which the base has not")
         a, b = (self.adapter.header.tensors[key].shape for key in (pair.a_key, pair.b_key))

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from lora_studio.export.blocks import BlockWork, Product, refuse_not_finite, refuse_overflow
 from lora_studio.export.changes import AddBias, AddUpdate, Change, Replace, ReplaceRows, in_blocks
+from lora_studio.export.held_base import HeldTensors
 from lora_studio.export.merge_plan import MergePlan
 from lora_studio.export.shards import ShardWriter
 
@@ -93,6 +94,7 @@ class _Merging:
         self._plan, self._tensors, self._writer, self._workers = plan, tensors, writer, workers
         self._group_of = {name: group for group in plan.names.groups for name in group.stored.values()}
         self._product = Product()
+        self._unpacked: frozenset[str] = plan.stored.unpacked if isinstance(plan.stored, HeldTensors) else frozenset()
 
     def all(self) -> Iterator[str]:
         """Write everything; give the names of tensors as they are written."""
@@ -117,15 +119,24 @@ class _Merging:
     def _keep(self, name: str) -> Iterator[str]:
         """Take a tensor over as it is, or in another dtype block by block."""
         stored = self._plan.stored.by_name[name]
-        if stored.entry.dtype == self._plan.layout[name].dtype:
-            return self._workers.submit(name, lambda: self._writer.copy(name, stored))
-        return self._workers.submit(name, BlockWork(name, self._plan, self._writer).cast)
+        if name in self._unpacked:
+            yield from self._whole(name, [])
+        elif stored.entry.dtype == self._plan.layout[name].dtype:
+            yield from self._workers.submit(name, lambda: self._writer.copy(name, stored))
+        else:
+            yield from self._workers.submit(name, BlockWork(name, self._plan, self._writer).cast)
 
     def _change(self, name: str, changes: list[Change]) -> Iterator[str]:
-        if len(changes) == 1 and isinstance(changes[0], AddUpdate) and not changes[0].pair.magnitude_key:
+        plain = len(changes) == 1 and isinstance(changes[0], AddUpdate) and not changes[0].pair.magnitude_key
+        if plain and name not in self._unpacked:
+            assert isinstance(changes[0], AddUpdate)
             add = self._product.adder(changes[0], self._tensors)
             yield from self._workers.submit(name, lambda: add(BlockWork(name, self._plan, self._writer)))
-            return
+        else:
+            yield from self._whole(name, changes)
+
+    def _whole(self, name: str, changes: list[Change]) -> Iterator[str]:
+        """Change a tensor of which more than some rows are needed at once."""
         yield from self._workers.finish()
         self._write(name, self._merged(name, changes))
         yield name

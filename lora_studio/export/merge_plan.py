@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from lora_studio.core.errors import InputError, StudioError
 from lora_studio.export.changes import AddUpdate, Change, Changes, Replace, ReplaceRows, vocabulary_weights
+from lora_studio.export.held_base import HeldTensors
 from lora_studio.export.shards import SAFETENSORS_NAMES, Layout
 from lora_studio.lora.saved_adapter import SavedAdapter
 from lora_studio.models.check import WEIGHTS_NAME, read_config
@@ -35,6 +36,14 @@ class NewTensor:
     copied_from: str = ""
 
 
+@dataclass(frozen=True)
+class Held:
+    """How a base was held in memory: `model.quantization` and `model.dtype` of a run."""
+
+    quantization: str
+    dtype: str
+
+
 @dataclass
 class MergePlan:
     """Everything that a merge writes, and from what.
@@ -56,19 +65,23 @@ class MergePlan:
     new: dict[str, NewTensor] = field(default_factory=dict[str, NewTensor])
 
     @classmethod
-    def of(cls, base: Path, changes: Changes, dtype: str | None) -> MergePlan:
+    def of(cls, base: Path, changes: Changes, dtype: str | None, held: Held | None = None) -> MergePlan:
         """Plan the merge of an adapter into a base model's folder.
 
         Args:
             base: Folder with config.json and safetensors.
             changes: What the adapter does to it.
             dtype: Of every weight; None keeps each tensor's own, or float32 where that is none we write.
+            held: How the base was held while the adapter was trained, to merge into that, unpacked; None merges into the base on disk.
 
         Raises:
             InputError: The adapter cannot be merged rightly.
         """
         stored = StoredTensors.open(base)
-        plan = cls(stored, CheckpointNames(changes.model, list(stored.by_name)), changes, read_config(base))
+        names = CheckpointNames(changes.model, list(stored.by_name))
+        if held is not None:
+            stored = HeldTensors(stored, names, changes.tree, held.quantization, held.dtype)
+        plan = cls(stored, names, changes, read_config(base))
         plan._lay_out(dtype)
         plan._untie(dtype)
         plan._settle_vocabulary()

@@ -22,11 +22,11 @@ from lora_studio.models.facts import read_facts
 from lora_studio.models.load import load_model
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from lora_studio.core.control import TaskContext
 
-_SETS = 3
+_SETS = 4
 _ROOM = 1.15  # of the weights' size, for activations and a layer being merged
 
 
@@ -39,12 +39,29 @@ class Reference:
         expected: Of base + adapter.
         base: Of the base alone.
         rounded: Of PEFT's merge rounded as the artefact is; the same as `expected` where nothing is rounded.
+        trained: Of base + adapter with the base in fewer bits, where it was trained so and that can be computed here.
     """
 
     rows: ComparisonRows
     expected: list[Tensor] = field(default_factory=list[Tensor])
     base: list[Tensor] = field(default_factory=list[Tensor])
     rounded: list[Tensor] = field(default_factory=list[Tensor])
+    trained: list[Tensor] = field(default_factory=list[Tensor])
+
+
+@dataclass
+class Compared:
+    """What separates an artefact's logits from others.
+
+    Attributes:
+        expected: From those of base + adapter.
+        exact: From those of PEFT's merge rounded alike.
+        trained: From those of base + adapter with the base held as it was trained.
+    """
+
+    expected: LogitComparison = field(default_factory=LogitComparison)
+    exact: LogitComparison = field(default_factory=LogitComparison)
+    trained: LogitComparison | None = None
 
 
 def fits_memory(base: Path) -> bool:
@@ -70,7 +87,7 @@ def with_adapter(model: Any, adapter: Path, resized: Mapping[str, int]) -> Any:
 
 def reference_of(
     context: TaskContext, base: Path, adapter: Path, rows: ComparisonRows, resized: Mapping[str, int],
-    dtypes: Mapping[str, torch.dtype] | None,
+    dtypes: Mapping[str, torch.dtype] | None, prepare: Callable[[Any], None] = lambda _model: None,
 ) -> Generator[RunEvent, None, Reference]:
     """Compute the logits that an artefact is held against.
 
@@ -81,9 +98,12 @@ def reference_of(
         rows: What to compare on.
         resized: See `Changes`.
         dtypes: How the artefact's parameters are rounded, by name; None where none is.
+        prepare: Changes the loaded base before the adapter goes on it.
     """
     yield Phase(name="loading", message="Loading base model and adapter")
-    model = with_adapter(load_model(base, torch.float32, torch.device("cpu")), adapter, resized)
+    model: Any = load_model(base, torch.float32, torch.device("cpu"))
+    prepare(model)
+    model = with_adapter(model, adapter, resized)
     found = Reference(rows)
     with model.disable_adapter():
         yield from _compute(context, model, rows, found.base, "Computing the base alone")
@@ -98,18 +118,29 @@ def reference_of(
     return found
 
 
+def trained_logits(
+    context: TaskContext, base: Path, adapter: Path, quantization: str, reference: Reference
+) -> Generator[RunEvent]:
+    """Compute what base + adapter answer with the base in fewer bits, as it was trained, into `reference.trained`."""
+    yield Phase(name="loading", message="Loading the base as it was held in training")
+    model = with_adapter(load_model(base, torch.float32, torch.device("cpu"), quantization), adapter, {})
+    yield from _compute(context, model, reference.rows, reference.trained, "Computing the base as it was held + adapter")
+
+
 def compare_with(
     context: TaskContext, model: Any, reference: Reference
-) -> Generator[RunEvent, None, tuple[LogitComparison, LogitComparison]]:
-    """Compare a loaded artefact; give what separates it from base + adapter, and from PEFT's merge rounded alike."""
-    comparison, exact = LogitComparison(), LogitComparison()
+) -> Generator[RunEvent, None, Compared]:
+    """Compare a loaded artefact row by row."""
+    compared = Compared(trained=LogitComparison() if reference.trained else None)
     rows = reference.rows.rows
     for number, found in enumerate(row_logits(model, rows)):
         context.control.check()
-        comparison.add(reference.expected[number], found, reference.base[number])
-        exact.add(reference.rounded[number], found)
+        compared.expected.add(reference.expected[number], found, reference.base[number])
+        compared.exact.add(reference.rounded[number], found)
+        if compared.trained is not None:
+            compared.trained.add(reference.trained[number], found)
         yield Phase(name="checking", message="Comparing with base + adapter", done=number + 1, total=len(rows), unit="rows")
-    return comparison, exact
+    return compared
 
 
 def load_artefact(folder: Path) -> Any:

@@ -8,16 +8,18 @@ from pathlib import Path
 from lora_studio.core.errors import InputError
 from lora_studio.export.destination import check_destination
 from lora_studio.export.source import AdapterSource, find_source
+from lora_studio.models.quantization import NONE
 
 KINDS = ("adapter", "merged")
+BASES = ("original", "dequantized")
 BYTES_OF_DTYPE = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
-def check_request(source: str, kind: str, target: Path, dtype: str | None, *, overwrite: bool) -> AdapterSource:
+def check_request(source: str, kind: str, target: Path, dtype: str | None, *, overwrite: bool, into: str = "original") -> AdapterSource:
     """Find the adapter, and see that it can be exported so; the base model need not be on this machine yet.
 
     Raises:
-        InputError: Source, kind, dtype or target cannot be used.
+        InputError: Source, kind, dtype, target or what is to be merged into cannot be used.
     """
     if kind not in KINDS:
         raise InputError(f"There is no export as {kind!r}.", f"Choose one of: {', '.join(KINDS)}.", "kind")
@@ -25,7 +27,12 @@ def check_request(source: str, kind: str, target: Path, dtype: str | None, *, ov
         raise InputError(f"Weights cannot be written as {dtype!r}.", f"Choose one of: {', '.join(BYTES_OF_DTYPE)}.", "dtype")
     if dtype is not None and kind == "adapter":
         raise InputError("An adapter is written in the dtype it was trained in.", "Leave the dtype out, or export as merged.", "dtype")
+    if into not in BASES:
+        raise InputError(f"There is no base to merge into that is called {into!r}.", f"Choose one of: {', '.join(BASES)}.", "into")
     found = find_source(source)
+    if into == "dequantized" and found.base_quantization == NONE:
+        message = "The adapter was trained on a base in full precision: there is no dequantized one."
+        raise InputError(message, "Merge into the original.", "into")
     check_destination(target, overwrite=overwrite, needed=needed_folders(found))
     return found
 

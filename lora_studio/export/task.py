@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
@@ -20,9 +21,10 @@ from lora_studio.export.card import model_card, public_name
 from lora_studio.export.certificate import Certificate, write_certificate
 from lora_studio.export.changes import Changes
 from lora_studio.export.destination import alone_at, check_destination, keep_as_failed
+from lora_studio.export.held_base import hold
 from lora_studio.export.judge import Findings, judge
 from lora_studio.export.merge import merge_into
-from lora_studio.export.merge_plan import MergePlan
+from lora_studio.export.merge_plan import Held, MergePlan
 from lora_studio.export.papers import Papers, copy_papers, end_token_in_words, papers_fault, papers_of
 from lora_studio.export.reference import (
     Reference,
@@ -31,6 +33,7 @@ from lora_studio.export.reference import (
     load_artefact,
     most_tokens,
     reference_of,
+    trained_logits,
     with_adapter,
 )
 from lora_studio.export.request import check_request, check_space, needed_folders
@@ -40,6 +43,7 @@ from lora_studio.export.tensor_check import TensorReport, check_tensors
 from lora_studio.models.fingerprint import weight_fingerprint
 from lora_studio.models.load import load_model
 from lora_studio.models.prepare import ready_model
+from lora_studio.models.quantization import NONE, quantization_finding
 
 _CPU = torch.device("cpu")
 
@@ -67,6 +71,7 @@ class _Work:
 
 def export(
     context: TaskContext, source: str, kind: str, to: str, dtype: str | None = None, overwrite: bool = False, check: str = "auto",
+    into: str = "original",
 ) -> Iterator[RunEvent]:
     """Export a run, a checkpoint or a PEFT folder as an adapter folder or a merged model.
 
@@ -81,6 +86,8 @@ def export(
         dtype: Of the merged weights: "float32", "bfloat16", "float16"; None keeps each tensor's own, or is float32 where that is none of
             them.
         overwrite: Whether an earlier export at `to` may be replaced.
+        into: What an adapter of a quantized base is merged into: "original", the base in full precision, or "dequantized", the base as it
+            was held, unpacked.
         check: "auto" runs the artefact where it fits into memory, "tensors" never does.
 
     Raises:
@@ -90,12 +97,12 @@ def export(
     if not to.strip():
         raise InputError("No folder is named to export to.", "Name the folder to make.", "to")
     target = Path(to).expanduser().resolve()
-    found = check_request(source, kind, target, dtype, overwrite=overwrite)
+    found = check_request(source, kind, target, dtype, overwrite=overwrite, into=into)
     base = yield from ready_model(context, found.base_name, found.base_revision)
     needed = needed_folders(found, base)
     check_destination(target, overwrite=overwrite, needed=needed)
     yield Phase(name="preparing", message="Looking at base model and adapter")
-    work = _work_of(found, base, kind, dtype, run=check == "auto" and fits_memory(base))
+    work = _work_of(found, base, kind, dtype, into, run=check == "auto" and fits_memory(base))
     if work.plan is not None:
         check_space(target, work.plan.bytes)
     with alone_at(target), _told_when_disk_fails(target), whole_folder(target, overwrite=overwrite) as folder:
@@ -114,9 +121,10 @@ def export(
         "certificate": certificate.to_json()})
 
 
-def _work_of(source: AdapterSource, base: Path, kind: str, dtype: str | None, *, run: bool) -> _Work:
+def _work_of(source: AdapterSource, base: Path, kind: str, dtype: str | None, into: str, *, run: bool) -> _Work:
     changes = Changes.of(base, source.adapter)
-    plan = None if kind == "adapter" else MergePlan.of(base, changes, dtype)
+    held = Held(source.base_quantization, source.config.model.dtype) if into == "dequantized" and source.config else None
+    plan = None if kind == "adapter" else MergePlan.of(base, changes, dtype, held)
     return _Work(source, base, changes, plan, papers_of(base, source.adapter, source.config), run)
 
 
@@ -144,7 +152,7 @@ def _make_adapter(context: TaskContext, work: _Work, folder: Path) -> Generator[
     if work.run:
         reference = yield from _reference(context, work, None)
         model = with_adapter(load_model(work.base, torch.float32, _CPU), folder, work.changes.resized)
-        findings.comparison, findings.exact = yield from compare_with(context, model, reference)
+        findings.compared = yield from compare_with(context, model, reference)
         findings.rows_from = reference.rows.origin
     return _certificate(work, findings)
 
@@ -157,7 +165,8 @@ def _make_merged(context: TaskContext, work: _Work, folder: Path) -> Generator[R
         yield Phase(name="merging", message="Merging", done=done, total=plan.bytes, unit="bytes")
     copy_papers(work.base, work.source.adapter, folder, work.papers)
     findings = Findings(kind="merged", dtype=plan.dtype, loaded_by=f"transformers {transformers.__version__}",
-                        rounded=plan.is_rounded, papers_fault=papers_fault(folder, work.papers, plan.config))
+                        rounded=plan.is_rounded, trained_base=work.source.base_quantization,
+                        papers_fault=papers_fault(folder, work.papers, plan.config))
     report = TensorReport()
     for done in check_tensors(plan, work.base, folder, report):
         context.control.check()
@@ -166,7 +175,7 @@ def _make_merged(context: TaskContext, work: _Work, folder: Path) -> Generator[R
     if work.run:
         reference = yield from _reference(context, work, plan.parameter_dtypes() if plan.is_rounded else None)
         yield Phase(name="checking", message="Loading the written model again")
-        findings.comparison, findings.exact = yield from compare_with(context, load_artefact(folder), reference)
+        findings.compared = yield from compare_with(context, load_artefact(folder), reference)
         findings.rows_from = reference.rows.origin
     return _certificate(work, findings)
 
@@ -176,7 +185,17 @@ def _reference(
 ) -> Generator[RunEvent, None, Reference]:
     rows = comparison_rows(work.source.config, work.papers.tokenizer)
     rows = rows.cut(most_tokens(len(rows.rows), len(work.papers.tokenizer)))
-    return (yield from reference_of(context, work.base, work.source.adapter, rows, work.changes.resized, dtypes))
+    base, adapter, plan = work.base, work.source.adapter, work.plan
+
+    def prepare(model: Any) -> None:
+        if plan is not None:
+            hold(model, plan.stored, plan.names)
+
+    reference = yield from reference_of(context, base, adapter, rows, work.changes.resized, dtypes, prepare)
+    held = work.source.base_quantization
+    if plan is not None and held != NONE and quantization_finding(held, "cpu") is None:
+        yield from trained_logits(context, base, adapter, held, reference)
+    return reference
 
 
 def _certificate(work: _Work, findings: Findings) -> Certificate:
