@@ -19,7 +19,7 @@ from lora_studio.core.control import TaskContext
 from lora_studio.core.errors import InputError, StudioError
 from lora_studio.core.events import Phase, RunEvent, RunFinished
 from lora_studio.core.files import bytes_below, whole_folder
-from lora_studio.export.card import model_card
+from lora_studio.export.card import write_card
 from lora_studio.export.comparison import Certificate, LogitComparison, judge, model_digests, row_logits
 from lora_studio.export.destination import CERTIFICATE_NAME, check_destination
 from lora_studio.export.merge import RoundingLoss, finish_merge, merge_by_module
@@ -88,7 +88,7 @@ def export(
             certificate, written = yield from _export_merged(context, work, folder, dtype)
         if not certificate.passed:
             raise _refusal(kind, certificate.reason)
-        _write_papers(folder, work.source, kind, written, certificate)
+        _write_papers(folder, work, kind, written, certificate)
         size = bytes_below(folder)
         yield Phase(name="saving", message="Writing to disk")
         check_destination(target, overwrite=overwrite, needed=needed)  # someone may have put something there meanwhile
@@ -203,6 +203,6 @@ def _adapter_dtype(weights: Path) -> str:
         return str(tensors.get_tensor(names[0]).dtype).removeprefix("torch.") if names else "float32"
 
 
-def _write_papers(folder: Path, source: AdapterSource, kind: str, dtype: str, certificate: Certificate) -> None:
+def _write_papers(folder: Path, work: _Work, kind: str, dtype: str, certificate: Certificate) -> None:
     (folder / CERTIFICATE_NAME).write_text(json.dumps(certificate.to_json(), indent=2) + "\n", encoding="utf-8")
-    (folder / "README.md").write_text(model_card(source, kind, dtype, certificate.to_json()), encoding="utf-8")
+    write_card(folder, work.source, kind, dtype, certificate.to_json(), work.base)
