@@ -49,6 +49,8 @@ COMMANDS = (
     Command("export", "export an adapter or a merged model",
             "Export a run, a checkpoint or any PEFT adapter folder. What was written is loaded again and compared before it gets its "
             "name."),
+    Command("push", "put an export on the Hub",
+            "Push an export to a model repository of the Hub, in one commit. The token is that of HF_TOKEN or `hf auth login`."),
     Command("chat", "ask the base model, the adapter, or both", "Ask a model something; without --prompt, one question after the other."),
     Command("runs", "the runs on this machine", "List the runs, the latest first."),
     Command("doctor", "devices, versions, optional parts",

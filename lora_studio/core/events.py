@@ -50,7 +50,7 @@ class Phase(_Event):
     """What the task is doing, and how far it is where that is known.
 
     `name` is one word of a small set (`loading`, `preparing`, `training`, `evaluating`, `sampling`, `saving`,
-    `downloading`, `converting`, `merging`, `checking`); `done` and `total` are in `unit` ("bytes", "rows", "tensors").
+    `downloading`, `uploading`, `converting`, `merging`, `checking`); `done` and `total` are in `unit` ("bytes", "rows", "tensors").
     """
 
     event: Literal["phase"] = "phase"

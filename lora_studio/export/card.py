@@ -1,4 +1,7 @@
-"""The model card: what the artefact is, what it was made from, how to load it. Written from the run's own record."""
+"""The model card: what the artefact is, what it was made from, how to load it. Written from the run's own record.
+
+Nobody's folders, names or tokens stand in it: of paths the last part, of data files names and counts, never a row.
+"""
 
 from __future__ import annotations
 
@@ -7,67 +10,122 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from lora_studio import __version__
 from lora_studio.core.config import RunConfig
 from lora_studio.core.events import Evaluation, Step, read_events
+from lora_studio.core.history import RunHistory
+from lora_studio.core.settings import TrainingSettings
+from lora_studio.export.compatibility import Compatibility, compatibility
+from lora_studio.export.curves import curves_svg
+from lora_studio.export.data_summary import data_lines
+from lora_studio.export.front_matter import front_matter, licence_note
+from lora_studio.export.loading import THIS_FOLDER, USUAL_FILES, loading_lines, loadings
+from lora_studio.export.public import code, plain, public_name
 from lora_studio.export.source import AdapterSource
+from lora_studio.models.facts import ModelFacts, read_facts
 from lora_studio.models.quantization import SAID
 
+__all__ = ["CARD_NAME", "CURVES_NAME", "loading_lines", "model_card", "public_name", "write_card"]
 
-def model_card(source: AdapterSource, kind: str, dtype: str, certificate: Mapping[str, Any]) -> str:
-    """Write the card of an artefact as Markdown with the Hub's front matter.
+CARD_NAME, CURVES_NAME = "README.md", "curves.svg"
+_SETTINGS = (
+    "r", "lora_alpha", "lora_dropout", "target_modules", "target_parameters", "exclude_modules", "layers_to_transform", "rank_pattern",
+    "alpha_pattern", "modules_to_save", "trainable_token_indices", "use_rslora", "use_dora", "bias", "lora_bias")
+_MOST_SHOWN = 400  # characters of one setting
+_FIGURES = (
+    ("max_abs_logit_difference", "largest logit difference {:.2e}"), ("kl_divergence", "mean KL divergence {:.2e}"),
+    ("top1_agreement", "same likeliest token at {:.2%} of positions"),
+    ("effect_lost", "{:.2%} of the adapter's effect lost to rounding"), ("update_lost", "{:.2%} of the update to the weights lost"))
+
+
+def write_card(
+    folder: Path, source: AdapterSource, kind: str, dtype: str, certificate: Mapping[str, Any], base: Path | None = None
+) -> None:
+    """Write the card of an artefact into its folder, with the run's loss curves beside it where there is a run.
+
+    Args:
+        folder: The artefact's, its files written.
+        source: What was exported.
+        kind: "adapter", "merged", "gguf" or "gguf-adapter".
+        dtype: Of the written weights, such as "float32" or "q8_0".
+        certificate: As `Certificate.to_json`.
+        base: The base model's folder, for its licence and family; None where it is not here.
+    """
+    history = history_of(source)
+    curves = curves_svg(history, f"{source.label}: loss")
+    if curves:
+        (folder / CURVES_NAME).write_text(curves, encoding="utf-8")
+    files = sorted(path.name for path in folder.glob("*.gguf"))
+    facts = read_facts(base) if base else None
+    card = model_card(source, kind, dtype, certificate, facts, history, has_curves=bool(curves), file=files[0] if files else "")
+    (folder / CARD_NAME).write_text(card, encoding="utf-8")
+
+
+def model_card(
+    source: AdapterSource, kind: str, dtype: str, certificate: Mapping[str, Any], facts: ModelFacts | None = None,
+    history: RunHistory | None = None, *, has_curves: bool = False, file: str = "",
+) -> str:
+    """Give the card of an artefact as Markdown with the Hub's front matter.
 
     Args:
         source: What was exported.
-        kind: "adapter" or "merged".
+        kind: "adapter", "merged", "gguf" or "gguf-adapter".
         dtype: Of the written weights, such as "float32".
         certificate: As `Certificate.to_json`.
+        facts: Of the base model; None where they are not known.
+        history: As `history_of` gives it; None to read it here.
+        has_curves: Whether the picture of the curves stands beside it.
+        file: Name of the GGUF file; empty for the usual one.
     """
-    parts = [_front_matter(source, kind), _title(source, kind), _loading(source, kind), _settings(source, dtype)]
+    parts = [front_matter(source, kind, facts), _title(source, kind, facts), _loading(source, kind, file)]
+    if kind == "adapter":
+        parts.append(_compatibility(compatibility(source.adapter, facts)))
+    parts.append(_settings(source, dtype))
     if source.run_dir and source.config:
-        parts.append(_training(source.run_dir, source.config))
+        parts.append(_training(source.run_dir, source.config, history or history_of(source), has_curves=has_curves))
     parts.append(_certificate(certificate))
     return "\n".join(parts)
 
 
-def loading_lines(kind: str, folder: str, base: str) -> str:
-    """Give the Python lines that load an artefact with plain transformers and peft."""
-    if kind == "merged":
-        return (
-            "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
-            f"model = AutoModelForCausalLM.from_pretrained({folder!r})\n"
-            f"tokenizer = AutoTokenizer.from_pretrained({folder!r})\n"
-        )
-    return (
-        "from peft import PeftModel\n"
-        "from transformers import AutoModelForCausalLM\n\n"
-        f"base = AutoModelForCausalLM.from_pretrained({base!r})\n"
-        f"model = PeftModel.from_pretrained(base, {folder!r})\n"
-    )
+def history_of(source: AdapterSource) -> RunHistory:
+    """Replay the run that an adapter is of, of a checkpoint's as far as its step; an empty history where there is no run."""
+    history = RunHistory()
+    events = source.run_dir / "events.jsonl" if source.run_dir else None
+    if events is None or not events.is_file():
+        return history
+    is_checkpoint = source.adapter.parent.name == "checkpoints"
+    last = float(source.adapter.name.removeprefix("step-")) if is_checkpoint else float("inf")
+    with events.open("rb") as lines:
+        for event in read_events(lines):
+            if not (isinstance(event, Step | Evaluation) and event.step > last):
+                history.add(event)
+    return history
 
 
-def public_name(name_or_path: str) -> str:
-    """Give a model's name for others to read: a Hub id as it is, of a path only its last part."""
-    path = Path(name_or_path)
-    return path.name if path.is_absolute() or path.exists() else name_or_path
+def _title(source: AdapterSource, kind: str, facts: ModelFacts | None) -> str:
+    base = code(public_name(source.base_name))
+    revision = _revision(source)
+    base += f" (revision {code(revision)})" if revision else ""
+    merged = f"{base} with a LoRA adapter merged into its weights"
+    what = {
+        "adapter": f"A LoRA adapter for {base}.", "merged": f"{merged}.", "gguf": f"{merged}, as GGUF.",
+        "gguf-adapter": f"A LoRA adapter for {base}, as GGUF for llama.cpp.",
+    }[kind]
+    licence = licence_note(facts)
+    return f"# {plain(source.label)}\n\n{what}{_trained_on(source, kind)}\n" + (f"\n{licence}\n" if licence else "")
 
 
-def _front_matter(source: AdapterSource, kind: str) -> str:
-    fields: dict[str, Any] = {"library_name": "peft" if kind == "adapter" else "transformers", "pipeline_tag": "text-generation",
-                              "tags": ["lora", "text-generation"]}
-    if not Path(source.base_name).is_absolute():
-        fields = {"base_model": source.base_name, **fields}
-    return f"---\n{yaml.safe_dump(fields, sort_keys=False)}---\n"
-
-
-def _title(source: AdapterSource, kind: str) -> str:
-    base = public_name(source.base_name)
-    revision = f" (revision {source.base_revision})" if source.base_revision else ""
-    adapter = f"A LoRA adapter for {base}{revision}."
-    what = adapter if kind == "adapter" else f"{base}{revision} with a LoRA adapter merged into its weights."
-    return f"# {source.label}\n\n{what}{_trained_on(source, kind)}\n"
+def _revision(source: AdapterSource) -> str:
+    """Give the base's commit that the run found, else the revision that was asked for; a record that cannot be read tells none."""
+    if source.run_dir:
+        try:
+            environment: Any = json.loads((source.run_dir / "environment.json").read_text(encoding="utf-8"))
+            commit = environment["base"]["commit"]
+        except (OSError, ValueError, KeyError, TypeError):
+            commit = ""
+        if commit:
+            return str(commit)
+    return source.base_revision or ""
 
 
 def _trained_on(source: AdapterSource, kind: str) -> str:
@@ -75,69 +133,71 @@ def _trained_on(source: AdapterSource, kind: str) -> str:
     held = SAID[source.base_quantization]
     if not held:
         return ""
-    merged = " It is merged into the weights in full precision, which differ a little from those." if kind == "merged" else ""
+    is_merged = kind in ("merged", "gguf")
+    merged = " It is merged into the weights in full precision, which differ a little from those." if is_merged else ""
     return f" The adapter was trained on the base held in {held}.{merged}"
 
 
-def _loading(source: AdapterSource, kind: str) -> str:
-    return f"## Load it\n\n```python\n{loading_lines(kind, 'PATH_TO_THIS_FOLDER', public_name(source.base_name))}```\n"
+def _loading(source: AdapterSource, kind: str, file: str) -> str:
+    ways = loadings(kind, THIS_FOLDER, public_name(source.base_name), file or USUAL_FILES.get(kind, ""))
+    return "## Load it\n\n" + "\n".join(f"{way.program}:\n\n```{way.language}\n{way.lines}```\n" for way in ways)
+
+
+def _compatibility(found: list[Compatibility]) -> str:
+    rows = [f"| {entry.program} | {entry.answer} | {entry.told} |" for entry in found]
+    return "## Where it can be served\n\n| program | answer | how, or why not |\n|---|---|---|\n" + "\n".join([*rows, ""])
 
 
 def _settings(source: AdapterSource, dtype: str) -> str:
-    keys = ("r", "lora_alpha", "lora_dropout", "target_modules", "target_parameters", "rank_pattern", "alpha_pattern",
-            "modules_to_save", "use_rslora", "use_dora", "bias")
-    rows = [f"| `{key}` | {json.dumps(source.peft_config[key], ensure_ascii=False)} |" for key in keys if source.peft_config.get(key)]
-    return "## Adapter\n\n| setting | value |\n|---|---|\n" + "\n".join([*rows, f"| dtype of the weights | {dtype} |", ""])
+    config = source.peft_config
+    rows = [f"| `{key}` | {_told(config[key])} |" for key in _SETTINGS if config.get(key) not in (None, False, [], {})]
+    return "## Adapter\n\n| setting | value |\n|---|---|\n" + "\n".join([*rows, f"| dtype of the weights | {plain(dtype)} |", ""])
 
 
-def _training(run_dir: Path, config: RunConfig) -> str:
+def _told(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    if isinstance(value, int | float):
+        return text
+    return code(text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}…")
+
+
+def _training(run_dir: Path, config: RunConfig, history: RunHistory, *, has_curves: bool) -> str:
     training = config.training
     lines = [
-        f"{training.num_train_epochs:g} epochs" if training.max_steps < 0 else f"at most {training.max_steps} steps",
+        _length(training),
         f"global batch {training.rows_per_step} rows",
         f"learning rate {training.learning_rate:g}, {training.lr_scheduler_type}",
         f"seed {training.seed}",
-        *_results(run_dir / "events.jsonl"), *_data_lines(run_dir / "data.json"),
+        *_results(history), *data_lines(run_dir / "data.json"),
     ]
-    return "## Training\n\n" + "".join(f"- {line}\n" for line in lines)
+    picture = f"\n![Training and evaluation loss over the steps]({CURVES_NAME})\n" if has_curves else ""
+    return "## Training\n\n" + "".join(f"- {line}\n" for line in lines) + picture
 
 
-def _results(events: Path) -> list[str]:
-    last_step: Step | None = None
-    evaluations: list[Evaluation] = []
-    if events.exists():
-        with events.open("rb") as lines:
-            for event in read_events(lines):
-                if isinstance(event, Step):
-                    last_step = event
-                elif isinstance(event, Evaluation):
-                    evaluations.append(event)
+def _length(training: TrainingSettings) -> str:
+    if training.max_steps >= 0:
+        return f"at most {training.max_steps} steps"
+    return f"{training.num_train_epochs:g} epoch{'' if training.num_train_epochs == 1 else 's'}"
+
+
+def _results(history: RunHistory) -> list[str]:
+    """Say how the run went; what a resumed run did again counts once."""
     told: list[str] = []
-    if last_step:
-        told.append(f"{last_step.step} steps, {last_step.trained_tokens:,} trained tokens, last training loss {last_step.loss:.4f}")
-    if evaluations:
-        told.append(f"evaluation loss {evaluations[0].loss:.4f} at step {evaluations[0].step}, {evaluations[-1].loss:.4f} at the end")
+    loss, evaluation = history.loss, history.evaluation
+    if loss.last is not None:
+        told.append(f"{history.step} steps, {history.trained_tokens:,} trained tokens, last training loss {loss.last:.4f}")
+    if evaluation.last is not None:
+        first = f"{evaluation.y[0]:.4f} at step {evaluation.x[0]:.0f}, " if len(evaluation) > 1 else ""
+        told.append(f"evaluation loss {first}{evaluation.last:.4f} at step {evaluation.x[-1]:.0f}")
     return told
 
 
-def _data_lines(path: Path) -> list[str]:
-    if not path.exists():
-        return []
-    files = json.loads(path.read_text(encoding="utf-8")).get("files", [])
-    names = [Path(str(entry["path"] if isinstance(entry, dict) else entry)).name for entry in files]
-    return [f"data: {', '.join(names)}"] if names else []
-
-
 def _certificate(certificate: Mapping[str, Any]) -> str:
-    if certificate["grade"] == "logits":
-        compared = (f"The written files were loaded again and compared with base + adapter on {certificate['rows']} rows "
-                    f"({certificate['rows_from']})")
+    if certificate.get("grade", "logits") == "logits":
+        rows = f" on {certificate['rows']} rows ({certificate['rows_from']})" if certificate.get("rows") else ""
+        compared = f"The written files were loaded again and compared with base + adapter{rows}"
     else:
         compared = "The written files were read again and each tensor recomputed; they were not run"
-    figures = (
-        ("max_abs_logit_difference", "largest logit difference {:.2e}"), ("top1_agreement", "same likeliest token at {:.2%} of positions"),
-        ("effect_lost", "{:.2%} of the adapter's effect lost to rounding"), ("update_lost", "{:.2%} of the update to the weights lost"),
-    )
-    found = [form.format(certificate[key]) for key, form in figures if certificate.get(key) is not None]
-    said = ", ".join([f"verdict *{certificate['verdict']}*", *found])
-    return f"## Certificate\n\n{compared}: {said}. All of it is in `certificate.html`.\n\nMade with LoRA Studio {__version__}.\n"
+    figures = [words.format(certificate[key]) for key, words in _FIGURES if isinstance(certificate.get(key), int | float)]
+    told = ", ".join([f"verdict *{certificate['verdict']}*", *figures])
+    return f"## Certificate\n\n{compared}: {told}. All of it is in `certificate.html`.\n\nMade with LoRA Studio {__version__}.\n"

@@ -17,7 +17,7 @@ from lora_studio.core.control import TaskContext
 from lora_studio.core.errors import InputError, StudioError
 from lora_studio.core.events import Phase, RunEvent, RunFinished
 from lora_studio.core.files import bytes_below, sha256_of, whole_folder
-from lora_studio.export.card import model_card, public_name
+from lora_studio.export.card import public_name, write_card
 from lora_studio.export.certificate import Certificate, write_certificate
 from lora_studio.export.changes import Changes
 from lora_studio.export.destination import alone_at, check_destination, keep_as_failed
@@ -108,8 +108,7 @@ def export(
     with alone_at(target), _told_when_disk_fails(target), whole_folder(target, overwrite=overwrite) as folder:
         certificate = yield from (_make_adapter if kind == "adapter" else _make_merged)(context, work, folder)
         yield Phase(name="saving", message="Writing card and certificate")
-        card = model_card(work.source, kind, certificate.dtype, certificate.to_json())
-        (folder / "README.md").write_text(card, encoding="utf-8")
+        write_card(folder, work.source, kind, certificate.dtype, certificate.to_json(), base)
         certificate = write_certificate(folder, certificate, context.control.check)
         if not certificate.passed:
             raise _refusal(kind, certificate.reason, keep_as_failed(folder, target))

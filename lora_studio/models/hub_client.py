@@ -76,7 +76,7 @@ def open_address(address: str, repo_id: str, revision: str, start: int = 0) -> h
     request = urllib.request.Request(address, headers={"User-Agent": "lora-studio", "Accept-Encoding": "identity"})
     if start:
         request.add_header("Range", f"bytes={start}-")
-    token = _token()
+    token = hub_token()
     if token:
         request.add_unredirected_header("Authorization", f"Bearer {token}")
     opener = urllib.request.build_opener(_Redirects)
@@ -119,7 +119,7 @@ def _refuse_unreachable(address: str) -> None:
         raise _offline(reason)
 
 
-def _token() -> str:
+def hub_token() -> str:
     """Give the Hub token from the environment or the Hub's own store; empty when there is none."""
     if os.environ.get("HF_HUB_DISABLE_IMPLICIT_TOKEN", "").lower() in _ON:
         return ""
@@ -151,7 +151,7 @@ def _refusal(error: urllib.error.HTTPError, repo_id: str, revision: str) -> Stud
         return InputError(f"{repo_id} has no revision {revision}.", "Leave the revision empty for the main branch.", "model.revision")
     if error.code in (401, 403, 404):
         hint = "Check the spelling; for a private model log in with `hf auth login` or set HF_TOKEN."
-        if _token() and error.code == 401 and not code:
+        if hub_token() and error.code == 401 and not code:
             return InputError("The Hub refuses the token it was given.", "Log in again with `hf auth login`, or mend HF_TOKEN.", FIELD)
         return InputError(f"The Hub has no model {repo_id} that you may see.", hint, FIELD)
     if error.code == 429:

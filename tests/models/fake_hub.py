@@ -15,6 +15,7 @@ from typing import Any
 
 from lora_studio.core.control import TaskContext
 from lora_studio.core.events import Phase, RunEvent
+from tests.models.fake_uploads import Uploads
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 REPO = "somebody/tiny"
@@ -42,6 +43,7 @@ class FakeHub:
         ignores_ranges: Answer 200 with the whole file whatever range is asked.
         damages: Flip a byte in the first so many weight answers.
         status: Answer every request with this status instead.
+        uploads: What it does for uploads; None where it is for reading alone.
     """
 
     files: dict[str, bytes]
@@ -55,6 +57,7 @@ class FakeHub:
     damages: int = 0
     status: int = 0
     error_code: str = ""
+    uploads: Uploads | None = None
     address: str = ""
     requests: list[Request] = field(default_factory=list)
 
@@ -88,6 +91,8 @@ def running_hub(hub: FakeHub) -> Iterator[FakeHub]:
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     hub.address = f"http://127.0.0.1:{server.server_address[1]}"
+    if hub.uploads is not None:
+        hub.uploads.address = hub.address
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     try:
@@ -112,6 +117,8 @@ class _Handler(BaseHTTPRequestHandler):
         path = urllib.parse.unquote(self.path.split("?")[0])
         if hub.status:
             self._refuse(hub.status, hub.error_code)
+        elif hub.uploads is not None:
+            self._upload(hub.uploads)
         elif path.startswith(f"/api/{hub.kind}/"):
             self._describe(path)
         elif hub.kind == "datasets":
@@ -121,6 +128,31 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_HEAD(self) -> None:
         self.do_GET()
+
+    def do_POST(self) -> None:
+        hub = self.state
+        hub.requests.append(Request(self.path, "", self.headers.get("Authorization", "")))
+        if hub.status or hub.uploads is None:
+            self._body()
+            self._refuse(hub.status or 405, hub.error_code)
+        else:
+            self._upload(hub.uploads)
+
+    def do_PUT(self) -> None:
+        self.do_POST()
+
+    def _upload(self, uploads: Uploads) -> None:
+        path = urllib.parse.unquote(self.path.split("?")[0])
+        answer = uploads.answer(self.command, path, self.headers.get("Authorization", ""), self._body())
+        content = json.dumps(answer.body if answer.body is not None else {}).encode()
+        self.send_response(answer.status)
+        for name, value in {"Content-Type": "application/json", "Content-Length": str(len(content)), **answer.headers}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(content)
+
+    def _body(self) -> bytes:
+        return self.rfile.read(int(self.headers.get("Content-Length", 0)))
 
     def _describe(self, path: str) -> None:
         name, _, revision = path.removeprefix(f"/api/{self.state.kind}/").partition("/revision/")

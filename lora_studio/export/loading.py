@@ -1,0 +1,103 @@
+"""The lines that load an artefact with the programs it is for. No torch here."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+Kind = Literal["adapter", "merged", "gguf", "gguf-adapter"]
+THIS_FOLDER = "PATH_TO_THIS_FOLDER"
+BASE_GGUF = "BASE_MODEL.gguf"
+USUAL_FILES = {"gguf": "model.gguf", "gguf-adapter": "adapter.gguf"}
+
+
+class Loading(NamedTuple):
+    """One way to load an artefact.
+
+    Attributes:
+        program: What loads it, such as "PEFT" or "llama.cpp".
+        language: Of the lines, as a code block of Markdown names it: `python` or `sh`.
+        lines: To copy as they are.
+    """
+
+    program: str
+    language: str
+    lines: str
+
+
+def loadings(kind: str, folder: str, base: str, file: str = "") -> list[Loading]:
+    """Give the ways to load an artefact, the usual one first.
+
+    Args:
+        kind: "adapter", "merged", "gguf" or "gguf-adapter".
+        folder: Where it lies, or a word for that.
+        base: What the base model is called.
+        file: Name of the GGUF file in the folder; empty for the usual one.
+
+    Raises:
+        KeyError: There is no such kind.
+    """
+    makers: dict[str, Callable[[str, str, str], list[Loading]]] = {
+        "adapter": _adapter, "merged": _merged, "gguf": _gguf, "gguf-adapter": _gguf_adapter}
+    return makers[kind](folder, base, file or USUAL_FILES.get(kind, ""))
+
+
+def loading_lines(kind: str, folder: str, base: str, file: str = "") -> str:
+    """Give the lines of all ways to load an artefact as one text to copy; where there are several, each under its program's name."""
+    ways = loadings(kind, folder, base, file)
+    return ways[0].lines if len(ways) == 1 else "\n".join(f"# {way.program}\n{way.lines}" for way in ways)
+
+
+def _adapter(folder: str, base: str, _file: str) -> list[Loading]:
+    return [Loading("PEFT", "python", (
+        "from peft import PeftModel\n"
+        "from transformers import AutoModelForCausalLM\n\n"
+        f"base = AutoModelForCausalLM.from_pretrained({base!r})\n"
+        f"model = PeftModel.from_pretrained(base, {folder!r})\n"
+    ))]
+
+
+def _merged(folder: str, _base: str, _file: str) -> list[Loading]:
+    return [Loading("transformers", "python", (
+        "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+        f"model = AutoModelForCausalLM.from_pretrained({folder!r})\n"
+        f"tokenizer = AutoTokenizer.from_pretrained({folder!r})\n"
+    ))]
+
+
+def _gguf(folder: str, _base: str, file: str) -> list[Loading]:
+    path = f"{folder}/{file}"
+    return [
+        Loading("llama.cpp", "sh", f"llama-server -m {shlex.quote(path)}\n"),
+        Loading("Ollama", "sh", _ollama(folder, file)),
+        Loading("xllamacpp", "python", _xllamacpp(path, "")),
+    ]
+
+
+def _gguf_adapter(folder: str, _base: str, file: str) -> list[Loading]:
+    path = f"{folder}/{file}"
+    return [
+        Loading("llama.cpp", "sh", f"llama-server -m {BASE_GGUF} --lora {shlex.quote(path)}\n"),
+        Loading("Ollama", "sh", _ollama(folder, file)),
+        Loading("xllamacpp", "python", _xllamacpp(BASE_GGUF, path)),
+    ]
+
+
+def _ollama(folder: str, file: str) -> str:
+    """Ollama reads the `Modelfile` beside the GGUF, which names it by FROM or ADAPTER."""
+    name = shlex.quote(file.removesuffix(".gguf").lower())
+    return f"cd {shlex.quote(folder)}\nollama create {name} -f Modelfile\nollama run {name}\n"
+
+
+def _xllamacpp(model: str, adapter: str) -> str:
+    """Lines for xllamacpp 2026.10, tried with its wheel."""
+    attach = f"params.lora_adapters = [xlc.CommonAdapterLoraInfo({adapter!r}, 1.0)]\n" if adapter else ""
+    return (
+        "import xllamacpp as xlc\n\n"
+        "params = xlc.CommonParams()\n"
+        f"params.model.path = {model!r}\n{attach}"
+        "server = xlc.Server(params)\n"
+        'answer = server.handle_chat_completions({"messages": [{"role": "user", "content": "Hello"}]})\n'
+        'print(answer["choices"][0]["message"]["content"])\n'
+    )

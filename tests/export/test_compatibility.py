@@ -1,0 +1,122 @@
+"""Which program serves which adapter: a rule at a time."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lora_studio.export.compatibility import Compatibility, compatibility
+from lora_studio.models.facts import ModelFacts
+from tests.export.handmade import tensors_of, write_adapter
+
+LLAMA = ModelFacts("LlamaForCausalLM", "llama", 1000, 2, "float32", 4000, tied_embeddings=False)
+QWEN3 = replace(LLAMA, architecture="Qwen3ForCausalLM", model_type="qwen3")
+GPT2 = replace(LLAMA, architecture="GPT2LMHeadModel", model_type="gpt2")
+UNHEARD_OF = replace(LLAMA, architecture="NovelForCausalLM", model_type="novel")
+EMBEDDING = {
+    "base_model.model.model.embed_tokens.lora_embedding_A": np.zeros((4, 384), np.float32),
+    "base_model.model.model.embed_tokens.lora_embedding_B": np.zeros((32, 4), np.float32),
+}
+
+
+def answers(folder: Path, facts: ModelFacts | None = LLAMA, tensors: Any = None, **changes: Any) -> dict[str, Compatibility]:
+    return {entry.program: entry for entry in compatibility(write_adapter(folder, tensors, **changes), facts)}
+
+
+def said(found: dict[str, Compatibility]) -> dict[str, str]:
+    return {program: entry.answer for program, entry in found.items()}
+
+
+def test_a_plain_adapter_of_a_llama_is_served_by_all_but_mlx_which_loads_it_merged(tmp_path: Path) -> None:
+    found = answers(tmp_path)
+    assert said(found) == {"PEFT": "yes", "vLLM": "yes", "llama.cpp": "yes", "Ollama": "yes", "MLX": "no"}
+    assert found["MLX"].remedy == "Merge it into the base model: mlx-lm loads the merged folder."
+    assert all(not entry.remedy for entry in found.values() if entry.answer == "yes")
+
+
+@pytest.mark.parametrize(("changes", "reason", "remedy"), [
+    ({"use_dora": True}, "DoRA", "use_dora off"),
+    ({"modules_to_save": ["lm_head"]}, "modules_to_save", "Merge it"),
+    ({"trainable_token_indices": [1, 2]}, "trainable_token_indices", "Merge it"),
+    ({"bias": "lora_only"}, "biases", "bias none"),
+    ({"lora_bias": True}, "biases", "Merge it"),
+    ({"target_parameters": ["mlp.experts.down_proj"]}, "target_parameters", "Merge it"),
+])
+def test_what_is_more_than_a_and_b_is_served_by_peft_alone_until_merged(
+    changes: dict[str, Any], reason: str, remedy: str, tmp_path: Path
+) -> None:
+    found = answers(tmp_path, **changes)
+    assert said(found) == {"PEFT": "yes", "vLLM": "no", "llama.cpp": "no", "Ollama": "no", "MLX": "no"}
+    for program in ("vLLM", "llama.cpp", "Ollama"):
+        assert reason in found[program].reason
+        assert remedy in found[program].remedy
+
+
+@pytest.mark.parametrize(("rank", "flag"), [(17, 32), (64, 64), (300, 320), (512, 512)])
+def test_a_rank_beyond_vllms_usual_one_names_the_flag_with_the_next_allowed_rank(rank: int, flag: int, tmp_path: Path) -> None:
+    found = answers(tmp_path, r=rank)
+    assert (found["vLLM"].answer, found["vLLM"].remedy) == ("no", f"Start vLLM with --max-lora-rank {flag}.")
+    assert found["llama.cpp"].answer == "yes"
+
+
+def test_vllm_has_no_rank_beyond_512(tmp_path: Path) -> None:
+    found = answers(tmp_path, r=513)["vLLM"]
+    assert "largest rank is 512, this one's is 513" in found.reason
+    assert "--max-lora-rank" not in found.remedy
+
+
+def test_rank_16_needs_no_flag(tmp_path: Path) -> None:
+    assert answers(tmp_path, r=16)["vLLM"].answer == "yes"
+
+
+def test_patterns_are_not_read_by_vllm_and_are_in_b_for_llama_cpp(tmp_path: Path) -> None:
+    by_alpha = answers(tmp_path / "alpha", alpha_pattern={"q_proj": 16})
+    mixed = {**tensors_of(2, q_proj=(32, 32)), **tensors_of(4, v_proj=(16, 32))}
+    by_rank = answers(tmp_path / "rank", tensors=mixed, rank_pattern={"q_proj": 2})
+    for found in (by_alpha, by_rank):
+        assert "rank_pattern or alpha_pattern" in found["vLLM"].reason
+        assert found["vLLM"].remedy == "Merge it into the base model."
+        assert found["llama.cpp"].answer == "yes"
+
+
+def test_rslora_is_read_by_vllm(tmp_path: Path) -> None:
+    assert answers(tmp_path, use_rslora=True)["vLLM"].answer == "yes"
+
+
+def test_an_adapter_on_the_embedding_is_for_peft(tmp_path: Path) -> None:
+    found = answers(tmp_path, tensors={**tensors_of(), **EMBEDDING})
+    assert [found[program].answer for program in ("vLLM", "llama.cpp", "Ollama")] == ["no", "no", "no"]
+
+
+def test_ollamas_own_engine_takes_no_adapters_but_llama_cpp_does(tmp_path: Path) -> None:
+    found = answers(tmp_path, QWEN3)
+    assert (found["Ollama"].answer, found["llama.cpp"].answer, found["vLLM"].answer) == ("no", "yes", "yes")
+    assert found["Ollama"].remedy == "Merge it and export the model as GGUF, or serve it with llama.cpp."
+
+
+def test_vllm_takes_no_adapters_for_gpt2(tmp_path: Path) -> None:
+    found = answers(tmp_path, GPT2)
+    assert "GPT2LMHeadModel" in found["vLLM"].reason
+    assert (found["vLLM"].remedy, found["llama.cpp"].answer) == ("Merge it into the base model.", "yes")
+
+
+def test_a_family_llama_cpp_is_not_known_to_have_is_left_to_peft(tmp_path: Path) -> None:
+    found = answers(tmp_path, UNHEARD_OF, use_dora=True)
+    assert found["llama.cpp"].remedy == found["Ollama"].remedy == "Serve it with PEFT."
+
+
+def test_several_problems_are_all_told_with_the_one_remedy_for_all(tmp_path: Path) -> None:
+    found = answers(tmp_path, r=64, use_dora=True)["vLLM"]
+    assert "DoRA" in found.reason
+    assert "64" in found.reason
+    assert found.remedy == "Merge it into the base model."
+
+
+def test_without_the_base_it_says_that_its_family_was_not_looked_at(tmp_path: Path) -> None:
+    found = answers(tmp_path, None)
+    assert found["vLLM"].answer == "yes"
+    assert "was not looked at" in found["vLLM"].reason
