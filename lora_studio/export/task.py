@@ -20,6 +20,7 @@ from lora_studio.core.files import bytes_below, sha256_of, whole_folder
 from lora_studio.export.card import public_name, write_card
 from lora_studio.export.certificate import Certificate, write_certificate
 from lora_studio.export.changes import Changes
+from lora_studio.export.compatibility import compatibility
 from lora_studio.export.destination import alone_at, check_destination, keep_as_failed
 from lora_studio.export.held_base import hold
 from lora_studio.export.judge import Findings, judge
@@ -40,6 +41,7 @@ from lora_studio.export.request import check_request, check_space, needed_folder
 from lora_studio.export.rows import comparison_rows
 from lora_studio.export.source import CONFIG_NAME, WEIGHTS_NAME, AdapterSource
 from lora_studio.export.tensor_check import TensorReport, check_tensors
+from lora_studio.models.facts import read_facts
 from lora_studio.models.fingerprint import weight_fingerprint
 from lora_studio.models.load import load_model
 from lora_studio.models.prepare import ready_model
@@ -117,7 +119,14 @@ def export(
         check_destination(target, overwrite=overwrite, needed=needed)  # someone may have put something there meanwhile
     yield RunFinished(result={
         "path": str(target), "kind": kind, "bytes": size, "dtype": certificate.dtype, "base_quantization": found.base_quantization,
-        "certificate": certificate.to_json()})
+        "certificate": certificate.to_json(), **_servable(kind, target, base)})
+
+
+def _servable(kind: str, folder: Path, base: Path) -> dict[str, Any]:
+    """Say of an adapter which programs serve it."""
+    if kind != "adapter":
+        return {}
+    return {"compatibility": [found.to_json() for found in compatibility(folder, read_facts(base))]}
 
 
 def _work_of(source: AdapterSource, base: Path, kind: str, dtype: str | None, into: str, *, run: bool) -> _Work:

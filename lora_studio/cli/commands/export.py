@@ -10,7 +10,6 @@ from typing import Any
 from lora_studio.cli.console import Console
 from lora_studio.cli.jobs import open_host, run_job
 from lora_studio.cli.units import in_bytes
-from lora_studio.export.compatibility import compatibility
 from lora_studio.export.destination import CERTIFICATE_PAGE, check_destination
 from lora_studio.export.request import BASES, BYTES_OF_DTYPE, KINDS
 from lora_studio.jobs.spec import JobSpec
@@ -59,8 +58,8 @@ def run(console: Console, arguments: Namespace) -> int:
 def export_document(result: dict[str, Any]) -> dict[str, Any]:
     """Give `export --json`: the whole certificate, of an adapter where it can be served, and what the base was held in while training."""
     document = {"path": result["path"], "kind": result["kind"], "bytes": result["bytes"], "certificate": result["certificate"]}
-    if result["kind"] == "adapter":
-        document["compatibility"] = [found.to_json() for found in compatibility(Path(result["path"]), None)]
+    if "compatibility" in result:
+        document["compatibility"] = result["compatibility"]
     held = result["base_quantization"]
     return document if held == NONE else {**document, "base_quantization": held}
 
@@ -73,7 +72,8 @@ def _told(result: dict[str, Any]) -> Iterator[str]:
     if found["grade"] == "logits":
         yield f"{verdict} ({found['verdict']}): loaded again by {found['loaded_by']} and compared on {found['rows']} rows: {figures}"
     else:
-        yield f"{verdict} ({found['verdict']}): {found['tensors_checked']} tensors read again and recomputed, not run: {figures or 'all alike'}"
+        checked = f"{found['tensors_checked']} tensors read again and recomputed, not run"
+        yield f"{verdict} ({found['verdict']}): {checked}: {figures or 'all alike'}"
     if found.get("offers_float32"):
         yield "Rounding cost more than 5%: with --dtype float32 nothing is lost"
     trained = found.get("trained_base")
