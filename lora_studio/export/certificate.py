@@ -85,7 +85,7 @@ class Certificate:
     @property
     def offers_float32(self) -> bool:
         """Whether so much was lost that float32 is the better choice."""
-        return self.verdict == "rounded" and max(self.effect_lost or 0.0, self.update_lost or 0.0) > TOO_MUCH_LOST
+        return self.verdict == "rounded" and self.lost > TOO_MUCH_LOST
 
     def to_json(self) -> dict[str, Any]:
         """Give the certificate as JSON."""

@@ -44,7 +44,7 @@ def certificate_page(certificate: Mapping[str, Any]) -> str:
     said = _VERDICTS[verdict] if not certificate["reason"] else f"{certificate['reason']}."
     body = "".join((
         f"<h1>{escape(title)}</h1>",
-        f"<p class='verdict {escape(verdict)}'>{escape(verdict.capitalize())}</p><p>{escape(_capital(said))}</p>",
+        f"<p class='verdict {escape(verdict)}'>{_verdict(certificate)}</p><p>{escape(_capital(said))}</p>",
         _advice(certificate),
         _table("What was compared", _compared(certificate)),
         _table("What was found", _found(certificate)),
@@ -56,10 +56,15 @@ def certificate_page(certificate: Mapping[str, Any]) -> str:
             f"<title>{escape(title)}</title><style>{_STYLE}</style></head><body>{body}</body></html>\n")
 
 
+def _verdict(certificate: Mapping[str, Any]) -> str:
+    verdict = str(certificate["verdict"])
+    return escape(f"Passed: {verdict}" if certificate["passed"] else verdict.capitalize())
+
+
 def _advice(certificate: Mapping[str, Any]) -> str:
     if not certificate.get("offers_float32"):
         return ""
-    lost = max(certificate["effect_lost"] or 0.0, certificate["update_lost"] or 0.0)
+    lost = certificate["effect_lost"] if certificate["effect_lost"] is not None else certificate["update_lost"]
     return (f"<p>Rounding to {escape(str(certificate['dtype']))} cost {lost:.1%} of what the adapter does. "
             "Written in float32 nothing is lost.</p>")
 
@@ -89,7 +94,7 @@ def _found(certificate: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     )
     for key, title, form in figures:
         if certificate.get(key) is not None:
-            yield title, form.format(certificate[key])
+            yield title, form.format(certificate[key]) if certificate[key] else "0"
     if certificate["tensors_checked"]:
         yield "Tensors read again", f"{certificate['tensors_checked']:,}"
     for key, title in (("end_token", "End token"), ("chat_template", "Chat template")):

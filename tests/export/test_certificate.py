@@ -165,7 +165,7 @@ def test_float32_is_offered_where_rounding_costs_too_much(tiny_model: Callable[[
     base = tiny_model("llama")
     small = make_adapter(base, tmp_path / "small", **targets_of("llama"), lora_alpha=0.02)
     told = run_export(source=str(small), kind="merged", to=str(tmp_path / "small_merged"), dtype="bfloat16")
-    assert told["certificate"]["update_lost"] > 0.05
+    assert told["certificate"]["effect_lost"] > 0.05
     assert told["certificate"]["offers_float32"]
     assert "Written in float32 nothing is lost" in (tmp_path / "small_merged/certificate.html").read_text()
     large = make_adapter(base, tmp_path / "large", **targets_of("llama"), lora_alpha=64)
