@@ -67,7 +67,7 @@ class BlockWork:
         with self._stored.file.open("rb", buffering=0) as file:
             for first in range(0, self._rows, self._rows_at_once):
                 count = min(self._rows_at_once, self._rows - first)
-                _read_into(file, raw[:count], self._stored.start + first * self.width * raw.element_size())
+                read_into(file, raw[:count], self._stored.start + first * self.width * raw.element_size())
                 if values is not raw:
                     values[:count].copy_(raw[:count])
                 change(slice(first, first + count), values[:count])
@@ -133,7 +133,12 @@ def refuse_overflow(name: str, values: Tensor) -> None:
         raise StudioError(f"{name} has values too large for float16.", "Choose bfloat16 or float32.", "dtype")
 
 
-def _read_into(file: IO[bytes], block: Tensor, place: int) -> None:
+def read_into(file: IO[bytes], block: Tensor, place: int) -> None:
+    """Fill a tensor with the bytes of a file from a place on.
+
+    Raises:
+        IncompleteModelError: The file ends before.
+    """
     flat: Any = block.view(-1).view(torch.uint8).numpy()
     room = memoryview(flat)
     file.seek(place, os.SEEK_SET)

@@ -35,7 +35,8 @@ class Certificate:
         rows: Rows compared, each at all of its positions.
         rows_from: Where they came from: "held-out rows of the run" or "general text".
         positions: Positions compared.
-        max_abs_logit_difference: Largest difference of any logit from base + adapter, both computed in float32.
+        max_abs_logit_difference: Largest difference of any logit from base + adapter, both computed in float32; of a GGUF file, of a
+            log-probability in llama.cpp among the ten likeliest tokens.
         exact_logit_difference: The same from PEFT's own merge rounded alike, which no more than 1e-4 may separate it from.
         top1_agreement: Share of positions whose likeliest token is the same, from 0 to 1.
         kl_divergence: Mean KL(base + adapter ‖ artefact) of a position, in nats.

@@ -34,7 +34,7 @@ _VLLM_FAMILIES = frozenset({
     "Qwen3MoeForCausalLM", "Qwen3NextForCausalLM", "SeedOssForCausalLM", "SmolLM3ForCausalLM", "Starcoder2ForCausalLM",
 })
 # transformers' model_type: llama.cpp's name of the family.
-_LLAMA_CPP = {
+LLAMA_CPP_FAMILIES = {
     "bloom": "bloom", "cohere": "command-r", "cohere2": "cohere2", "deepseek_v2": "deepseek2", "deepseek_v3": "deepseek2",
     "falcon": "falcon", "gemma": "gemma", "gemma2": "gemma2", "gemma3": "gemma3", "gemma3_text": "gemma3", "gemma4_text": "gemma4",
     "glm4": "glm4", "gpt2": "gpt2", "gpt_bigcode": "starcoder", "gpt_neox": "gptneox", "gpt_oss": "gpt-oss", "granite": "granite",
@@ -214,4 +214,4 @@ def _ollama_problems(facts: ModelFacts | None) -> list[_Problem]:
 
 def family_in_llama_cpp(facts: ModelFacts) -> str | None:
     """Give llama.cpp's name of a base model's family; None where it is not known to have it. A GGUF file names it itself."""
-    return facts.model_type if facts.model_type in _LLAMA_CPP.values() else _LLAMA_CPP.get(facts.model_type)
+    return facts.model_type if facts.model_type in LLAMA_CPP_FAMILIES.values() else LLAMA_CPP_FAMILIES.get(facts.model_type)

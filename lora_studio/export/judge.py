@@ -8,8 +8,31 @@ from typing import Any
 
 from lora_studio.export.certificate import Certificate, Grade, Verdict
 from lora_studio.export.comparison import EXACT_WITHIN
+from lora_studio.export.llama_check import LlamaComparison
 from lora_studio.export.reference import Compared
 from lora_studio.models.quantization import NONE, SAID
+
+
+@dataclass(frozen=True)
+class LlamaLimit:
+    """How far llama.cpp may be from base + adapter before a file counts as wrong.
+
+    It computes otherwise than we do, and on a processor rounds what goes into a product as the weights are; what is wrong with scale, rows,
+    vocabulary or template is far beyond.
+
+    Attributes:
+        divergence: Mean KL divergence of a position, in nats.
+        difference: Largest difference of a log-probability among the ten likeliest tokens.
+    """
+
+    divergence: float
+    difference: float = float("inf")
+
+
+LLAMA_LIMITS = {
+    "f32": LlamaLimit(1e-3, 0.01), "f16": LlamaLimit(0.01), "bf16": LlamaLimit(0.02), "q8_0": LlamaLimit(0.05), "q6_k": LlamaLimit(0.1),
+}
+LLAMA_LIMIT_OF_OTHERS = LlamaLimit(0.5)
 
 
 @dataclass
@@ -28,6 +51,8 @@ class Findings:
         compared: Its logits against others, where the artefact was run.
         trained_base: How the base was held while the adapter was trained; none where in full precision.
         rows_from: See `Certificate`.
+        llama: Its log-probabilities in llama.cpp against base + adapter, where it was run there.
+        llama_limit: How far they may be apart.
     """
 
     kind: str
@@ -41,6 +66,8 @@ class Findings:
     compared: Compared | None = None
     trained_base: str = NONE
     rows_from: str = ""
+    llama: LlamaComparison | None = None
+    llama_limit: LlamaLimit | None = None
 
     @property
     def fault(self) -> str:
@@ -54,6 +81,20 @@ class Findings:
             return self.papers_fault
         if exact is not None and exact.largest > EXACT_WITHIN:
             return f"its logits differ by {exact.largest:.2e} from {self._meant}, more than {EXACT_WITHIN:.0e}"
+        return self._llama_fault
+
+    @property
+    def _llama_fault(self) -> str:
+        found, limit = self.llama, self.llama_limit
+        if found is None or limit is None:
+            return ""
+        if not found.finite:
+            return "llama.cpp gives probabilities that are not finite"
+        if found.kl_divergence > limit.divergence:
+            apart = f"{found.kl_divergence:.2e} nats"
+            return f"in llama.cpp its next tokens diverge by {apart} from base + adapter, more than {limit.divergence:g}"
+        if found.largest > limit.difference:
+            return f"in llama.cpp a log-probability differs by {found.largest:.2e} from base + adapter, more than {limit.difference:g}"
         return ""
 
     @property
@@ -68,7 +109,9 @@ def judge(
     fault = findings.fault
     compared, exact = (findings.compared.expected, findings.compared.exact) if findings.compared else (None, None)
     verdict: Verdict = "failed" if fault else "rounded" if findings.rounded else "exact"
-    grade: Grade = "tensors" if compared is None else "logits"
+    grade: Grade = "logits" if compared is not None or findings.llama is not None else "tensors"
+    if findings.llama is not None:
+        return _by_llama(findings, verdict, end_token=end_token, chat_template=chat_template, base=base, adapter=adapter)
     return Certificate(
         kind=findings.kind, dtype=findings.dtype, verdict=verdict, grade=grade, passed=not fault, reason=fault,
         loaded_by=findings.loaded_by, rows_from=findings.rows_from, update_lost=findings.update_lost,
@@ -78,6 +121,21 @@ def judge(
         max_abs_logit_difference=compared.largest if compared else None, exact_logit_difference=exact.largest if exact else None,
         top1_agreement=compared.agreement if compared else None, kl_divergence=compared.kl_divergence if compared else None,
         effect_lost=compared.effect_lost if compared else None, trained_base=_against_trained(findings),
+    )
+
+
+def _by_llama(
+    findings: Findings, verdict: Verdict, *, end_token: str, chat_template: str, base: Mapping[str, Any], adapter: Mapping[str, Any]
+) -> Certificate:
+    """Give the certificate of a file that was run in llama.cpp, whose differences are of log-probabilities."""
+    found = findings.llama
+    assert found is not None
+    return Certificate(
+        kind=findings.kind, dtype=findings.dtype, verdict=verdict, grade="logits", passed=verdict != "failed", reason=findings.fault,
+        loaded_by=findings.loaded_by, rows=found.rows, rows_from=findings.rows_from, positions=found.positions,
+        max_abs_logit_difference=found.largest, top1_agreement=found.agreement, kl_divergence=found.kl_divergence,
+        update_lost=findings.update_lost, tensors_checked=findings.tensors - len(findings.wrong), end_token=end_token,
+        chat_template=chat_template, base=base, adapter=adapter, trained_base=_against_trained(findings),
     )
 
 

@@ -10,7 +10,11 @@ from lora_studio.export.destination import check_destination
 from lora_studio.export.source import AdapterSource, find_source
 from lora_studio.models.quantization import NONE
 
-KINDS = ("adapter", "merged")
+KINDS = ("adapter", "merged", "gguf", "gguf-adapter")
+PLAIN_TYPES = ("f32", "f16", "bf16", "q8_0")
+K_QUANTS = ("q6_k", "q5_k_m", "q5_k_s", "q4_k_m", "q4_k_s", "q3_k_m", "q2_k")
+OUTTYPES = (*PLAIN_TYPES, *K_QUANTS)
+"""How a GGUF model's weights can be written; K-quants by `llama-quantize`."""
 BASES = ("original", "dequantized")
 BYTES_OF_DTYPE = {"float32": 4, "bfloat16": 2, "float16": 2}
 
@@ -27,6 +31,8 @@ def check_request(source: str, kind: str, target: Path, dtype: str | None, *, ov
         raise InputError(f"Weights cannot be written as {dtype!r}.", f"Choose one of: {', '.join(BYTES_OF_DTYPE)}.", "dtype")
     if dtype is not None and kind == "adapter":
         raise InputError("An adapter is written in the dtype it was trained in.", "Leave the dtype out, or export as merged.", "dtype")
+    if dtype is not None and kind != "merged":
+        raise InputError("A dtype is of merged models.", "Leave the dtype out; a GGUF model's type is its outtype.", "dtype")
     if into not in BASES:
         raise InputError(f"There is no base to merge into that is called {into!r}.", f"Choose one of: {', '.join(BASES)}.", "into")
     found = find_source(source)

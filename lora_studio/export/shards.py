@@ -109,7 +109,7 @@ class ShardWriter:
 
         with stored.file.open("rb", buffering=0) as source:
             _copy_range(source.fileno(), stored.start, target.fileno(), self._places[name], stored.bytes, put)
-        _begin_sending(target.fileno(), self._places[name], stored.bytes)
+        begin_sending(target.fileno(), self._places[name], stored.bytes)
 
     def _begin(self, path: Path, tensors: Mapping[str, Layout]) -> IO[bytes]:
         header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
@@ -129,19 +129,27 @@ class ShardWriter:
         return file
 
     def _put(self, file: str, place: int, data: memoryview) -> None:
-        handle = self._files[file]
-        begin, size = place, len(data)
-        while data and hasattr(os, "pwrite"):
-            written = os.pwrite(handle.fileno(), data[:_BLOCK], place)
-            data, place = data[written:], place + written
-        if data:
-            with self._lock:
-                handle.seek(place)
-                handle.write(data)
-        _begin_sending(handle.fileno(), begin, size)
+        with contextlib.nullcontext() if hasattr(os, "pwrite") else self._lock:
+            put_at(self._files[file], place, data)
 
 
-def _begin_sending(file: int, place: int, size: int) -> None:
+def put_at(file: IO[bytes], place: int, data: memoryview) -> None:
+    """Write bytes at a place of an open file, from any thread where the system can, and have them sent to the disk.
+
+    Raises:
+        OSError: The disk does not take them.
+    """
+    begin, size = place, len(data)
+    while data and hasattr(os, "pwrite"):
+        written = os.pwrite(file.fileno(), data[:_BLOCK], place)
+        data, place = data[written:], place + written
+    if data:
+        file.seek(place)
+        file.write(data)
+    begin_sending(file.fileno(), begin, size)
+
+
+def begin_sending(file: int, place: int, size: int) -> None:
     """Have the system begin to write a range to the disk, and not wait: left to itself it makes writers wait once its cache holds too much.
 
     The advice that a range is not needed starts writing what is not on the disk yet; it stays in the cache until it is.

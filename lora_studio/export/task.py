@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Generator, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,63 +18,31 @@ from lora_studio.core.events import Phase, RunEvent, RunFinished
 from lora_studio.core.files import bytes_below, sha256_of, whole_folder
 from lora_studio.export.card import public_name, write_card
 from lora_studio.export.certificate import Certificate, write_certificate
-from lora_studio.export.changes import Changes
 from lora_studio.export.compatibility import compatibility
 from lora_studio.export.destination import alone_at, check_destination, keep_as_failed
-from lora_studio.export.held_base import hold
+from lora_studio.export.gguf_export import make_gguf, make_gguf_adapter
 from lora_studio.export.judge import Findings, judge
 from lora_studio.export.merge import merge_into
-from lora_studio.export.merge_plan import Held, MergePlan
-from lora_studio.export.papers import Papers, copy_papers, end_token_in_words, papers_fault, papers_of
-from lora_studio.export.reference import (
-    Reference,
-    compare_with,
-    fits_memory,
-    load_artefact,
-    most_tokens,
-    reference_of,
-    trained_logits,
-    with_adapter,
-)
+from lora_studio.export.papers import copy_papers, end_token_in_words, papers_fault
+from lora_studio.export.reference import compare_with, fits_memory, load_artefact, with_adapter
 from lora_studio.export.request import check_request, check_space, needed_folders
-from lora_studio.export.rows import comparison_rows
-from lora_studio.export.source import CONFIG_NAME, WEIGHTS_NAME, AdapterSource
+from lora_studio.export.source import CONFIG_NAME, WEIGHTS_NAME
 from lora_studio.export.tensor_check import TensorReport, check_tensors
+from lora_studio.export.work import Work
 from lora_studio.models.facts import read_facts
 from lora_studio.models.fingerprint import weight_fingerprint
 from lora_studio.models.load import load_model
 from lora_studio.models.prepare import ready_model
-from lora_studio.models.quantization import NONE, quantization_finding
+from lora_studio.models.stored_tensors import TORCH_NAMES, StoredTensors
 
 _CPU = torch.device("cpu")
 
 
-@dataclass(frozen=True)
-class _Work:
-    """What one export works with.
-
-    Attributes:
-        source: The adapter.
-        base: The base model's folder.
-        changes: What the adapter does to the base.
-        plan: The merge; None of an adapter's export.
-        papers: What its tokenizer must be.
-        run: Whether the artefact is to be run, or its tensors alone looked at.
-    """
-
-    source: AdapterSource
-    base: Path
-    changes: Changes
-    plan: MergePlan | None
-    papers: Papers
-    run: bool
-
-
 def export(
     context: TaskContext, source: str, kind: str, to: str, dtype: str | None = None, overwrite: bool = False, check: str = "auto",
-    into: str = "original",
+    into: str = "original", outtype: str = "f16",
 ) -> Iterator[RunEvent]:
-    """Export a run, a checkpoint or a PEFT folder as an adapter folder or a merged model.
+    """Export a run, a checkpoint or a PEFT folder as an adapter folder, a merged model, a GGUF model or a GGUF adapter.
 
     Works in fp32 on the CPU, so it disturbs no training on a GPU and its sums are exact before they are rounded once. The base is the one
     on disk, in full precision, whatever it was held in while the adapter was trained: merged into 4 bits, an update would be lost.
@@ -83,13 +50,14 @@ def export(
     Args:
         context: The host's.
         source: A run, a checkpoint or any PEFT adapter folder.
-        kind: "adapter" or "merged".
+        kind: "adapter", "merged", "gguf" or "gguf-adapter".
         to: The folder to make.
         dtype: Of the merged weights: "float32", "bfloat16", "float16"; None keeps each tensor's own, or is float32 where that is none of
             them.
         overwrite: Whether an earlier export at `to` may be replaced.
         into: What an adapter of a quantized base is merged into: "original", the base in full precision, or "dequantized", the base as it
             was held, unpacked.
+        outtype: Of a GGUF model's weights, such as "f16" or "q8_0".
         check: "auto" runs the artefact where it fits into memory, "tensors" never does.
 
     Raises:
@@ -104,11 +72,10 @@ def export(
     needed = needed_folders(found, base)
     check_destination(target, overwrite=overwrite, needed=needed)
     yield Phase(name="preparing", message="Looking at base model and adapter")
-    work = _work_of(found, base, kind, dtype, into, run=check == "auto" and fits_memory(base))
-    if work.plan is not None:
-        check_space(target, work.plan.bytes)
+    work = Work.of(found, base, kind, dtype, outtype, into, run=check == "auto" and fits_memory(base))
+    check_space(target, _bytes_needed(work, kind))
     with alone_at(target), _told_when_disk_fails(target), whole_folder(target, overwrite=overwrite) as folder:
-        certificate = yield from (_make_adapter if kind == "adapter" else _make_merged)(context, work, folder)
+        certificate = _certificate(work, (yield from _make(context, work, folder, kind, outtype)))
         yield Phase(name="saving", message="Writing card and certificate")
         write_card(folder, work.source, kind, certificate.dtype, certificate.to_json(), base)
         certificate = write_certificate(folder, certificate, context.control.check)
@@ -129,13 +96,6 @@ def _servable(kind: str, folder: Path, base: Path) -> dict[str, Any]:
     return {"compatibility": [found.to_json() for found in compatibility(folder, read_facts(base))]}
 
 
-def _work_of(source: AdapterSource, base: Path, kind: str, dtype: str | None, into: str, *, run: bool) -> _Work:
-    changes = Changes.of(base, source.adapter)
-    held = Held(source.base_quantization, source.config.model.dtype) if into == "dequantized" and source.config else None
-    plan = None if kind == "adapter" else MergePlan.of(base, changes, dtype, held)
-    return _Work(source, base, changes, plan, papers_of(base, source.adapter, source.config), run)
-
-
 def _refusal(kind: str, reason: str, kept: Path) -> StudioError:
     hint = "Look at its certificate.html, and do not use it."
     return StudioError(f"The {kind} export did not pass: {reason}. It is kept as {kept}.", hint)
@@ -151,21 +111,41 @@ def _told_when_disk_fails(target: Path) -> Generator[None]:
         raise StudioError(f"Writing {target} failed: {error.strerror or error}.", hint) from error
 
 
-def _make_adapter(context: TaskContext, work: _Work, folder: Path) -> Generator[RunEvent, None, Certificate]:
+def _make(context: TaskContext, work: Work, folder: Path, kind: str, outtype: str) -> Generator[RunEvent, None, Findings]:
+    reference = work.reference(context) if work.run else None
+    match kind:
+        case "adapter":
+            return (yield from _make_adapter(context, work, folder))
+        case "merged":
+            return (yield from _make_merged(context, work, folder))
+        case "gguf":
+            return (yield from make_gguf(context, work, folder, outtype, reference))
+        case _:
+            return (yield from make_gguf_adapter(context, work, folder, reference))
+
+
+def _bytes_needed(work: Work, kind: str) -> int:
+    """Say what the files will weigh at most, those in between among them."""
+    if work.plan is None:
+        return sum(stored.bytes for stored in StoredTensors.open(work.base).by_name.values()) if kind == "gguf-adapter" and work.run else 0
+    return work.plan.bytes * (2 if kind == "gguf" else 1)
+
+
+def _make_adapter(context: TaskContext, work: Work, folder: Path) -> Generator[RunEvent, None, Findings]:
     for name in (CONFIG_NAME, WEIGHTS_NAME):
         shutil.copyfile(work.source.adapter / name, folder / name)
     findings = Findings(kind="adapter", dtype=_adapter_dtype(work), loaded_by=f"peft {peft_version}")
     same = sha256_of(folder / WEIGHTS_NAME) == sha256_of(work.source.adapter / WEIGHTS_NAME)
     findings.tensors, findings.wrong = len(work.changes.adapter.header.tensors), [] if same else [WEIGHTS_NAME]
     if work.run:
-        reference = yield from _reference(context, work, None)
+        reference = yield from work.reference(context)
         model = with_adapter(load_model(work.base, torch.float32, _CPU), folder, work.changes.resized)
         findings.compared = yield from compare_with(context, model, reference)
         findings.rows_from = reference.rows.origin
-    return _certificate(work, findings)
+    return findings
 
 
-def _make_merged(context: TaskContext, work: _Work, folder: Path) -> Generator[RunEvent, None, Certificate]:
+def _make_merged(context: TaskContext, work: Work, folder: Path) -> Generator[RunEvent, None, Findings]:
     plan = work.plan
     assert plan is not None
     for done in merge_into(plan, folder):
@@ -181,32 +161,14 @@ def _make_merged(context: TaskContext, work: _Work, folder: Path) -> Generator[R
         yield Phase(name="checking", message="Reading the tensors again", done=done, total=len(plan.layout), unit="tensors")
     findings.tensors, findings.wrong, findings.update_lost = report.checked, report.wrong, report.update_lost
     if work.run:
-        reference = yield from _reference(context, work, plan.parameter_dtypes() if plan.is_rounded else None)
+        reference = yield from work.reference(context, plan.parameter_dtypes() if plan.is_rounded else None)
         yield Phase(name="checking", message="Loading the written model again")
         findings.compared = yield from compare_with(context, load_artefact(folder), reference)
         findings.rows_from = reference.rows.origin
-    return _certificate(work, findings)
+    return findings
 
 
-def _reference(
-    context: TaskContext, work: _Work, dtypes: Mapping[str, torch.dtype] | None
-) -> Generator[RunEvent, None, Reference]:
-    rows = comparison_rows(work.source.config, work.papers.tokenizer)
-    rows = rows.cut(most_tokens(len(rows.rows), len(work.papers.tokenizer)))
-    base, adapter, plan = work.base, work.source.adapter, work.plan
-
-    def prepare(model: Any) -> None:
-        if plan is not None:
-            hold(model, plan.stored, plan.names)
-
-    reference = yield from reference_of(context, base, adapter, rows, work.changes.resized, dtypes, prepare)
-    held = work.source.base_quantization
-    if plan is not None and held != NONE and quantization_finding(held, "cpu") is None:
-        yield from trained_logits(context, base, adapter, held, reference)
-    return reference
-
-
-def _certificate(work: _Work, findings: Findings) -> Certificate:
+def _certificate(work: Work, findings: Findings) -> Certificate:
     source = work.source
     return judge(
         findings, end_token=end_token_in_words(work.papers), chat_template=work.papers.template_from,
@@ -215,8 +177,6 @@ def _certificate(work: _Work, findings: Findings) -> Certificate:
     )
 
 
-def _adapter_dtype(work: _Work) -> str:
-    from lora_studio.models.stored_tensors import TORCH_NAMES
-
+def _adapter_dtype(work: Work) -> str:
     kinds = sorted({entry.dtype for entry in work.changes.adapter.header.tensors.values()})
     return ", ".join(TORCH_NAMES.get(kind, kind) for kind in kinds)

@@ -80,19 +80,32 @@ def read_gguf(path: Path) -> GgufHeader:
     return _read_unchanged(path, status.st_size, status.st_mtime_ns)
 
 
+def read_gguf_layout(path: Path) -> GgufHeader:
+    """Read the header of a GGUF file whose tensors are not written yet.
+
+    Raises:
+        InputError: It is not GGUF, of an unknown version, or damaged.
+    """
+    return _read_header(path)
+
+
 @lru_cache(maxsize=4)  # a vocabulary takes a tenth of a second, and source and facts are asked one after the other
 def _read_unchanged(path: Path, size: int, _modified: int) -> GgufHeader:
-    with path.open("rb") as file:
-        if file.read(4) != b"GGUF":
-            raise InputError(f"{path} is not a GGUF file.", "Choose another file: a GGUF file starts with these four letters.", FIELD)
-        try:
-            header = _read_body(path, file)
-        except (struct.error, UnicodeDecodeError, OverflowError) as error:
-            raise InputError(f"{path} is cut or damaged inside its header.", "Download or copy the file again.", FIELD) from error
+    header = _read_header(path)
     needed = max((header.data_start + tensor.offset + tensor.bytes for tensor in header.tensors), default=0)
     if needed > size:
         raise InputError(f"{path} is cut: {size:,} of {needed:,} bytes are there.", "Download or copy the file again.", FIELD)
     return header
+
+
+def _read_header(path: Path) -> GgufHeader:
+    with path.open("rb") as file:
+        if file.read(4) != b"GGUF":
+            raise InputError(f"{path} is not a GGUF file.", "Choose another file: a GGUF file starts with these four letters.", FIELD)
+        try:
+            return _read_body(path, file)
+        except (struct.error, UnicodeDecodeError, OverflowError) as error:
+            raise InputError(f"{path} is cut or damaged inside its header.", "Download or copy the file again.", FIELD) from error
 
 
 def _read_body(path: Path, file: BinaryIO) -> GgufHeader:

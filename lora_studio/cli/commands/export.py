@@ -1,4 +1,4 @@
-"""`lora-studio export SOURCE --as adapter|merged --to PATH`: an artefact and its certificate."""
+"""`lora-studio export SOURCE --as adapter|merged|gguf|gguf-adapter --to PATH`: an artefact and its certificate."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from lora_studio.cli.console import Console
 from lora_studio.cli.jobs import open_host, run_job
 from lora_studio.cli.units import in_bytes
 from lora_studio.export.destination import CERTIFICATE_PAGE, check_destination
-from lora_studio.export.request import BASES, BYTES_OF_DTYPE, KINDS
+from lora_studio.export.llama_cpp import FETCH_MEGABYTES
+from lora_studio.export.request import BASES, BYTES_OF_DTYPE, KINDS, OUTTYPES
 from lora_studio.jobs.spec import JobSpec
 from lora_studio.models.quantization import NONE
 
@@ -25,9 +26,13 @@ def add_arguments(parser: ArgumentParser) -> None:
     """Say what the command takes."""
     parser.add_argument("source", metavar="SOURCE", type=Path, help="a run, a checkpoint or any PEFT adapter folder")
     parser.add_argument("--as", dest="kind", choices=KINDS, required=True,
-                        help="adapter: a folder for PeftModel.from_pretrained; merged: one for AutoModelForCausalLM.from_pretrained")
+                        help="adapter: a folder for PeftModel.from_pretrained; merged: one for AutoModelForCausalLM.from_pretrained; "
+                        "gguf: the merged model for llama.cpp and Ollama; gguf-adapter: the adapter for llama.cpp")
     parser.add_argument("--to", metavar="PATH", type=Path, required=True, help="the folder to make")
     parser.add_argument("--dtype", choices=list(BYTES_OF_DTYPE), help="of the merged weights; by default each tensor's own")
+    parser.add_argument("--quantize", dest="outtype", choices=OUTTYPES, default="f16", help="how a GGUF model's weights are written")
+    parser.add_argument("--fetch-converter", action="store_true",
+                        help=f"fetch llama.cpp's converter ({FETCH_MEGABYTES} MB) where it is not here")
     parser.add_argument("--into", choices=BASES, default="original", help="of an adapter trained on a base in 4 or 8 bits: merge into the "
                         "base in full precision, or into the base as it was held, unpacked")
     parser.add_argument("--check", choices=["auto", "tensors"], default="auto", help="auto runs the artefact where it fits into memory; "
@@ -42,10 +47,12 @@ def run(console: Console, arguments: Namespace) -> int:
     check_destination(target, overwrite=arguments.overwrite)
     task = {
         "source": str(arguments.source), "kind": arguments.kind, "to": str(target), "dtype": arguments.dtype,
-        "overwrite": arguments.overwrite, "check": arguments.check, "into": arguments.into,
+        "overwrite": arguments.overwrite, "check": arguments.check, "into": arguments.into, "outtype": arguments.outtype,
     }
-    spec = JobSpec("lora_studio.export.task:export", task, title=f"Export {arguments.source}", device=True)
     with open_host("thread") as host:
+        if arguments.fetch_converter:
+            run_job(console, host, JobSpec("lora_studio.export.llama_cpp:fetch_converter", {}, title="Fetch llama.cpp's converter"))
+        spec = JobSpec("lora_studio.export.task:export", task, title=f"Export {arguments.source}", device=True)
         result = run_job(console, host, spec)
     if arguments.json:
         console.json(export_document(result))

@@ -1,0 +1,133 @@
+"""An adapter as GGUF, by our own writer: every module's scale folded into B, rows in llama.cpp's order.
+
+llama.cpp multiplies all of an adapter's updates by one `alpha / rank`, which is wrong for rsLoRA and for ranks and alphas of their own;
+with alpha 0 it multiplies by 1. Source: `src/llama-adapter.cpp` of llama.cpp.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from lora_studio.core.errors import InputError
+from lora_studio.core.modules import ModuleInfo, ModuleTree
+from lora_studio.export.changes import refuse_changed_base
+from lora_studio.export.gguf_names import ADAPTER_FAMILIES, GgufNames
+from lora_studio.lora.saved_adapter import AdapterTensors, SavedAdapter, SavedPair
+from lora_studio.models.check import read_config
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_MERGE = "Merge it, and export the model as GGUF."
+
+
+def refuse_beyond_gguf(adapter: SavedAdapter, base: Path, tree: ModuleTree) -> GgufNames:
+    """See that an adapter can be written as GGUF; give its base's names.
+
+    Raises:
+        InputError: It is more than A and B on modules that llama.cpp takes adapters on.
+    """
+    refuse_changed_base(adapter)
+    names = GgufNames(read_config(base))
+    if names.family not in ADAPTER_FAMILIES:
+        raise InputError(f"How llama.cpp lays out the layers of the family {names.family} is not known here.", _MERGE, "kind")
+    if adapter.config.get("use_dora"):
+        raise InputError("llama.cpp has no DoRA in adapters.", _MERGE, "kind")
+    whole = [name for name, key in adapter.whole.items() if ".base_layer." not in key]
+    if whole or adapter.token_rows:
+        first = (whole or list(adapter.token_rows))[0]
+        raise InputError(f"A GGUF adapter is A and B alone; this one trained {first} itself.", _MERGE, "kind")
+    for pair in adapter.pairs.values():
+        _refuse_pair(pair, tree.by_name.get(pair.name), names)
+    return names
+
+
+def _refuse_pair(pair: SavedPair, module: ModuleInfo | None, names: GgufNames) -> None:
+    if module is None:
+        raise InputError(f"The adapter does not fit this base model: it adapts {pair.name}, which the base has not.", "", "source")
+    if pair.bias_key:
+        raise InputError("llama.cpp has no biases in adapters (lora_bias).", _MERGE, "kind")
+    if module.kind == "experts":
+        raise InputError(f"Adapters on fused experts ({pair.name}) are not written as GGUF.", _MERGE, "kind")
+    if module.reason:
+        raise InputError(f"{pair.name} is {module.reason.partition(':')[0]}; in llama.cpp they are one tensor.", _MERGE, "kind")
+    if names.of(f"{pair.name}.weight") is None:
+        raise InputError(f"llama.cpp has no tensor for {pair.name}.", _MERGE, "kind")
+
+
+def write_gguf_adapter(adapter: SavedAdapter, base: Path, tree: ModuleTree, target: Path) -> None:
+    """Write an adapter as one GGUF file, in float32.
+
+    Args:
+        adapter: Opened with the base's tree.
+        base: The base model's folder.
+        tree: The base's modules.
+        target: The file.
+
+    Raises:
+        InputError: See `refuse_beyond_gguf`.
+        OSError: The disk does not take it.
+    """
+    import gguf
+
+    names = refuse_beyond_gguf(adapter, base, tree)
+    writer: Any = gguf.GGUFWriter(str(target), names.architecture)
+    writer.add_type(gguf.GGUFType.ADAPTER)
+    writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
+    writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, 0.0)
+    with adapter.reading() as tensors:
+        for name, tensor in gguf_tensors(adapter, names, tensors):
+            writer.add_tensor(name, tensor.contiguous().numpy())
+    try:
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+    finally:
+        writer.close()
+
+
+def gguf_tensors(adapter: SavedAdapter, names: GgufNames, tensors: AdapterTensors) -> Iterator[tuple[str, Tensor]]:
+    """Give A and B of every module as llama.cpp has them: A r × in, B out × r with the scale in it; of an embedding A is rows × r."""
+    for pair in adapter.pairs.values():
+        a, b = tensors.factors(pair.name)
+        scaled = b * pair.scale
+        rows = names.conversion(f"{pair.name}.weight").rows
+        if rows is not None:
+            scaled = rows.moved(scaled)
+        weight = f"{names.of(f'{pair.name}.weight')}"
+        yield f"{weight}.lora_a", a.T if pair.embedding else a
+        yield f"{weight}.lora_b", scaled
+
+
+def gguf_adapter_fault(adapter: SavedAdapter, base: Path, tree: ModuleTree, written: Path) -> tuple[int, str]:
+    """Read a written adapter again and recompute every update; give how many were compared, and what is wrong with one, if any is.
+
+    Each update is made from the file's own factors and, apart from that, from the adapter's by a way of its own: in float64, rows moved
+    after the product.
+    """
+    import gguf
+
+    names = refuse_beyond_gguf(adapter, base, tree)
+    reader: Any = gguf.GGUFReader(str(written))
+    found = {str(tensor.name): torch.from_numpy(tensor.data.copy()) for tensor in reader.tensors}
+    field: Any = reader.get_field(gguf.Keys.Adapter.LORA_ALPHA)
+    if field is None or float(field.parts[field.data[0]][0]) != 0.0:
+        return 0, "its alpha is not 0, so that llama.cpp would scale it once more"
+    with adapter.reading() as tensors:
+        for count, pair in enumerate(adapter.pairs.values()):
+            weight = str(names.of(f"{pair.name}.weight"))
+            a, b = found.pop(f"{weight}.lora_a", None), found.pop(f"{weight}.lora_b", None)
+            if a is None or b is None:
+                return count, f"it has no update of {weight}"
+            own_a, own_b = (factor.double() for factor in tensors.factors(pair.name))
+            exact = own_b @ own_a * pair.scale
+            rows = names.conversion(f"{pair.name}.weight").rows
+            expected = exact if rows is None else rows.moved(exact)
+            made = b.double() @ (a.T if pair.embedding else a).double()
+            if made.shape != expected.shape or float((made - expected).norm()) > 1e-6 * float(expected.norm()):
+                return count, f"its update of {weight} is not the adapter's"
+    return len(adapter.pairs), "" if not found else f"it has more than the adapter: {sorted(found)[0]}"

@@ -1,0 +1,110 @@
+"""A written GGUF model read again: its weights against the model it was made from, its vocabulary, template and end token."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from lora_studio.export.gguf_names import EXACT_FAMILIES, GgufNames
+from lora_studio.models.check import read_config
+from lora_studio.models.gguf_header import read_gguf
+from lora_studio.models.stored_tensors import StoredTensors
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from lora_studio.export.papers import Papers
+
+_ROUNDED = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+_MOST_LOST = 0.5  # of a weight's size; the coarsest type in use loses a fifth
+
+
+@dataclass
+class GgufReport:
+    """What was found in a file's weights.
+
+    Attributes:
+        checked: Tensors recomputed; 0 for families whose conversion is not known tensor by tensor.
+        wrong: Names of those that are not what they should be.
+        size: ‖weights‖² over all of them, as they should be before rounding.
+        lost: ‖written − weights‖².
+    """
+
+    checked: int = 0
+    wrong: list[str] = field(default_factory=list[str])
+    size: float = 0.0
+    lost: float = 0.0
+
+    @property
+    def weights_lost(self) -> float:
+        """‖written − weights‖ / ‖weights‖."""
+        return math.sqrt(self.lost / self.size) if self.size else 0.0
+
+
+def can_recompute(folder: Path) -> bool:
+    """Say whether each tensor of a model's GGUF file can be recomputed."""
+    return read_config(folder).get("model_type") in EXACT_FAMILIES
+
+
+def check_gguf_tensors(folder: Path, file: Path) -> GgufReport:
+    """Recompute every tensor of a GGUF file from the model's folder, a whole one at a time.
+
+    Plain types must be the rounding bit for bit; of quantized ones the error is told, and nothing may be lost beyond what the coarsest
+    type loses.
+    """
+    import gguf
+
+    report = GgufReport()
+    if not can_recompute(folder):
+        return report
+    names = GgufNames(read_config(folder))
+    stored = StoredTensors.open(folder)
+    sources = {names.of(name): name for name in stored.by_name}
+    reader: Any = gguf.GGUFReader(str(file))
+    for tensor in reader.tensors:
+        report.checked += 1
+        source = sources.pop(str(tensor.name), None)
+        if source is None or not _is_right(tensor, _expected(stored.read(source).float(), source, names), report):
+            report.wrong.append(str(tensor.name))
+    report.wrong.extend(str(name) for name in sources if name is not None)
+    return report
+
+
+def _expected(weight: Tensor, name: str, names: GgufNames) -> Tensor:
+    conversion = names.conversion(name)
+    weight = weight if conversion.rows is None else conversion.rows.moved(weight)
+    weight = weight + conversion.shift if conversion.shift else weight
+    return weight.T.contiguous() if conversion.turned else weight
+
+
+def _is_right(tensor: Any, expected: Tensor, report: GgufReport) -> bool:
+    import gguf
+
+    kind = str(tensor.tensor_type.name)
+    if tuple(int(size) for size in reversed(tensor.shape)) != tuple(expected.shape):
+        return False
+    found = torch.from_numpy(gguf.quants.dequantize(tensor.data, tensor.tensor_type)).reshape(expected.shape)
+    lost = float((found.double() - expected.double()).square().sum())
+    size = float(expected.double().square().sum())
+    report.lost, report.size = report.lost + lost, report.size + size
+    if kind in _ROUNDED:
+        return torch.equal(found, expected.to(_ROUNDED[kind]).float())
+    return lost <= (_MOST_LOST**2) * size
+
+
+def gguf_papers_fault(file: Path, papers: Papers) -> str:
+    """Say what is wrong with a GGUF model's vocabulary, chat template or end token; empty when nothing is."""
+    header = read_gguf(file)
+    template = str(header.settings.get("tokenizer.chat_template", ""))
+    if papers.template and template != papers.template:
+        return f"it does not carry {papers.template_from}"
+    end = header.settings.get("tokenizer.ggml.eos_token_id")
+    if papers.end_ids and end not in papers.end_ids:
+        return f"it ends at the token {end}, the base at {list(papers.end_ids)}"
+    if header.array_lengths.get("tokenizer.ggml.tokens", 0) < len(papers.tokenizer):
+        return "its vocabulary is smaller than the base's"
+    return ""

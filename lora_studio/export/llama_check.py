@@ -1,0 +1,143 @@
+"""What llama.cpp makes of a GGUF file, against base + adapter: log-probabilities of the next token at positions of held-out rows."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import json
+import math
+import os
+import sys
+import tempfile
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from lora_studio.core.errors import StudioError
+from lora_studio.core.events import Phase, RunEvent
+from lora_studio.export.programs import ProgramFailedError, run_program
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from lora_studio.core.control import TaskContext
+
+INSTALL = "pip install xllamacpp"
+_TOP = 40
+_LIKELIEST = 10
+_POSITIONS = 16  # of each row
+
+
+@dataclass
+class LlamaComparison:
+    """Running figures over positions.
+
+    Attributes:
+        positions: Positions compared.
+        rows: Rows among them.
+        largest: Largest difference of a log-probability, over llama.cpp's ten likeliest tokens.
+        agreeing: Positions whose likeliest token is the same.
+        divergence: Sum over positions of KL(expected ‖ found) over llama.cpp's likeliest tokens and one class of all others, in nats.
+        finite: Whether every figure was a number.
+    """
+
+    positions: int = 0
+    rows: int = 0
+    largest: float = 0.0
+    agreeing: int = 0
+    divergence: float = 0.0
+    finite: bool = True
+
+    def add(self, expected: Tensor, top: Sequence[tuple[int, float]]) -> None:
+        """Take one position in: all log-probabilities expected, and llama.cpp's likeliest tokens with theirs."""
+        self.positions += 1
+        ids = torch.tensor([number for number, _ in top])
+        found = torch.tensor([value for _, value in top], dtype=torch.float64)
+        if not bool(torch.isfinite(found).all()):
+            self.finite = False
+            return
+        own = expected.double()[ids]
+        self.largest = max(self.largest, float((own - found)[:_LIKELIEST].abs().max()))
+        self.agreeing += int(ids[0]) == int(expected.argmax())
+        rest, rest_found = max(1e-12, 1.0 - float(own.exp().sum())), max(1e-12, 1.0 - float(found.exp().sum()))
+        self.divergence += max(0.0, float((own.exp() * (own - found)).sum()) + rest * math.log(rest / rest_found))
+
+    @property
+    def agreement(self) -> float:
+        """Share of positions with the same likeliest token."""
+        return self.agreeing / self.positions if self.positions else 0.0
+
+    @property
+    def kl_divergence(self) -> float:
+        """Mean divergence of a position, in nats."""
+        return self.divergence / self.positions if self.positions else 0.0
+
+
+def llama_available() -> bool:
+    """Say whether llama.cpp can be run here."""
+    return importlib.util.find_spec("xllamacpp") is not None
+
+
+def llama_version() -> str:
+    """Name the program that runs GGUF files, with its version."""
+    return f"llama.cpp (xllamacpp {importlib.metadata.version('xllamacpp')})"
+
+
+def compare_in_llama(
+    context: TaskContext, model: Path, adapter: Path | None, rows: Sequence[Sequence[int]], expected: Sequence[Tensor], tokenizer: Any
+) -> Generator[RunEvent, None, LlamaComparison]:
+    """Run a GGUF file in a child, and compare it with logits of base + adapter.
+
+    Args:
+        context: The host's.
+        model: The GGUF model.
+        adapter: A GGUF adapter to put on it, or None.
+        rows: Token ids.
+        expected: For each row its logits, positions × vocabulary.
+        tokenizer: The model's.
+
+    Raises:
+        StudioError: llama.cpp cannot run it, with its own last words.
+    """
+    positions = [_spread(len(row)) for row in rows]
+    total = sum(len(chosen) for chosen in positions)
+    comparison = LlamaComparison(rows=len(rows))
+    request: dict[str, object] = {
+        "model": str(model), "adapter": str(adapter) if adapter else None, "rows": [list(row) for row in rows], "positions": positions,
+        "top": _TOP, "threads": torch.get_num_threads(), "plain": _plain_token(tokenizer),
+    }
+    log_expected = [logits.log_softmax(-1) for logits in expected]
+    for row, length, top in _answers(context, request):
+        comparison.add(log_expected[row][length - 1], top)
+        yield Phase(name="checking", message="Running it in llama.cpp", done=comparison.positions, total=total, unit="positions")
+    return comparison
+
+
+def _plain_token(tokenizer: Any) -> int:
+    """Give a token that is text by itself."""
+    vocabulary: dict[str, int] = tokenizer.get_vocab()
+    return next(number for text, number in sorted(vocabulary.items()) if text.isascii() and text.isalpha() and len(text) > 1)
+
+
+def _spread(length: int) -> list[int]:
+    """Choose lengths of a row, evenly, the whole one among them."""
+    count = min(_POSITIONS, length)
+    return sorted({max(1, round(length * (number + 1) / count)) for number in range(count)})
+
+
+def _answers(context: TaskContext, request: dict[str, object]) -> Iterator[tuple[int, int, list[tuple[int, float]]]]:
+    child = Path(__file__).with_name("llama_child.py")
+    paths = {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    with tempfile.TemporaryDirectory() as folder:
+        asked = Path(folder) / "request.json"
+        asked.write_text(json.dumps(request), encoding="utf-8")
+        try:
+            for line in run_program(context, [sys.executable, "-P", child], paths, given=asked):
+                if line.startswith('{"row": '):
+                    answer = json.loads(line)
+                    yield answer["row"], answer["length"], [(int(number), float(value)) for number, value in answer["top"]]
+        except ProgramFailedError as error:
+            raise StudioError(f"llama.cpp cannot run the file: {error.said}", "Export it as a merged model instead.", "kind") from error
