@@ -33,8 +33,9 @@ _SETTINGS = (
     "alpha_pattern", "modules_to_save", "trainable_token_indices", "use_rslora", "use_dora", "bias", "lora_bias")
 _MOST_SHOWN = 400  # characters of one setting
 _FIGURES = (
-    ("max_abs_logit_difference", "largest logit difference {:.2e}"), ("kl", "mean KL divergence {:.2e}"),
-    ("top1_agreement", "same likeliest token at {:.2%} of positions"), ("effect_lost", "{:.2%} of the update lost to rounding"))
+    ("max_abs_logit_difference", "largest logit difference {:.2e}"), ("kl_divergence", "mean KL divergence {:.2e}"),
+    ("top1_agreement", "same likeliest token at {:.2%} of positions"),
+    ("effect_lost", "{:.2%} of the adapter's effect lost to rounding"), ("update_lost", "{:.2%} of the update to the weights lost"))
 
 
 def write_card(
@@ -192,10 +193,11 @@ def _results(history: RunHistory) -> list[str]:
 
 
 def _certificate(certificate: Mapping[str, Any]) -> str:
+    if certificate.get("grade", "logits") == "logits":
+        rows = f" on {certificate['rows']} rows ({certificate['rows_from']})" if certificate.get("rows") else ""
+        compared = f"The written files were loaded again and compared with base + adapter{rows}"
+    else:
+        compared = "The written files were read again and each tensor recomputed; they were not run"
     figures = [words.format(certificate[key]) for key, words in _FIGURES if isinstance(certificate.get(key), int | float)]
-    rows = f" on {certificate['rows']} rows ({certificate['rows_from']})" if certificate.get("rows") else ""
-    told = f": verdict *{certificate['verdict']}*" + "".join(f", {figure}" for figure in figures)
-    return (
-        f"## Certificate\n\nThe written files were loaded again and compared with base + adapter{rows}{told}.\n\n"
-        f"Made with LoRA Studio {__version__}.\n"
-    )
+    told = ", ".join([f"verdict *{certificate['verdict']}*", *figures])
+    return f"## Certificate\n\n{compared}: {told}. All of it is in `certificate.html`.\n\nMade with LoRA Studio {__version__}.\n"

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
 from pathlib import Path
 from typing import Any
 
 from lora_studio.core.errors import InputError
+from lora_studio.core.files import sweep, sync_folder, sync_tree
+from lora_studio.core.locks import lock_file, unlock_file
+from lora_studio.core.paths import studio_paths
 
 CERTIFICATE_NAME = "certificate.json"
+CERTIFICATE_PAGE = "certificate.html"
 _ELSEWHERE = "Choose another folder."
 
 
@@ -36,6 +42,26 @@ def check_destination(target: Path, *, overwrite: bool, needed: Iterable[Path] =
         raise InputError(f"{target} exists already.", "Choose another name, or allow the earlier export to be replaced.", "to")
 
 
+@contextlib.contextmanager
+def alone_at(target: Path) -> Generator[None]:
+    """Be the only export to `target` for the length of a block; what one that was killed left beside it is removed first.
+
+    Raises:
+        InputError: Another export is writing there.
+    """
+    locks = studio_paths().cache / "locks"
+    locks.mkdir(parents=True, exist_ok=True)
+    lock = lock_file(locks / f"{hashlib.sha256(str(target).encode()).hexdigest()[:32]}.lock")
+    if lock is None:
+        raise InputError(f"Another export is writing to {target}.", "Wait for it, or choose another folder.", "to")
+    try:
+        with contextlib.suppress(OSError):
+            sweep(target.parent, [target.name])
+        yield
+    finally:
+        unlock_file(lock)
+
+
 def is_earlier_export(folder: Path) -> bool:
     """Say whether a folder carries a certificate as exports do."""
     try:
@@ -47,3 +73,18 @@ def is_earlier_export(folder: Path) -> bool:
 
 def _is_empty_folder(target: Path) -> bool:
     return target.is_dir() and not any(target.iterdir())
+
+
+def keep_as_failed(folder: Path, target: Path) -> Path:
+    """Give an artefact that did not pass a name that says so, beside the one it was to have; give that.
+
+    Raises:
+        OSError: The disk does not take it.
+    """
+    number = 1
+    while (kept := target.with_name(f"{target.name}-failed{'' if number == 1 else f'-{number}'}")).exists():
+        number += 1
+    sync_tree(folder)
+    folder.rename(kept)
+    sync_folder(kept.parent)
+    return kept

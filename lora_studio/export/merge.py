@@ -1,76 +1,190 @@
-"""Merging an adapter into its base: W' = W + (alpha / r) · B · A, in fp32, one module at a time, then rounded once."""
+"""Merging an adapter into its base, straight from the base's files to new ones, one tensor at a time.
+
+Sums are in float32 and rounded once; in float32 the result is PEFT's `merge_and_unload(safe_merge=True)` bit for bit. What can be done
+row by row goes in blocks that fit a core's cache, on a few threads; only DoRA and the like need a tensor as a whole, and at most three
+times the largest in float32 is held.
+"""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Any
+import json
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from peft.tuners.lora.layer import LoraLayer
+from torch import Tensor
 
-from lora_studio.core.errors import StudioError
+from lora_studio.export.blocks import BlockWork, Product, refuse_not_finite, refuse_overflow
+from lora_studio.export.changes import AddBias, AddUpdate, Change, Replace, ReplaceRows, in_blocks
+from lora_studio.export.held_base import HeldTensors
+from lora_studio.export.merge_plan import MergePlan
+from lora_studio.export.shards import ShardWriter
 
+if TYPE_CHECKING:
+    from lora_studio.lora.saved_adapter import AdapterTensors
+    from lora_studio.models.checkpoint_names import Group
 
-@dataclass
-class RoundingLoss:
-    """How much of the update is lost when merged tensors are stored in a smaller dtype."""
-
-    dtype: torch.dtype
-    update: float = 0.0
-    lost: float = 0.0
-    _seen: set[int] = field(default_factory=set)
-
-    def add(self, base: torch.Tensor, merged: torch.Tensor) -> None:
-        """Take one changed tensor in: before and after the merge, both fp32."""
-        self.update += float((merged - base).double().square().sum())
-        self.lost += float((merged.to(self.dtype).float() - merged).double().square().sum())
-
-    @property
-    def share(self) -> float:
-        """‖rounded − exact‖ / ‖exact − base‖ over all tensors taken in; 0 where nothing changed."""
-        return math.sqrt(self.lost / self.update) if self.update else 0.0
+_MOST_WORKERS = 4
+_AHEAD = 2  # jobs waiting, for each worker
 
 
-def merge_by_module(model: Any, loss: RoundingLoss) -> Iterator[tuple[int, int]]:
-    """Merge every LoRA layer of a `PeftModel` in place, in fp32; gives (done, total) after each.
+def merge_into(plan: MergePlan, folder: Path) -> Iterator[int]:
+    """Write the merged weights and `config.json` into a folder; give the bytes written so far as they grow.
 
-    `finish_merge` takes the wrappers off afterwards.
+    Args:
+        plan: What to write.
+        folder: An empty folder.
 
     Raises:
-        StudioError: A layer merges to NaN or infinity, or cannot be merged.
+        StudioError: A merged weight is not finite, or too large for its dtype.
+        OSError: The disk does not take it.
     """
-    layers = [(name, module) for name, module in model.named_modules() if isinstance(module, LoraLayer)]
-    for done, (name, layer) in enumerate(layers, start=1):
-        weights = _wrapped_weights(layer)
-        before = [weight.detach().clone() for weight in weights]
-        try:
-            layer.merge(safe_merge=True)  # type: ignore[operator]
-        except ValueError as error:
-            raise StudioError(f"{name} cannot be merged: {error}.", "Export the adapter instead of merging it.") from error
-        for base, weight in zip(before, weights, strict=True):
-            loss.add(base, weight.detach())
-        yield done, len(layers)
+    (folder / "config.json").write_text(json.dumps(plan.config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    done = 0
+    with ShardWriter(folder, plan.layout) as writer, plan.adapter.reading() as tensors, _Workers() as workers:
+        for name in _Merging(plan, tensors, writer, workers).all():
+            done += plan.layout[name].bytes
+            yield done
 
 
-def finish_merge(model: Any) -> Any:
-    """Take PEFT's wrappers off a merged model and give the plain transformers model.
+class _Workers:
+    """A few threads that do the work of blocks, each on one core; the tensors that they are done with come back in their order."""
 
-    Trained copies (`modules_to_save`) take their originals' places; a head trained apart from a tied embedding is untied.
-    """
-    import warnings
+    def __init__(self) -> None:
+        self._threads = torch.get_num_threads()
+        self._count = max(1, min(_MOST_WORKERS, self._threads))
+        self._pool = ThreadPoolExecutor(self._count, "merge", initializer=_use_one_core)
+        self._pending: deque[tuple[str, Future[None]]] = deque()
 
-    with warnings.catch_warnings():
-        # Each layer is merged already, which PEFT mentions once per layer.
-        warnings.filterwarnings("ignore", message="Already following adapters were merged")
-        warnings.filterwarnings("ignore", message="All adapters are already merged")
-        return model.merge_and_unload(safe_merge=True)
+    def __enter__(self) -> _Workers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(self._threads)  # what one thread sets, torch takes for those yet to be made
+
+    def submit(self, name: str, work: Callable[[], None]) -> Iterator[str]:
+        """Have something done; give the names of tensors that are done with."""
+        self._pending.append((name, self._pool.submit(work)))
+        while len(self._pending) > _AHEAD * self._count:
+            yield self._next()
+
+    def finish(self) -> Iterator[str]:
+        """Wait for all that is left."""
+        while self._pending:
+            yield self._next()
+
+    def _next(self) -> str:
+        name, future = self._pending.popleft()
+        future.result()
+        return name
 
 
-def _wrapped_weights(layer: Any) -> list[torch.Tensor]:
-    """Give the base tensors a LoRA layer changes: its weight and bias, or the one parameter it was put on."""
-    if hasattr(layer, "get_param"):
-        return [layer.get_param()]
-    base = layer.get_base_layer()
-    return [tensor for tensor in (base.weight, getattr(base, "bias", None)) if tensor is not None]
+def _use_one_core() -> None:
+    torch.set_num_threads(1)
+
+
+class _Merging:
+    """Goes through the base's tensors in the order of its files."""
+
+    def __init__(self, plan: MergePlan, tensors: AdapterTensors, writer: ShardWriter, workers: _Workers) -> None:
+        self._plan, self._tensors, self._writer, self._workers = plan, tensors, writer, workers
+        self._group_of = {name: group for group in plan.names.groups for name in group.stored.values()}
+        self._product = Product()
+        self._unpacked: frozenset[str] = plan.stored.unpacked if isinstance(plan.stored, HeldTensors) else frozenset()
+
+    def all(self) -> Iterator[str]:
+        """Write everything; give the names of tensors as they are written."""
+        fused: set[int] = set()
+        for name in self._plan.stored.by_name:
+            group = self._group_of.get(name)
+            changes = self._plan.changes_of(group) if group else {}
+            if name not in self._plan.layout:
+                continue
+            if group is None or not changes:
+                yield from self._keep(name)
+            elif group.converter is None:
+                yield from self._change(name, changes[group.parameters[0]])
+            elif id(group) not in fused:
+                fused.add(id(group))
+                yield from self._change_parts(group, changes)
+        yield from self._workers.finish()
+        for name, new in self._plan.new.items():
+            self._write(name, self._merged(new.copied_from, self._plan.changes.by_parameter.get(new.parameter, [])))
+            yield name
+
+    def _keep(self, name: str) -> Iterator[str]:
+        """Take a tensor over as it is, or in another dtype block by block."""
+        stored = self._plan.stored.by_name[name]
+        if name in self._unpacked:
+            yield from self._whole(name, [])
+        elif stored.entry.dtype == self._plan.layout[name].dtype:
+            yield from self._workers.submit(name, lambda: self._writer.copy(name, stored))
+        else:
+            yield from self._workers.submit(name, BlockWork(name, self._plan, self._writer).cast)
+
+    def _change(self, name: str, changes: list[Change]) -> Iterator[str]:
+        plain = len(changes) == 1 and isinstance(changes[0], AddUpdate) and not changes[0].pair.magnitude_key
+        if plain and name not in self._unpacked:
+            assert isinstance(changes[0], AddUpdate)
+            add = self._product.adder(changes[0], self._tensors)
+            yield from self._workers.submit(name, lambda: add(BlockWork(name, self._plan, self._writer)))
+        else:
+            yield from self._whole(name, changes)
+
+    def _whole(self, name: str, changes: list[Change]) -> Iterator[str]:
+        """Change a tensor of which more than some rows are needed at once."""
+        yield from self._workers.finish()
+        self._write(name, self._merged(name, changes))
+        yield name
+
+    def _change_parts(self, group: Group, changes: dict[str, list[Change]]) -> Iterator[str]:
+        """Change a parameter that lies on disk in parts: its update is taken apart as it is."""
+        yield from self._workers.finish()
+        replaced = any(isinstance(made[0], Replace) for made in changes.values())
+        parts = self._plan.names.scatter(group, {name: self._together(made) for name, made in changes.items()})
+        for name, part in parts.items():
+            self._write(name, part if replaced else self._plan.stored.read(name).float().add_(part))
+            yield name
+
+    def _together(self, changes: list[Change]) -> Tensor:
+        """Give what is added to a fused parameter, or takes its place."""
+        first = changes[0]
+        if isinstance(first, Replace):
+            value = first.value(self._tensors)
+            for update in changes[1:]:
+                assert isinstance(update, AddUpdate)
+                value = update.add(value, self._tensors)
+            return value
+        assert isinstance(first, AddUpdate)
+        return first.delta(self._tensors)
+
+    def _merged(self, name: str, changes: list[Change]) -> Tensor:
+        """Give a merged tensor as a whole, in float32."""
+        begins_anew = bool(changes) and isinstance(changes[0], Replace)
+        weight = torch.empty(0) if begins_anew else self._plan.stored.read(name).float()
+        for change in changes:
+            match change:
+                case Replace():
+                    weight = change.value(self._tensors)
+                case ReplaceRows():
+                    change.put(weight, self._tensors)
+                case AddBias():
+                    change.add(weight, self._tensors)
+                case AddUpdate():
+                    weight = change.add(weight, self._tensors)
+        return weight
+
+    def _write(self, name: str, tensor: Tensor) -> None:
+        """Round a tensor block by block and write it."""
+        dtype = self._plan.torch_dtype(name)
+        first = 0
+        for rows in in_blocks(tensor):
+            refuse_not_finite(name, tensor[rows])
+            rounded = tensor[rows].to(dtype)
+            refuse_overflow(name, rounded)
+            self._writer.write_part(name, first, rounded)
+            first += rounded.numel()

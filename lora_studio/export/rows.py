@@ -19,12 +19,16 @@ class ComparisonRows:
     """Token ids to compare logits on.
 
     Attributes:
-        rows: At most 8 rows of at most 256 token ids each.
+        rows: At most 8 rows of at most 256 token ids each, fewer where the vocabulary is large.
         origin: Where they came from, for the certificate.
     """
 
     rows: tuple[tuple[int, ...], ...]
     origin: str
+
+    def cut(self, tokens: int) -> ComparisonRows:
+        """Give the same rows with at most so many tokens each."""
+        return ComparisonRows(tuple(row[:tokens] for row in self.rows), self.origin)
 
 
 def comparison_rows(config: RunConfig | None, tokenizer: Any) -> ComparisonRows:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 from lora_studio.core.config import RunConfig
 from lora_studio.core.errors import InputError
-from lora_studio.generate.adapters import ADAPTER_CONFIG as CONFIG_NAME
-from lora_studio.generate.adapters import ADAPTER_WEIGHTS as WEIGHTS_NAME
 from lora_studio.generate.adapters import whole_adapter
+from lora_studio.lora.saved_adapter import CONFIG_NAME, WEIGHTS_NAME, read_adapter_config
 from lora_studio.models.quantization import NONE
 from lora_studio.models.safetensors_header import read_header
 
@@ -66,27 +64,6 @@ def find_source(path: str | Path) -> AdapterSource:
         raise InputError(f"{adapter / CONFIG_NAME} does not name its base model.", "Add base_model_name_or_path to it.", "source")
     revision = config.model.revision if config else cast("str | None", peft_config.get("revision"))
     return AdapterSource(adapter, base_name, revision, peft_config, run.path if run else None, config, _label(adapter, config))
-
-
-def read_adapter_config(adapter: Path) -> dict[str, Any]:
-    """Read an adapter's `adapter_config.json`.
-
-    Raises:
-        InputError: It is missing, malformed, or no LoRA.
-    """
-    path = adapter / CONFIG_NAME
-    try:
-        raw: object = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"Cannot read {path}: {error.strerror}.", "Give a PEFT adapter folder.", "source") from error
-    except ValueError as error:
-        raise InputError(f"{path} is not valid JSON: {error}.", "Export the adapter again.", "source") from error
-    if not isinstance(raw, dict):
-        raise InputError(f"{path} is not a JSON object.", "Export the adapter again.", "source")
-    config = cast("dict[str, Any]", raw)
-    if config.get("peft_type") != "LORA":
-        raise InputError(f"{path}: peft_type is {config.get('peft_type')!r}; only LORA is read here.", "Give a LoRA adapter.", "source")
-    return config
 
 
 def check_weights(adapter: Path) -> None:

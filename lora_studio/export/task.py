@@ -3,54 +3,77 @@
 from __future__ import annotations
 
 import contextlib
-import gc
-import json
 import shutil
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
-from transformers import AutoModelForCausalLM
+import transformers
+from peft import __version__ as peft_version
 
 from lora_studio.core.control import TaskContext
 from lora_studio.core.errors import InputError, StudioError
 from lora_studio.core.events import Phase, RunEvent, RunFinished
-from lora_studio.core.files import bytes_below, whole_folder
-from lora_studio.export.card import write_card
-from lora_studio.export.comparison import Certificate, LogitComparison, judge, model_digests, row_logits
-from lora_studio.export.destination import CERTIFICATE_NAME, check_destination
-from lora_studio.export.merge import RoundingLoss, finish_merge, merge_by_module
-from lora_studio.export.request import check_mergeable, check_request, check_space, needed_folders, written_dtype
-from lora_studio.export.rows import ComparisonRows, comparison_rows
+from lora_studio.core.files import bytes_below, sha256_of, whole_folder
+from lora_studio.export.card import public_name, write_card
+from lora_studio.export.certificate import Certificate, write_certificate
+from lora_studio.export.changes import Changes
+from lora_studio.export.compatibility import compatibility
+from lora_studio.export.destination import alone_at, check_destination, keep_as_failed
+from lora_studio.export.held_base import hold
+from lora_studio.export.judge import Findings, judge
+from lora_studio.export.merge import merge_into
+from lora_studio.export.merge_plan import Held, MergePlan
+from lora_studio.export.papers import Papers, copy_papers, end_token_in_words, papers_fault, papers_of
+from lora_studio.export.reference import (
+    Reference,
+    compare_with,
+    fits_memory,
+    load_artefact,
+    most_tokens,
+    reference_of,
+    trained_logits,
+    with_adapter,
+)
+from lora_studio.export.request import check_request, check_space, needed_folders
+from lora_studio.export.rows import comparison_rows
 from lora_studio.export.source import CONFIG_NAME, WEIGHTS_NAME, AdapterSource
-from lora_studio.models.load import load_model, load_tokenizer
+from lora_studio.export.tensor_check import TensorReport, check_tensors
+from lora_studio.models.facts import read_facts
+from lora_studio.models.fingerprint import weight_fingerprint
+from lora_studio.models.load import load_model
 from lora_studio.models.prepare import ready_model
+from lora_studio.models.quantization import NONE, quantization_finding
 
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_CPU = torch.device("cpu")
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Work:
-    """What one export works with: source, base folder, comparison rows and the logits they must give."""
+    """What one export works with.
+
+    Attributes:
+        source: The adapter.
+        base: The base model's folder.
+        changes: What the adapter does to the base.
+        plan: The merge; None of an adapter's export.
+        papers: What its tokenizer must be.
+        run: Whether the artefact is to be run, or its tensors alone looked at.
+    """
 
     source: AdapterSource
     base: Path
-    tokenizer: Any
-    rows: ComparisonRows
-    expected: list[torch.Tensor]
-    model: Any
-
-    def take_model(self) -> Any:
-        """Hand base + adapter over, so that it is freed before the artefact is loaded beside it."""
-        model, self.model = self.model, None
-        return model
+    changes: Changes
+    plan: MergePlan | None
+    papers: Papers
+    run: bool
 
 
 def export(
-    context: TaskContext, source: str, kind: str, to: str, dtype: str | None = None, overwrite: bool = False
+    context: TaskContext, source: str, kind: str, to: str, dtype: str | None = None, overwrite: bool = False, check: str = "auto",
+    into: str = "original",
 ) -> Iterator[RunEvent]:
     """Export a run, a checkpoint or a PEFT folder as an adapter folder or a merged model.
 
@@ -62,44 +85,60 @@ def export(
         source: A run, a checkpoint or any PEFT adapter folder.
         kind: "adapter" or "merged".
         to: The folder to make.
-        dtype: Of the merged weights: "float32", "bfloat16", "float16"; None keeps the base's, or
-            is float32 where that is none of them.
+        dtype: Of the merged weights: "float32", "bfloat16", "float16"; None keeps each tensor's own, or is float32 where that is none of
+            them.
         overwrite: Whether an earlier export at `to` may be replaced.
+        into: What an adapter of a quantized base is merged into: "original", the base in full precision, or "dequantized", the base as it
+            was held, unpacked.
+        check: "auto" runs the artefact where it fits into memory, "tensors" never does.
 
     Raises:
         InputError: Source, kind, dtype or target cannot be used; nothing was written.
-        StudioError: The artefact did not pass its comparison; it was not kept.
+        StudioError: The artefact did not pass; it is kept under a name that says so.
     """
     if not to.strip():
         raise InputError("No folder is named to export to.", "Name the folder to make.", "to")
     target = Path(to).expanduser().resolve()
-    found = check_request(source, kind, target, dtype, overwrite=overwrite)
+    found = check_request(source, kind, target, dtype, overwrite=overwrite, into=into)
     base = yield from ready_model(context, found.base_name, found.base_revision)
     needed = needed_folders(found, base)
     check_destination(target, overwrite=overwrite, needed=needed)
-    if kind == "merged":
-        check_mergeable(found, base)
-        check_space(base, target, written_dtype(base, dtype))
-    work = yield from _load(context, found, base)
-    with _told_when_disk_fails(target), whole_folder(target, overwrite=overwrite) as folder:
-        if kind == "adapter":
-            certificate, written = yield from _export_adapter(context, work, folder)
-        else:
-            certificate, written = yield from _export_merged(context, work, folder, dtype)
+    yield Phase(name="preparing", message="Looking at base model and adapter")
+    work = _work_of(found, base, kind, dtype, into, run=check == "auto" and fits_memory(base))
+    if work.plan is not None:
+        check_space(target, work.plan.bytes)
+    with alone_at(target), _told_when_disk_fails(target), whole_folder(target, overwrite=overwrite) as folder:
+        certificate = yield from (_make_adapter if kind == "adapter" else _make_merged)(context, work, folder)
+        yield Phase(name="saving", message="Writing card and certificate")
+        write_card(folder, work.source, kind, certificate.dtype, certificate.to_json(), base)
+        certificate = write_certificate(folder, certificate, context.control.check)
         if not certificate.passed:
-            raise _refusal(kind, certificate.reason)
-        _write_papers(folder, work, kind, written, certificate)
+            raise _refusal(kind, certificate.reason, keep_as_failed(folder, target))
         size = bytes_below(folder)
         yield Phase(name="saving", message="Writing to disk")
         check_destination(target, overwrite=overwrite, needed=needed)  # someone may have put something there meanwhile
     yield RunFinished(result={
-        "path": str(target), "kind": kind, "bytes": size, "dtype": written, "base_quantization": found.base_quantization,
-        "certificate": certificate.to_json()})
+        "path": str(target), "kind": kind, "bytes": size, "dtype": certificate.dtype, "base_quantization": found.base_quantization,
+        "certificate": certificate.to_json(), **_servable(kind, target, base)})
 
 
-def _refusal(kind: str, reason: str) -> StudioError:
-    hint = "Nothing was kept. Export the adapter instead." if kind == "merged" else "Nothing was kept."
-    return StudioError(f"The {kind} export was refused: {reason}.", hint)
+def _servable(kind: str, folder: Path, base: Path) -> dict[str, Any]:
+    """Say of an adapter which programs serve it."""
+    if kind != "adapter":
+        return {}
+    return {"compatibility": [found.to_json() for found in compatibility(folder, read_facts(base))]}
+
+
+def _work_of(source: AdapterSource, base: Path, kind: str, dtype: str | None, into: str, *, run: bool) -> _Work:
+    changes = Changes.of(base, source.adapter)
+    held = Held(source.base_quantization, source.config.model.dtype) if into == "dequantized" and source.config else None
+    plan = None if kind == "adapter" else MergePlan.of(base, changes, dtype, held)
+    return _Work(source, base, changes, plan, papers_of(base, source.adapter, source.config), run)
+
+
+def _refusal(kind: str, reason: str, kept: Path) -> StudioError:
+    hint = "Look at its certificate.html, and do not use it."
+    return StudioError(f"The {kind} export did not pass: {reason}. It is kept as {kept}.", hint)
 
 
 @contextlib.contextmanager
@@ -112,97 +151,72 @@ def _told_when_disk_fails(target: Path) -> Generator[None]:
         raise StudioError(f"Writing {target} failed: {error.strerror or error}.", hint) from error
 
 
-def _load(context: TaskContext, source: AdapterSource, base: Path) -> Generator[RunEvent, None, _Work]:
-    yield Phase(name="loading", message="Loading base model and adapter")
-    tokenizer = load_tokenizer(base)
-    model = _with_adapter(load_model(base, torch.float32, torch.device("cpu")), source.adapter)
-    rows = comparison_rows(source.config, tokenizer)
-    expected: list[torch.Tensor] = []
-    for done, logits in enumerate(row_logits(model, rows.rows), start=1):
-        context.control.check()
-        expected.append(logits)
-        yield Phase(name="checking", message="Computing base + adapter", done=done, total=len(rows.rows), unit="rows")
-    return _Work(source, base, tokenizer, rows, expected, model)
-
-
-def _with_adapter(model: Any, adapter: Path) -> Any:
-    try:
-        return PeftModel.from_pretrained(model, str(adapter), is_trainable=False).eval()
-    except (RuntimeError, ValueError, KeyError) as error:
-        message = f"The adapter {adapter} does not fit this base model: {str(error).splitlines()[0]}"
-        raise InputError(message, "Give the base model it was trained on.", "source") from error
-
-
-def _export_adapter(context: TaskContext, work: _Work, folder: Path) -> Generator[RunEvent, None, tuple[Certificate, str]]:
-    work.take_model()
+def _make_adapter(context: TaskContext, work: _Work, folder: Path) -> Generator[RunEvent, None, Certificate]:
     for name in (CONFIG_NAME, WEIGHTS_NAME):
         shutil.copyfile(work.source.adapter / name, folder / name)
-    model = _with_adapter(load_model(work.base, torch.float32, torch.device("cpu")), folder)
-    found = yield from _compare(context, model, work)
-    certificate = judge(found, found, rounded=False, rows_from=work.rows.origin, effect_lost=0.0, changed=(), tensors=0)
-    return certificate, _adapter_dtype(folder / WEIGHTS_NAME)
+    findings = Findings(kind="adapter", dtype=_adapter_dtype(work), loaded_by=f"peft {peft_version}")
+    same = sha256_of(folder / WEIGHTS_NAME) == sha256_of(work.source.adapter / WEIGHTS_NAME)
+    findings.tensors, findings.wrong = len(work.changes.adapter.header.tensors), [] if same else [WEIGHTS_NAME]
+    if work.run:
+        reference = yield from _reference(context, work, None)
+        model = with_adapter(load_model(work.base, torch.float32, _CPU), folder, work.changes.resized)
+        findings.compared = yield from compare_with(context, model, reference)
+        findings.rows_from = reference.rows.origin
+    return _certificate(work, findings)
 
 
-def _export_merged(
-    context: TaskContext, work: _Work, folder: Path, dtype: str | None
-) -> Generator[RunEvent, None, tuple[Certificate, str]]:
-    written = written_dtype(work.base, dtype)
-    loss = RoundingLoss(_DTYPES[written])
-    merged, exact = yield from _merge_exactly(context, work, loss)
-    merged = merged.to(_DTYPES[written])
-    digests = model_digests(merged)
-    yield Phase(name="saving", message="Writing the merged model")
-    context.control.check()
-    merged.save_pretrained(folder)
-    work.tokenizer.save_pretrained(folder)
-    del merged
-    gc.collect()
-    yield Phase(name="checking", message="Loading the written model again")
-    again = AutoModelForCausalLM.from_pretrained(str(folder), dtype=_DTYPES[written], trust_remote_code=False, use_safetensors=True)
-    found = model_digests(again)
-    changed = sorted(name for name in digests.keys() | found.keys() if digests.get(name) != found.get(name))
-    comparison = yield from _compare(context, again.float(), work)
-    certificate = judge(
-        comparison, exact, rounded=written != "float32", rows_from=work.rows.origin, effect_lost=loss.share, changed=changed,
-        tensors=len(digests),
+def _make_merged(context: TaskContext, work: _Work, folder: Path) -> Generator[RunEvent, None, Certificate]:
+    plan = work.plan
+    assert plan is not None
+    for done in merge_into(plan, folder):
+        context.control.check()
+        yield Phase(name="merging", message="Merging", done=done, total=plan.bytes, unit="bytes")
+    copy_papers(work.base, work.source.adapter, folder, work.papers)
+    findings = Findings(kind="merged", dtype=plan.dtype, loaded_by=f"transformers {transformers.__version__}",
+                        rounded=plan.is_rounded, trained_base=work.source.base_quantization,
+                        papers_fault=papers_fault(folder, work.papers, plan.config))
+    report = TensorReport()
+    for done in check_tensors(plan, work.base, folder, report):
+        context.control.check()
+        yield Phase(name="checking", message="Reading the tensors again", done=done, total=len(plan.layout), unit="tensors")
+    findings.tensors, findings.wrong, findings.update_lost = report.checked, report.wrong, report.update_lost
+    if work.run:
+        reference = yield from _reference(context, work, plan.parameter_dtypes() if plan.is_rounded else None)
+        yield Phase(name="checking", message="Loading the written model again")
+        findings.compared = yield from compare_with(context, load_artefact(folder), reference)
+        findings.rows_from = reference.rows.origin
+    return _certificate(work, findings)
+
+
+def _reference(
+    context: TaskContext, work: _Work, dtypes: Mapping[str, torch.dtype] | None
+) -> Generator[RunEvent, None, Reference]:
+    rows = comparison_rows(work.source.config, work.papers.tokenizer)
+    rows = rows.cut(most_tokens(len(rows.rows), len(work.papers.tokenizer)))
+    base, adapter, plan = work.base, work.source.adapter, work.plan
+
+    def prepare(model: Any) -> None:
+        if plan is not None:
+            hold(model, plan.stored, plan.names)
+
+    reference = yield from reference_of(context, base, adapter, rows, work.changes.resized, dtypes, prepare)
+    held = work.source.base_quantization
+    if plan is not None and held != NONE and quantization_finding(held, "cpu") is None:
+        yield from trained_logits(context, base, adapter, held, reference)
+    return reference
+
+
+def _certificate(work: _Work, findings: Findings) -> Certificate:
+    source = work.source
+    return judge(
+        findings, end_token=end_token_in_words(work.papers), chat_template=work.papers.template_from,
+        base={"name": public_name(source.base_name), "revision": source.base_revision or "", "fingerprint": weight_fingerprint(work.base)},
+        adapter={"name": source.label, "sha256": sha256_of(source.adapter / WEIGHTS_NAME)},
     )
-    return certificate, written
 
 
-def _merge_exactly(context: TaskContext, work: _Work, loss: RoundingLoss) -> Generator[RunEvent, None, tuple[Any, LogitComparison]]:
-    """Merge in fp32 and compare before anything is rounded or written: of what differs later, only rounding can be the cause.
+def _adapter_dtype(work: _Work) -> str:
+    from lora_studio.models.stored_tensors import TORCH_NAMES
 
-    Raises:
-        StudioError: The merged model is not base + adapter.
-    """
-    model = work.take_model()
-    for done, total in merge_by_module(model, loss):
-        context.control.check()
-        yield Phase(name="merging", message="Merging", done=done, total=total, unit="modules")
-    merged = finish_merge(model)
-    exact = yield from _compare(context, merged, work)
-    if exact.fault:
-        raise _refusal("merged", exact.fault)
-    return merged, exact
-
-
-def _compare(context: TaskContext, model: Any, work: _Work) -> Generator[RunEvent, None, LogitComparison]:
-    comparison = LogitComparison()
-    for expected, found in zip(work.expected, row_logits(model, work.rows.rows), strict=True):
-        context.control.check()
-        comparison.add(expected, found)
-        yield Phase(name="checking", message="Comparing with base + adapter", done=comparison.rows, total=len(work.expected), unit="rows")
-    return comparison
-
-
-def _adapter_dtype(weights: Path) -> str:
-    from safetensors import safe_open
-
-    with safe_open(str(weights), framework="pt") as tensors:
-        names: Sequence[str] = sorted(tensors.keys())
-        return str(tensors.get_tensor(names[0]).dtype).removeprefix("torch.") if names else "float32"
-
-
-def _write_papers(folder: Path, work: _Work, kind: str, dtype: str, certificate: Certificate) -> None:
-    (folder / CERTIFICATE_NAME).write_text(json.dumps(certificate.to_json(), indent=2) + "\n", encoding="utf-8")
-    write_card(folder, work.source, kind, dtype, certificate.to_json(), work.base)
+    kinds = sorted({entry.dtype for entry in work.changes.adapter.header.tensors.values()})
+    return ", ".join(TORCH_NAMES.get(kind, kind) for kind in kinds)

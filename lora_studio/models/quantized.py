@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from bitsandbytes import functional
 from bitsandbytes.autograd._functions import matmul_4bit
 from bitsandbytes.nn.modules import Linear4bit, Linear8bitLt
 from torch import Tensor, nn
@@ -39,6 +40,20 @@ def freeze_layers(model: nn.Module) -> None:
             module.__class__ = Frozen4bit
         elif isinstance(module, Linear8bitLt):
             module.__class__ = Frozen8bit
+
+
+def as_held(weight: Tensor, quantization: str) -> Tensor:
+    """Give what a weight is once it was held in fewer bits, in float32: quantized as `load_model` does it, and unpacked.
+
+    Args:
+        weight: out × in, in the dtype it was read in.
+        quantization: `model.quantization`, not none.
+    """
+    if quantization == NF4:
+        packed, state = functional.quantize_4bit(weight.contiguous(), blocksize=64, compress_statistics=True, quant_type="nf4")
+        return functional.dequantize_4bit(packed, state).float()
+    rows, scales, _ = functional.int8_vectorwise_quant(weight.to(torch.float16).contiguous())
+    return rows.float() * scales[:, None] / 127
 
 
 class Frozen4bit(Linear4bit):

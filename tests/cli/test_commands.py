@@ -132,7 +132,8 @@ def test_thread_and_process_train_the_same(command: Command, write_config: Write
 def test_export_gives_path_bytes_and_certificate(command: Command, trained: Path, tmp_path: Path) -> None:
     document = command("export", trained, "--as", "merged", "--to", tmp_path / "merged", "--json").document
     assert set(document) == {"path", "kind", "bytes", "certificate"}
-    assert set(document["certificate"]) == {"rows", "max_abs_logit_difference", "top1_agreement", "effect_lost", "passed"}
+    assert {"rows", "max_abs_logit_difference", "top1_agreement", "effect_lost", "passed", "verdict"} <= set(document["certificate"])
+    assert document["certificate"] == json.loads((tmp_path / "merged/certificate.json").read_text())
     assert (document["path"], document["kind"]) == (str(tmp_path / "merged"), "merged")
     assert document["certificate"]["passed"]
     assert document["bytes"] == sum(file.stat().st_size for file in (tmp_path / "merged").rglob("*") if file.is_file())
@@ -148,8 +149,18 @@ def test_export_says_what_the_base_was_held_in_where_that_was_not_full_precision
 def test_export_of_an_adapter_says_it_passed(command: Command, trained: Path, tmp_path: Path) -> None:
     outcome = command("export", trained, "--as", "adapter", "--to", tmp_path / "adapter")
     assert outcome.status == 0, outcome.err
-    assert outcome.out.splitlines()[1].startswith("Passed")
+    assert outcome.out.splitlines()[1].startswith("Passed (exact): loaded again by peft ")
     assert (tmp_path / "adapter" / "adapter_config.json").is_file()
+
+
+def test_export_of_an_adapter_says_where_it_can_be_served(command: Command, trained: Path, tmp_path: Path) -> None:
+    document = command("export", trained, "--as", "adapter", "--to", tmp_path / "adapter", "--json").document
+    assert {found["program"]: found["answer"] for found in document["compatibility"]}["PEFT"] == "yes"
+
+
+def test_export_that_only_reads_tensors_says_so(command: Command, trained: Path, tmp_path: Path) -> None:
+    outcome = command("export", trained, "--as", "merged", "--to", tmp_path / "merged", "--check", "tensors", "--dtype", "float32")
+    assert "tensors read again and recomputed, not run" in outcome.out
 
 
 def test_chat_answers_with_base_and_adapter(command: Command, trained: Path) -> None:

@@ -1,38 +1,59 @@
-"""PEFT adapter folders written by hand: no torch, and whatever is wrong with them is on purpose."""
+"""Adapters for every architecture, with random A and B, as PEFT writes them."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from safetensors.numpy import save_file
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import AutoModelForCausalLM
 
-CONFIG: dict[str, Any] = {
-    "peft_type": "LORA", "base_model_name_or_path": "somebody/tiny", "revision": None, "task_type": "CAUSAL_LM", "r": 4, "lora_alpha": 8,
-    "lora_dropout": 0.0, "target_modules": ["q_proj", "v_proj"], "modules_to_save": None, "bias": "none", "use_dora": False,
-    "use_rslora": False, "rank_pattern": {}, "alpha_pattern": {}, "auto_mapping": None, "inference_mode": True,
+from lora_studio.core.control import TaskContext
+from lora_studio.export.task import export
+
+TARGETS: dict[str, dict[str, Any]] = {
+    "phi3": {"target_modules": ["qkv_proj", "down_proj"]},
+    "gpt2": {"target_modules": ["c_attn", "c_proj"], "fan_in_fan_out": True},
+    "gpt_neox": {"target_modules": ["query_key_value", "dense_h_to_4h"]},
+    "qwen3_moe": {"target_modules": ["q_proj"], "target_parameters": ["mlp.experts.down_proj", "mlp.experts.gate_up_proj"]},
 }
-LLAMA_SHAPES = {"q_proj": (32, 32), "v_proj": (16, 32)}
-"""Rows and columns of the tiny llama's weights."""
+PLAIN: dict[str, Any] = {"target_modules": ["q_proj", "down_proj"]}
+EMBEDDINGS = {"gpt2": "wte", "gpt_neox": "embed_in"}
+PROBE = torch.tensor([[5, 9, 120, 33, 7, 250, 18]])
 
 
-def tensors_of(rank: int = 4, layers: int = 2, **shapes: tuple[int, int]) -> dict[str, np.ndarray]:
-    """Give A and B of the tiny llama's modules, or of other ones of given rows and columns."""
-    made: dict[str, np.ndarray] = {}
-    for layer in range(layers):
-        for module, (rows, columns) in (shapes or LLAMA_SHAPES).items():
-            name = f"base_model.model.model.layers.{layer}.self_attn.{module}"
-            made[f"{name}.lora_A.weight"] = np.full((rank, columns), 0.01, dtype=np.float32)
-            made[f"{name}.lora_B.weight"] = np.full((rows, rank), 0.01, dtype=np.float32)
-    return made
+def targets_of(architecture: str) -> dict[str, Any]:
+    """Give plain targets of an architecture."""
+    return dict(TARGETS.get(architecture, PLAIN))
 
 
-def write_adapter(folder: Path, tensors: dict[str, np.ndarray] | None = None, **changes: Any) -> Path:
-    """Write an adapter for the tiny llama; changes are to its config, None takes a key away."""
-    folder.mkdir(parents=True, exist_ok=True)
-    config = {key: value for key, value in {**CONFIG, **changes}.items() if value is not None or key not in changes}
-    (folder / "adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
-    save_file(tensors or tensors_of(changes.get("r", 4)), folder / "adapter_model.safetensors", metadata={"format": "pt"})
+def make_adapter(base: Path, folder: Path, *, std: float = 0.1, **settings: Any) -> Path:
+    """Write a PEFT adapter with random A and B, so that it changes the base."""
+    torch.manual_seed(1)
+    config = LoraConfig(**{"r": 4, "lora_alpha": 8, "init_lora_weights": False, **settings})
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(base), config)
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and ("modules_to_save" in name or "trainable_tokens" in name or name.endswith(".bias")):
+            torch.nn.init.normal_(parameter, std=std)
+        elif "magnitude" in name:
+            parameter.data.mul_(1 + 0.1 * torch.randn_like(parameter))
+    model.save_pretrained(str(folder))
     return folder
+
+
+def with_adapter(base: Path, adapter: Path) -> Any:
+    """Load base and adapter as anyone would."""
+    return PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), str(adapter))
+
+
+def logits(model: Any) -> torch.Tensor:
+    """Give a model's logits on the probe, in float32."""
+    with torch.inference_mode():
+        return model.float().eval()(input_ids=PROBE).logits
+
+
+def run_export(**arguments: Any) -> dict[str, Any]:
+    """Export, and give the result."""
+    last: Any = list(export(TaskContext(), **arguments))[-1]
+    return last.result

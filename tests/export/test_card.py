@@ -19,7 +19,7 @@ from lora_studio.export.loading import loading_lines, loadings
 from lora_studio.export.public import hub_id, plain, public_name
 from lora_studio.export.source import find_source
 from lora_studio.models.facts import ModelFacts
-from tests.export.adapters import write_adapter
+from tests.export.handmade import write_adapter
 
 CERTIFICATE: Mapping[str, Any] = {
     "verdict": "exact", "rows": 16, "rows_from": "held-out rows of the run", "max_abs_logit_difference": 1e-6, "top1_agreement": 1.0,

@@ -11,7 +11,7 @@ import pytest
 
 from lora_studio.export.compatibility import Compatibility, compatibility
 from lora_studio.models.facts import ModelFacts
-from tests.export.adapters import tensors_of, write_adapter
+from tests.export.handmade import tensors_of, write_adapter
 
 LLAMA = ModelFacts("LlamaForCausalLM", "llama", 1000, 2, "float32", 4000, tied_embeddings=False)
 QWEN3 = replace(LLAMA, architecture="Qwen3ForCausalLM", model_type="qwen3")

@@ -13,7 +13,7 @@ from lora_studio.core.config import RunConfig
 from lora_studio.core.config_files import write_config
 from lora_studio.core.control import TaskContext
 from lora_studio.core.errors import InputError
-from lora_studio.export.destination import check_destination, is_earlier_export
+from lora_studio.export.destination import alone_at, check_destination, is_earlier_export
 from lora_studio.export.task import export
 from tests.export.test_source import make_adapter
 
@@ -73,3 +73,20 @@ def test_a_free_name_and_an_empty_folder_may_be_taken(tmp_path: Path) -> None:
 def test_a_certificate_of_something_else_is_not_ours(text: str, tmp_path: Path) -> None:
     (tmp_path / "certificate.json").write_text(text)
     assert not is_earlier_export(tmp_path)
+
+
+def test_two_exports_to_one_place_do_not_meet(tmp_path: Path) -> None:
+    refused = pytest.raises(InputError, match="Another export is writing to")
+    with alone_at(tmp_path / "there"), alone_at(tmp_path / "elsewhere"), refused, alone_at(tmp_path / "there"):
+        pass
+    with alone_at(tmp_path / "there"):
+        pass
+
+
+def test_what_a_killed_export_left_is_removed_by_the_next(tmp_path: Path) -> None:
+    left = tmp_path / ".there.0123abcd.part"
+    left.mkdir()
+    (tmp_path / ".other.0123abcd.part").mkdir()
+    with alone_at(tmp_path / "there"):
+        assert not left.exists()
+        assert (tmp_path / ".other.0123abcd.part").exists()

@@ -9,48 +9,16 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lora_studio.core.control import TaskContext
-from lora_studio.core.errors import Cancelled, InputError, StudioError
-from lora_studio.core.events import Phase, RunEvent
+from lora_studio.core.errors import Cancelled, InputError
+from lora_studio.core.events import Phase
 from lora_studio.export import task
+from tests.export.adapters import PLAIN, TARGETS, logits, make_adapter, run_export
 from tests.tiny import ARCHITECTURES, save_tiny_model
-
-TARGETS: dict[str, dict[str, Any]] = {
-    "phi3": {"target_modules": ["qkv_proj", "down_proj"]},
-    "gpt2": {"target_modules": ["c_attn", "c_proj"], "fan_in_fan_out": True},
-    "gpt_neox": {"target_modules": ["query_key_value", "dense_h_to_4h"]},
-    "qwen3_moe": {"target_modules": ["q_proj"], "target_parameters": ["mlp.experts.down_proj"]},
-}
-PLAIN = {"target_modules": ["q_proj", "down_proj"]}
-PROBE = torch.tensor([[5, 9, 120, 33, 7, 250, 18]])
-
-
-def make_adapter(base: Path, folder: Path, **settings: Any) -> Path:
-    """Write a PEFT adapter with random A and B, so that it changes the base."""
-    torch.manual_seed(1)
-    model = get_peft_model(AutoModelForCausalLM.from_pretrained(base), LoraConfig(r=4, lora_alpha=8, init_lora_weights=False, **settings))
-    for name, parameter in model.named_parameters():
-        if "modules_to_save" in name:
-            torch.nn.init.normal_(parameter, std=0.1)
-    model.save_pretrained(folder)
-    return folder
-
-
-def logits(model: Any) -> torch.Tensor:
-    with torch.inference_mode():
-        return model.eval()(input_ids=PROBE).logits.float()
-
-
-def result_of(events: list[RunEvent]) -> dict[str, Any]:
-    return events[-1].result  # type: ignore[union-attr]
-
-
-def run_export(**arguments: Any) -> dict[str, Any]:
-    return result_of(list(task.export(TaskContext(), **arguments)))
 
 
 @pytest.fixture(scope="module")
@@ -164,38 +132,8 @@ def test_the_artefact_carries_its_certificate_and_a_card(llama_adapter: Path, tm
     assert str(tmp_path) not in card
 
 
-def spoil_scale(model: Any) -> Any:
-    with torch.no_grad():
-        model.model.layers[0].self_attn.q_proj.weight.mul_(1.01)
-    return model
-
-
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
-def test_a_merge_that_is_wrong_is_refused_in_every_dtype_and_not_kept(
-    dtype: str, llama_adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    sound = task.finish_merge
-    monkeypatch.setattr(task, "finish_merge", lambda model: spoil_scale(sound(model)))
-    with pytest.raises(StudioError, match="refused: logits differ"):
-        run_export(source=str(llama_adapter), kind="merged", to=str(tmp_path / "merged"), dtype=dtype)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_file_that_reads_back_otherwise_is_refused(llama_adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    loaded = AutoModelForCausalLM.from_pretrained
-
-    def load_spoiled(*args: Any, **kwargs: Any) -> Any:  # the base is loaded with its loading report, the artefact without
-        found = loaded(*args, **kwargs)
-        return found if isinstance(found, tuple) else spoil_scale(found)
-
-    monkeypatch.setattr(task.AutoModelForCausalLM, "from_pretrained", load_spoiled)
-    with pytest.raises(StudioError, match="read back otherwise than written"):
-        run_export(source=str(llama_adapter), kind="merged", to=str(tmp_path / "merged"), dtype="bfloat16")
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_an_earlier_export_is_replaced_only_when_asked_and_whole(llama_adapter: Path, tmp_path: Path) -> None:
-    target = tmp_path / "there"
+    target = tmp_path / "exports/there"
     run_export(source=str(llama_adapter), kind="adapter", to=str(target))
     (target / "note.txt").write_text("of the first")
     with pytest.raises(InputError, match="exists already"):
@@ -203,30 +141,30 @@ def test_an_earlier_export_is_replaced_only_when_asked_and_whole(llama_adapter: 
     assert (target / "note.txt").exists()
     run_export(source=str(llama_adapter), kind="adapter", to=str(target), overwrite=True)
     assert not (target / "note.txt").exists()
-    assert [path.name for path in tmp_path.iterdir()] == ["there"]
+    assert [path.name for path in target.parent.iterdir()] == ["there"]
 
 
 def test_what_appears_at_the_target_meanwhile_is_not_replaced(llama_adapter: Path, tmp_path: Path) -> None:
-    target = tmp_path / "there"
+    target = tmp_path / "exports/there"
     events = task.export(TaskContext(), str(llama_adapter), "adapter", str(target), overwrite=True)
     with pytest.raises(InputError, match="no earlier export"):  # noqa: PT012 - another writes while the task works
         for event in events:
             if isinstance(event, Phase) and event.message == "Writing to disk":
-                target.mkdir()
+                target.mkdir(parents=True)
                 (target / "precious.txt").write_text("mine")
     assert (target / "precious.txt").exists()
-    assert [path.name for path in tmp_path.iterdir()] == ["there"]
+    assert [path.name for path in target.parent.iterdir()] == ["there"]
 
 
 @pytest.mark.parametrize("kind", ["adapter", "merged"])
 def test_a_cancelled_export_leaves_nothing(kind: str, llama_adapter: Path, tmp_path: Path) -> None:
-    context = TaskContext()
-    events = task.export(context, str(llama_adapter), kind, str(tmp_path / "out"))
+    context, exports = TaskContext(), tmp_path / "exports"
+    events = task.export(context, str(llama_adapter), kind, str(exports / "out"))
     with pytest.raises(Cancelled):  # noqa: PT012 - the task is stopped once it works beside its target
         for event in events:
-            if isinstance(event, Phase) and event.name in ("merging", "checking") and any(tmp_path.iterdir()):
+            if isinstance(event, Phase) and event.name in ("merging", "checking") and any(exports.iterdir()):
                 context.control.stop()
-    assert list(tmp_path.iterdir()) == []
+    assert list(exports.iterdir()) == []
 
 
 def test_an_adapter_of_another_base_is_refused_with_the_reason(tiny_model: Callable[[str], Path], tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from lora_studio.core.events import Phase, RunEvent
 from lora_studio.export.hub import push
 from lora_studio.export.upload_files import WatchedFile, files_to_upload
 from lora_studio.models.errors import UnreachableError
-from tests.export.adapters import write_adapter
+from tests.export.handmade import write_adapter
 from tests.models.fake_hub import FakeHub, running_hub
 from tests.models.fake_uploads import Repository, Uploads
 

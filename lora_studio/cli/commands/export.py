@@ -3,26 +3,35 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from lora_studio.cli.console import Console
 from lora_studio.cli.jobs import open_host, run_job
 from lora_studio.cli.units import in_bytes
-from lora_studio.export.destination import check_destination
+from lora_studio.export.destination import CERTIFICATE_PAGE, check_destination
+from lora_studio.export.request import BASES, BYTES_OF_DTYPE, KINDS
 from lora_studio.jobs.spec import JobSpec
-from lora_studio.models.quantization import NONE, SAID
+from lora_studio.models.quantization import NONE
 
-_CERTIFICATE = ("rows", "max_abs_logit_difference", "top1_agreement", "effect_lost", "passed")
+_FIGURES = (
+    ("max_abs_logit_difference", "largest logit difference {:.2e}"), ("top1_agreement", "same first choice at {:.1%} of positions"),
+    ("effect_lost", "{:.1%} of the adapter's effect lost to rounding"), ("update_lost", "{:.1%} of the update to the weights"),
+)
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Say what the command takes."""
     parser.add_argument("source", metavar="SOURCE", type=Path, help="a run, a checkpoint or any PEFT adapter folder")
-    parser.add_argument("--as", dest="kind", choices=["adapter", "merged"], required=True,
+    parser.add_argument("--as", dest="kind", choices=KINDS, required=True,
                         help="adapter: a folder for PeftModel.from_pretrained; merged: one for AutoModelForCausalLM.from_pretrained")
     parser.add_argument("--to", metavar="PATH", type=Path, required=True, help="the folder to make")
-    parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], help="of the merged weights; by default the base model's")
+    parser.add_argument("--dtype", choices=list(BYTES_OF_DTYPE), help="of the merged weights; by default each tensor's own")
+    parser.add_argument("--into", choices=BASES, default="original", help="of an adapter trained on a base in 4 or 8 bits: merge into the "
+                        "base in full precision, or into the base as it was held, unpacked")
+    parser.add_argument("--check", choices=["auto", "tensors"], default="auto", help="auto runs the artefact where it fits into memory; "
+                        "tensors reads and recomputes each of its tensors alone")
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier export at PATH")
     parser.add_argument("--json", action="store_true", help="one JSON document")
 
@@ -33,7 +42,7 @@ def run(console: Console, arguments: Namespace) -> int:
     check_destination(target, overwrite=arguments.overwrite)
     task = {
         "source": str(arguments.source), "kind": arguments.kind, "to": str(target), "dtype": arguments.dtype,
-        "overwrite": arguments.overwrite,
+        "overwrite": arguments.overwrite, "check": arguments.check, "into": arguments.into,
     }
     spec = JobSpec("lora_studio.export.task:export", task, title=f"Export {arguments.source}", device=True)
     with open_host("thread") as host:
@@ -41,27 +50,34 @@ def run(console: Console, arguments: Namespace) -> int:
     if arguments.json:
         console.json(export_document(result))
     else:
-        _print_certificate(console, result)
+        for line in _told(result):
+            console.say(line)
     return 0
 
 
 def export_document(result: dict[str, Any]) -> dict[str, Any]:
-    """Give `export --json`, with what the base was held in while training where that was not full precision.
-
-    Everything else is in the folder's certificate.json.
-    """
-    certificate = {key: result["certificate"][key] for key in _CERTIFICATE}
-    document = {"path": result["path"], "kind": result["kind"], "bytes": result["bytes"], "certificate": certificate}
+    """Give `export --json`: the whole certificate, of an adapter where it can be served, and what the base was held in while training."""
+    document = {"path": result["path"], "kind": result["kind"], "bytes": result["bytes"], "certificate": result["certificate"]}
+    if "compatibility" in result:
+        document["compatibility"] = result["compatibility"]
     held = result["base_quantization"]
     return document if held == NONE else {**document, "base_quantization": held}
 
 
-def _print_certificate(console: Console, result: dict[str, Any]) -> None:
+def _told(result: dict[str, Any]) -> Iterator[str]:
     found = result["certificate"]
-    console.say(f"{result['kind']}: {result['path']}, {in_bytes(result['bytes'])}")
-    console.say(f"{'Passed' if found['passed'] else 'Failed'}: loaded again and compared on {found['rows']} rows; largest logit difference "
-                f"{found['max_abs_logit_difference']:.2e}, same first choice at {found['top1_agreement']:.1%} of positions, "
-                f"{found['effect_lost']:.1%} of the adapter's effect lost to rounding")
-    held = SAID[result["base_quantization"]]
-    if held:
-        console.say(f"The adapter was trained on the base held in {held}; this is compared with base + adapter in full precision")
+    yield f"{result['kind']}: {result['path']}, {in_bytes(result['bytes'])}"
+    figures = "; ".join(form.format(found[key]) for key, form in _FIGURES if found.get(key) is not None)
+    verdict = "Passed" if found["passed"] else "Failed"
+    if found["grade"] == "logits":
+        yield f"{verdict} ({found['verdict']}): loaded again by {found['loaded_by']} and compared on {found['rows']} rows: {figures}"
+    else:
+        checked = f"{found['tensors_checked']} tensors read again and recomputed, not run"
+        yield f"{verdict} ({found['verdict']}): {checked}: {figures or 'all alike'}"
+    if found.get("offers_float32"):
+        yield "Rounding cost more than 5%: with --dtype float32 nothing is lost"
+    trained = found.get("trained_base")
+    if trained:
+        against = f": same first choice at {trained['top1_agreement']:.1%} of positions" if "top1_agreement" in trained else ""
+        yield f"The adapter was trained on the base held in {trained['held_in']}; set against that{against or ' it was not compared'}"
+    yield f"The whole certificate: {Path(result['path']) / CERTIFICATE_PAGE}"

@@ -1,0 +1,92 @@
+"""From what was found to a verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from lora_studio.export.certificate import Certificate, Grade, Verdict
+from lora_studio.export.comparison import EXACT_WITHIN
+from lora_studio.export.reference import Compared
+from lora_studio.models.quantization import NONE, SAID
+
+
+@dataclass
+class Findings:
+    """What was found in an artefact that was read again.
+
+    Attributes:
+        kind: See `Certificate`.
+        dtype: See `Certificate`.
+        loaded_by: See `Certificate`.
+        rounded: Whether it is written in less than float32.
+        tensors: Tensors read again.
+        wrong: Names of those that are not what they should be.
+        update_lost: See `Certificate`.
+        papers_fault: What is wrong with tokenizer, template or end token; empty when nothing is.
+        compared: Its logits against others, where the artefact was run.
+        trained_base: How the base was held while the adapter was trained; none where in full precision.
+        rows_from: See `Certificate`.
+    """
+
+    kind: str
+    dtype: str
+    loaded_by: str
+    rounded: bool = False
+    tensors: int = 0
+    wrong: list[str] = field(default_factory=list[str])
+    update_lost: float | None = None
+    papers_fault: str = ""
+    compared: Compared | None = None
+    trained_base: str = NONE
+    rows_from: str = ""
+
+    @property
+    def fault(self) -> str:
+        """Say why the artefact may not be used; empty when it may."""
+        expected, exact = (self.compared.expected, self.compared.exact) if self.compared else (None, None)
+        if expected is not None and not expected.finite:
+            return "it gives logits that are not finite, or of another shape"
+        if self.wrong:
+            return f"{len(self.wrong)} of its tensors are not what they should be, the first is {sorted(self.wrong)[0]}"
+        if self.papers_fault:
+            return self.papers_fault
+        if exact is not None and exact.largest > EXACT_WITHIN:
+            return f"its logits differ by {exact.largest:.2e} from {self._meant}, more than {EXACT_WITHIN:.0e}"
+        return ""
+
+    @property
+    def _meant(self) -> str:
+        return "base + adapter rounded alike" if self.rounded else "base + adapter"
+
+
+def judge(
+    findings: Findings, *, end_token: str, chat_template: str, base: Mapping[str, Any], adapter: Mapping[str, Any]
+) -> Certificate:
+    """Turn what was found into a certificate; its files are named when it is written."""
+    fault = findings.fault
+    compared, exact = (findings.compared.expected, findings.compared.exact) if findings.compared else (None, None)
+    verdict: Verdict = "failed" if fault else "rounded" if findings.rounded else "exact"
+    grade: Grade = "tensors" if compared is None else "logits"
+    return Certificate(
+        kind=findings.kind, dtype=findings.dtype, verdict=verdict, grade=grade, passed=not fault, reason=fault,
+        loaded_by=findings.loaded_by, rows_from=findings.rows_from, update_lost=findings.update_lost,
+        tensors_checked=findings.tensors - len(findings.wrong), end_token=end_token, chat_template=chat_template,
+        base=base, adapter=adapter,
+        rows=compared.rows if compared else 0, positions=compared.positions if compared else 0,
+        max_abs_logit_difference=compared.largest if compared else None, exact_logit_difference=exact.largest if exact else None,
+        top1_agreement=compared.agreement if compared else None, kl_divergence=compared.kl_divergence if compared else None,
+        effect_lost=compared.effect_lost if compared else None, trained_base=_against_trained(findings),
+    )
+
+
+def _against_trained(findings: Findings) -> dict[str, Any] | None:
+    """Say how far the artefact is from base + adapter with the base held as it was in training; None where it was in full precision."""
+    if findings.trained_base == NONE:
+        return None
+    told: dict[str, Any] = {"held_in": SAID[findings.trained_base]}
+    found = findings.compared.trained if findings.compared else None
+    if found is not None:
+        told |= {"max_abs_logit_difference": found.largest, "top1_agreement": found.agreement, "kl_divergence": found.kl_divergence}
+    return told

@@ -1,0 +1,122 @@
+"""What stands beside a merged model's weights: tokenizer, chat template, generation settings, licence; copied, then looked at."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lora_studio.core.config import RunConfig
+from lora_studio.core.errors import StudioError
+from lora_studio.data.template_source import choose_template
+from lora_studio.models.check import read_json
+from lora_studio.models.load import load_tokenizer
+
+TOKENIZER_FILES = (
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", "vocab.txt",
+    "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "tekken.json", "chat_template.jinja",
+)
+_BESIDE = ("generation_config.json", "LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE", "NOTICE.txt")
+_TEMPLATE = "chat_template.jinja"
+
+
+@dataclass(frozen=True)
+class Papers:
+    """What an artefact's tokenizer has to be.
+
+    Attributes:
+        tokenizer: As it is loaded from where it is copied from.
+        template: The chat template that the adapter was trained with; None where there is none.
+        template_from: Whose it is, in words.
+        end_ids: Token ids at which generating ends.
+    """
+
+    tokenizer: Any
+    template: str | None
+    template_from: str
+    end_ids: tuple[int, ...]
+
+
+def papers_of(base: Path, adapter: Path, config: RunConfig | None) -> Papers:
+    """Find the tokenizer and the template of base + adapter: the adapter's own where it carries one, the run's template where it has one.
+
+    Raises:
+        InputError: There is no tokenizer that can be loaded.
+    """
+    folder = _tokenizer_folder(base, adapter)
+    tokenizer = load_tokenizer(folder)
+    if config is not None and config.data.chat_template:
+        chosen = choose_template(config.data.chat_template, tokenizer)
+        return Papers(tokenizer, chosen.text, chosen.described, _end_ids(base, tokenizer))
+    own: Any = tokenizer.chat_template
+    told = "no chat template" if not own else "the base model's chat template" if folder == base else "the adapter's chat template"
+    return Papers(tokenizer, own if isinstance(own, str) else None, told, _end_ids(base, tokenizer))
+
+
+def copy_papers(base: Path, adapter: Path, folder: Path, papers: Papers) -> None:
+    """Copy tokenizer and settings into an artefact's folder, with the template that the adapter was trained with."""
+    source = _tokenizer_folder(base, adapter)
+    for name in TOKENIZER_FILES:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, folder / name)
+    for name in _BESIDE:
+        if (base / name).is_file():
+            shutil.copyfile(base / name, folder / name)
+    if papers.template is not None and papers.template != papers.tokenizer.chat_template:
+        _set_template(folder, papers.template)
+
+
+def papers_fault(folder: Path, papers: Papers, config: Mapping[str, Any]) -> str:
+    """Say what is wrong with an artefact's settings, tokenizer, chat template or end token; empty when nothing is.
+
+    Args:
+        folder: The artefact's.
+        papers: What they must be.
+        config: What its `config.json` must be: a head that is tied again, say, changes no tensor on disk.
+    """
+    found_config = read_json(folder / "config.json")
+    if found_config != config:
+        changed = sorted(key for key in found_config.keys() | config.keys() if found_config.get(key) != config.get(key))
+        return f"its config.json is not what was written: {', '.join(changed)}"
+    try:
+        found = load_tokenizer(folder)
+    except StudioError as error:
+        return f"its tokenizer cannot be loaded: {error.message}"
+    if papers.template is not None and found.chat_template != papers.template:
+        return f"it does not carry {papers.template_from}"
+    if found.get_vocab() != papers.tokenizer.get_vocab():
+        return "its tokenizer has another vocabulary than the base's"
+    ends = _end_ids(folder, found)
+    if ends != papers.end_ids:
+        return f"it ends at the tokens {list(ends)}, the base at {list(papers.end_ids)}"
+    return ""
+
+
+def end_token_in_words(papers: Papers) -> str:
+    """Say at which tokens the artefact ends."""
+    return ", ".join(f"{papers.tokenizer.convert_ids_to_tokens(number)} ({number})" for number in papers.end_ids) or "none"
+
+
+def _tokenizer_folder(base: Path, adapter: Path) -> Path:
+    """Say whose tokenizer it is: an adapter that added tokens carries its own."""
+    return adapter if (adapter / "tokenizer.json").is_file() and (adapter / "tokenizer_config.json").is_file() else base
+
+
+def _end_ids(folder: Path, tokenizer: Any) -> tuple[int, ...]:
+    """Give the tokens at which generating ends: those of the generation settings, and the tokenizer's own, which servers go by."""
+    path = folder / "generation_config.json"
+    told: Any = read_json(path).get("eos_token_id") if path.is_file() else None
+    listed = told if isinstance(told, list) else [told]
+    return tuple(sorted({number for number in (*listed, tokenizer.eos_token_id) if isinstance(number, int)}))
+
+
+def _set_template(folder: Path, template: str) -> None:
+    """Write a chat template where transformers looks first, and take another one out of the settings."""
+    (folder / _TEMPLATE).write_text(template, encoding="utf-8")
+    path = folder / "tokenizer_config.json"
+    settings: Any = read_json(path) if path.is_file() else {}
+    if settings.pop("chat_template", None) is not None:
+        path.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
