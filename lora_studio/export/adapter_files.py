@@ -12,8 +12,8 @@ from lora_studio.generate.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 TAKEN = {
     ADAPTER_CONFIG: 1_000_000, ADAPTER_WEIGHTS: 1 << 40, "tokenizer.json": 200_000_000, "tokenizer_config.json": 20_000_000,
     "special_tokens_map.json": 1_000_000, "added_tokens.json": 20_000_000, "vocab.json": 50_000_000, "merges.txt": 50_000_000,
-    "vocab.txt": 50_000_000, "tokenizer.model": 50_000_000, "spiece.model": 50_000_000, "chat_template.jinja": 1_000_000,
-    "README.md": 1_000_000,
+    "vocab.txt": 50_000_000, "tokenizer.model": 50_000_000, "spiece.model": 50_000_000, "sentencepiece.bpe.model": 50_000_000,
+    "tekken.json": 50_000_000, "chat_template.jinja": 1_000_000, "README.md": 1_000_000,
 }
 """Files of an adapter that are taken, each with the most bytes it may have."""
 

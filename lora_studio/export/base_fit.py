@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lora_studio.core.errors import InputError
@@ -24,6 +24,7 @@ _PREFIX = "base_model.model."
 _PART = re.compile(
     r"(?P<module>.+?)\.(?P<part>lora_A\.weight|lora_B\.weight|lora_embedding_A|lora_embedding_B|lora_B\.bias|lora_magnitude_vector"
     r"(?:\.weight)?|token_adapter\.trainable_tokens_delta|weight|bias)")
+_WRAPS = re.compile(r"\.(?:base_layer|modules_to_save|original_module|token_adapter)(?=\.|$)")
 _SEPARATE_EXPERT = re.compile(r"\.experts\.\d+\.")
 _EXPERT_PARAMETERS = ("gate_up_proj", "down_proj", "gate_proj", "up_proj", "weight")
 _LONGEST = 500
@@ -131,6 +132,7 @@ def _check_pairs(path: Path, tensors: list[Tensor]) -> None:
 
 
 def _misfits(tensors: list[Tensor], tree: ModuleTree) -> Iterator[str]:
+    resized = _resized(tensors, tree)
     for tensor in tensors:
         name = _bare(tensor.module)
         if _SEPARATE_EXPERT.search(f"{name}."):
@@ -138,8 +140,22 @@ def _misfits(tensors: list[Tensor], tree: ModuleTree) -> Iterator[str]:
         sites = _sites(name, tree.by_name)
         if not sites:
             yield f"it has no module {name}"
-        elif not any(_fits(tensor, site) for site in sites):
+        elif not any(_fits(tensor, site) or (name in resized and _fits(tensor, resized[name])) for site in sites):
             yield f"{name} is {_told(sites[0].shape)} there, and the adapter's {tensor.part.partition('.')[0]} is {_told(tensor.shape)}"
+
+
+def _resized(tensors: list[Tensor], tree: ModuleTree) -> dict[str, ModuleInfo]:
+    """Give embedding and head as an adapter has them that was trained with more or fewer tokens, and saved them whole."""
+    found: dict[str, ModuleInfo] = {}
+    for tensor in tensors:
+        name = _bare(tensor.module)
+        site = tree.by_name.get(name)
+        is_vocabulary = site is not None and (site.kind == "embedding" or name == tree.output_module)
+        if site is not None and is_vocabulary and tensor.part == "weight" and tensor.shape[1:] == site.shape[1:]:
+            rows = tensor.shape[0]
+            into = {"in_features": rows} if site.kind == "embedding" else {"out_features": rows}
+            found[name] = replace(site, shape=tensor.shape, **into)
+    return found
 
 
 def _sites(name: str, by_name: Mapping[str, ModuleInfo]) -> list[ModuleInfo]:
@@ -169,9 +185,8 @@ def _fits(tensor: Tensor, site: ModuleInfo) -> bool:
 
 
 def _bare(module: str) -> str:
-    while module.endswith(".base_layer"):
-        module = module.removesuffix(".base_layer")
-    return module
+    """Give a module's name in the base model, without what PEFT wraps modules in."""
+    return _WRAPS.sub("", module)
 
 
 def _told(shape: Shape) -> str:

@@ -17,7 +17,7 @@ from lora_studio.core.events import Phase, RunEvent, RunFinished
 from lora_studio.core.files import bytes_below, sha256_of, whole_folder
 from lora_studio.core.findings import Finding
 from lora_studio.core.paths import studio_paths
-from lora_studio.export.adapter_files import take_adapter
+from lora_studio.export.adapter_files import TAKEN, take_adapter
 from lora_studio.export.archive import ARCHIVES
 from lora_studio.export.base_fit import adapted_names, adapter_tensors, check_base
 from lora_studio.export.base_search import FoundBase, find_base
@@ -170,14 +170,15 @@ def _looked_at(folder: Path) -> tuple[dict[str, Any], list[Finding]]:
 
 
 def _without_code(folder: Path) -> list[Finding]:
-    """Take the tokenizer out where its settings ask for code; the base model's own is used anyway."""
+    """Take the tokenizer out where its settings ask for code: the base model's own is used then."""
     settings = folder / "tokenizer_config.json"
     try:
         if settings.is_file():
             refuse_code(read_json(settings), settings)
     except InputError:
-        settings.unlink()
-        message = "Its tokenizer_config.json asks for code of its own, or cannot be read, and was left."
+        for name in TAKEN.keys() - {ADAPTER_CONFIG, ADAPTER_WEIGHTS, "README.md"}:
+            (folder / name).unlink(missing_ok=True)
+        message = "Its tokenizer_config.json asks for code of its own, or cannot be read: its tokenizer was left."
         return [Finding("warning", "tokenizer_left", message, "The base model's tokenizer is used.", "path")]
     return []
 

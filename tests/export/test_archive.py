@@ -13,7 +13,7 @@ import pytest
 
 from lora_studio.core.errors import Cancelled, InputError
 from lora_studio.export.adapter_files import take_adapter
-from tests.export.adapters import write_adapter
+from tests.export.handmade import write_adapter
 
 Maker = Callable[[Path, dict[str, bytes]], Path]
 NAMES = {"adapter_config.json", "adapter_model.safetensors"}

@@ -10,7 +10,7 @@ import pytest
 
 from lora_studio.core.errors import InputError
 from lora_studio.export.foreign_config import is_quick, read_foreign_config, replace_patterns
-from tests.export.adapters import CONFIG, write_adapter
+from tests.export.handmade import CONFIG, write_adapter
 
 
 def read(folder: Path, **changes: Any) -> tuple[dict[str, Any], list[str]]:

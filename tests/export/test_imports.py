@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from peft import LoraConfig, PeftModel, get_peft_model
+import torch
+from peft import LoraConfig, get_peft_model
 from safetensors.numpy import save_file
 from transformers import AutoModelForCausalLM
 
@@ -22,17 +23,11 @@ from lora_studio.core.events import RunEvent
 from lora_studio.core.paths import studio_paths
 from lora_studio.export.base_fit import check_base
 from lora_studio.export.imports import import_task, imported_adapters, place_for
-from tests.export.adapters import LLAMA_SHAPES, tensors_of, write_adapter
+from tests.export.adapters import logits, make_adapter, targets_of, with_adapter
+from tests.export.handmade import LLAMA_SHAPES, tensors_of, write_adapter
 from tests.tiny import ARCHITECTURES, save_tiny_model
 
 Tiny = Callable[[str], Path]
-TARGETS: dict[str, dict[str, Any]] = {
-    "phi3": {"target_modules": ["qkv_proj", "down_proj"]}, "gpt2": {"target_modules": ["c_attn", "wte"], "fan_in_fan_out": True},
-    "gpt_neox": {"target_modules": ["query_key_value"]},
-    "qwen3_moe": {"target_modules": ["q_proj"], "target_parameters": ["mlp.experts.down_proj", "mlp.experts.gate_up_proj"]},
-}
-
-
 def imported(path: Path, context: TaskContext | None = None, **arguments: Any) -> dict[str, Any]:
     events: list[RunEvent] = list(import_task(context or TaskContext(), str(path), **arguments))
     return events[-1].result  # type: ignore[union-attr]
@@ -47,20 +42,14 @@ def kept() -> list[str]:
     return sorted(path.name for path in root.iterdir()) if root.exists() else []
 
 
-def saved_by_peft(base: Path, folder: Path, **settings: Any) -> Path:
-    model = get_peft_model(AutoModelForCausalLM.from_pretrained(base), LoraConfig(r=4, task_type="CAUSAL_LM", **settings))
-    model.save_pretrained(folder)
-    return folder
-
-
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_what_peft_saved_for_every_family_is_imported_and_loads_again(architecture: str, tiny_model: Tiny, tmp_path: Path) -> None:
     base = tiny_model(architecture)
-    folder = saved_by_peft(base, tmp_path / "mine", **TARGETS.get(architecture, {"target_modules": ["q_proj", "down_proj"]}))
+    folder = make_adapter(base, tmp_path / "mine", **targets_of(architecture))
     told = imported(folder)
     assert (told["name"], told["base"]) == ("mine", str(base))
     assert "other_base" not in codes(told)
-    PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), told["path"])
+    assert torch.equal(logits(with_adapter(base, Path(told["path"]))), logits(with_adapter(base, folder)))
 
 
 @pytest.mark.parametrize("settings", [
@@ -69,7 +58,7 @@ def test_what_peft_saved_for_every_family_is_imported_and_loads_again(architectu
 ])
 def test_every_variant_of_lora_fits_its_base(settings: dict[str, Any], tmp_path: Path) -> None:
     base = save_tiny_model(tmp_path / "base", "llama", attention_bias=True, mlp_bias=True)
-    told = imported(saved_by_peft(base, tmp_path / "mine", **{"target_modules": ["q_proj", "v_proj"], **settings}))
+    told = imported(make_adapter(base, tmp_path / "mine", **{"target_modules": ["q_proj", "v_proj"], **settings}))
     assert codes(told) in ([], ["files_left"])
 
 
@@ -127,7 +116,7 @@ def test_more_layers_than_the_base_has_are_refused(tiny_model: Tiny, tmp_path: P
 
 
 @pytest.mark.parametrize(("name", "shape"), [
-    ("lm_head.weight", (100, 32)), ("model.embed_tokens.token_adapter.trainable_tokens_delta", (2, 8)),
+    ("lm_head.weight", (384, 8)), ("model.embed_tokens.token_adapter.trainable_tokens_delta", (2, 8)),
     ("model.layers.0.self_attn.q_proj.lora_magnitude_vector", (8,)), ("model.embed_tokens.lora_embedding_A", (4, 500)),
 ])
 def test_every_kind_of_tensor_is_held_against_the_base(name: str, shape: tuple[int, ...], tiny_model: Tiny, tmp_path: Path) -> None:
@@ -137,6 +126,15 @@ def test_every_kind_of_tensor_is_held_against_the_base(name: str, shape: tuple[i
     folder = write_adapter(tmp_path / "mine", {**tensors_of(), **more})
     with pytest.raises(InputError, match="does not fit"):
         imported(folder, base=str(tiny_model("llama")))
+
+
+@pytest.mark.parametrize("settings", [{"modules_to_save": ["embed_tokens", "lm_head"]}, {"trainable_token_indices": [390]}, {}])
+def test_a_vocabulary_that_was_resized_fits_where_it_was_saved_whole(settings: dict[str, Any], tiny_model: Tiny, tmp_path: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(tiny_model("llama"))
+    model.resize_token_embeddings(400, mean_resizing=False)
+    config = LoraConfig(r=4, target_modules=["q_proj"], task_type="CAUSAL_LM", **settings)
+    get_peft_model(model, config).save_pretrained(tmp_path / "mine")
+    assert "other_base" not in codes(imported(tmp_path / "mine", base=str(tiny_model("llama"))))
 
 
 def test_another_name_with_the_same_shapes_is_a_warning_with_the_reason(tiny_model: Tiny, tmp_path: Path) -> None:
@@ -205,9 +203,10 @@ def test_an_import_that_is_cancelled_keeps_nothing(tiny_model: Tiny, tmp_path: P
 def test_a_tokenizer_that_asks_for_code_is_left(tiny_model: Tiny, tmp_path: Path) -> None:
     folder = write_adapter(tmp_path / "mine", base_model_name_or_path=str(tiny_model("llama")))
     (folder / "tokenizer_config.json").write_text(json.dumps({"auto_map": {"AutoTokenizer": "evil.Evil"}}))
+    (folder / "tokenizer.json").write_text("{}")
     told = imported(folder)
     assert codes(told) == ["tokenizer_left"]
-    assert not (Path(told["path"]) / "tokenizer_config.json").exists()
+    assert not [path.name for path in Path(told["path"]).iterdir() if path.name.startswith("tokenizer")]
 
 
 def huge_header(path: Path) -> None:

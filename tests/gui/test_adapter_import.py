@@ -14,7 +14,7 @@ from lora_studio.gui.main_window import MainWindow
 from lora_studio.gui.studio import Studio
 from lora_studio.gui.theme import Theme
 from lora_studio.gui.window_state import WindowState
-from tests.export.adapters import write_adapter
+from tests.export.handmade import write_adapter
 from tests.gui.desk import Answers
 
 Tiny = Callable[[str], Path]
