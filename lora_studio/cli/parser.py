@@ -25,15 +25,16 @@ Exit status: 0 done, 1 failed while running, 2 the input is wrong, 130 stopped b
 
 @dataclass(frozen=True)
 class Command:
-    """A command by its name, what it does in a line, and in a sentence or two."""
+    """A command by its name, what it does in a line, and in a sentence or two; its module has its name unless Python has that word."""
 
     name: str
     line: str
     text: str
+    file: str = ""
 
     def module(self) -> ModuleType:
         """Import what the command does."""
-        return importlib.import_module(f"lora_studio.cli.commands.{self.name}")
+        return importlib.import_module(f"lora_studio.cli.commands.{self.file or self.name}")
 
 
 COMMANDS = (
@@ -49,6 +50,9 @@ COMMANDS = (
     Command("export", "export an adapter or a merged model",
             "Export a run, a checkpoint or any PEFT adapter folder. What was written is loaded again and compared before it gets its "
             "name."),
+    Command("import", "take in an adapter made elsewhere",
+            "Import a PEFT adapter from a folder or a zip: its files are looked at before anything obeys them, its base model is found or "
+            "given, and an adapter of another base model is refused.", file="import_adapter"),
     Command("push", "put an export on the Hub",
             "Push an export to a model repository of the Hub, in one commit. The token is that of HF_TOKEN or `hf auth login`."),
     Command("chat", "ask the base model, the adapter, or both", "Ask a model something; without --prompt, one question after the other."),

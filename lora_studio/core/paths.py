@@ -23,6 +23,11 @@ class StudioPaths:
     cache: Path
     runs: Path
 
+    @property
+    def adapters(self) -> Path:
+        """Adapters that were imported, beside the runs."""
+        return self.runs.parent / "adapters"
+
 
 def studio_paths() -> StudioPaths:
     """Give the studio's folders: below `LORA_STUDIO_HOME` where set, else the system's usual places."""

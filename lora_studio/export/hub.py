@@ -111,11 +111,13 @@ def _ready_repository(api: Any, repo_id: str, *, private: bool, revision: str | 
     """
     from huggingface_hub.errors import RepositoryNotFoundError
 
-    try:
-        is_private = bool(api.model_info(repo_id).private)
-    except RepositoryNotFoundError:
+    info: Any = None
+    with contextlib.suppress(RepositoryNotFoundError):
+        info = api.model_info(repo_id)
+    if info is None:
         api.create_repo(repo_id, private=private, repo_type="model", exist_ok=True)
-        is_private = bool(api.model_info(repo_id).private)
+        info = api.model_info(repo_id)
+    is_private = bool(info.private)
     if private and not is_private:
         raise InputError(
             f"{repo_id} is there already, and everyone can see it.", "Push with --public, or to another name.", "repo_id")

@@ -49,7 +49,7 @@ def told_plainly(repo_id: str, token: str) -> Generator[None]:
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
-        error = error.__cause__ or error.__context__
+        error = error.__cause__
 
 
 def _refusal(error: BaseException, repo_id: str, token: str) -> StudioError | None:

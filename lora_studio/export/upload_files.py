@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from lora_studio.core.errors import InputError
-from lora_studio.export.destination import CERTIFICATE_NAME
+from lora_studio.export.destination import CERTIFICATE_NAME, CERTIFICATE_PAGE
 from lora_studio.export.public import last_part, public_name
 from lora_studio.generate.adapters import ADAPTER_CONFIG
 
@@ -101,14 +101,14 @@ def _without_folders(value: Any) -> Any:
 
 
 def _renew_hashes(folder: Path, contents: dict[str, bytes]) -> None:
-    """Let the certificate name the hashes of the files as they go out, where those are others than here."""
-    certificate = contents.get(CERTIFICATE_NAME)
-    if certificate is None:
-        return
-    for name, content in contents.items():
-        before, after = (hashlib.sha256(raw).hexdigest().encode() for raw in ((folder / name).read_bytes(), content))
-        certificate = certificate.replace(before, after)
-    contents[CERTIFICATE_NAME] = certificate
+    """Let the certificate and its page name the hashes of the files as they go out, where those are others than here."""
+    renewed = {
+        hashlib.sha256((folder / name).read_bytes()).hexdigest().encode(): hashlib.sha256(content).hexdigest().encode()
+        for name, content in contents.items()}
+    for name in (CERTIFICATE_NAME, CERTIFICATE_PAGE):
+        for before, after in renewed.items():
+            if name in contents and before != after:
+                contents[name] = contents[name].replace(before, after)
 
 
 def _refuse_private(path: Path, content: bytes, token: str) -> None:

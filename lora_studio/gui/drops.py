@@ -9,6 +9,7 @@ from pathlib import Path
 from lora_studio.core.errors import InputError
 from lora_studio.data.read import is_beside
 from lora_studio.data.read import kind_of as data_kind_of
+from lora_studio.export.archive import is_archive
 
 
 class Kind(Enum):
@@ -18,6 +19,7 @@ class Kind(Enum):
     RUN = "run"
     MODEL = "model"
     DATA = "data"
+    ADAPTER = "adapter"
 
 
 def is_model_name(text: str) -> bool:
@@ -42,7 +44,9 @@ def kind_of(path: Path) -> Kind:
         return Kind.MODEL
     if data_kind_of(path):
         return Kind.DATA
-    hint = "Give a config (.yaml), a run or model folder, a .gguf file or rows (.jsonl, .csv, .parquet, .txt)."
+    if is_archive(path):
+        return Kind.ADAPTER
+    hint = "Give a config (.yaml), a run, model or adapter folder, a .gguf file, an adapter's .zip or rows (.jsonl, .csv, .parquet, .txt)."
     raise InputError(f"{path.name} is nothing that can be opened.", hint)
 
 
@@ -52,9 +56,7 @@ def _kind_of_folder(path: Path) -> Kind:
     if (path / "config.json").is_file():
         return Kind.MODEL
     if (path / "adapter_config.json").is_file():
-        if (path.parent / "run.yaml").is_file():
-            return Kind.RUN
-        raise InputError(f"{path.name} is an adapter on its own.", "Open the base model it was made from, or the run's folder.")
+        return Kind.RUN if (path.parent / "run.yaml").is_file() else Kind.ADAPTER
     if _holds_rows(path):
         return Kind.DATA
     raise InputError(

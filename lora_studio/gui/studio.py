@@ -11,6 +11,7 @@ from PySide6.QtWidgets import QMenu
 
 from lora_studio.core.errors import InputError, StudioError
 from lora_studio.core.world import launch_command
+from lora_studio.gui.adapter_import import AdapterImport
 from lora_studio.gui.closing import Closing
 from lora_studio.gui.dialogs import YamlDialog
 from lora_studio.gui.drops import Kind, is_model_name, kind_of
@@ -44,6 +45,7 @@ class Studio(QObject):
         jobs: What runs.
         run_view: The run that is shown.
         starter: Makes runs of the draft.
+        adapter_import: Takes in adapters made elsewhere.
         queue: The jobs that wait for the device.
     """
 
@@ -66,6 +68,7 @@ class Studio(QObject):
         self.engine = EngineLoader(self.jobs, self)
         self.notifications = Notifications(self.jobs, self)
         self.news = RunNews(self.notifications, self.starter, self.queue, self.run_view, self._show_run, self._tried, self)
+        self.adapter_import = AdapterImport(window, self.jobs, self.notifications, self._asker, self)
         self.status = StatusFeed(window, self.workspace, self.jobs, self.run_view, self.engine)
         self._closing = Closing(window, self.jobs, self.starter)
         self._build_panels()
@@ -104,7 +107,7 @@ class Studio(QObject):
         self.workspace.begin()
 
     def open_paths(self, paths: Sequence[str]) -> None:
-        """Open what was dropped or named: a config, a run, a model, or rows."""
+        """Open what was dropped or named: a config, a run, a model, or rows; an adapter on its own is imported."""
         rows: list[str] = []
         for entry in paths:
             self._tried(lambda entry=entry: self._open_named(entry, rows))
@@ -150,6 +153,8 @@ class Studio(QObject):
                 self._change_model(str(path.resolve()))
             case Kind.DATA:
                 rows.append(str(path.resolve()))
+            case Kind.ADAPTER:
+                self.adapter_import.start(path.resolve())
 
     def _show_run(self, path: Path) -> None:
         self.run_view.open(path)
@@ -204,6 +209,7 @@ class Studio(QObject):
     def _attach_actions(self) -> None:
         handlers: dict[str, Callable[[], object]] = {
             "new": self.workspace.new, "open": self._ask_config, "open_starter": self.workspace.open_starter, "open_run": self._ask_run,
+            "import_adapter": self.adapter_import.ask,
             "save": self._save, "save_as": self._save_as, "yaml": self._show_yaml, "copy_command": self._copy_command,
             "undo": self.workspace.undo_stack.undo, "redo": self.workspace.undo_stack.redo, "reset_to_run": self._reset_to_run,
             "start": self._start, "pause": self._pause, "stop": self.starter.stop, "queue": self._show_queue,

@@ -36,6 +36,10 @@ class Answers(PathAsker):
     asked: list[str] = field(default_factory=list)
     shown: list[Path] = field(default_factory=list)
 
+    def open_file(self, parent: QWidget | None, title: str, start: Path, filters: object = ()) -> Path | None:
+        self.asked.append(title)
+        return self.file
+
     def open_files(self, parent: QWidget | None, title: str, start: Path, filters: object = ()) -> list[Path] | None:
         self.asked.append(title)
         return self.files

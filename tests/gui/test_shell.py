@@ -388,7 +388,8 @@ def test_what_is_nothing_to_open_is_told(studio: Studio, window: MainWindow, tmp
 @pytest.mark.parametrize(
     ("made", "kind"),
     [("a.yaml", Kind.CONFIG), ("a.yml", Kind.CONFIG), ("a.jsonl", Kind.DATA), ("a.csv", Kind.DATA), ("a.gguf", Kind.MODEL),
-     ("run/run.yaml", Kind.RUN), ("model/config.json", Kind.MODEL)],
+     ("run/run.yaml", Kind.RUN), ("model/config.json", Kind.MODEL), ("adapter/adapter_config.json", Kind.ADAPTER),
+     ("a.zip", Kind.ADAPTER), ("a.TAR.GZ", Kind.ADAPTER), ("rows.jsonl.gz", Kind.DATA)],
 )
 def test_paths_are_told_apart(tmp_path: Path, made: str, kind: Kind) -> None:
     path = tmp_path / made
@@ -398,7 +399,7 @@ def test_paths_are_told_apart(tmp_path: Path, made: str, kind: Kind) -> None:
 
 
 @pytest.mark.parametrize(
-    ("made", "said"), [("a.exe", "nothing that can be opened"), ("adapter/adapter_config.json", "adapter on its own"), (None, "no ")],
+    ("made", "said"), [("a.exe", "nothing that can be opened"), (None, "no ")],
 )
 def test_what_cannot_be_opened_is_refused_with_a_way_out(tmp_path: Path, made: str | None, said: str) -> None:
     path = tmp_path / (made or "missing.yaml")

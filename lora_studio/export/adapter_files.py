@@ -1,0 +1,74 @@
+"""The files of an adapter, taken out of a folder or an archive: only those an adapter has, from where its config lies. No torch here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from lora_studio.core.errors import InputError
+from lora_studio.export.archive import ELSEWHERE, Entry, copy_entry, open_container
+from lora_studio.generate.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+
+TAKEN = {
+    ADAPTER_CONFIG: 1_000_000, ADAPTER_WEIGHTS: 1 << 40, "tokenizer.json": 200_000_000, "tokenizer_config.json": 20_000_000,
+    "special_tokens_map.json": 1_000_000, "added_tokens.json": 20_000_000, "vocab.json": 50_000_000, "merges.txt": 50_000_000,
+    "vocab.txt": 50_000_000, "tokenizer.model": 50_000_000, "spiece.model": 50_000_000, "sentencepiece.bpe.model": 50_000_000,
+    "tekken.json": 50_000_000, "chat_template.jinja": 1_000_000, "README.md": 1_000_000,
+}
+"""Files of an adapter that are taken, each with the most bytes it may have."""
+
+
+def take_adapter(path: Path, into: Path, look: Callable[[], None] = lambda: None) -> list[str]:
+    """Copy an adapter's files into a folder, and name the files beside them that were left.
+
+    Args:
+        path: A folder, a zip or a tar that holds one adapter, at its top or in a folder of its own.
+        into: An empty folder.
+        look: Called between blocks; may raise to end it.
+
+    Raises:
+        InputError: There is no adapter, or more than one; its weights are pickled; the archive is damaged, encrypted or hostile.
+    """
+    with open_container(path) as container:
+        entries = list(container.entries())
+        home = _home_of_adapter(path, entries)
+        beside = [entry for entry in entries if entry.place == home]
+        _refuse_no_weights(path, {entry.name for entry in beside})
+        chosen = [entry for entry in beside if entry.name in TAKEN]
+        for entry in chosen:
+            if entry.size > TAKEN[entry.name]:
+                raise InputError(f"{path}: {entry.name} claims {entry.size:,} bytes, more than such a file has.", ELSEWHERE, "path")
+        for entry in chosen:
+            copy_entry(container, entry, into / entry.name, look)
+    return sorted(entry.name for entry in beside if entry.name not in TAKEN)
+
+
+def _home_of_adapter(path: Path, entries: list[Entry]) -> str:
+    homes = sorted({entry.place for entry in entries if entry.name == ADAPTER_CONFIG}, key=lambda place: (place.count("/"), place))
+    if not homes:
+        hint = _what_it_is({entry.name for entry in entries})
+        raise InputError(f"{path} holds no PEFT adapter: it has no {ADAPTER_CONFIG}.", hint, "path")
+    depth = homes[0].count("/")
+    if len(homes) > 1 and homes[1].count("/") == depth and homes[0]:
+        names = ", ".join(homes[:3])
+        raise InputError(f"{path} holds {len(homes)} adapters ({names}…).", "Give the folder of one of them.", "path")
+    return homes[0]
+
+
+def _what_it_is(names: set[str]) -> str:
+    if "adapters.safetensors" in names:
+        return "It looks like an adapter of mlx-lm: merge it there, or convert it to PEFT's format."
+    if any(name.endswith(".gguf") for name in names):
+        return "A GGUF adapter cannot be turned back: give the PEFT adapter it was made from."
+    return "Give a folder that PEFT saved an adapter in, or a zip of it."
+
+
+def _refuse_no_weights(path: Path, names: set[str]) -> None:
+    if ADAPTER_WEIGHTS in names:
+        return
+    pickled = sorted(name for name in names if name.startswith("adapter_model.") and not name.endswith(".safetensors"))
+    if pickled:
+        raise InputError(
+            f"{path} holds its weights as a pickle ({pickled[0]}), which can run code when read.",
+            "Ask its maker for safetensors; or, where you trust it, load and save it with PEFT: model.save_pretrained(folder).", "path")
+    raise InputError(f"{path} has no {ADAPTER_WEIGHTS}.", "Give the whole adapter.", "path")
