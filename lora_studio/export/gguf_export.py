@@ -64,7 +64,7 @@ def make_gguf(
         context.control.check()
         yield Phase(name="checking", message="Reading the merged tensors again", done=done, total=len(plan.layout), unit="tensors")
     file = folder / file_name(work.source.label, outtype)
-    yield from write_gguf_model(context, merged, file, outtype)
+    yield from write_gguf_model(context, merged, file, outtype, work.source.label)
     yield Phase(name="checking", message="Reading the GGUF file again")
     found = check_gguf_tensors(merged, file)
     findings = Findings(

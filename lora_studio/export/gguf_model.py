@@ -21,6 +21,7 @@ from torch import Tensor
 from lora_studio.core.errors import InputError
 from lora_studio.core.events import Phase, RunEvent
 from lora_studio.export.blocks import read_into, refuse_overflow
+from lora_studio.export.gguf_headers import write_header
 from lora_studio.export.gguf_names import EXACT_FAMILIES, Conversion, GgufNames, Rows
 from lora_studio.export.llama_cpp import Converter, convert, find_quantize, quantize, require_converter
 from lora_studio.export.request import K_QUANTS, OUTTYPES, PLAIN_TYPES
@@ -52,7 +53,7 @@ def check_outtype(outtype: str) -> None:
             f"Build llama.cpp and put it on the search path, or choose one of: {', '.join(PLAIN_TYPES)}.", "outtype")
 
 
-def write_gguf_model(context: TaskContext, folder: Path, target: Path, outtype: str) -> Generator[RunEvent]:
+def write_gguf_model(context: TaskContext, folder: Path, target: Path, outtype: str, name: str = "") -> Generator[RunEvent]:
     """Write a transformers model as one GGUF file.
 
     Args:
@@ -60,6 +61,7 @@ def write_gguf_model(context: TaskContext, folder: Path, target: Path, outtype: 
         folder: The model: config.json, safetensors, tokenizer. Float32 weights lose nothing but in the type that is asked for.
         target: The file.
         outtype: One of `OUTTYPES`.
+        name: What the file calls the model; empty for the folder's name.
 
     Raises:
         InputError: See `check_outtype`.
@@ -71,27 +73,27 @@ def write_gguf_model(context: TaskContext, folder: Path, target: Path, outtype: 
     with _seen_by_converter(folder) as seen:
         if outtype in K_QUANTS:
             between = target.with_name(f"{target.name}.f32")
-            yield from _write_plain(context, converter, seen, folder, between, "f32")
+            yield from _write_plain(context, converter, seen, folder, between, "f32", name)
             program = find_quantize()
             assert program is not None
             yield from quantize(context, program, between, target, outtype)
             between.unlink()
         else:
-            yield from _write_plain(context, converter, seen, folder, target, outtype)
+            yield from _write_plain(context, converter, seen, folder, target, outtype, name)
 
 
 def _write_plain(
-    context: TaskContext, converter: Converter, seen: Path, folder: Path, target: Path, outtype: str
+    context: TaskContext, converter: Converter, seen: Path, folder: Path, target: Path, outtype: str, name: str
 ) -> Generator[RunEvent]:
     if outtype in ("f32", "f16", "bf16") and read_config(folder).get("model_type") in EXACT_FAMILIES:
-        yield from convert(context, converter, seen, target, outtype, only_header=True)
+        yield from write_header(context, converter, seen, target, outtype, name or folder.name)
         header = read_gguf_layout(target)
         work = _placed(folder, header)
         if work is not None:
             yield from _fill(context, target, header, work)
             return
         target.unlink()
-    yield from convert(context, converter, seen, target, outtype)
+    yield from convert(context, converter, seen, target, outtype, name=name)
 
 
 @contextmanager

@@ -146,7 +146,7 @@ def require_converter() -> Converter:
 
 
 def convert(
-    context: TaskContext, converter: Converter, folder: Path, target: Path, outtype: str, *, only_header: bool = False
+    context: TaskContext, converter: Converter, folder: Path, target: Path, outtype: str, *, name: str = "", only_header: bool = False
 ) -> Generator[RunEvent]:
     """Run the converter over a model's folder.
 
@@ -156,13 +156,15 @@ def convert(
         folder: A transformers folder.
         target: The file to write.
         outtype: f32, f16, bf16 or q8_0.
+        name: What the file calls the model; empty for what the converter makes of the folder.
         only_header: Stop before the weights; the file then ends with the list of its tensors.
 
     Raises:
         StudioError: It failed, with its own last words.
     """
     script = Path(__file__).with_name("gguf_skeleton.py") if only_header else converter.script
-    command = [sys.executable, "-P", script, str(folder), "--outfile", str(target), "--outtype", outtype]
+    command = [sys.executable, "-P", script, str(folder), "--outfile", str(target), "--outtype", outtype,
+               *(("--model-name", name) if name else ())]
     said = "Reading settings and vocabulary" if only_header else "Converting to GGUF"
     try:
         yield Phase(name="converting", message=said)
