@@ -2,8 +2,8 @@
 
     python -m benchmarks.gguf 5 1b [FOLDER]
 
-Arguments as for `benchmarks.merge`. The settings and the vocabulary take the converter a few seconds whatever the model's size: they are told
-apart from the weights.
+Arguments as for `benchmarks.merge`. The settings and the vocabulary take the converter a few seconds whatever the model's size: they are
+told apart from the weights.
 """
 
 from __future__ import annotations
@@ -72,8 +72,8 @@ def main(repeats: int, shape: str, root: Path) -> None:
                 (folder / "target.gguf").unlink(missing_ok=True)
         print(f"{shape}: {weights / 1e9:.2f} GB, {repeats} repeats; copy {statistics.median(times['copy']):.2f} s")
         print("| arm | seconds | times the copy | least | most |\n|---|---|---|---|---|")
-        for arm, taken in (("studio", times["ours"]), ("its weights alone", [a - b for a, b in zip(times["ours"], times["header"], strict=True)]),
-                           ("llama.cpp's converter", times["theirs"])):
+        alone = [whole - header for whole, header in zip(times["ours"], times["header"], strict=True)]
+        for arm, taken in (("studio", times["ours"]), ("its weights alone", alone), ("llama.cpp's converter", times["theirs"])):
             ratios = sorted(one / other for one, other in zip(taken, times["copy"], strict=True))
             print(f"| {arm} | {statistics.median(taken):.2f} | {statistics.median(ratios):.2f} | {ratios[0]:.2f} | {ratios[-1]:.2f} |")
 

@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -26,6 +26,19 @@ def studio_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     home = tmp_path / "home"
     monkeypatch.setenv("LORA_STUDIO_HOME", str(home))
     return home
+
+
+@pytest.fixture
+def say(request: pytest.FixtureRequest) -> Callable[[str], None]:
+    """Have a sentence printed once all tests have run, in whichever process this one does."""
+    return lambda text: request.node.user_properties.append(("said", text))
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Print what tests had to say: how many were killed, how many files were broken."""
+    reports = [report for found in terminalreporter.stats.values() for report in found if hasattr(report, "user_properties")]
+    for text in dict.fromkeys(str(text) for report in reports for name, text in report.user_properties if name == "said"):
+        terminalreporter.write_line(text)
 
 
 @pytest.fixture(scope="session")

@@ -53,6 +53,9 @@ COMMANDS = (
     Command("import", "take in an adapter made elsewhere",
             "Import a PEFT adapter from a folder or a zip: its files are looked at before anything obeys them, its base model is found or "
             "given, and an adapter of another base model is refused.", file="import_adapter"),
+    Command("adapter", "combine, compare, cut, scale or extract adapters",
+            "Work with adapters by their updates: the sum of several, how two get on, a smaller rank, another strength, or one taken "
+            "out of two full models. Each result is an ordinary PEFT folder with a certificate."),
     Command("push", "put an export on the Hub",
             "Push an export to a model repository of the Hub, in one commit. The token is that of HF_TOKEN or `hf auth login`."),
     Command("chat", "ask the base model, the adapter, or both", "Ask a model something; without --prompt, one question after the other."),

@@ -1,6 +1,6 @@
 """The parent's side of the child that renders: started when first needed, asked for a block at a time, always joined.
 
-The one place outside `jobs/` that starts a process: a chat template that loops cannot be stopped in a thread, and this room
+Starts a process outside `jobs/`, as `export.programs` does: a chat template that loops cannot be stopped in a thread, and this room
 may not reach for a host.
 """
 

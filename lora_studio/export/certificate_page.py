@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from html import escape
 from typing import Any
 
@@ -10,6 +10,7 @@ _TITLES = {"adapter": "Adapter", "merged": "Merged model", "gguf": "GGUF model",
 _VERDICTS = {
     "exact": "The artefact is the base model and the adapter, to within the noise of float32.",
     "rounded": "Every tensor is the correct rounding of the exact sum.",
+    "approximate": "It is as near to what was meant as its ranks allow.",
     "failed": "Do not use this artefact.",
 }
 _STYLE = """
@@ -23,7 +24,7 @@ h1 { font-size: 1.5rem; margin: 0 }
 h2 { font-size: 1.05rem; margin: 2rem 0 .5rem }
 .verdict { font-weight: 600; font-size: 1.15rem; margin: 1rem 0 .25rem; border-left: .3rem solid; padding-left: .8rem }
 .exact { color: var(--good) }
-.rounded { color: var(--fair) }
+.rounded, .approximate { color: var(--fair) }
 .failed { color: var(--bad) }
 .soft { color: var(--soft) }
 table { border-collapse: collapse; width: 100% }
@@ -48,7 +49,7 @@ def certificate_page(certificate: Mapping[str, Any]) -> str:
         _advice(certificate),
         _table("What was compared", _compared(certificate)),
         _table("What was found", _found(certificate)),
-        _table("What it was made from", _origins(certificate)),
+        _table("What it was made from", (*_origins(certificate), *_inputs(certificate))),
         _table("Files (SHA-256)", ((name, f"<code>{escape(digest)}</code>") for name, digest in certificate["files"].items())),
         f"<p class='soft'>Made with {escape(str(certificate['made_with']))}.</p>",
     ))
@@ -69,7 +70,7 @@ def _advice(certificate: Mapping[str, Any]) -> str:
             "Written in float32 nothing is lost.</p>")
 
 
-def _table(title: str, rows: Iterator[tuple[str, str]]) -> str:
+def _table(title: str, rows: Iterable[tuple[str, str]]) -> str:
     lines = "".join(f"<tr><td>{escape(name)}</td><td>{value}</td></tr>" for name, value in rows)
     return f"<h2>{escape(title)}</h2><table>{lines}</table>" if lines else ""
 
@@ -91,6 +92,8 @@ def _found(certificate: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         ("kl_divergence", "Mean KL divergence of a position, in nats", "{:.2e}"),
         ("effect_lost", "Share of the adapter's effect on the logits lost", "{:.2%}"),
         ("update_lost", "Share of the update to the weights lost to rounding", "{:.2%}"),
+        ("relative_error", "Distance from what was meant, relative to its size", "{:.2e}"),
+        ("least_possible_error", "The least possible at these ranks", "{:.2e}"),
     )
     for key, title, form in figures:
         if certificate.get(key) is not None:
@@ -112,6 +115,14 @@ def _origins(certificate: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             if value:
                 shown = f"<code>{escape(str(value))}</code>" if key in ("fingerprint", "sha256", "revision") else escape(str(value))
                 yield f"{part.capitalize()}: {key}", shown
+
+
+def _inputs(certificate: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    if certificate.get("method"):
+        yield "How", escape(str(certificate["method"]))
+    for made in certificate.get("made_from") or ():
+        digest = f" <code>{escape(str(made['sha256']))}</code>" if made.get("sha256") else ""
+        yield str(made["name"]), f"weight {made['weight']:g}{digest}"
 
 
 def _capital(text: str) -> str:

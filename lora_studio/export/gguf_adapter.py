@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 
 from lora_studio.core.errors import InputError
-from lora_studio.core.modules import ModuleInfo, ModuleTree
+from lora_studio.core.modules import ModuleTree
 from lora_studio.export.changes import refuse_changed_base
-from lora_studio.export.gguf_names import ADAPTER_FAMILIES, GgufNames, Rows
-from lora_studio.lora.saved_adapter import AdapterTensors, SavedAdapter, SavedPair
+from lora_studio.export.gguf_fit import beyond_gguf
+from lora_studio.export.gguf_names import GgufNames, Rows
+from lora_studio.lora.saved_adapter import AdapterTensors, SavedAdapter
 from lora_studio.models.check import read_config
 
 if TYPE_CHECKING:
@@ -36,30 +37,15 @@ def refuse_beyond_gguf(adapter: SavedAdapter, base: Path, tree: ModuleTree) -> G
     """
     refuse_changed_base(adapter)
     names = GgufNames(read_config(base))
-    if names.family not in ADAPTER_FAMILIES:
-        raise InputError(f"How llama.cpp lays out the layers of the family {names.family} is not known here.", _MERGE, "kind")
-    if adapter.config.get("use_dora"):
-        raise InputError("llama.cpp has no DoRA in adapters.", _MERGE, "kind")
-    whole = [name for name, key in adapter.whole.items() if ".base_layer." not in key]
-    if whole or adapter.token_rows:
-        first = (whole or list(adapter.token_rows))[0]
-        raise InputError(f"A GGUF adapter is A and B alone; this one trained {first} itself.", _MERGE, "kind")
-    for pair in adapter.pairs.values():
-        _refuse_pair(pair, tree.by_name.get(pair.name), names)
+    reason = beyond_gguf(adapter, names.family, tree)
+    if reason:
+        raise InputError(reason, _MERGE, "kind")
+    for name in adapter.pairs:
+        if name not in tree.by_name:
+            raise InputError(f"The adapter does not fit this base model: it adapts {name}, which the base has not.", "", "source")
+        if names.of(f"{name}.weight") is None:
+            raise InputError(f"llama.cpp has no tensor for {name}.", _MERGE, "kind")
     return names
-
-
-def _refuse_pair(pair: SavedPair, module: ModuleInfo | None, names: GgufNames) -> None:
-    if module is None:
-        raise InputError(f"The adapter does not fit this base model: it adapts {pair.name}, which the base has not.", "", "source")
-    if pair.bias_key:
-        raise InputError("llama.cpp has no biases in adapters (lora_bias).", _MERGE, "kind")
-    if module.kind == "experts":
-        raise InputError(f"Adapters on fused experts ({pair.name}) are not written as GGUF.", _MERGE, "kind")
-    if module.reason:
-        raise InputError(f"{pair.name} is {module.reason.partition(':')[0]}; in llama.cpp they are one tensor.", _MERGE, "kind")
-    if names.of(f"{pair.name}.weight") is None:
-        raise InputError(f"llama.cpp has no tensor for {pair.name}.", _MERGE, "kind")
 
 
 def write_gguf_adapter(adapter: SavedAdapter, base: Path, tree: ModuleTree, target: Path) -> None:

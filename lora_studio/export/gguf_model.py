@@ -18,6 +18,7 @@ from torch import Tensor
 from lora_studio.core.errors import InputError
 from lora_studio.core.events import Phase, RunEvent
 from lora_studio.export.blocks import read_into, refuse_overflow
+from lora_studio.export.gguf_headers import write_header
 from lora_studio.export.gguf_names import EXACT_FAMILIES, ROPE_FACTORS, Conversion, GgufNames, Rows
 from lora_studio.export.llama_cpp import Converter, convert, find_quantize, quantize, require_converter
 from lora_studio.export.request import K_QUANTS, OUTTYPES, PLAIN_TYPES
@@ -81,14 +82,14 @@ def _write_plain(
     context: TaskContext, converter: Converter, folder: Path, target: Path, outtype: str, name: str
 ) -> Generator[RunEvent]:
     if outtype in ("f32", "f16", "bf16") and read_config(folder).get("model_type") in EXACT_FAMILIES:
-        yield from convert(context, converter, folder, target, outtype, name, only_header=True)
+        yield from write_header(context, converter, folder, target, outtype, name or folder.name)
         header = read_gguf_layout(target)
         work = _placed(folder, header)
         if work is not None:
             yield from _fill(context, target, header, work)
             return
         target.unlink()
-    yield from convert(context, converter, folder, target, outtype, name)
+    yield from convert(context, converter, folder, target, outtype, name=name)
 
 
 @dataclass(frozen=True)

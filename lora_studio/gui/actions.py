@@ -41,6 +41,7 @@ ACTIONS = (
     ActionSpec("open_starter", "Open the starter", "File"),
     ActionSpec("open_run", "Open a run…", "File"),
     ActionSpec("import_adapter", "Import adapter…", "File"),
+    ActionSpec("export_adapter", "Export an adapter…", "File"),
     ActionSpec("save", "Save", "File", "Ctrl+S", begins_group=True),
     ActionSpec("save_as", "Save As…", "File", "Ctrl+Shift+S"),
     ActionSpec("yaml", "Edit as YAML…", "File", "Ctrl+E"),

@@ -9,6 +9,7 @@ from PySide6.QtCore import QObject, Signal
 from PySide6.QtWidgets import QWidget
 
 from lora_studio.core.events import LastEvent, RunFailed, RunFinished
+from lora_studio.core.paths import studio_paths
 from lora_studio.gui.job_center import JobCenter
 from lora_studio.gui.notifications import Notification, Notifications
 from lora_studio.gui.path_asker import PathAsker
@@ -32,9 +33,11 @@ class AdapterImport(QObject):
 
     Signals:
         imported: An adapter is kept now; carries `ImportedAdapter.to_json()`.
+        export_asked: An imported adapter is to be exported; carries its folder.
     """
 
     imported = Signal(dict)
+    export_asked = Signal(Path)
 
     def __init__(
         self, window: QWidget, jobs: JobCenter, notifications: Notifications, asker: PathAsker, parent: QObject | None = None
@@ -68,14 +71,18 @@ class AdapterImport(QObject):
     def _tell(self, result: dict[str, Any]) -> None:
         found = [finding for finding in result["findings"] if finding["level"] != "note"]
         base = Path(result["base"]).name
-        text = tr("{name} is imported, for {base}. `lora-studio export` exports or merges it.", name=result["name"], base=base)
+        text = tr("{name} is imported, for {base}. It can be exported, or merged into that.", name=result["name"], base=base)
         told = " ".join([text, *(f"{finding['message']} {finding['hint']}".strip() for finding in found)])
         folder = Path(result["path"])
         self._notifications.add(Notification(
-            "warning" if found else "good", told, action_text=tr("Show folder"), action=lambda: self._show(folder)))
+            "warning" if found else "good", told, action_text=tr("Export…"), action=lambda: self.export_asked.emit(folder)))
 
-    def _show(self, folder: Path) -> None:
-        self._asker.show_folder(folder)
+    def ask_export(self) -> None:
+        """Ask for an adapter's folder, and have it exported."""
+        adapters = studio_paths().adapters
+        chosen = self._asker.open_folder(self._window, tr("Export an adapter"), adapters if adapters.is_dir() else Path.home())
+        if chosen is not None:
+            self.export_asked.emit(chosen)
 
     def _tell_failure(self, path: Path, failure: RunFailed) -> None:
         if failure.field == _BASE_FIELD:

@@ -7,14 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from lora_studio.core.config import RunConfig
 from lora_studio.core.files import bytes_below
 from lora_studio.core.runs import RunFolder
+from lora_studio.export.loading import loading_lines as lines_of_all
 from lora_studio.export.request import BYTES_OF_DTYPE
 from lora_studio.gui.text import tr
 from lora_studio.models.quantization import NONE, SAID
 
 ExportKind = Literal["adapter", "merged"]
+"""What the run bar's two buttons begin with."""
 
 
 @dataclass(frozen=True)
@@ -27,13 +28,15 @@ class Certificate:
     effect_lost: float | None
     passed: bool
     base_quantization: str = NONE
+    grade: str = "logits"
 
     @classmethod
     def from_result(cls, result: Mapping[str, Any]) -> Certificate:
         """Read it out of an export's result."""
         raw: Mapping[str, Any] = result["certificate"]
         figures = (raw.get(name) for name in ("max_abs_logit_difference", "top1_agreement", "effect_lost"))
-        return cls(int(raw["rows"]), *figures, passed=bool(raw["passed"]), base_quantization=str(result.get("base_quantization", NONE)))
+        return cls(int(raw["rows"]), *figures, passed=bool(raw["passed"]), base_quantization=str(result.get("base_quantization", NONE)),
+                   grade=str(raw.get("grade", "logits")))
 
 
 @dataclass(frozen=True)
@@ -54,11 +57,19 @@ def sources_of(folder: RunFolder) -> list[ExportSource]:
     return found
 
 
-def adapter_bytes(folder: RunFolder, source: ExportSource) -> int:
-    """Size of the adapter's weights, in bytes."""
-    weights = folder.adapter_path if source.path == folder.path else source.path
-    file = weights / "adapter_model.safetensors"
-    return file.stat().st_size if file.is_file() else bytes_below(weights)
+def weights_bytes(folder: Path) -> int:
+    """Size of an adapter's weights, in bytes."""
+    file = folder / "adapter_model.safetensors"
+    return file.stat().st_size if file.is_file() else bytes_below(folder)
+
+
+def roughly(seconds: float) -> str:
+    """Say a length of time as roughly as it is known."""
+    if seconds < 50:
+        return tr("about {count} s", count=max(5, round(seconds / 5) * 5))
+    if seconds < 3300:
+        return tr("about {count} min", count=max(1, round(seconds / 60)))
+    return tr("about {count:.1f} h", count=seconds / 3600)
 
 
 def merged_bytes(parameters: int, dtype: str, stored_dtype: str) -> int:
@@ -72,6 +83,8 @@ def merged_bytes(parameters: int, dtype: str, stored_dtype: str) -> int:
 def certificate_in_words(certificate: Certificate, dtype: str) -> str:
     """Say what a certificate found, the verdict first."""
     parts: list[str] = []
+    if certificate.grade == "tensors":
+        parts.append(tr("each tensor was read again and recomputed; it was not run"))
     if certificate.max_abs_logit_difference is not None:
         difference = certificate.max_abs_logit_difference
         parts.append(tr("largest logit difference {value:.2g} over {rows} held-out rows", value=difference, rows=certificate.rows))
@@ -86,27 +99,22 @@ def certificate_in_words(certificate: Certificate, dtype: str) -> str:
     return f"{verdict}: {'; '.join(parts)}." if parts else f"{verdict}."
 
 
-def loading_lines(kind: ExportKind, path: Path, config: RunConfig) -> str:
-    """Give the Python lines that load an export without the studio."""
+def loading_lines(kind: str, path: Path, base: str, revision: str | None = None) -> str:
+    """Give the lines that load an export without the studio, in the programs it is for."""
     if kind == "merged":
         return (
             "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
             f"model = AutoModelForCausalLM.from_pretrained({str(path)!r})\n"
             f"tokenizer = AutoTokenizer.from_pretrained({str(path)!r})\n"
         )
-    base = config.model.name_or_path
-    revision = f", revision={config.model.revision!r}" if config.model.revision else ""
+    if kind != "adapter":
+        files = sorted(file.name for file in path.glob("*.gguf"))
+        return lines_of_all(kind, str(path), base, files[0] if files else "")
+    pinned = f", revision={revision!r}" if revision else ""
     return (
         "from peft import PeftModel\n"
         "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
-        f"base = AutoModelForCausalLM.from_pretrained({base!r}{revision})\n"
+        f"base = AutoModelForCausalLM.from_pretrained({base!r}{pinned})\n"
         f"model = PeftModel.from_pretrained(base, {str(path)!r})\n"
-        f"tokenizer = AutoTokenizer.from_pretrained({base!r}{revision})\n"
+        f"tokenizer = AutoTokenizer.from_pretrained({base!r}{pinned})\n"
     )
-
-
-def suggested_folder(folder: RunFolder, kind: ExportKind, source: ExportSource, dtype: str) -> Path:
-    """Suggest a destination below the run's own `exports`, named by what it is."""
-    step = "" if source.path == folder.path else f"-{source.path.name}"
-    kept = "" if dtype == "keep" else f"-{dtype}"
-    return folder.path / "exports" / (f"merged{kept}{step}" if kind == "merged" else f"adapter{step}")

@@ -85,6 +85,7 @@ class Studio(QObject):
 
         window, shared = self._window, (self.workspace, self.jobs, self.run_view)
         self.train_page = TrainPage(*shared, self.starter, self._asker)
+        self.adapter_import.export_asked.connect(self.train_page.export_adapter)
         self.runs_page = RunsPage(*shared, self.starter, self.queue, self._asker)
         self.data_page = DataPage(*shared, self._asker)
         window.remove_page_placeholder()
@@ -209,7 +210,7 @@ class Studio(QObject):
     def _attach_actions(self) -> None:
         handlers: dict[str, Callable[[], object]] = {
             "new": self.workspace.new, "open": self._ask_config, "open_starter": self.workspace.open_starter, "open_run": self._ask_run,
-            "import_adapter": self.adapter_import.ask,
+            "import_adapter": self.adapter_import.ask, "export_adapter": self.adapter_import.ask_export,
             "save": self._save, "save_as": self._save_as, "yaml": self._show_yaml, "copy_command": self._copy_command,
             "undo": self.workspace.undo_stack.undo, "redo": self.workspace.undo_stack.redo, "reset_to_run": self._reset_to_run,
             "start": self._start, "pause": self._pause, "stop": self.starter.stop, "queue": self._show_queue,

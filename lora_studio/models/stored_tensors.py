@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -103,13 +101,6 @@ class StoredTensors:
         """
         stored = self.by_name[name]
         return read_range(stored.file, stored.start, stored.entry.shape, stored.dtype)
-
-    def expect(self, name: str) -> None:
-        """Have the system read a tensor's bytes ahead, where it takes such advice."""
-        stored = self.by_name[name]
-        if hasattr(os, "posix_fadvise"):
-            with contextlib.suppress(OSError), stored.file.open("rb") as file:
-                os.posix_fadvise(file.fileno(), stored.start, stored.bytes, os.POSIX_FADV_WILLNEED)
 
 
 def read_range(file: Path, start: int, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:

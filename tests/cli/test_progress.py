@@ -18,6 +18,12 @@ class Terminal(io.StringIO):
         return True
 
 
+@pytest.fixture(autouse=True)
+def wide_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A terminal of the usual width, whatever the tests run in."""
+    monkeypatch.setenv("COLUMNS", "100")
+
+
 def events(steps: int = 40) -> list[RunEvent]:
     found: list[RunEvent] = [
         Phase(name="loading", message="Loading the model"),

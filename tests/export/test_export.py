@@ -178,7 +178,7 @@ def test_an_adapter_of_another_base_is_refused_with_the_reason(tiny_model: Calla
 
 
 @pytest.mark.parametrize(("arguments", "told"), [
-    ({"kind": "gguf"}, "no export as 'gguf'"),
+    ({"kind": "onnx"}, "no export as 'onnx'"),
     ({"kind": "merged", "dtype": "int3"}, "int3"),
     ({"kind": "adapter", "dtype": "float32"}, "trained in"),
 ])

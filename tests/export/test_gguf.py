@@ -5,6 +5,8 @@ The tiny models carry the starter's tokenizer: llama.cpp's converter knows token
 
 from __future__ import annotations
 
+import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +19,7 @@ from lora_studio.core.control import TaskContext
 from lora_studio.core.errors import Cancelled, InputError, StudioError
 from lora_studio.core.events import Phase
 from lora_studio.core.paths import HOME_VARIABLE
-from lora_studio.export import gguf_export, llama_cpp
+from lora_studio.export import gguf_export, gguf_headers, llama_cpp
 from lora_studio.export.gguf_adapter import gguf_adapter_fault, write_gguf_adapter
 from lora_studio.export.gguf_check import check_gguf_tensors
 from lora_studio.export.gguf_model import write_gguf_model
@@ -242,3 +244,26 @@ def test_a_modelfile_writes_the_starters_form_of_chat(gguf_bases: Bases, tmp_pat
     assert "<|im_start|>{{ .Role }}\n{{ .Content }}<|im_end|>" in lines
     assert 'PARAMETER stop "<|im_end|>"' in lines
     assert 'SYSTEM """You are a helpful AI assistant' in lines
+
+
+@pytest.mark.usefixtures("converter")
+def test_settings_and_vocabulary_are_kept_for_the_next_export_of_the_same_base(
+    gguf_bases: Bases, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, runs = gguf_bases("qwen3"), []
+    sound = gguf_headers.convert
+
+    def counted(*arguments: Any, **more: Any) -> Any:
+        runs.append(1)
+        return sound(*arguments, **more)
+
+    monkeypatch.setattr(gguf_headers, "convert", counted)
+    for name in ("first", "again"):
+        outcome(write_gguf_model(TaskContext(), base, tmp_path / f"{name}.gguf", "f16", "alike"))
+    assert len(runs) == 1
+    assert (tmp_path / "first.gguf").read_bytes() == (tmp_path / "again.gguf").read_bytes()
+    other = shutil.copytree(base, tmp_path / "other")
+    settings = json.loads((other / "tokenizer_config.json").read_text())
+    (other / "tokenizer_config.json").write_text(json.dumps({**settings, "padding_side": "left"}))
+    outcome(write_gguf_model(TaskContext(), other, tmp_path / "other.gguf", "f16", "alike"))
+    assert len(runs) == 2

@@ -12,6 +12,7 @@ import shutil
 import signal
 import sys
 import time
+from collections.abc import Callable
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -59,7 +60,7 @@ def digests(folder: Path) -> dict[str, str]:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no signal 9")
 def test_a_merge_killed_at_random_moments_leaves_its_target_whole_or_absent(
-    children: ForkServerContext, pair: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    children: ForkServerContext, pair: tuple[Path, Path], tmp_path: Path, say: Callable[[str], None]
 ) -> None:
     base, adapter = pair
     sources = digests(base), digests(adapter)
@@ -87,8 +88,7 @@ def test_a_merge_killed_at_random_moments_leaves_its_target_whole_or_absent(
     shutil.rmtree(target, ignore_errors=True)
     timed(children, adapter, target)
     assert sorted(path.name for path in target.parent.iterdir()) == ["merged", "other"]  # what the killed ones left is gone
-    with capsys.disabled():
-        sys.stdout.write(f"\n{kills} merges killed; afterwards the target was {counts}\n")
+    say(f"{kills} merges killed; afterwards the target was {counts}")
 
 
 def timed(children: ForkServerContext, adapter: Path, *targets: Path) -> float:

@@ -10,6 +10,7 @@ from lora_studio.core.control import TaskContext
 from lora_studio.core.errors import Cancelled, InputError, StudioError
 from lora_studio.core.events import CheckpointSaved, Evaluation, Paused, Phase, RunEvent, RunFinished, RunResumed, RunStarted, Sample, Step
 from lora_studio.core.runs import RunFolder
+from lora_studio.export.llama_cpp import CONVERTER_SCRIPT, fetched_folder
 
 REFERENCE = '{"queue": "billing", "urgency": "low"}'
 
@@ -63,7 +64,9 @@ def train(context: TaskContext, run_dir: str, resume: bool = False) -> Iterator[
     yield RunFinished(result={"adapter": str(folder.adapter_path), "steps": total, "eval_loss": 0.9})
 
 
-def export(context: TaskContext, source: str, kind: str, to: str, dtype: str | None = None, overwrite: bool = False) -> Iterator[RunEvent]:
+def export(
+    context: TaskContext, source: str, kind: str, to: str, dtype: str | None = None, overwrite: bool = False, **_more: str
+) -> Iterator[RunEvent]:
     """Give a certificate; wait to be cancelled where the target says so; refuse a bfloat16 merge."""
     yield Phase(name="merging", message="Merging", done=1, total=2, unit="tensors")
     while "slow" in to:
@@ -72,8 +75,19 @@ def export(context: TaskContext, source: str, kind: str, to: str, dtype: str | N
     if dtype == "bfloat16":
         raise StudioError("The merged export was refused: logits differ by 3.", "Merge in float32.")
     Path(to).mkdir(parents=True, exist_ok=overwrite)
-    certificate = {"rows": 4, "max_abs_logit_difference": 2.5e-6, "top1_agreement": 1.0, "effect_lost": 0.0, "passed": True}
-    yield RunFinished(result={"path": to, "kind": kind, "bytes": 2_500_000, "dtype": dtype or "float32", "certificate": certificate})
+    certificate = {"rows": 4, "max_abs_logit_difference": 2.5e-6, "top1_agreement": 1.0, "effect_lost": 0.0, "passed": True,
+                   "offers_float32": dtype == "float16"}
+    programs = [{"program": "PEFT", "answer": "yes", "reason": "this folder", "remedy": ""},
+                {"program": "vLLM", "answer": "no", "reason": "a rank of 9", "remedy": "train with r 8."}] if kind == "adapter" else []
+    yield RunFinished(result={"path": to, "kind": kind, "bytes": 2_500_000, "dtype": dtype or "float32", "certificate": certificate,
+                              "compatibility": programs})
+
+
+def fetch_converter(_context: TaskContext) -> Iterator[RunEvent]:
+    """Put a converter where the fetched one would be."""
+    fetched_folder().mkdir(parents=True)
+    (fetched_folder() / CONVERTER_SCRIPT).write_text("", encoding="utf-8")
+    yield RunFinished()
 
 
 def step_event(step: int, loss: float | None = None) -> Step:

@@ -10,9 +10,11 @@ import pytest
 from pytestqt.qtbot import QtBot
 
 from lora_studio.export.imports import imported_adapters
+from lora_studio.gui.export.dialog import ExportDialog
 from lora_studio.gui.main_window import MainWindow
 from lora_studio.gui.studio import Studio
 from lora_studio.gui.theme import Theme
+from lora_studio.gui.widgets import Banner
 from lora_studio.gui.window_state import WindowState
 from tests.export.handmade import write_adapter
 from tests.gui.desk import Answers
@@ -56,20 +58,40 @@ def next_told(studio: Studio, qtbot: QtBot, deed: Callable[[], object]) -> tuple
     return newest.level, newest.text, newest.action_text
 
 
-def test_a_dropped_adapter_is_imported_and_its_folder_can_be_shown(
-    studio: Studio, qtbot: QtBot, adapter: Path, answers: Answers
-) -> None:
+def test_a_dropped_adapter_is_imported_and_can_be_exported(studio: Studio, window: MainWindow, qtbot: QtBot, adapter: Path) -> None:
+    studio.make_pages()
     with qtbot.waitSignal(studio.adapter_import.imported, timeout=60_000) as imported:
         level, text, action = next_told(studio, qtbot, lambda: studio.open_paths([str(adapter)]))
     assert level == "good"
     assert "style is imported" in text
-    assert action == "Show folder"
+    assert action == "Export…"
     kept = imported_adapters()[0].folder
     assert imported.args[0]["path"] == str(kept)
     newest = studio.notifications.entries[0]
     assert newest.action is not None
     newest.action()
-    assert answers.shown == [kept]
+    dialog = window.findChild(ExportDialog)
+    assert dialog is not None
+    assert dialog.subject.folder == kept
+    assert dialog.form.arguments["source"] == str(kept)
+    dialog.form.choose("merged", "float32")
+    with qtbot.waitSignal(dialog.finished, timeout=60_000):
+        dialog.begin()
+        qtbot.waitUntil(lambda: dialog.job is None, timeout=60_000)
+        assert dialog.findChild(Banner, "export_verdict").text.startswith("Passed")
+        dialog.accept()
+
+
+def test_any_adapters_folder_can_be_exported_from_the_menu(
+    studio: Studio, window: MainWindow, adapter: Path, answers: Answers
+) -> None:
+    studio.make_pages()
+    answers.folder = adapter
+    window.actions_["export_adapter"].trigger()
+    dialog = window.findChild(ExportDialog)
+    assert dialog is not None
+    assert "style · r 4" in dialog.windowTitle() or dialog.subject.name == "style"
+    dialog.reject()
 
 
 def test_a_dropped_zip_is_imported(studio: Studio, qtbot: QtBot, adapter: Path, tmp_path: Path) -> None:

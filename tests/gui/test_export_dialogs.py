@@ -7,16 +7,19 @@ from pathlib import Path
 import pytest
 from PySide6.QtCore import Qt
 from PySide6.QtGui import QGuiApplication
-from PySide6.QtWidgets import QCheckBox, QLabel, QPushButton
+from PySide6.QtWidgets import QCheckBox, QLabel, QPushButton, QRadioButton
 
-from lora_studio.core.config import RunConfig
 from lora_studio.core.events import RunFinished
 from lora_studio.core.runs import RunFolder
-from lora_studio.gui import export_dialogs
-from lora_studio.gui.export_dialogs import ExportDialog
+from lora_studio.export.llama_cpp import find_converter
+from lora_studio.gui.export import dialog as export_dialog
+from lora_studio.gui.export.dialog import ExportDialog
+from lora_studio.gui.export.subject import ExportSubject
 from lora_studio.gui.export_text import Certificate, certificate_in_words, loading_lines, merged_bytes
 from lora_studio.gui.widgets import Banner, ComboBox, ErrorLabel, LineEdit
 from lora_studio.jobs.spec import JobSpec
+from lora_studio.models.inspect import inspect_model
+from tests.export.adapters import make_adapter
 from tests.gui.desk import Desk
 
 
@@ -33,10 +36,10 @@ def trained(desk: Desk, tiny_model: Callable[[str], Path]) -> RunFolder:
 
 @pytest.fixture
 def dialog_of(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> Callable[..., ExportDialog]:
-    monkeypatch.setattr(export_dialogs, "EXPORT_TASK", "tests.gui.tasks:export")
+    monkeypatch.setattr(export_dialog, "EXPORT_TASK", "tests.gui.tasks:export")
 
     def make(kind: str, folder: RunFolder) -> ExportDialog:
-        dialog = ExportDialog(kind, folder, desk.jobs, desk.answers)  # type: ignore[arg-type]
+        dialog = ExportDialog(kind, ExportSubject.of_run(folder), desk.jobs, desk.answers)  # type: ignore[arg-type]
         desk.qtbot.addWidget(dialog)
         dialog.show()
         return dialog
@@ -59,10 +62,10 @@ def test_the_dialog_names_run_weights_size_and_destination(trained: RunFolder, d
     assert text_of(dialog, "export_size") == "2.0 kB"
     combo = dialog.findChild(ComboBox, "export_source")
     assert [combo.itemText(i) for i in range(3)] == ["final adapter", "checkpoint step-000010", "checkpoint step-000005"]
-    assert dialog.destination == trained.path / "exports" / "adapter"
+    assert dialog.form.destination == trained.path / "exports" / "adapter"
     combo.setCurrentIndex(1)
     assert dialog.source.path == trained.path / "checkpoints" / "step-000010"
-    assert dialog.destination.name == "adapter-step-000010"
+    assert dialog.form.destination.name == "adapter-step-000010"
 
 
 def test_the_size_of_a_merge_follows_the_dtype(trained: RunFolder, dialog_of: Callable[..., ExportDialog]) -> None:
@@ -74,16 +77,16 @@ def test_the_size_of_a_merge_follows_the_dtype(trained: RunFolder, dialog_of: Ca
         sizes.append(text_of(dialog, "export_size"))
     assert sizes[0] == sizes[1]
     assert sizes[2] == sizes[3] != sizes[1]
-    assert dialog.destination.name == "merged-float16"
+    assert dialog.form.destination.name == "merged-float16"
 
 
 def test_an_earlier_export_is_replaced_only_when_asked(
     desk: Desk, trained: RunFolder, dialog_of: Callable[..., ExportDialog],
 ) -> None:
     dialog = dialog_of("merged", trained)
-    dialog.destination.mkdir(parents=True)
+    dialog.form.destination.mkdir(parents=True)
     certificate = {"verdict": "exact", "rows_from": "general text", "tensors_checked": 0}
-    (dialog.destination / "certificate.json").write_text(json.dumps(certificate), encoding="utf-8")
+    (dialog.form.destination / "certificate.json").write_text(json.dumps(certificate), encoding="utf-8")
     press(desk, dialog, "begin_button")
     assert dialog.job is None
     assert "exists already" in dialog.findChild(ErrorLabel, "export_problem").text()
@@ -96,8 +99,8 @@ def test_an_earlier_export_is_replaced_only_when_asked(
 
 def test_a_folder_that_is_no_export_cannot_be_replaced(desk: Desk, trained: RunFolder, dialog_of: Callable[..., ExportDialog]) -> None:
     dialog = dialog_of("merged", trained)
-    dialog.destination.mkdir(parents=True)
-    (dialog.destination / "mine.txt").write_text("mine", encoding="utf-8")
+    dialog.form.destination.mkdir(parents=True)
+    (dialog.form.destination / "mine.txt").write_text("mine", encoding="utf-8")
     press(desk, dialog, "begin_button")
     assert dialog.job is None
     assert "no earlier export" in dialog.findChild(ErrorLabel, "export_problem").text()
@@ -125,9 +128,9 @@ def test_the_certificate_is_told_in_words_with_folder_and_loading_lines(
     assert verdict.level == "good"
     assert verdict.text == "Passed: largest logit difference 2.5e-06 over 4 held-out rows; the likeliest token agrees on 100.0%."
     press(desk, dialog, "open_folder_button")
-    assert desk.answers.shown == [dialog.destination]
+    assert desk.answers.shown == [dialog.form.destination]
     press(desk, dialog, "copy_lines_button")
-    assert f"from_pretrained({str(dialog.destination)!r})" in QGuiApplication.clipboard().text()
+    assert f"from_pretrained({str(dialog.form.destination)!r})" in QGuiApplication.clipboard().text()
 
 
 def test_a_refused_merge_says_why_and_leads_back(desk: Desk, trained: RunFolder, dialog_of: Callable[..., ExportDialog]) -> None:
@@ -146,7 +149,7 @@ def test_cancel_ends_the_export_and_shows_the_form_again(desk: Desk, trained: Ru
     desk.answers.folder = trained.path / "slow"
     dialog = dialog_of("merged", trained)
     press(desk, dialog, "browse_button")
-    assert dialog.destination.parent == trained.path / "slow"
+    assert dialog.form.destination.parent == trained.path / "slow"
     press(desk, dialog, "begin_button")
     desk.until(lambda: text_of(dialog, "export_phase") == "Merging")
     press(desk, dialog, "cancel_export_button")
@@ -167,7 +170,7 @@ def test_an_export_keeps_the_runs_settings_when_the_draft_changes(
     dialog = dialog_of("adapter", trained)
     desk.workspace.edit({"adapter.r": 64, "model.name_or_path": "someone/else"}, "other")
     assert text_of(dialog, "export_run").endswith("r 4 · α 16")
-    assert repr(trained.config.model.name_or_path) in loading_lines("adapter", dialog.destination, trained.config)
+    assert repr(trained.config.model.name_or_path) in loading_lines("adapter", dialog.form.destination, dialog.subject.base)
 
 
 @pytest.mark.parametrize(("certificate", "words"), [
@@ -189,7 +192,90 @@ def test_merged_bytes_are_counted_in_the_dtype_written() -> None:
 
 @pytest.mark.parametrize("kind", ["adapter", "merged"])
 def test_loading_lines_are_python_that_names_a_pinned_base(kind: str, tmp_path: Path) -> None:
-    config = RunConfig().replace({"model.name_or_path": "org/base", "model.revision": "abc"})
-    lines = loading_lines(kind, tmp_path / "it's here", config)  # type: ignore[arg-type]
+    lines = loading_lines(kind, tmp_path / "it's here", "org/base", "abc")
     compile(lines, "lines", "exec")
     assert ("revision='abc'" in lines) == (kind == "adapter")
+
+
+def test_only_what_can_work_is_offered_and_the_rest_says_why(
+    desk: Desk, tiny_model: Callable[[str], Path], tmp_path: Path, dialog_of: Callable[..., ExportDialog],
+) -> None:
+    base = tiny_model("qwen3")
+    inspect_model(base)
+    folder = desk.past_run([RunFinished()], **{"model.name_or_path": str(base), "adapter.r": 4})
+    make_adapter(base, folder.adapter_path, target_modules=["q_proj"], use_dora=True)
+    dialog = dialog_of("gguf-adapter", folder)
+    assert not dialog.findChild(QRadioButton, "form_gguf-adapter").isEnabled()
+    assert text_of(dialog, "form_gguf-adapter_note") == "Not here: llama.cpp has no DoRA in adapters."
+    assert dialog.form.form == "adapter"
+    for name in ("adapter", "merged", "gguf"):
+        assert dialog.findChild(QRadioButton, f"form_{name}").isEnabled()
+
+
+def test_an_adapter_on_a_tied_head_is_offered_as_an_adapter_alone(
+    desk: Desk, tiny_model: Callable[[str], Path], dialog_of: Callable[..., ExportDialog],
+) -> None:
+    base = tiny_model("qwen3")
+    inspect_model(base)
+    folder = desk.past_run([RunFinished()], **{"model.name_or_path": str(base)})
+    make_adapter(base, folder.adapter_path, target_modules=["lm_head"])
+    dialog = dialog_of("merged", folder)
+    assert dialog.form.form == "adapter"
+    for name in ("merged", "gguf", "gguf-adapter"):
+        assert not dialog.findChild(QRadioButton, f"form_{name}").isEnabled()
+        assert "lm_head is tied to" in text_of(dialog, f"form_{name}_note")
+
+
+def test_each_form_shows_its_own_fields_with_size_and_time(trained: RunFolder, dialog_of: Callable[..., ExportDialog]) -> None:
+    dialog = dialog_of("merged", trained)
+    dtype, outtype = (dialog.findChild(ComboBox, name) for name in ("export_dtype", "export_outtype"))
+    assert (dtype.isVisible(), outtype.isVisible()) == (True, False)
+    dialog.findChild(QRadioButton, "form_gguf").setChecked(True)
+    assert (dtype.isVisible(), outtype.isVisible()) == (False, True)
+    assert dialog.form.destination.name == "gguf-f16"
+    sizes = []
+    for kind in ("f32", "q8_0"):
+        outtype.setCurrentIndex(outtype.findData(kind))
+        sizes.append(text_of(dialog, "export_size"))
+    assert sizes[0] != sizes[1]
+    assert text_of(dialog, "export_time").startswith("takes about ")
+    assert dialog.form.arguments["outtype"] == "q8_0"
+    dialog.findChild(QRadioButton, "form_adapter").setChecked(True)
+    assert (dtype.isVisible(), outtype.isVisible()) == (False, False)
+
+
+def test_a_missing_converter_is_fetched_first(
+    desk: Desk, tiny_model: Callable[[str], Path], dialog_of: Callable[..., ExportDialog], monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    base = tiny_model("llama")
+    folder = desk.past_run([RunFinished()], **{"model.name_or_path": str(base)})
+    make_adapter(base, folder.adapter_path, target_modules=["q_proj"])
+    monkeypatch.setattr(export_dialog, "FETCH_TASK", "tests.gui.tasks:fetch_converter")
+    dialog = dialog_of("gguf", folder)
+    assert dialog.findChild(QPushButton, "begin_button").text() == "Fetch llama.cpp's converter (3 MB) and export"
+    press(desk, dialog, "begin_button")
+    desk.until(lambda: dialog.job is None and dialog.findChild(Banner, "export_verdict").isVisible())
+    assert dialog.findChild(Banner, "export_verdict").level == "good"
+    assert find_converter() is not None
+
+
+def test_where_rounding_cost_too_much_float32_is_a_button_away(
+    desk: Desk, trained: RunFolder, dialog_of: Callable[..., ExportDialog],
+) -> None:
+    dialog = dialog_of("merged", trained)
+    dtype = dialog.findChild(ComboBox, "export_dtype")
+    dtype.setCurrentIndex(dtype.findData("float16"))
+    press(desk, dialog, "begin_button")
+    button = dialog.findChild(QPushButton, "float32_button")
+    desk.until(button.isVisible)
+    press(desk, dialog, "float32_button")
+    assert dialog.findChild(QPushButton, "begin_button").isVisible()
+    assert dialog.form.arguments["dtype"] == "float32"
+
+
+def test_an_adapters_result_says_where_it_can_be_served(desk: Desk, trained: RunFolder, dialog_of: Callable[..., ExportDialog]) -> None:
+    dialog = dialog_of("adapter", trained)
+    press(desk, dialog, "begin_button")
+    desk.until(dialog.findChild(Banner, "export_verdict").isVisible)
+    assert [text_of(dialog, f"program_0{part}") for part in ("", "_answer", "_reason")] == ["PEFT", "yes", "this folder."]
+    assert text_of(dialog, "program_1_reason") == "a rank of 9. train with r 8."

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -62,7 +61,7 @@ def whole_losses(tiny_model: TinyModel, chat_rows: Path, tmp_path_factory: pytes
 
 
 def test_any_file_of_the_newest_checkpoint_missing_cut_or_flipped_falls_back_to_the_one_before(
-    stopped: RunFolder, whole_losses: list[float], tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    stopped: RunFolder, whole_losses: list[float], tmp_path: Path, say: Callable[[str], None],
 ) -> None:
     context = TaskContext()
     found = 0
@@ -80,8 +79,7 @@ def test_any_file_of_the_newest_checkpoint_missing_cut_or_flipped_falls_back_to_
             told = next(event for event in events if isinstance(event, Notice) and event.code == "broken_checkpoint")
             assert "step-000004" in told.message
             assert losses(events) == whole_losses[2:]
-    with capsys.disabled():
-        sys.stdout.write(f"\n{found} damaged checkpoints, each found out and passed over\n")
+    say(f"{found} damaged checkpoints, each found out and passed over")
 
 
 def test_a_broken_checkpoint_never_costs_a_whole_one(stopped: RunFolder, whole_losses: list[float], tmp_path: Path) -> None:

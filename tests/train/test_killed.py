@@ -60,7 +60,7 @@ def started(children: ForkServerContext, run: RunFolder) -> multiprocessing.proc
 
 
 def test_a_run_killed_at_random_moments_ends_bit_for_bit_as_one_that_was_not(
-    children: ForkServerContext, dozen: Callable[[str], RunFolder], capsys: pytest.CaptureFixture[str],
+    children: ForkServerContext, dozen: Callable[[str], RunFolder], say: Callable[[str], None],
 ) -> None:
     started(children, dozen("warm")).join(120)
     whole = dozen("whole")
@@ -91,8 +91,7 @@ def test_a_run_killed_at_random_moments_ends_bit_for_bit_as_one_that_was_not(
     child.join(120)
     assert child.exitcode == 0
     check_same(run, whole)
-    with capsys.disabled():
-        sys.stdout.write(f"\n{kills} kills, {runs_through} runs to the end; newest checkpoints at the kills: {', '.join(found)}\n")
+    say(f"{kills} kills, {runs_through} runs to the end; newest checkpoints at the kills: {', '.join(found)}")
 
 
 def check_same(run: RunFolder, whole: RunFolder) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from PySide6.QtWidgets import QStackedWidget, QVBoxLayout, QWidget
@@ -9,7 +10,8 @@ from PySide6.QtWidgets import QStackedWidget, QVBoxLayout, QWidget
 from lora_studio.core.errors import StudioError
 from lora_studio.core.events import RunFailed, RunFinished, RunStopped
 from lora_studio.gui.before_after import BeforeAfterCard
-from lora_studio.gui.export_dialogs import ExportDialog
+from lora_studio.gui.export.dialog import ExportDialog
+from lora_studio.gui.export.subject import ExportSubject
 from lora_studio.gui.export_text import ExportKind
 from lora_studio.gui.job_center import JobCenter
 from lora_studio.gui.pages.curves import CurvesArea
@@ -58,7 +60,18 @@ class TrainPage(QWidget):
         """Open the dialog that exports the shown run; None while there is nothing to export."""
         if self._run_view.folder is None or not self._run_view.has_weights:
             return None
-        dialog = ExportDialog(kind, self._run_view.folder, self._jobs, self._asker, self.window())
+        return self._open_dialog(kind, ExportSubject.of_run(self._run_view.folder))
+
+    def export_adapter(self, folder: Path) -> ExportDialog | None:
+        """Open the dialog that exports an adapter which is no run; None where it cannot be read, which is told."""
+        try:
+            return self._open_dialog("adapter", ExportSubject.of_folder(folder))
+        except StudioError as error:
+            self._workspace.tell("error", str(error))
+            return None
+
+    def _open_dialog(self, kind: ExportKind, subject: ExportSubject) -> ExportDialog:
+        dialog = ExportDialog(kind, subject, self._jobs, self._asker, self.window())
         dialog.finished.connect(lambda _code: self._forget(dialog))
         self._dialogs.append(dialog)
         dialog.show()

@@ -1,0 +1,111 @@
+"""The certificate of an adapter made by arithmetic: every written update against what it must be, in float64."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lora_studio import __version__
+from lora_studio.core.files import sha256_of, write_atomically
+from lora_studio.export.certificate_page import certificate_page
+from lora_studio.export.destination import CERTIFICATE_NAME, CERTIFICATE_PAGE
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+EXACT_WITHIN = 1e-6
+"""Relative error, ‖written − meant‖ / ‖meant‖, within which float32 factors are exact."""
+_SLACK = 1e-3  # of the least possible error of a rank
+
+
+@dataclass
+class Errors:
+    """What separates written updates from those that were meant.
+
+    Attributes:
+        modules: ‖written − meant‖ / ‖meant‖ of each module.
+        missing: Modules that were not written.
+        size: ‖meant‖² over all.
+        error: ‖written − meant‖² over all.
+        least: The least ‖written − meant‖² possible at the ranks written, where it is known of all modules.
+        finite: Whether every figure is a number.
+    """
+
+    modules: dict[str, float] = field(default_factory=dict[str, float])
+    missing: list[str] = field(default_factory=list[str])
+    size: float = 0.0
+    error: float = 0.0
+    least: float | None = 0.0
+    finite: bool = True
+
+    def add(self, name: str, found: Tensor, expected: Tensor, least: float | None) -> None:
+        """Take a module in.
+
+        Args:
+            name: Its name.
+            found: The written update, out × in.
+            expected: The update that was meant.
+            least: The least squared error possible at its rank; None where that is not known.
+        """
+        size, error = float(expected.square().sum()), float((found - expected).square().sum())
+        self.finite = self.finite and math.isfinite(size) and math.isfinite(error)
+        self.modules[name] = math.sqrt(error / size) if size else math.sqrt(error)
+        self.size, self.error = self.size + size, self.error + error
+        self.least = None if self.least is None or least is None else self.least + least
+
+    @property
+    def relative(self) -> float:
+        """‖written − meant‖ / ‖meant‖ over all modules."""
+        return math.sqrt(self.error / self.size) if self.size else math.sqrt(self.error)
+
+
+class ArithmeticCertificate:
+    """Turns errors into a verdict."""
+
+    @staticmethod
+    def of(method: str, errors: Errors, *, exact: bool, inputs: Sequence[Mapping[str, Any]], more: Mapping[str, Any]) -> dict[str, Any]:
+        """Give the certificate as JSON, without its files.
+
+        Args:
+            method: What was done, in words.
+            errors: What was found.
+            exact: Whether the result must be exact; else the nearest of its ranks will do.
+            inputs: What it was made from: name, sha256 and weight.
+            more: What else is to be told.
+        """
+        reason = _fault(errors, exact=exact)
+        verdict = "failed" if reason else "exact" if errors.relative <= EXACT_WITHIN else "approximate"
+        worst = max(errors.modules, key=lambda name: errors.modules[name], default="")
+        return {
+            "schema_version": 2, "kind": "adapter", "method": method, "dtype": "float32", "verdict": verdict, "grade": "tensors",
+            "passed": not reason, "reason": reason, "loaded_by": "PEFT's names and scales, in float64", "rows": 0, "rows_from": "",
+            "positions": 0, "tensors_checked": 2 * len(errors.modules), "modules": len(errors.modules),
+            "relative_error": errors.relative, "largest_error": {"module": worst, "relative": errors.modules.get(worst, 0.0)},
+            "least_possible_error": None if errors.least is None or not errors.size else math.sqrt(errors.least / errors.size),
+            "made_from": [dict(entry) for entry in inputs], "made_with": f"LoRA Studio {__version__}", **more,
+        }
+
+
+def write_arithmetic_certificate(folder: Path, certificate: dict[str, Any]) -> dict[str, Any]:
+    """Write the certificate as JSON and as a page beside the files it speaks of; give it with their sha256."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name not in (CERTIFICATE_NAME, CERTIFICATE_PAGE))
+    whole = {**certificate, "files": {path.name: sha256_of(path) for path in paths}}
+    write_atomically(folder / CERTIFICATE_NAME, json.dumps(whole, indent=2, ensure_ascii=False) + "\n")
+    write_atomically(folder / CERTIFICATE_PAGE, certificate_page(whole))
+    return whole
+
+
+def _fault(errors: Errors, *, exact: bool) -> str:
+    if errors.missing:
+        return f"{len(errors.missing)} updates were not written, the first is that of {errors.missing[0]}"
+    if not errors.finite:
+        return "an update is not finite"
+    if exact and errors.relative > EXACT_WITHIN:
+        return f"the updates differ by {errors.relative:.2e} of their size from what was meant, more than {EXACT_WITHIN:.0e}"
+    if not exact and errors.least is not None and errors.error > errors.least * (1 + _SLACK) + (EXACT_WITHIN**2) * errors.size:
+        return f"the updates are {errors.relative:.2%} from what was meant, and could be nearer at their ranks"
+    return ""
