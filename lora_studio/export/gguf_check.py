@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from lora_studio.export.gguf_names import EXACT_FAMILIES, GgufNames
+from lora_studio.export.gguf_names import EXACT_FAMILIES, ROPE_FACTORS, GgufNames
 from lora_studio.models.check import read_config
 from lora_studio.models.gguf_header import read_gguf
 from lora_studio.models.stored_tensors import StoredTensors
@@ -64,14 +64,39 @@ def check_gguf_tensors(folder: Path, file: Path) -> GgufReport:
     names = GgufNames(read_config(folder))
     stored = StoredTensors.open(folder)
     sources = {names.of(name): name for name in stored.by_name}
+    factors = rope_factors(folder)
     reader: Any = gguf.GGUFReader(str(file))
     for tensor in reader.tensors:
         report.checked += 1
         source = sources.pop(str(tensor.name), None)
-        if source is None or not _is_right(tensor, _expected(stored.read(source).float(), source, names), report):
+        if tensor.name == ROPE_FACTORS and factors is not None:
+            right, factors = _are_close(tensor, factors), None
+        else:
+            right = source is not None and _is_right(tensor, _expected(stored.read(source).float(), source, names), report)
+        if not right:
             report.wrong.append(str(tensor.name))
     report.wrong.extend(str(name) for name in sources if name is not None)
+    report.wrong.extend([] if factors is None else [ROPE_FACTORS])
     return report
+
+
+def rope_factors(folder: Path) -> Tensor | None:
+    """Give what Llama 3 divides its rotary frequencies by, from what transformers makes of them; None for models without such factors."""
+    from transformers import AutoConfig
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+    config: Any = AutoConfig.from_pretrained(str(folder), trust_remote_code=False)
+    settings: Any = getattr(config, "rope_parameters", None) or {}
+    if settings.get("rope_type") != "llama3":
+        return None
+    scaled: Tensor = ROPE_INIT_FUNCTIONS["llama3"](config, torch.device("cpu"))[0]
+    places = torch.arange(len(scaled), dtype=torch.float32) / len(scaled)
+    return 1.0 / settings["rope_theta"] ** places / scaled
+
+
+def _are_close(tensor: Any, expected: Tensor) -> bool:
+    found = torch.from_numpy(tensor.data.copy())
+    return found.shape == expected.shape and torch.allclose(found, expected, rtol=1e-5, atol=0.0)
 
 
 def _expected(weight: Tensor, name: str, names: GgufNames) -> Tensor:

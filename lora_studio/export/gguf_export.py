@@ -22,6 +22,7 @@ from lora_studio.export.llama_cpp import find_converter
 from lora_studio.export.merge import merge_into
 from lora_studio.export.modelfile import modelfile
 from lora_studio.export.papers import copy_papers, papers_fault
+from lora_studio.export.public import last_part, public_name
 from lora_studio.export.tensor_check import TensorReport, check_tensors
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def make_gguf(
         context.control.check()
         yield Phase(name="checking", message="Reading the merged tensors again", done=done, total=len(plan.layout), unit="tensors")
     file = folder / file_name(work.source.label, outtype)
-    yield from write_gguf_model(context, merged, file, outtype, work.source.label)
+    yield from write_gguf_model(context, merged, file, outtype, _name(work))
     yield Phase(name="checking", message="Reading the GGUF file again")
     found = check_gguf_tensors(merged, file)
     findings = Findings(
@@ -129,6 +130,11 @@ def _renderer(work: Work) -> Any:
         return None
 
     return render
+
+
+def _name(work: Work) -> str:
+    """Say what the file calls the model: its base, by whose name llama.cpp goes for some families, and what it was trained to be."""
+    return f"{last_part(public_name(work.source.base_name))} {work.source.label}"
 
 
 def _bos(work: Work) -> str:

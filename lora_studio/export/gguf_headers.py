@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from lora_studio.core.control import TaskContext
 
 _MOST_KEPT = 8
+_LARGEST_KEPT = 64 << 20
+_OWN_WAY = 1  # of having the converter write one (`converter_child`): another number makes new ones
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".gguf")
 
 
@@ -48,16 +50,17 @@ def write_header(
         shutil.copyfile(kept, target)
         kept.touch()
         return
-    yield from convert(context, converter, folder, target, outtype, name=name, only_header=True)
+    yield from convert(context, converter, folder, target, outtype, name, only_header=True)
     with contextlib.suppress(OSError):  # a cache that cannot be written costs some seconds
-        write_atomically(kept, target.read_bytes())
-        _prune(kept.parent)
+        if target.stat().st_size <= _LARGEST_KEPT:
+            write_atomically(kept, target.read_bytes())
+            _prune(kept.parent)
 
 
 def _key(converter: Converter, folder: Path, outtype: str, name: str) -> str:
     """Hash all that a header depends on: the converter, every small file of the model, names, shapes and dtypes of its tensors."""
     script = converter.script.stat()
-    digest = hashlib.sha256(json.dumps([str(converter.script), script.st_size, script.st_mtime_ns, outtype, name]).encode())
+    digest = hashlib.sha256(json.dumps([str(converter.script), script.st_size, script.st_mtime_ns, outtype, name, _OWN_WAY]).encode())
     for path in sorted(folder.iterdir()):
         if path.is_file() and path.suffix not in _WEIGHTS:
             digest.update(f"{path.name} {path.stat().st_size} ".encode())

@@ -6,11 +6,8 @@ stopped before the weights, and those go from file to file in blocks; for all ot
 
 from __future__ import annotations
 
-import json
-import shutil
 from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -22,7 +19,7 @@ from lora_studio.core.errors import InputError
 from lora_studio.core.events import Phase, RunEvent
 from lora_studio.export.blocks import read_into, refuse_overflow
 from lora_studio.export.gguf_headers import write_header
-from lora_studio.export.gguf_names import EXACT_FAMILIES, Conversion, GgufNames, Rows
+from lora_studio.export.gguf_names import EXACT_FAMILIES, ROPE_FACTORS, Conversion, GgufNames, Rows
 from lora_studio.export.llama_cpp import Converter, convert, find_quantize, quantize, require_converter
 from lora_studio.export.request import K_QUANTS, OUTTYPES, PLAIN_TYPES
 from lora_studio.export.shards import put_at
@@ -70,57 +67,29 @@ def write_gguf_model(context: TaskContext, folder: Path, target: Path, outtype: 
     """
     check_outtype(outtype)
     converter = require_converter()
-    with _seen_by_converter(folder) as seen:
-        if outtype in K_QUANTS:
-            between = target.with_name(f"{target.name}.f32")
-            yield from _write_plain(context, converter, seen, folder, between, "f32", name)
-            program = find_quantize()
-            assert program is not None
-            yield from quantize(context, program, between, target, outtype)
-            between.unlink()
-        else:
-            yield from _write_plain(context, converter, seen, folder, target, outtype, name)
+    if outtype not in K_QUANTS:
+        yield from _write_plain(context, converter, folder, target, outtype, name)
+        return
+    between = target.with_name(f"{target.name}.f32")
+    yield from _write_plain(context, converter, folder, between, "f32", name)
+    program = find_quantize()
+    assert program is not None
+    yield from quantize(context, program, between, target, outtype)
+    between.unlink()
 
 
 def _write_plain(
-    context: TaskContext, converter: Converter, seen: Path, folder: Path, target: Path, outtype: str, name: str
+    context: TaskContext, converter: Converter, folder: Path, target: Path, outtype: str, name: str
 ) -> Generator[RunEvent]:
     if outtype in ("f32", "f16", "bf16") and read_config(folder).get("model_type") in EXACT_FAMILIES:
-        yield from write_header(context, converter, seen, target, outtype, name or folder.name)
+        yield from write_header(context, converter, folder, target, outtype, name or folder.name)
         header = read_gguf_layout(target)
         work = _placed(folder, header)
         if work is not None:
             yield from _fill(context, target, header, work)
             return
         target.unlink()
-    yield from convert(context, converter, seen, target, outtype, name=name)
-
-
-@contextmanager
-def _seen_by_converter(folder: Path) -> Generator[Path]:
-    """Give a folder as the converter expects it: it asks GPT-2 for a setting that transformers no longer writes."""
-    config = read_config(folder)
-    if config.get("model_type") != "gpt2" or "n_ctx" in config:
-        yield folder
-        return
-    beside = folder.with_name(f"{folder.name}-seen")
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir()
-    try:
-        for path in folder.iterdir():
-            if path.is_file() and path.name != "config.json":
-                _link(path, beside / path.name)
-        (beside / "config.json").write_text(json.dumps({**config, "n_ctx": config.get("n_positions", 1024)}), encoding="utf-8")
-        yield beside
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
-
-
-def _link(path: Path, place: Path) -> None:
-    try:
-        place.hardlink_to(path)
-    except OSError:
-        shutil.copyfile(path, place)
+    yield from convert(context, converter, folder, target, outtype, name)
 
 
 @dataclass(frozen=True)
@@ -148,6 +117,8 @@ def _placed(folder: Path, header: GgufHeader) -> list[_Placed] | None:
             made[found] = (name, stored)
     work: list[_Placed] = []
     for tensor in header.tensors:
+        if tensor.name == ROPE_FACTORS:
+            continue  # the converter has written it
         if tensor.name not in made or tensor.dtype not in _TYPES:
             return None
         name, stored = made.pop(tensor.name)

@@ -18,9 +18,13 @@ if TYPE_CHECKING:
 
 _ROTATED = frozenset({"llama", "mistral"})  # llama.cpp turns pairs next to each other, transformers those half a head apart
 _PLAIN = frozenset({"qwen2", "qwen3"})
+_NO_WEIGHTS = (".rotary_emb.inv_freq", ".attention.bias", ".attention.masked_bias")  # buffers of old checkpoints, not taken along
 _TURNED = ("c_attn.weight", "c_proj.weight", "c_fc.weight")
 EXACT_FAMILIES = _ROTATED | _PLAIN | {"gemma3_text", "gpt2"}
 """`model_type`s whose conversion is known here tensor by tensor."""
+
+ROPE_FACTORS = "rope_freqs.weight"
+"""What Llama 3 divides its rotary frequencies by: in transformers a setting, in llama.cpp a tensor."""
 
 
 ADAPTER_FAMILIES = EXACT_FAMILIES | {"gemma", "gemma2", "phi3", "gpt_neox"}
@@ -79,10 +83,12 @@ class GgufNames:
         kinds: dict[str, Any] = {name: kind for kind, name in gguf.MODEL_ARCH_NAMES.items()}
         if self.architecture not in kinds:
             raise InputError(f"llama.cpp is not known to run models of the family {self.family}.", "Export it as a merged model.", "kind")
-        self._map: Any = gguf.get_tensor_name_map(kinds[self.architecture], self._number("num_hidden_layers", "n_layer"))
+        self._map: Any = gguf.get_tensor_name_map(kinds[self.architecture], self._number("num_hidden_layers", "n_layer", "n_layers"))
 
     def of(self, name: str) -> str | None:
         """Give llama.cpp's name of a tensor or module, with `.weight` or `.bias` where it has that; None where it has none."""
+        if name.endswith(_NO_WEIGHTS):
+            return None
         found: str | None = self._map.get_name(name, try_suffixes=(".weight", ".bias"))
         return found
 
@@ -101,4 +107,7 @@ class GgufNames:
         return Conversion()
 
     def _number(self, *keys: str) -> int:
-        return next(int(self._config[key]) for key in keys if self._config.get(key))
+        found = next((self._config[key] for key in keys if self._config.get(key)), None)
+        if not isinstance(found, int):
+            raise InputError(f"The base's config.json does not say its {keys[0]}.", "Export it as a merged model.", "kind")
+        return found

@@ -90,6 +90,9 @@ class Findings:
             return ""
         if not found.finite:
             return "llama.cpp gives probabilities that are not finite"
+        if found.split_otherwise:
+            first = " ".join(found.split_otherwise[0].split())[:60]
+            return f"llama.cpp splits {len(found.split_otherwise)} of {found.texts} texts into other tokens, the first is {first!r}"
         if found.kl_divergence > limit.divergence:
             apart = f"{found.kl_divergence:.2e} nats"
             return f"in llama.cpp its next tokens diverge by {apart} from base + adapter, more than {limit.divergence:g}"

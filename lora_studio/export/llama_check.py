@@ -10,7 +10,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ import torch
 
 from lora_studio.core.errors import StudioError
 from lora_studio.core.events import Phase, RunEvent
+from lora_studio.export.llama_tokens import TokenProbe, token_probes
 from lora_studio.export.programs import ProgramFailedError, run_program
 
 if TYPE_CHECKING:
@@ -42,6 +43,8 @@ class LlamaComparison:
         agreeing: Positions whose likeliest token is the same.
         divergence: Sum over positions of KL(expected ‖ found) over llama.cpp's likeliest tokens and one class of all others, in nats.
         finite: Whether every figure was a number.
+        texts: Texts whose tokens were compared.
+        split_otherwise: Those among them that llama.cpp splits into other tokens.
     """
 
     positions: int = 0
@@ -50,6 +53,8 @@ class LlamaComparison:
     agreeing: int = 0
     divergence: float = 0.0
     finite: bool = True
+    texts: int = 0
+    split_otherwise: list[str] = field(default_factory=list[str])
 
     def add(self, expected: Tensor, top: Sequence[tuple[int, float]]) -> None:
         """Take one position in: all log-probabilities expected, and llama.cpp's likeliest tokens with theirs."""
@@ -64,6 +69,12 @@ class LlamaComparison:
         self.agreeing += int(ids[0]) == int(expected.argmax())
         rest, rest_found = max(1e-12, 1.0 - float(own.exp().sum())), max(1e-12, 1.0 - float(found.exp().sum()))
         self.divergence += max(0.0, float((own.exp() * (own - found)).sum()) + rest * math.log(rest / rest_found))
+
+    def add_text(self, probe: TokenProbe, tokens: Sequence[int]) -> None:
+        """Take one text in: what it should become, and what it became."""
+        self.texts += 1
+        if tuple(tokens) != probe.expected:
+            self.split_otherwise.append(probe.text)
 
     @property
     def agreement(self) -> float:
@@ -89,7 +100,7 @@ def llama_version() -> str:
 def compare_in_llama(
     context: TaskContext, model: Path, adapter: Path | None, rows: Sequence[Sequence[int]], expected: Sequence[Tensor], tokenizer: Any
 ) -> Generator[RunEvent, None, LlamaComparison]:
-    """Run a GGUF file in a child, and compare it with logits of base + adapter.
+    """Run a GGUF file in a child, and compare it with logits of base + adapter; of a whole model also what it makes of texts.
 
     Args:
         context: The host's.
@@ -102,17 +113,24 @@ def compare_in_llama(
     Raises:
         StudioError: llama.cpp cannot run it, with its own last words.
     """
+    probes = [] if adapter else token_probes(tokenizer, rows)
     positions = [_spread(len(row)) for row in rows]
     total = sum(len(chosen) for chosen in positions)
     comparison = LlamaComparison(rows=len(rows))
     request: dict[str, object] = {
         "model": str(model), "adapter": str(adapter) if adapter else None, "rows": [list(row) for row in rows], "positions": positions,
-        "top": _TOP, "threads": torch.get_num_threads(), "plain": _plain_token(tokenizer),
+        "top": _TOP, "threads": torch.get_num_threads(), "plain": _plain_token(tokenizer), "texts": [probe.to_json() for probe in probes],
     }
-    log_expected = [logits.log_softmax(-1) for logits in expected]
-    for row, length, top in _answers(context, request):
-        comparison.add(log_expected[row][length - 1], top)
+    for answer in _answers(context, request):
+        if "text" in answer:
+            comparison.add_text(probes[answer["text"]], answer["tokens"])
+            continue
+        log_expected = expected[answer["row"]][answer["length"] - 1].log_softmax(-1)
+        comparison.add(log_expected, [(int(number), float(value)) for number, value in answer["top"]])
         yield Phase(name="checking", message="Running it in llama.cpp", done=comparison.positions, total=total, unit="positions")
+    if (comparison.positions, comparison.texts) != (total, len(probes)):
+        message = f"llama.cpp answered {comparison.positions} of {total} positions and {comparison.texts} of {len(probes)} texts."
+        raise StudioError(message, "Export it again.", "kind")
     return comparison
 
 
@@ -128,7 +146,7 @@ def _spread(length: int) -> list[int]:
     return sorted({max(1, round(length * (number + 1) / count)) for number in range(count)})
 
 
-def _answers(context: TaskContext, request: dict[str, object]) -> Iterator[tuple[int, int, list[tuple[int, float]]]]:
+def _answers(context: TaskContext, request: dict[str, object]) -> Iterator[dict[str, Any]]:
     child = Path(__file__).with_name("llama_child.py")
     paths = {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     with tempfile.TemporaryDirectory() as folder:
@@ -136,8 +154,7 @@ def _answers(context: TaskContext, request: dict[str, object]) -> Iterator[tuple
         asked.write_text(json.dumps(request), encoding="utf-8")
         try:
             for line in run_program(context, [sys.executable, "-P", child], paths, given=asked):
-                if line.startswith('{"row": '):
-                    answer = json.loads(line)
-                    yield answer["row"], answer["length"], [(int(number), float(value)) for number, value in answer["top"]]
+                if line.startswith(('{"row": ', '{"text": ')):
+                    yield json.loads(line)
         except ProgramFailedError as error:
             raise StudioError(f"llama.cpp cannot run the file: {error.said}", "Export it as a merged model instead.", "kind") from error

@@ -6,8 +6,10 @@ Reads one JSON object from standard input:
 - `top`: how many of them, `threads`: how many threads compute;
 - `plain`: a token that is whole text, which is made to come next. The server keeps back probabilities along with a token that is part of a
   character; those it gives are from before that bias.
+- `texts`: texts whose tokens are asked for, each with `text` and `with_special`.
 
-Writes one JSON line for each position asked for: `{"row", "length", "top": [[id, log p], …]}`.
+Writes one JSON line for each position asked for, `{"row", "length", "top": [[id, log p], …]}`, and one for each text, by its number,
+`{"text", "tokens"}`.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import urllib.request
 from typing import Any
 
 
@@ -25,17 +28,29 @@ def main() -> int:
     os.dup2(2, 1)  # what llama.cpp prints is not an answer
     import xllamacpp
 
+    def answer(found: dict[str, Any]) -> None:
+        answers.write(f"\n{json.dumps(found)}\n")  # llama.cpp may have left a line unended
+        answers.flush()
+
     server: Any = vars(xllamacpp)["Server"](_parameters(xllamacpp, request))
+    for number, asked in enumerate(request["texts"]):
+        answer({"text": number, "tokens": _tokens(server.listening_address, asked)})
     for number, row in enumerate(request["rows"]):
         for length in request["positions"][number]:
-            answer: Any = server.handle_completions({
+            found: Any = server.handle_completions({
                 "prompt": row[:length], "n_predict": 1, "n_probs": request["top"], "temperature": 0.0, "cache_prompt": True,
                 "post_sampling_probs": False, "logit_bias": [[request["plain"], 1000.0]]})
-            content = answer["choices"][0]["logprobs"]["content"][0]["top_logprobs"]
-            top = [[entry["id"], entry["logprob"]] for entry in content]
-            answers.write(json.dumps({"row": number, "length": length, "top": top}) + "\n")
-            answers.flush()
+            content = found["choices"][0]["logprobs"]["content"][0]["top_logprobs"]
+            answer({"row": number, "length": length, "top": [[entry["id"], entry["logprob"]] for entry in content]})
     return 0
+
+
+def _tokens(address: str, asked: dict[str, Any]) -> list[int]:
+    """Ask the server, which listens on this machine alone: of tokens it has no other door."""
+    content = {"content": asked["text"], "add_special": asked["with_special"], "parse_special": True}
+    request = urllib.request.Request(f"{address}/tokenize", json.dumps(content).encode(), {"Content-Type": "application/json"})
+    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request) as reply:
+        return json.load(reply)["tokens"]
 
 
 def _parameters(xllamacpp: Any, request: dict[str, Any]) -> Any:

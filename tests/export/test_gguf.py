@@ -9,13 +9,12 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
 
 from lora_studio.core.control import TaskContext
 from lora_studio.core.errors import Cancelled, InputError, StudioError
@@ -31,7 +30,7 @@ from lora_studio.models.gguf_header import read_gguf
 from lora_studio.models.inspect import inspect_model
 from lora_studio.models.load import load_tokenizer
 from tests.export.adapters import make_adapter, run_export, targets_of, with_adapter
-from tests.tiny import tiny_config
+from tests.export.gguf_models import outcome, save_gguf_base
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore"),
@@ -43,15 +42,6 @@ VARIANTS: dict[str, dict[str, Any]] = {"lora": {}, "rslora": {"use_rslora": True
 Bases = Callable[[str], Path]
 
 
-@pytest.fixture
-def converter(converter_folder: Path, studio_home: Path) -> Path:
-    """Let this test's own home have the converter."""
-    place = llama_cpp.fetched_folder()
-    place.parent.mkdir(parents=True, exist_ok=True)
-    place.symlink_to(converter_folder, target_is_directory=True)
-    return place
-
-
 @pytest.fixture(scope="session")
 def gguf_bases(starter_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Bases:
     """Tiny models with the starter's tokenizer; gemma3 with the six layers after which llama.cpp expects one of full attention."""
@@ -59,21 +49,11 @@ def gguf_bases(starter_folder: Path, tmp_path_factory: pytest.TempPathFactory) -
 
     def base(architecture: str) -> Path:
         if architecture not in made:
-            changes: dict[str, Any] = {"vocab_size": 49152, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2}
+            changes: dict[str, Any] = {}
             if architecture == "gemma3":
                 layers = ["sliding_attention"] * 5 + ["full_attention"]
-                changes |= {"num_hidden_layers": 6, "layer_types": layers, "query_pre_attn_scalar": 8}  # llama.cpp takes the head's size
-            folder = tmp_path_factory.mktemp("gguf") / architecture
-            torch.manual_seed(0)
-            model = AutoModelForCausalLM.from_config(tiny_config(architecture, **changes))
-            for parameter in model.parameters():
-                if parameter.dim() > 1:
-                    torch.nn.init.normal_(parameter, std=0.08)
-            model.save_pretrained(folder)
-            for path in starter_folder.glob("*token*"):
-                shutil.copy(path, folder)
-            shutil.copy(starter_folder / "chat_template.jinja", folder)
-            made[architecture] = folder
+                changes = {"num_hidden_layers": 6, "layer_types": layers, "query_pre_attn_scalar": 8}  # llama.cpp takes the head's size
+            made[architecture] = save_gguf_base(tmp_path_factory.mktemp("gguf") / architecture, starter_folder, architecture, **changes)
         return made[architecture]
 
     return base
@@ -100,15 +80,6 @@ def settings_of(architecture: str, variant: str) -> dict[str, Any]:
     listed: list[str] = targets["target_modules"]
     patterns = {"rank_pattern": {listed[0]: 2}, "alpha_pattern": {listed[-1]: 32}} if variant == "patterns" else {}
     return {**targets, **VARIANTS[variant], **patterns}
-
-
-def outcome(steps: Generator[Any, None, Any]) -> Any:
-    """Go through a task's events, and give what it returns."""
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            return end.value
 
 
 def logits(model: Any) -> torch.Tensor:
@@ -166,14 +137,10 @@ def test_weights_put_in_their_places_are_the_converters_own_byte_for_byte(
 ) -> None:
     base = gguf_bases(architecture)
     outcome(write_gguf_model(TaskContext(), base, tmp_path / "ours.gguf", outtype))
-    seen = shutil.copytree(base, tmp_path / "seen")
-    if architecture == "gpt2":  # transformers no longer writes what the converter asks for
-        config = json.loads((seen / "config.json").read_text())
-        (seen / "config.json").write_text(json.dumps({**config, "n_ctx": config["n_positions"]}))
     found = llama_cpp.find_converter()
     assert found is not None
     assert found.script.parent == converter
-    outcome(llama_cpp.convert(TaskContext(), found, seen, tmp_path / "theirs.gguf", outtype))
+    outcome(llama_cpp.convert(TaskContext(), found, base, tmp_path / "theirs.gguf", outtype))
     ours, theirs = (read_gguf(tmp_path / name) for name in ("ours.gguf", "theirs.gguf"))
     assert ours.tensors == theirs.tensors
     same = (tmp_path / "ours.gguf").read_bytes()[ours.data_start :] == (tmp_path / "theirs.gguf").read_bytes()[theirs.data_start :]
