@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from lora_studio.core.control import TaskContext
 
 _MOST_KEPT = 8
+_LARGEST_KEPT = 64 << 20
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".gguf")
 
 
@@ -34,7 +35,7 @@ def write_header(
     Args:
         context: The host's.
         converter: Which.
-        folder: The model's.
+        folder: The model's, as the converter sees it.
         target: The file.
         outtype: f32, f16 or bf16.
         name: What the file calls the model.
@@ -48,15 +49,16 @@ def write_header(
         shutil.copyfile(kept, target)
         kept.touch()
         return
-    yield from convert(context, converter, folder, target, outtype, name=name, only_header=True)
+    yield from convert(context, converter, folder, target, outtype, name, only_header=True)
     with contextlib.suppress(OSError):  # a cache that cannot be written costs some seconds
-        write_atomically(kept, target.read_bytes())
-        _prune(kept.parent)
+        if target.stat().st_size <= _LARGEST_KEPT:
+            write_atomically(kept, target.read_bytes())
+            _prune(kept.parent)
 
 
 def _key(converter: Converter, folder: Path, outtype: str, name: str) -> str:
     """Hash all that a header depends on: the converter, every small file of the model, names, shapes and dtypes of its tensors."""
-    digest = hashlib.sha256(json.dumps([str(converter.script), outtype, name]).encode())
+    digest = hashlib.sha256(json.dumps([outtype, name]).encode())
     for program in converter.programs:
         digest.update(f"{program} {program.stat().st_size} {program.stat().st_mtime_ns} ".encode())
     for path in sorted(folder.iterdir()):

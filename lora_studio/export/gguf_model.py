@@ -89,7 +89,7 @@ def _write_plain(
             yield from _fill(context, target, header, work)
             return
         target.unlink()
-    yield from convert(context, converter, folder, target, outtype, name=name)
+    yield from convert(context, converter, folder, target, outtype, name)
 
 
 @dataclass(frozen=True)

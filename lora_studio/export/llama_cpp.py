@@ -157,7 +157,7 @@ def require_converter() -> Converter:
 
 
 def convert(
-    context: TaskContext, converter: Converter, folder: Path, target: Path, outtype: str, *, name: str = "", only_header: bool = False
+    context: TaskContext, converter: Converter, folder: Path, target: Path, outtype: str, name: str = "", *, only_header: bool = False
 ) -> Generator[RunEvent]:
     """Run the converter over a model's folder.
 

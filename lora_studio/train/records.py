@@ -7,13 +7,14 @@ import platform
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from lora_studio import __version__
 from lora_studio.core.config import RunConfig, field_paths
 from lora_studio.core.errors import InputError
+from lora_studio.core.events import Notice
 from lora_studio.core.files import write_atomically
 from lora_studio.core.runs import RunFolder
 from lora_studio.core.settings import ModelSettings
@@ -23,6 +24,9 @@ from lora_studio.lora.checkpointing import Checkpointing
 from lora_studio.models.fingerprint import weight_fingerprint
 from lora_studio.train.precision import Precision
 from lora_studio.train.ranks import Ranks
+
+if TYPE_CHECKING:
+    from lora_studio.train.checkpoint import CheckpointState
 
 ENVIRONMENT = "environment.json"
 DATA = "data.json"
@@ -160,3 +164,20 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 def _short(digest: object) -> str:
     return str(digest)[:8]
+
+
+def computed_otherwise(state: CheckpointState, precision: Precision, processes: int) -> Iterator[Notice]:
+    """Tell what a run's checkpoint was computed with that is not so here: precision, threads, processes."""
+    step, compute, threads = state.progress.step, str(precision.compute).removeprefix("torch."), torch.get_num_threads()
+    if state.compute_dtype != compute:
+        yield Notice(level="warning", code="precision_changed", step=step,
+                     message=f"The run computed in {state.compute_dtype} before and does in {compute} here.",
+                     hint="Set compute_dtype in a new run where the two must agree.")
+    if state.threads != threads:
+        yield Notice(code="threads_changed", step=step,
+                     message=f"The run computed with {state.threads} threads before and does with {threads} now: "
+                             "sums will round a little differently.")
+    if state.ranks != processes:
+        yield Notice(code="processes_changed", step=step,
+                     message=f"The run computed in {state.ranks} processes before and does in {processes} now: its steps take the same "
+                             "rows, and sums will round a little differently.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import asdict, replace
 from functools import partial
 from typing import Any, Literal
@@ -15,16 +15,14 @@ from transformers import PreTrainedTokenizerBase
 
 from lora_studio.core.config import RunConfig
 from lora_studio.core.control import TaskContext
-from lora_studio.core.errors import Cancelled, StudioError
+from lora_studio.core.errors import Cancelled
 from lora_studio.core.events import (
     CheckpointSaved,
-    Evaluation,
     Notice,
     Paused,
     Phase,
     RunEvent,
     RunFinished,
-    Sample,
 )
 from lora_studio.core.files import bytes_below, sha256_of, whole_folder
 from lora_studio.core.runs import RunFolder
@@ -35,8 +33,6 @@ from lora_studio.generate.adapters import ADAPTER_DIGEST, ADAPTER_WEIGHTS, newes
 from lora_studio.generate.batches import make_batch
 from lora_studio.generate.host import free_memory
 from lora_studio.generate.packed import refuse_unpackable
-from lora_studio.generate.sampling import answer
-from lora_studio.generate.score import loss_sums
 from lora_studio.train.abandon import abandoning
 from lora_studio.train.checkpoint import (
     CheckpointState,
@@ -50,12 +46,13 @@ from lora_studio.train.checkpoint import (
 )
 from lora_studio.train.disk import until_written
 from lora_studio.train.faults import not_finite, out_of_memory, refuse_standstill, told_fault
+from lora_studio.train.held_out import HeldOut
 from lora_studio.train.logbook import Logbook, StepClock, Taken, peak_memory
 from lora_studio.train.pieces import Pieces
 from lora_studio.train.precision import Precision
 from lora_studio.train.progress import Progress
 from lora_studio.train.ranks import Ranks
-from lora_studio.train.records import config_changes, refuse_changes
+from lora_studio.train.records import computed_otherwise, config_changes, refuse_changes
 from lora_studio.train.schedule import lr_at
 from lora_studio.train.spikes import SpikeWatch
 from lora_studio.train.stepper import Outcome, Stepper, TooLargeError, micro_batch_seed
@@ -106,6 +103,7 @@ class Session:
         self._saved_step = 0
         self._saved_at = time.monotonic()
         self._pieces = Pieces(self._rows, self.plan, self._config, precision.device)
+        self._held_out = HeldOut(model, tokenizer, data, self._config.training, precision, self._ranks)
         self._eval_loss: float | None = None
 
     @property
@@ -128,19 +126,7 @@ class Session:
         self._saved_step = state.progress.step
         prune(self._run, state.progress, self._config.training.save_total_limit)  # a kill may have come before it
         self._pieces.at_once = state.micro_rows or self._pieces.at_once
-        compute = str(self._precision.compute).removeprefix("torch.")
-        if state.compute_dtype != compute:
-            yield Notice(level="warning", code="precision_changed", step=self.step,
-                         message=f"The run computed in {state.compute_dtype} before and does in {compute} here.",
-                         hint="Set compute_dtype in a new run where the two must agree.")
-        if state.threads != torch.get_num_threads():
-            yield Notice(code="threads_changed", step=self.step,
-                         message=f"The run computed with {state.threads} threads before and does with {torch.get_num_threads()} now: "
-                                 "sums will round a little differently.")
-        if state.ranks != self._ranks.size:
-            yield Notice(code="processes_changed", step=self.step,
-                         message=f"The run computed in {state.ranks} processes before and does in {self._ranks.size} now: its steps take "
-                                 "the same rows, and sums will round a little differently.")
+        yield from computed_otherwise(state, self._precision, self._ranks.size)
 
     def stand_with_first(self) -> None:
         """Let every rank stand where the first one stands: its weights and moments, and how far it is."""
@@ -379,27 +365,10 @@ class Session:
 
     def _evaluate(self) -> Iterator[RunEvent]:
         """Take the loss over the held-out rows; pauses and stops are heeded between batches."""
-        rows = self._data.evaluation
-        if not len(rows):
+        if not len(self._data.evaluation):
             return
         yield from self._settle()
-        yield self._evaluating_phase(0)
-        began = time.perf_counter()
-        loss_sum, tokens, done = 0.0, 0, 0
-        ranks = self._ranks
-        for figures in loss_sums(self._model, rows, self._precision.autocast, ranks.rank, ranks.size):
-            batch_sum, batch_tokens, batch_rows = ranks.sum(*figures)
-            loss_sum, tokens, done = loss_sum + batch_sum, tokens + int(batch_tokens), done + int(batch_rows)
-            yield self._evaluating_phase(done)
-            yield from self._heed()
-        self._eval_loss = loss_sum / max(1, tokens)
-        if self.step == 0 and not math.isfinite(self._eval_loss):
-            raise StudioError(
-                "The loss of the base model itself is not a finite number on the held-out rows.",
-                "Its weights are damaged, or its numbers are too large for float16: download it again, or set model.dtype to float32.",
-                "model.name_or_path",
-            )
-        yield Evaluation(step=self.step, loss=self._eval_loss, rows=done, trained_tokens=tokens, seconds=time.perf_counter() - began)
+        self._eval_loss = yield from self._held_out.evaluate(self.step, self._heed)
         yield from self._heed_evaluation(self._eval_loss)
 
     def _heed_evaluation(self, loss: float) -> Iterator[RunEvent]:
@@ -433,33 +402,10 @@ class Session:
         yield Notice(code="best_taken", step=self.step,
                      message=f"The adapter is that of step {best}, whose evaluation loss {self._eval_loss:.4f} was the lowest.")
 
-    def _evaluating_phase(self, done: int) -> Phase:
-        total = len(self._data.evaluation)
-        return Phase(name="evaluating", message="Evaluating on the held-out rows", done=done, total=total, unit="rows", step=self.step)
-
     def _sample(self, label: Literal["before", "after", "step"]) -> Iterator[RunEvent]:
-        """Answer held-out prompts; nothing is kept of a batch that a stop cuts short."""
+        """Answer held-out prompts, once what is under way is told."""
         yield from self._settle()
-        training = self._config.training
-        prompts = self._data.samples(training.sample_rows)
-        for start in range(0, len(prompts), _SAMPLES_AT_ONCE):
-            group = prompts[start : start + _SAMPLES_AT_ONCE]
-            yield Phase(
-                name="sampling", message="Answering held-out prompts", done=start, total=len(prompts), unit="prompts", step=self.step)
-            texts = self._answers([prompt.prompt_ids for prompt in group])
-            yield from self._heed()
-            for prompt, text in zip(group, texts):
-                yield Sample(step=self.step, label=label, row=prompt.row, prompt=prompt.prompt_text,
-                             reference=prompt.reference, text=text)
-
-    def _answers(self, prompts: Sequence[Sequence[int]]) -> list[str]:
-        """Answer prompts on the first rank; on all alike where each holds a part of the model."""
-        control = self._control if self._ranks.sharded else self._own
-        texts: list[str] = []
-        if self._ranks.first or self._ranks.sharded:
-            with self._precision.autocast():
-                texts = answer(self._model, self._tokenizer, prompts, self._config.training.sample_max_new_tokens, lambda: control.stopping)
-        return self._ranks.tell(texts)
+        yield from self._held_out.sample(label, self.step, self._heed, self._own, self._control)
 
     def _finish(self) -> Iterator[RunEvent]:
         digest = yield from self._ranks.at_first(lambda: until_written(

@@ -6,6 +6,7 @@ The tiny models carry the starter's tokenizer: llama.cpp's converter knows token
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 from collections.abc import Callable
@@ -246,9 +247,8 @@ def test_a_modelfile_writes_the_starters_form_of_chat(gguf_bases: Bases, tmp_pat
     assert 'SYSTEM """You are a helpful AI assistant' in lines
 
 
-@pytest.mark.usefixtures("converter")
-def test_settings_and_vocabulary_are_kept_for_the_next_export_of_the_same_base(
-    gguf_bases: Bases, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_settings_and_vocabulary_are_kept_for_the_next_export_of_the_same_base_by_the_same_converter(
+    gguf_bases: Bases, converter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     base, runs = gguf_bases("qwen3"), []
     sound = gguf_headers.convert
@@ -267,3 +267,28 @@ def test_settings_and_vocabulary_are_kept_for_the_next_export_of_the_same_base(
     (other / "tokenizer_config.json").write_text(json.dumps({**settings, "padding_side": "left"}))
     outcome(write_gguf_model(TaskContext(), other, tmp_path / "other.gguf", "f16", "alike"))
     assert len(runs) == 2
+    os.utime(converter / "conversion/qwen.py", (1, 1))  # as a newer release would
+    outcome(write_gguf_model(TaskContext(), base, tmp_path / "newer.gguf", "f16", "alike"))
+    assert len(runs) == 3
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the stand-in is a shell script")
+@pytest.mark.usefixtures("converter")
+def test_k_quants_go_through_llama_quantize_from_float32(gguf_bases: Bases, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "bin/llama-quantize"
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/asked\ncp "$1" "$2"\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    adapter = make_adapter(gguf_bases("qwen3"), tmp_path / "adapter", **targets_of("qwen3"))
+    told = run_export(source=str(adapter), kind="gguf", to=str(tmp_path / "made"), outtype="q4_k_m")
+    source, target, kind = (tmp_path / "asked").read_text().split()
+    assert kind == "Q4_K_M"
+    assert source.endswith(".gguf.f32")
+    assert Path(target).name in {path.name for path in (tmp_path / "made").iterdir()}
+    assert not list((tmp_path / "made").glob("*.f32"))
+    assert (told["dtype"], told["certificate"]["verdict"]) == ("q4_k_m", "rounded")
+    program.write_text("#!/bin/sh\necho it is broken >&2\nexit 3\n")
+    with pytest.raises(StudioError, match="llama-quantize failed: it is broken"):
+        run_export(source=str(adapter), kind="gguf", to=str(tmp_path / "exports/other"), outtype="q4_k_m")
+    assert list((tmp_path / "exports").iterdir()) == []
