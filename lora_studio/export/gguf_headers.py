@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 _MOST_KEPT = 8
 _LARGEST_KEPT = 64 << 20
-_OWN_WAY = 1  # of having the converter write one (`converter_child`): another number makes new ones
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".gguf")
 
 
@@ -59,8 +58,9 @@ def write_header(
 
 def _key(converter: Converter, folder: Path, outtype: str, name: str) -> str:
     """Hash all that a header depends on: the converter, every small file of the model, names, shapes and dtypes of its tensors."""
-    script = converter.script.stat()
-    digest = hashlib.sha256(json.dumps([str(converter.script), script.st_size, script.st_mtime_ns, outtype, name, _OWN_WAY]).encode())
+    digest = hashlib.sha256(json.dumps([outtype, name]).encode())
+    for program in converter.programs:
+        digest.update(f"{program} {program.stat().st_size} {program.stat().st_mtime_ns} ".encode())
     for path in sorted(folder.iterdir()):
         if path.is_file() and path.suffix not in _WEIGHTS:
             digest.update(f"{path.name} {path.stat().st_size} ".encode())

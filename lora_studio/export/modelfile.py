@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 Message = Mapping[str, str]
 Render = Callable[[Sequence[Message]], "str | None"]
+_SYSTEM: Message = {"role": "system", "content": "Sys one."}
 _PROBES: tuple[tuple[Message, ...], ...] = (
-    ({"role": "system", "content": "Sys one."}, {"role": "user", "content": "Ask two?"}),
-    ({"role": "system", "content": "Sys one."}, {"role": "user", "content": "Ask two?"}, {"role": "assistant", "content": "Say three."},
-     {"role": "user", "content": "Ask four?"}),
+    ({"role": "user", "content": "Ask two?"},),
+    ({"role": "user", "content": "Ask two?"}, {"role": "assistant", "content": "Say three."}, {"role": "user", "content": "Ask four?"}),
 )
 
 
@@ -24,37 +24,64 @@ class _Form:
     """A usual way to write a chat.
 
     Attributes:
-        turn: What a turn of a role and a text looks like.
+        turns: What a turn looks like, by its role, with {} for its text. Without one for `system`, that text goes before a user's.
         opening: What invites the assistant's turn.
-        go: The same as Ollama's template.
         stops: What ends a turn.
+        alike: The turn of any role, where they differ by its name alone.
+        system_last: Whether the system's text goes before the last user's text, not the first.
     """
 
-    turn: str
+    turns: Mapping[str, str]
     opening: str
-    go: str
     stops: tuple[str, ...]
+    alike: str = ""
+    system_last: bool = False
+
+    @classmethod
+    def of_roles(cls, turn: str, opening: str, stops: tuple[str, ...]) -> _Form:
+        """Give a form in which a turn names its role; `turn` has {role} and {content}."""
+        turns = {role: turn.format(role=role, content="{}") for role in ("system", "user", "assistant")}
+        return cls(turns, opening, stops, alike=turn)
 
     def rendered(self, messages: Sequence[Message]) -> str:
         """Write messages, ready for the assistant's answer."""
-        return "".join(self.turn.format(**message) for message in messages) + self.opening
+        system = "" if "system" in self.turns else "".join(f"{one['content']}\n\n" for one in messages if one["role"] == "system")
+        users = [number for number, message in enumerate(messages) if message["role"] == "user"]
+        holder = users[-1 if self.system_last else 0]
+        written = [
+            self.turns[message["role"]].format((system if number == holder else "") + message["content"])
+            for number, message in enumerate(messages) if message["role"] in self.turns
+        ]
+        return "".join(written) + self.opening
 
-
-def _looped(form: str) -> str:
-    return "{{- range .Messages }}" + form + "{{ end }}"
+    @property
+    def go(self) -> str:
+        """The same as Ollama's template. Source: https://github.com/ollama/ollama/blob/main/docs/template.md."""
+        if self.alike:
+            return "{{- range .Messages }}" + self.alike.format(role="{{ .Role }}", content="{{ .Content }}") + "{{ end }}" + self.opening
+        held = "{{ if $system }}{{ $system }}\n\n{{ $system = \"\" }}{{ end }}"
+        begin = "{{- $system := .System }}{{- range .Messages }}"
+        if self.system_last:
+            held = "{{ if and $.System (eq (len (slice $.Messages $i)) 1) }}{{ $.System }}\n\n{{ end }}"
+            begin = "{{- range $i, $_ := .Messages }}"
+        user = self.turns["user"].format(held + "{{ .Content }}")
+        assistant = self.turns["assistant"].format("{{ .Content }}")
+        return (f'{begin}{{{{ if eq .Role "user" }}}}{user}{{{{ else if eq .Role "assistant" }}}}{assistant}{{{{ end }}}}{{{{ end }}}}'
+                + self.opening)
 
 
 _FORMS = {
-    "ChatML": _Form(
-        "<|im_start|>{role}\n{content}<|im_end|>\n", "<|im_start|>assistant\n",
-        _looped("<|im_start|>{{ .Role }}\n{{ .Content }}<|im_end|>\n") + "<|im_start|>assistant\n", ("<|im_start|>", "<|im_end|>")),
-    "Llama 3": _Form(
+    "ChatML": _Form.of_roles(
+        "<|im_start|>{role}\n{content}<|im_end|>\n", "<|im_start|>assistant\n", ("<|im_start|>", "<|im_end|>")),
+    "Llama 3": _Form.of_roles(
         "<|start_header_id|>{role}<|end_header_id|>\n\n{content}<|eot_id|>", "<|start_header_id|>assistant<|end_header_id|>\n\n",
-        _looped("<|start_header_id|>{{ .Role }}<|end_header_id|>\n\n{{ .Content }}<|eot_id|>")
-        + "<|start_header_id|>assistant<|end_header_id|>\n\n", ("<|start_header_id|>", "<|eot_id|>")),
-    "Phi": _Form(
-        "<|{role}|>\n{content}<|end|>\n", "<|assistant|>\n", _looped("<|{{ .Role }}|>\n{{ .Content }}<|end|>\n") + "<|assistant|>\n",
-        ("<|end|>", "<|user|>", "<|assistant|>")),
+        ("<|start_header_id|>", "<|eot_id|>")),
+    "Phi": _Form.of_roles("<|{role}|>\n{content}<|end|>\n", "<|assistant|>\n", ("<|end|>", "<|user|>", "<|assistant|>")),
+    "Gemma": _Form(
+        {"user": "<start_of_turn>user\n{}<end_of_turn>\n", "assistant": "<start_of_turn>model\n{}<end_of_turn>\n"},
+        "<start_of_turn>model\n", ("<start_of_turn>", "<end_of_turn>")),
+    "Mistral 0.2": _Form({"user": " [INST] {} [/INST]", "assistant": " {}</s>"}, "", ("[INST]", "[/INST]")),
+    "Mistral 0.3": _Form({"user": "[INST] {}[/INST]", "assistant": " {}</s>"}, "", ("[INST]", "[/INST]"), system_last=True),
 }
 
 
@@ -82,10 +109,14 @@ def modelfile(file: str, render: Render, *, base: str = "", bos: str = "") -> st
 
 
 def _form_of(render: Render, bos: str) -> _Form | None:
-    """Give the usual form that a template writes on probing messages."""
-    written = [render(messages) for messages in _PROBES]
+    """Give the usual form that a template writes on probing messages: with a system's text before them where it takes one, else without."""
+    probes = [(_SYSTEM, *messages) for messages in _PROBES]
+    written = [render(messages) for messages in probes]
+    if written == [None] * len(probes):
+        probes = list(_PROBES)
+        written = [render(messages) for messages in probes]
     for form in _FORMS.values():
-        expected = [form.rendered(messages) for messages in _PROBES]
+        expected = [form.rendered(messages) for messages in probes]
         if all(found in (wanted, bos + wanted) for found, wanted in zip(written, expected, strict=True)):
             return form
     return None
@@ -93,9 +124,11 @@ def _form_of(render: Render, bos: str) -> _Form | None:
 
 def _usual_system(form: _Form, render: Render, bos: str) -> str:
     """Give what a template says to the model where nobody does; empty where that is nothing."""
-    asked: Message = {"role": "user", "content": "Ask two?"}
+    if "system" not in form.turns:
+        return ""
+    (asked,) = _PROBES[0]
     found = render([asked]) or ""
-    before, _, after = form.turn.format(role="system", content="\0").partition("\0")
+    before, _, after = form.turns["system"].partition("{}")
     start = found.find(before)
     end = found.find(after, start + len(before)) if start >= 0 else -1
     text = found[start + len(before) : end] if end >= 0 else ""

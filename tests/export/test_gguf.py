@@ -247,9 +247,8 @@ def test_a_modelfile_writes_the_starters_form_of_chat(gguf_bases: Bases, tmp_pat
     assert 'SYSTEM """You are a helpful AI assistant' in lines
 
 
-@pytest.mark.usefixtures("converter")
-def test_settings_and_vocabulary_are_kept_for_the_next_export_of_the_same_base(
-    gguf_bases: Bases, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_settings_and_vocabulary_are_kept_for_the_next_export_of_the_same_base_by_the_same_converter(
+    gguf_bases: Bases, converter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     base, runs = gguf_bases("qwen3"), []
     sound = gguf_headers.convert
@@ -268,6 +267,9 @@ def test_settings_and_vocabulary_are_kept_for_the_next_export_of_the_same_base(
     (other / "tokenizer_config.json").write_text(json.dumps({**settings, "padding_side": "left"}))
     outcome(write_gguf_model(TaskContext(), other, tmp_path / "other.gguf", "f16", "alike"))
     assert len(runs) == 2
+    os.utime(converter / "conversion/qwen.py", (1, 1))  # as a newer release would
+    outcome(write_gguf_model(TaskContext(), base, tmp_path / "newer.gguf", "f16", "alike"))
+    assert len(runs) == 3
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the stand-in is a shell script")
