@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from lora_studio.generate.sampling import answer
 from tests.end_to_end.album import SIZES, THEMES
 from tests.end_to_end.conftest import Driven
+from tests.end_to_end.outside import LLAMA, TRANSFORMERS, answers_of, exported
 from tests.end_to_end.person import ROOT
 
 pytestmark = pytest.mark.timeout(1200)  # the session is driven by the first test that asks for it
@@ -138,6 +140,30 @@ def _system_message() -> str:
     first = (ROOT / "resources" / "starter" / "support_triage.jsonl").read_text(encoding="utf-8").splitlines()[0]
     turn = json.loads(first)["messages"][0]
     return turn["content"] if turn["role"] == "system" else ""
+
+
+def test_adapter_merged_model_and_both_gguf_files_answer_alike_in_the_programs_they_are_for(
+    driven: Driven, starter_folder: Path, converter_folder: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("xllamacpp")
+    tools = driven.home / "cache" / "tools"
+    tools.mkdir(exist_ok=True)
+    (tools / converter_folder.name).symlink_to(converter_folder, target_is_directory=True)
+    base = exported(driven, "adapter", tmp_path / "adapter")
+    by_peft = answers_of(TRANSFORMERS, tmp_path, model=str(starter_folder), tokenizer=str(starter_folder), adapter=str(base))
+    merged = exported(driven, "merged", tmp_path / "merged", "--dtype", "float32")
+    by_transformers = answers_of(TRANSFORMERS, tmp_path, model=str(merged), tokenizer=str(merged))
+    (gguf,) = exported(driven, "gguf", tmp_path / "gguf", "--quantize", "f32").glob("*.gguf")
+    by_llama = answers_of(LLAMA, tmp_path, model=str(gguf))
+    assert by_peft == by_transformers == by_llama
+    for text in by_peft:
+        assert set(json.loads(text)) == {"queue", "urgency", "summary"}
+    (adapter,) = exported(driven, "gguf-adapter", tmp_path / "gguf-adapter").glob("*.gguf")
+    base_file = tmp_path / "base.gguf"
+    script = str(converter_folder / "convert_hf_to_gguf.py")
+    subprocess.run([sys.executable, script, str(starter_folder), "--outfile", str(base_file), "--outtype", "f32"], check=True,
+                   env={**os.environ, "PYTHONPATH": str(converter_folder)}, capture_output=True)
+    assert answers_of(LLAMA, tmp_path, model=str(base_file), adapter=str(adapter)) == by_peft
 
 
 def test_the_next_day_begins_where_the_last_one_ended(driven: Driven) -> None:

@@ -14,7 +14,7 @@ from lora_studio.core.errors import Cancelled
 from lora_studio.core.events import CheckpointSaved, Evaluation, Notice, Phase, RunEvent, RunFinished, Sample, Step
 from lora_studio.core.runs import RunFolder
 from lora_studio.generate.score import loss_sums
-from lora_studio.train import session
+from lora_studio.train import held_out, session
 from lora_studio.train.engine import train
 from lora_studio.train.progress import Progress
 from lora_studio.train.spikes import SpikeWatch
@@ -33,7 +33,7 @@ def told_losses(monkeypatch: pytest.MonkeyPatch, told: Sequence[float]) -> None:
         tokens, rows = sum(piece[1] for piece in pieces), sum(piece[2] for piece in pieces)
         yield next(left) * tokens, tokens, rows
 
-    monkeypatch.setattr(session, "loss_sums", sums)
+    monkeypatch.setattr(held_out, "loss_sums", sums)
 
 
 def of_code(events: Sequence[RunEvent], code: str) -> list[Notice]:

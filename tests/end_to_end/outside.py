@@ -1,4 +1,4 @@
-"""The starter run's exports, loaded by plain peft, plain transformers and xllamacpp in processes that know nothing of the project."""
+"""Loading exports in processes that know nothing of the project: plain peft, plain transformers, and llama.cpp by xllamacpp."""
 
 from __future__ import annotations
 
@@ -8,15 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from tests.end_to_end.conftest import Driven
 from tests.end_to_end.person import ROOT
 
-pytestmark = pytest.mark.timeout(1200)
 MESSAGES = 4
 
-_TRANSFORMERS = """
+TRANSFORMERS = """
 import json, sys
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -35,7 +32,7 @@ assert not [name for name in sys.modules if name.startswith("lora_studio")]
 print("ANSWERS" + json.dumps(answers))
 """
 
-_LLAMA = """
+LLAMA = """
 import json, sys
 import xllamacpp
 asked = json.load(open(sys.argv[1]))
@@ -74,30 +71,7 @@ def answers_of(script: str, folder: Path, **asked: object) -> list[str]:
 
 
 def exported(driven: Driven, kind: str, to: Path, *more: str) -> Path:
+    """Export the driven run through the command line."""
     subprocess.run([sys.executable, "-m", "lora_studio", "export", str(driven.record.run), "--as", kind, "--to", str(to), *more],
                    cwd=ROOT, env=driven.environment(), capture_output=True, text=True, check=True)
     return to
-
-
-def test_adapter_merged_model_and_both_gguf_files_answer_alike_in_the_programs_they_are_for(
-    driven: Driven, starter_folder: Path, converter_folder: Path, tmp_path: Path
-) -> None:
-    pytest.importorskip("xllamacpp")
-    tools = driven.home / "cache" / "tools"
-    tools.mkdir(exist_ok=True)
-    (tools / converter_folder.name).symlink_to(converter_folder, target_is_directory=True)
-    base = exported(driven, "adapter", tmp_path / "adapter")
-    by_peft = answers_of(_TRANSFORMERS, tmp_path, model=str(starter_folder), tokenizer=str(starter_folder), adapter=str(base))
-    merged = exported(driven, "merged", tmp_path / "merged", "--dtype", "float32")
-    by_transformers = answers_of(_TRANSFORMERS, tmp_path, model=str(merged), tokenizer=str(merged))
-    (gguf,) = exported(driven, "gguf", tmp_path / "gguf", "--quantize", "f32").glob("*.gguf")
-    by_llama = answers_of(_LLAMA, tmp_path, model=str(gguf))
-    assert by_peft == by_transformers == by_llama
-    for text in by_peft:
-        assert set(json.loads(text)) == {"queue", "urgency", "summary"}
-    (adapter,) = exported(driven, "gguf-adapter", tmp_path / "gguf-adapter").glob("*.gguf")
-    base_file = tmp_path / "base.gguf"
-    script = str(converter_folder / "convert_hf_to_gguf.py")
-    subprocess.run([sys.executable, script, str(starter_folder), "--outfile", str(base_file), "--outtype", "f32"], check=True,
-                   env={**os.environ, "PYTHONPATH": str(converter_folder)}, capture_output=True)
-    assert answers_of(_LLAMA, tmp_path, model=str(base_file), adapter=str(adapter)) == by_peft
