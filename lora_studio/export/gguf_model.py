@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
 from lora_studio.core.errors import InputError
 from lora_studio.core.events import Phase, RunEvent
 from lora_studio.export.blocks import read_into, refuse_overflow
 from lora_studio.export.gguf_headers import write_header
-from lora_studio.export.gguf_names import EXACT_FAMILIES, ROPE_FACTORS, Conversion, GgufNames, Rows
+from lora_studio.export.gguf_names import EXACT_FAMILIES, ROPE_FACTORS, Conversion, GgufNames
 from lora_studio.export.llama_cpp import Converter, convert, find_quantize, quantize, require_converter
 from lora_studio.export.request import K_QUANTS, OUTTYPES, PLAIN_TYPES
 from lora_studio.export.shards import put_at
@@ -152,8 +151,8 @@ def _put(file: IO[bytes], start: int, placed: _Placed) -> None:
     stored, conversion, dtype = placed.stored, placed.conversion, _TYPES[placed.tensor.dtype]
     shape = stored.entry.shape
     width = stored.entry.elements // max(1, shape[0])
-    head = shape[0] // conversion.rows.heads if conversion.rows else 1
-    rows = shape[0] if conversion.turned else min(shape[0], max(1, _BLOCK_VALUES // max(1, width) // head) * head)
+    together = conversion.together(shape[0])
+    rows = min(shape[0], max(1, _BLOCK_VALUES // max(1, width) // together) * together)
     raw, exact, rounded = (torch.empty(rows, width, dtype=kind) for kind in (stored.dtype, torch.float32, dtype))
     with stored.file.open("rb", buffering=0) as source:
         for first in range(0, shape[0], rows):
@@ -161,16 +160,7 @@ def _put(file: IO[bytes], start: int, placed: _Placed) -> None:
             read_into(source, block, stored.start + first * width * raw.element_size())
             if block.dtype != dtype:  # by way of float32 it is quicker than at once
                 block = exact[: block.shape[0]].copy_(block)
-            values = rounded.view(-1)[: block.numel()].copy_(_converted(block, conversion, head).reshape(-1))
+            values = rounded.view(-1)[: block.numel()].copy_(conversion.applied(block, together).reshape(-1))
             refuse_overflow(placed.tensor.name, values)
             flat: Any = values.view(torch.uint8).numpy()
             put_at(file, start + placed.tensor.offset + first * width * rounded.element_size(), memoryview(flat))
-
-
-def _converted(block: Tensor, conversion: Conversion, head: int) -> Tensor:
-    """Give some rows in llama.cpp's order; what is added to them is added in float32."""
-    if conversion.rows is not None:
-        block = Rows(block.shape[0] // head).moved(block)
-    if conversion.shift:
-        block = block.float() + conversion.shift
-    return block.T if conversion.turned else block

@@ -65,6 +65,20 @@ class Conversion:
     turned: bool = False
     shift: float = 0.0
 
+    def together(self, rows: int) -> int:
+        """Say how many of a tensor's rows have to be converted at once; it can be done for any multiple of that."""
+        if self.turned or (self.rows is not None and self.rows.fused):
+            return rows
+        return 1 if self.rows is None else rows // self.rows.heads
+
+    def applied(self, block: Tensor, together: int) -> Tensor:
+        """Convert some rows; what is added to them is added in float32."""
+        if self.rows is not None:
+            block = Rows(self.rows.heads if self.rows.fused else block.shape[0] // together, self.rows.fused).moved(block)
+        if self.shift:
+            block = block.float() + self.shift
+        return block.T if self.turned else block
+
 
 class GgufNames:
     """The names of one model."""

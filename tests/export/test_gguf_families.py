@@ -103,6 +103,21 @@ def test_wrong_rotary_factors_are_seen_among_the_tensors(factors: str, starter_f
     assert check_gguf_tensors(base, tmp_path / "wrong.gguf").wrong == [ROPE_FACTORS]
 
 
+@pytest.mark.parametrize("name", ["token_embd.weight", "blk.1.attn_k.weight", "output_norm.weight"])
+def test_one_changed_value_is_seen_wherever_it_is(name: str, starter_folder: Path, tmp_path: Path) -> None:
+    base = save_gguf_base(tmp_path / "base", starter_folder, "llama")
+    file = tmp_path / "model.gguf"
+    outcome(write_gguf_model(TaskContext(), base, file, "f16"))
+    header = read_gguf(file)
+    tensor = next(tensor for tensor in header.tensors if tensor.name == name)
+    with file.open("rb+") as changed:
+        changed.seek(header.data_start + tensor.offset + tensor.bytes - 1)  # the last value's sign and size
+        last = changed.read(1)
+        changed.seek(-1, os.SEEK_CUR)
+        changed.write(bytes([last[0] ^ 0x80]))
+    assert check_gguf_tensors(base, file).wrong == [name]
+
+
 def test_the_file_names_base_and_adapter_and_guesses_nothing(starter_folder: Path, tmp_path: Path) -> None:
     base = save_gguf_base(tmp_path / "tiny-base", starter_folder, "llama")
     adapter = make_adapter(base, tmp_path / "mails", **targets_of("llama"))
