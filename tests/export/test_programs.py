@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import sys
 
+import psutil
 import pytest
 
 from lora_studio.core.control import TaskContext
+from lora_studio.core.errors import Cancelled
 from lora_studio.export.programs import ProgramFailedError, run_program
 
 
@@ -25,3 +27,15 @@ def test_a_failing_program_is_told_by_its_last_words() -> None:
     with pytest.raises(ProgramFailedError) as error:
         run("import sys; print('begun', flush=True); print('no room', file=sys.stderr); sys.exit(3)")
     assert (error.value.status, error.value.said) == (3, "no room")
+
+
+def test_a_stopped_task_ends_the_program_and_all_that_it_started() -> None:
+    context = TaskContext()
+    child = "import time; time.sleep(600)"
+    script = f"import subprocess, sys; print(subprocess.Popen([sys.executable, '-c', {child!r}]).pid, flush=True); {child}"
+    lines = run_program(context, [sys.executable, "-c", script])
+    started = psutil.Process(int(next(line for line in lines if line)))
+    context.control.stop()
+    with pytest.raises(Cancelled):
+        list(lines)
+    started.wait()
