@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tests.end_to_end.conftest import Driven
 from tests.end_to_end.person import ROOT
+from tests.threads import VARIABLE
 
 MESSAGES = 4
 
@@ -62,7 +63,7 @@ def answers_of(script: str, folder: Path, **asked: object) -> list[str]:
     """Run a script of its own in a bare interpreter, away from the project's checkout."""
     request = folder / "asked.json"
     request.write_text(json.dumps({**asked, "chats": chats()}), encoding="utf-8")
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", VARIABLE)}
     done = subprocess.run([sys.executable, "-I", "-c", script, str(request)], cwd=folder, env={**environment, "HF_HUB_OFFLINE": "1"},
                           capture_output=True, text=True, check=True)
     (line,) = (line for line in done.stdout.splitlines() if line.startswith("ANSWERS"))
