@@ -128,7 +128,7 @@ def _bytes_needed(work: Work, kind: str) -> int:
     """Say what the files will weigh at most, those in between among them."""
     if work.plan is None:
         return sum(stored.bytes for stored in StoredTensors.open(work.base).by_name.values()) if kind == "gguf-adapter" and work.run else 0
-    return work.plan.bytes * (2 if kind == "gguf" else 1)
+    return work.plan.bytes * (3 if kind == "gguf" else 1)  # merged, converted and, of K-quants, what is quantized
 
 
 def _make_adapter(context: TaskContext, work: Work, folder: Path) -> Generator[RunEvent, None, Findings]:
