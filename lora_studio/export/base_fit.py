@@ -17,13 +17,11 @@ from lora_studio.core.findings import Finding
 from lora_studio.core.modules import ModuleInfo, ModuleTree
 from lora_studio.export.public import last_part
 from lora_studio.generate.adapters import ADAPTER_WEIGHTS
+from lora_studio.lora.saved_adapter import PREFIX, parted
 from lora_studio.models.safetensors_header import SafetensorsHeader, read_header
 from lora_studio.models.tree_cache import cached_tree
 
-_PREFIX = "base_model.model."
-_PART = re.compile(
-    r"(?P<module>.+?)\.(?P<part>lora_A\.weight|lora_B\.weight|lora_embedding_A|lora_embedding_B|lora_B\.bias|lora_magnitude_vector"
-    r"(?:\.weight)?|token_adapter\.trainable_tokens_delta|weight|bias)")
+_WHOLE = re.compile(r"(?P<module>.+?)\.(?P<part>weight|bias)")
 _WRAPS = re.compile(r"\.(?:base_layer|modules_to_save|original_module|token_adapter)(?=\.|$)")
 _SEPARATE_EXPERT = re.compile(r"\.experts\.\d+\.")
 _EXPERT_PARAMETERS = ("gate_up_proj", "down_proj", "gate_proj", "up_proj", "weight")
@@ -51,14 +49,20 @@ def adapter_tensors(adapter: Path) -> list[Tensor]:
     path = adapter / ADAPTER_WEIGHTS
     found: list[Tensor] = []
     for name, entry in _header(path).tensors.items():
-        match = _PART.fullmatch(name.removeprefix(_PREFIX)) if name.startswith(_PREFIX) and len(name) <= _LONGEST else None
-        if match is None or not name.isprintable():
+        named = _named(name) if name.startswith(PREFIX) and len(name) <= _LONGEST else None
+        if named is None or not name.isprintable():
             raise _not_pefts(path, f"it has a tensor named {name[:80]!r}")
         if entry.dtype not in _FLOATS:
             raise _not_pefts(path, f"{name} is stored as {entry.dtype}")
-        found.append(Tensor(match["module"], match["part"], entry.shape))
+        found.append(Tensor(*named, entry.shape))
     _check_pairs(path, found)
     return found
+
+
+def _named(name: str) -> tuple[str, str] | None:
+    """Give the module that a tensor is for, and which part of it; None where it is no tensor as PEFT writes them."""
+    whole = _WHOLE.fullmatch(name.removeprefix(PREFIX))
+    return parted(name) or ((whole["module"], whole["part"]) if whole else None)
 
 
 def _header(path: Path) -> SafetensorsHeader:

@@ -19,7 +19,7 @@ from lora_studio.export.compatibility import Compatibility, compatibility
 from lora_studio.export.curves import curves_svg
 from lora_studio.export.data_summary import data_lines
 from lora_studio.export.front_matter import front_matter, licence_note
-from lora_studio.export.loading import THIS_FOLDER, USUAL_FILES, loading_lines, loadings
+from lora_studio.export.loading import THIS_FOLDER, loading_lines, loadings
 from lora_studio.export.public import code, plain, public_name
 from lora_studio.export.source import AdapterSource
 from lora_studio.models.facts import ModelFacts, read_facts
@@ -139,7 +139,7 @@ def _trained_on(source: AdapterSource, kind: str) -> str:
 
 
 def _loading(source: AdapterSource, kind: str, file: str) -> str:
-    ways = loadings(kind, THIS_FOLDER, public_name(source.base_name), file or USUAL_FILES.get(kind, ""))
+    ways = loadings(kind, THIS_FOLDER, public_name(source.base_name), file, source.base_revision or "")
     return "## Load it\n\n" + "\n".join(f"{way.program}:\n\n```{way.language}\n{way.lines}```\n" for way in ways)
 
 

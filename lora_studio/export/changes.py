@@ -16,14 +16,13 @@ from torch import Tensor
 
 from lora_studio.core.errors import InputError
 from lora_studio.core.modules import ModuleTree
-from lora_studio.lora.saved_adapter import AdapterTensors, SavedAdapter, SavedPair
+from lora_studio.lora.saved_adapter import AdapterTensors, SavedAdapter, SavedPair, is_trained
 from lora_studio.models.inspect import empty_model, tree_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _HINT = "Give the base model it was trained on."
-_CHANGED_AT_START = ("pissa", "olora", "corda", "loftq", "lora_ga")
 _BLOCK_VALUES = 1 << 18
 
 
@@ -39,8 +38,8 @@ class Replace:
 
     @property
     def trained(self) -> bool:
-        """Whether it was trained itself; what PEFT saves from beneath an adapter was not, but for its bias."""
-        return ".base_layer." not in self.key
+        """Whether it was trained itself (see `is_trained`)."""
+        return is_trained(self.key)
 
     def value(self, tensors: AdapterTensors) -> Tensor:
         """Give it in float32."""
@@ -214,10 +213,10 @@ def refuse_changed_base(adapter: SavedAdapter) -> None:
     Raises:
         InputError: It is one.
     """
-    start = str(adapter.config.get("init_lora_weights", True)).lower()
-    if start.startswith(_CHANGED_AT_START):
+    if adapter.changed_base:
         raise InputError(
-            f"The adapter {adapter.folder} began with init_lora_weights {start!r}, which changes the base before the first step.",
+            f"The adapter {adapter.folder} began with init_lora_weights {adapter.changed_base!r}, which changes the base before the first "
+            "step.",
             "Save it as a plain LoRA where it was trained: save_pretrained(…, path_initial_model_for_weight_conversion=…).", "source")
 
 

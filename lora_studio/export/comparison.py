@@ -15,17 +15,15 @@ EXACT_WITHIN = 1e-4
 
 
 @dataclass
-class LogitComparison:
-    """Running figures over rows of logits; all in float32 on the CPU.
+class Comparison:
+    """Running figures over positions of rows.
 
     Attributes:
         rows: Rows taken in.
         positions: Their positions.
-        largest: Largest difference of any logit.
+        largest: Largest difference of a logit, or of a log-probability.
         agreeing: Positions whose likeliest token is the same.
         divergence: Sum over positions of KL(expected ‖ found), in nats.
-        error: ‖found − expected‖² over all logits.
-        effect: ‖expected − base‖² over all logits, where the base's were given.
         finite: Whether all were finite and of the same shape.
     """
 
@@ -34,9 +32,30 @@ class LogitComparison:
     largest: float = 0.0
     agreeing: int = 0
     divergence: float = 0.0
+    finite: bool = True
+
+    @property
+    def agreement(self) -> float:
+        """Share of positions with the same likeliest token."""
+        return self.agreeing / self.positions if self.positions else 0.0
+
+    @property
+    def kl_divergence(self) -> float:
+        """Mean KL(expected ‖ found) of a position, in nats."""
+        return self.divergence / self.positions if self.positions else 0.0
+
+
+@dataclass
+class LogitComparison(Comparison):
+    """Running figures over rows of logits; all in float32 on the CPU.
+
+    Attributes:
+        error: ‖found − expected‖² over all logits.
+        effect: ‖expected − base‖² over all logits, where the base's were given.
+    """
+
     error: float = 0.0
     effect: float = 0.0
-    finite: bool = True
 
     def add(self, expected: Tensor, found: Tensor, base: Tensor | None = None) -> None:
         """Take one row in: its logits, positions × vocabulary, of base + adapter, of the artefact and, where known, of the base alone."""
@@ -52,16 +71,6 @@ class LogitComparison:
         self.error += float((found - expected).square().sum(dtype=torch.float64))
         if base is not None and base.shape == expected.shape:
             self.effect += float((expected - base).square().sum(dtype=torch.float64))
-
-    @property
-    def agreement(self) -> float:
-        """Share of positions with the same likeliest token."""
-        return self.agreeing / self.positions if self.positions else 0.0
-
-    @property
-    def kl_divergence(self) -> float:
-        """Mean KL(expected ‖ found) of a position, in nats."""
-        return self.divergence / self.positions if self.positions else 0.0
 
     @property
     def effect_lost(self) -> float | None:

@@ -23,9 +23,9 @@ def beyond_gguf(adapter: SavedAdapter, family: str, tree: ModuleTree | None) -> 
         return f"How llama.cpp lays out the layers of the family {family} is not known here."
     if adapter.config.get("use_dora"):
         return "llama.cpp has no DoRA in adapters."
-    whole = [name for name, key in adapter.whole.items() if ".base_layer." not in key]
-    if whole or adapter.token_rows:
-        return f"A GGUF adapter is A and B alone; this one trained {(whole or list(adapter.token_rows))[0]} itself."
+    trained = adapter.trained_whole or list(adapter.token_rows)
+    if trained:
+        return f"A GGUF adapter is A and B alone; this one trained {trained[0]} itself."
     if adapter.config.get("target_parameters"):
         return "Adapters on fused experts are not written as GGUF."
     told = (_beyond(pair, tree.by_name.get(pair.name) if tree else None) for pair in adapter.pairs.values())

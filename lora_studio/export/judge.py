@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lora_studio.export.certificate import Certificate, Grade, Verdict
-from lora_studio.export.comparison import EXACT_WITHIN
+from lora_studio.export.comparison import EXACT_WITHIN, Comparison
 from lora_studio.export.llama_check import LlamaComparison
 from lora_studio.export.reference import Compared
 from lora_studio.models.quantization import NONE, SAID
@@ -110,35 +110,19 @@ def judge(
 ) -> Certificate:
     """Turn what was found into a certificate; its files are named when it is written."""
     fault = findings.fault
-    compared, exact = (findings.compared.expected, findings.compared.exact) if findings.compared else (None, None)
+    expected, exact = (findings.compared.expected, findings.compared.exact) if findings.compared else (None, None)
+    measured: Comparison | None = findings.llama or expected
     verdict: Verdict = "failed" if fault else "rounded" if findings.rounded else "exact"
-    grade: Grade = "logits" if compared is not None or findings.llama is not None else "tensors"
-    if findings.llama is not None:
-        return _by_llama(findings, verdict, end_token=end_token, chat_template=chat_template, base=base, adapter=adapter)
+    grade: Grade = "tensors" if measured is None else "logits"
     return Certificate(
         kind=findings.kind, dtype=findings.dtype, verdict=verdict, grade=grade, passed=not fault, reason=fault,
         loaded_by=findings.loaded_by, rows_from=findings.rows_from, update_lost=findings.update_lost,
         tensors_checked=findings.tensors - len(findings.wrong), end_token=end_token, chat_template=chat_template,
         base=base, adapter=adapter,
-        rows=compared.rows if compared else 0, positions=compared.positions if compared else 0,
-        max_abs_logit_difference=compared.largest if compared else None, exact_logit_difference=exact.largest if exact else None,
-        top1_agreement=compared.agreement if compared else None, kl_divergence=compared.kl_divergence if compared else None,
-        effect_lost=compared.effect_lost if compared else None, trained_base=_against_trained(findings),
-    )
-
-
-def _by_llama(
-    findings: Findings, verdict: Verdict, *, end_token: str, chat_template: str, base: Mapping[str, Any], adapter: Mapping[str, Any]
-) -> Certificate:
-    """Give the certificate of a file that was run in llama.cpp, whose differences are of log-probabilities."""
-    found = findings.llama
-    assert found is not None
-    return Certificate(
-        kind=findings.kind, dtype=findings.dtype, verdict=verdict, grade="logits", passed=verdict != "failed", reason=findings.fault,
-        loaded_by=findings.loaded_by, rows=found.rows, rows_from=findings.rows_from, positions=found.positions,
-        max_abs_logit_difference=found.largest, top1_agreement=found.agreement, kl_divergence=found.kl_divergence,
-        update_lost=findings.update_lost, tensors_checked=findings.tensors - len(findings.wrong), end_token=end_token,
-        chat_template=chat_template, base=base, adapter=adapter, trained_base=_against_trained(findings),
+        rows=measured.rows if measured else 0, positions=measured.positions if measured else 0,
+        max_abs_logit_difference=measured.largest if measured else None, exact_logit_difference=exact.largest if exact else None,
+        top1_agreement=measured.agreement if measured else None, kl_divergence=measured.kl_divergence if measured else None,
+        effect_lost=expected.effect_lost if expected else None, trained_base=_against_trained(findings),
     )
 
 

@@ -18,6 +18,7 @@ import torch
 
 from lora_studio.core.errors import StudioError
 from lora_studio.core.events import Phase, RunEvent
+from lora_studio.export.comparison import Comparison
 from lora_studio.export.llama_tokens import TokenProbe, token_probes
 from lora_studio.export.programs import ProgramFailedError, run_program
 
@@ -33,26 +34,16 @@ _POSITIONS = 16  # of each row
 
 
 @dataclass
-class LlamaComparison:
+class LlamaComparison(Comparison):
     """Running figures over positions.
 
+    The largest difference is of llama.cpp's ten likeliest tokens, the divergence over its likeliest and one class of all others.
+
     Attributes:
-        positions: Positions compared.
-        rows: Rows among them.
-        largest: Largest difference of a log-probability, over llama.cpp's ten likeliest tokens.
-        agreeing: Positions whose likeliest token is the same.
-        divergence: Sum over positions of KL(expected ‖ found) over llama.cpp's likeliest tokens and one class of all others, in nats.
-        finite: Whether every figure was a number.
         texts: Texts whose tokens were compared.
         split_otherwise: Those among them that llama.cpp splits into other tokens.
     """
 
-    positions: int = 0
-    rows: int = 0
-    largest: float = 0.0
-    agreeing: int = 0
-    divergence: float = 0.0
-    finite: bool = True
     texts: int = 0
     split_otherwise: list[str] = field(default_factory=list[str])
 
@@ -75,16 +66,6 @@ class LlamaComparison:
         self.texts += 1
         if tuple(tokens) != probe.expected:
             self.split_otherwise.append(probe.text)
-
-    @property
-    def agreement(self) -> float:
-        """Share of positions with the same likeliest token."""
-        return self.agreeing / self.positions if self.positions else 0.0
-
-    @property
-    def kl_divergence(self) -> float:
-        """Mean divergence of a position, in nats."""
-        return self.divergence / self.positions if self.positions else 0.0
 
 
 def llama_available() -> bool:
@@ -135,9 +116,18 @@ def compare_in_llama(
 
 
 def _plain_token(tokenizer: Any) -> int:
-    """Give a token that is text by itself."""
+    """Give a token that is text by itself.
+
+    Raises:
+        StudioError: There is none.
+    """
     vocabulary: dict[str, int] = tokenizer.get_vocab()
-    return next(number for text, number in sorted(vocabulary.items()) if text.isascii() and text.isalpha() and len(text) > 1)
+    plain = (number for text, number in sorted(vocabulary.items()) if text.isascii() and text.isalpha() and len(text) > 1)
+    found = next(plain, None)
+    if found is None:
+        message = "No token of the model is a plain word, by which llama.cpp could be asked."
+        raise StudioError(message, "Export it as a merged model.", "kind")
+    return found
 
 
 def _spread(length: int) -> list[int]:

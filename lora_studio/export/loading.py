@@ -26,7 +26,7 @@ class Loading(NamedTuple):
     lines: str
 
 
-def loadings(kind: str, folder: str, base: str, file: str = "") -> list[Loading]:
+def loadings(kind: str, folder: str, base: str, file: str = "", revision: str = "") -> list[Loading]:
     """Give the ways to load an artefact, the usual one first.
 
     Args:
@@ -34,31 +34,35 @@ def loadings(kind: str, folder: str, base: str, file: str = "") -> list[Loading]
         folder: Where it lies, or a word for that.
         base: What the base model is called.
         file: Name of the GGUF file in the folder; empty for the usual one.
+        revision: The base's, where one was named.
 
     Raises:
         KeyError: There is no such kind.
     """
-    makers: dict[str, Callable[[str, str, str], list[Loading]]] = {
-        "adapter": _adapter, "merged": _merged, "gguf": _gguf, "gguf-adapter": _gguf_adapter}
-    return makers[kind](folder, base, file or USUAL_FILES.get(kind, ""))
+    if kind == "adapter":
+        return _adapter(folder, base, revision)
+    makers: dict[str, Callable[[str, str], list[Loading]]] = {"merged": _merged, "gguf": _gguf, "gguf-adapter": _gguf_adapter}
+    return makers[kind](folder, file or USUAL_FILES.get(kind, ""))
 
 
-def loading_lines(kind: str, folder: str, base: str, file: str = "") -> str:
+def loading_lines(kind: str, folder: str, base: str, file: str = "", revision: str = "") -> str:
     """Give the lines of all ways to load an artefact as one text to copy; where there are several, each under its program's name."""
-    ways = loadings(kind, folder, base, file)
+    ways = loadings(kind, folder, base, file, revision)
     return ways[0].lines if len(ways) == 1 else "\n".join(f"# {way.program}\n{way.lines}" for way in ways)
 
 
-def _adapter(folder: str, base: str, _file: str) -> list[Loading]:
+def _adapter(folder: str, base: str, revision: str) -> list[Loading]:
+    pinned = f", revision={revision!r}" if revision else ""
     return [Loading("PEFT", "python", (
         "from peft import PeftModel\n"
-        "from transformers import AutoModelForCausalLM\n\n"
-        f"base = AutoModelForCausalLM.from_pretrained({base!r})\n"
+        "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+        f"base = AutoModelForCausalLM.from_pretrained({base!r}{pinned})\n"
         f"model = PeftModel.from_pretrained(base, {folder!r})\n"
+        f"tokenizer = AutoTokenizer.from_pretrained({base!r}{pinned})\n"
     ))]
 
 
-def _merged(folder: str, _base: str, _file: str) -> list[Loading]:
+def _merged(folder: str, _file: str) -> list[Loading]:
     return [Loading("transformers", "python", (
         "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
         f"model = AutoModelForCausalLM.from_pretrained({folder!r})\n"
@@ -66,7 +70,7 @@ def _merged(folder: str, _base: str, _file: str) -> list[Loading]:
     ))]
 
 
-def _gguf(folder: str, _base: str, file: str) -> list[Loading]:
+def _gguf(folder: str, file: str) -> list[Loading]:
     path = f"{folder}/{file}"
     return [
         Loading("llama.cpp", "sh", f"llama-server -m {shlex.quote(path)}\n"),
@@ -75,7 +79,7 @@ def _gguf(folder: str, _base: str, file: str) -> list[Loading]:
     ]
 
 
-def _gguf_adapter(folder: str, _base: str, file: str) -> list[Loading]:
+def _gguf_adapter(folder: str, file: str) -> list[Loading]:
     path = f"{folder}/{file}"
     return [
         Loading("llama.cpp", "sh", f"llama-server -m {BASE_GGUF} --lora {shlex.quote(path)}\n"),

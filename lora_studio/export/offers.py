@@ -68,7 +68,7 @@ def offers(adapter: Path, base: Path | None) -> dict[Form, Offer]:
 
 def _tied(saved: SavedAdapter, tree: ModuleTree | None) -> str:
     """Say why an adapter on a tied weight is not merged; empty where there is none."""
-    whole = {name for name, key in saved.whole.items() if ".base_layer." not in key}
+    whole = set(saved.trained_whole)
     for pair in saved.pairs.values():
         module = tree.by_name.get(pair.name) if tree else None
         partner = (module.tied_to or next((one.name for one in tree.modules if one.tied_to == pair.name), "")) if module and tree else ""

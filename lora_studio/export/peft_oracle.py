@@ -18,6 +18,7 @@ from peft.utils.other import TrainableTokensWrapper
 from torch import Tensor, nn
 
 from lora_studio.core.errors import StudioError
+from lora_studio.lora.saved_adapter import PREFIX
 from lora_studio.models.inspect import empty_model
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
     from lora_studio.lora.saved_adapter import AdapterTensors, SavedAdapter
 
-_PREFIX = "base_model.model."
 _ADAPTER = ".default"
 Merge = Callable[[Tensor], Tensor]
 
@@ -54,7 +54,7 @@ class PeftOracle:
                 self._fill(name, parameter)
         self.changed: dict[str, Merge] = {name: self._taken(key) for name, key in adapter.whole.items()}
         for name, module in self._model.named_modules():
-            self._find(name.removeprefix(_PREFIX), module)
+            self._find(name.removeprefix(PREFIX), module)
 
     def _fill(self, name: str, parameter: Tensor) -> None:
         """Give a parameter of PEFT's layers its values from the file."""

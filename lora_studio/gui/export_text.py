@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 from lora_studio.core.files import bytes_below
 from lora_studio.core.runs import RunFolder
-from lora_studio.export.loading import loading_lines as lines_of_all
 from lora_studio.export.request import BYTES_OF_DTYPE
 from lora_studio.gui.text import tr
 from lora_studio.models.quantization import NONE, SAID
@@ -97,24 +96,3 @@ def certificate_in_words(certificate: Certificate, dtype: str) -> str:
         parts.append(tr("compared in full precision, while the adapter was trained on a base in {held}", held=held))
     verdict = tr("Passed") if certificate.passed else tr("Did not pass")
     return f"{verdict}: {'; '.join(parts)}." if parts else f"{verdict}."
-
-
-def loading_lines(kind: str, path: Path, base: str, revision: str | None = None) -> str:
-    """Give the lines that load an export without the studio, in the programs it is for."""
-    if kind == "merged":
-        return (
-            "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
-            f"model = AutoModelForCausalLM.from_pretrained({str(path)!r})\n"
-            f"tokenizer = AutoTokenizer.from_pretrained({str(path)!r})\n"
-        )
-    if kind != "adapter":
-        files = sorted(file.name for file in path.glob("*.gguf"))
-        return lines_of_all(kind, str(path), base, files[0] if files else "")
-    pinned = f", revision={revision!r}" if revision else ""
-    return (
-        "from peft import PeftModel\n"
-        "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
-        f"base = AutoModelForCausalLM.from_pretrained({base!r}{pinned})\n"
-        f"model = PeftModel.from_pretrained(base, {str(path)!r})\n"
-        f"tokenizer = AutoTokenizer.from_pretrained({base!r}{pinned})\n"
-    )

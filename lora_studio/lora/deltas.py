@@ -15,8 +15,6 @@ from torch import Tensor
 from lora_studio.core.errors import InputError
 from lora_studio.lora.saved_adapter import FIELD, AdapterTensors, SavedAdapter
 
-_CHANGED_AT_START = ("pissa", "olora", "corda", "loftq", "lora_ga")
-
 
 @dataclass(frozen=True)
 class Delta:
@@ -127,15 +125,15 @@ def refuse_beyond_deltas(adapter: SavedAdapter) -> None:
         InputError: It trains more than A and B, or A and B do not add up to a fixed update.
     """
     name = adapter.folder.name
-    start = str(adapter.config.get("init_lora_weights", True)).lower()
-    trained = [parameter for parameter, key in adapter.whole.items() if ".base_layer." not in key]
+    trained = adapter.trained_whole or list(adapter.token_rows)
     merge = "Merge it into its base instead."
-    if start.startswith(_CHANGED_AT_START):
-        raise InputError(f"{name} began by changing its base (init_lora_weights {start}).", "Convert it to a plain LoRA first.", FIELD)
+    if adapter.changed_base:
+        message = f"{name} began by changing its base (init_lora_weights {adapter.changed_base})."
+        raise InputError(message, "Convert it to a plain LoRA first.", FIELD)
     if adapter.config.get("use_dora"):
         raise InputError(f"{name} is a DoRA: what it does to a weight depends on the weight, so it adds to no other.", merge, FIELD)
-    if trained or adapter.token_rows:
-        raise InputError(f"{name} trained {(trained or list(adapter.token_rows))[0]} itself, which is no low-rank update.", merge, FIELD)
+    if trained:
+        raise InputError(f"{name} trained {trained[0]} itself, which is no low-rank update.", merge, FIELD)
     if any(pair.bias_key for pair in adapter.pairs.values()):
         raise InputError(f"{name} trained biases of B (lora_bias), which are no low-rank update.", merge, FIELD)
     if adapter.config.get("target_parameters"):

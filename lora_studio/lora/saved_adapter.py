@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -24,9 +25,14 @@ if TYPE_CHECKING:
 CONFIG_NAME = "adapter_config.json"
 WEIGHTS_NAME = "adapter_model.safetensors"
 FIELD = "source"
-_PREFIX = "base_model.model."
+PREFIX = "base_model.model."
+"""What PEFT puts before every name in an adapter's file."""
+_LORA_PART = re.compile(
+    r"(?P<module>.+?)\.(?P<part>lora_A\.weight|lora_B\.weight|lora_embedding_A|lora_embedding_B|lora_B\.bias|lora_magnitude_vector(?:\.weight)?"
+    r"|token_adapter\.trainable_tokens_delta)")
 _AGAIN = "Export or save the adapter again."
 _WRAPPED = ".base_layer"
+_CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 
 @dataclass(frozen=True)
@@ -95,6 +101,17 @@ class SavedAdapter:
         header = read_header(folder / WEIGHTS_NAME)
         return _Reading(folder, config, header, tree).result()
 
+    @property
+    def trained_whole(self) -> list[str]:
+        """Parameters that were trained themselves: weights saved whole, but for those that PEFT only saved from beneath an adapter."""
+        return [parameter for parameter, key in self.whole.items() if is_trained(key)]
+
+    @property
+    def changed_base(self) -> str:
+        """By which `init_lora_weights` the adapter began by changing its base (PiSSA, OLoRA and the like); empty where it did not."""
+        start = str(self.config.get("init_lora_weights", True)).lower()
+        return start if start.startswith(_CHANGES_BASE) else ""
+
     @cached_property
     def token_indices(self) -> dict[str, list[int]]:
         """Which rows of which embedding were trained by themselves (`trainable_token_indices`)."""
@@ -131,6 +148,17 @@ class AdapterTensors:
         """Give A and B of a module in float32."""
         pair = self._adapter.pairs[name]
         return self.get(pair.a_key).float(), self.get(pair.b_key).float()
+
+
+def parted(key: str) -> tuple[str, str] | None:
+    """Part the name of a LoRA tensor into its module, as saved, and what it is of that, such as `lora_A.weight`; None for other tensors."""
+    found = _LORA_PART.fullmatch(key.removeprefix(PREFIX))
+    return (found["module"], found["part"]) if found else None
+
+
+def is_trained(key: str) -> bool:
+    """Say whether a weight saved whole was trained itself; what PEFT saves from beneath an adapter was not, but for its bias."""
+    return f"{_WRAPPED}." not in key
 
 
 def read_adapter_config(folder: Path) -> dict[str, Any]:
@@ -174,24 +202,24 @@ class _Reading:
         return SavedAdapter(self._folder, self._config, self._header, pairs, self._whole, self._token_rows)
 
     def _sort(self, key: str) -> None:
-        name = key.removeprefix(_PREFIX)
-        if ".lora_A." in name or name.endswith(".lora_embedding_A"):
-            self._take_pair(name, key)
-        elif name.endswith("trainable_tokens_delta"):
-            self._token_rows[name.partition(".token_adapter")[0].removesuffix(".trainable_tokens_delta")] = key
-        elif ".lora_" not in name:
-            self._whole[name.replace(f"{_WRAPPED}.", ".")] = key
-        elif not any(part in name for part in (".lora_B.", ".lora_embedding_B", ".lora_magnitude_vector")):
-            raise self._contradiction(f"{key} is of no kind of LoRA that is read here")
+        match parted(key):
+            case (module, "lora_A.weight" | "lora_embedding_A" as part):
+                self._take_pair(module, key, embedding=part == "lora_embedding_A")
+            case (module, "token_adapter.trainable_tokens_delta"):
+                self._token_rows[module] = key
+            case None if ".lora_" in key:
+                raise self._contradiction(f"{key} is of no kind of LoRA that is read here")
+            case None:
+                self._whole[key.removeprefix(PREFIX).replace(f"{_WRAPPED}.", ".")] = key
+            case _:  # what goes with an A is looked for from there
+                return
 
-    def _take_pair(self, name: str, a_key: str) -> None:
-        module = name.partition(".lora_")[0]
-        embedding = name.endswith(".lora_embedding_A")
+    def _take_pair(self, module: str, a_key: str, *, embedding: bool) -> None:
         b_key = a_key.replace("lora_embedding_A", "lora_embedding_B") if embedding else a_key.replace(".lora_A.", ".lora_B.")
         a, b = self._header.tensors[a_key], self._header.tensors.get(b_key)
         if b is None or len(a.shape) != 2 or len(b.shape) != 2 or a.shape[0] != b.shape[1]:
             raise self._contradiction(f"{module} has no A and B that fit each other")
-        prefix = f"{_PREFIX}{module}" if a_key.startswith(_PREFIX) else module
+        prefix = f"{PREFIX}{module}" if a_key.startswith(PREFIX) else module
         self._pairs[module] = SavedPair(
             module, a_key, b_key, a.shape[0], 0.0, self._there(f"{prefix}.lora_magnitude_vector", f"{prefix}.lora_magnitude_vector.weight"),
             self._there(f"{prefix}.lora_B.bias"), embedding)

@@ -13,9 +13,7 @@ import torch
 from lora_studio.core.targets.compile import compile_patterns
 from lora_studio.core.targets.selection import Selection
 from lora_studio.lora.deltas import Delta
-from lora_studio.lora.saved_adapter import CONFIG_NAME, WEIGHTS_NAME
-
-_PREFIX = "base_model.model."
+from lora_studio.lora.saved_adapter import CONFIG_NAME, PREFIX, WEIGHTS_NAME
 
 
 def write_adapter(folder: Path, config: Mapping[str, Any], deltas: Mapping[str, Delta]) -> None:
@@ -44,6 +42,6 @@ def write_adapter(folder: Path, config: Mapping[str, Any], deltas: Mapping[str, 
     tensors: dict[str, torch.Tensor] = {}
     for name, delta in deltas.items():
         a, b = ("lora_embedding_A", "lora_embedding_B") if delta.embedding else ("lora_A.weight", "lora_B.weight")
-        tensors[f"{_PREFIX}{name}.{a}"] = delta.a.float().contiguous()
-        tensors[f"{_PREFIX}{name}.{b}"] = delta.b.float().contiguous()
+        tensors[f"{PREFIX}{name}.{a}"] = delta.a.float().contiguous()
+        tensors[f"{PREFIX}{name}.{b}"] = delta.b.float().contiguous()
     save_file(tensors, folder / WEIGHTS_NAME, metadata={"format": "pt"})

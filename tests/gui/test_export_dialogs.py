@@ -12,10 +12,11 @@ from PySide6.QtWidgets import QCheckBox, QLabel, QPushButton, QRadioButton
 from lora_studio.core.events import RunFinished
 from lora_studio.core.runs import RunFolder
 from lora_studio.export.llama_cpp import find_converter
+from lora_studio.export.loading import loading_lines
 from lora_studio.gui.export import dialog as export_dialog
 from lora_studio.gui.export.dialog import ExportDialog
 from lora_studio.gui.export.subject import ExportSubject
-from lora_studio.gui.export_text import Certificate, certificate_in_words, loading_lines, merged_bytes
+from lora_studio.gui.export_text import Certificate, certificate_in_words, merged_bytes
 from lora_studio.gui.widgets import Banner, ComboBox, ErrorLabel, LineEdit
 from lora_studio.jobs.spec import JobSpec
 from lora_studio.models.inspect import inspect_model
@@ -170,7 +171,7 @@ def test_an_export_keeps_the_runs_settings_when_the_draft_changes(
     dialog = dialog_of("adapter", trained)
     desk.workspace.edit({"adapter.r": 64, "model.name_or_path": "someone/else"}, "other")
     assert text_of(dialog, "export_run").endswith("r 4 · α 16")
-    assert repr(trained.config.model.name_or_path) in loading_lines("adapter", dialog.form.destination, dialog.subject.base)
+    assert repr(trained.config.model.name_or_path) in loading_lines("adapter", str(dialog.form.destination), dialog.subject.base)
 
 
 @pytest.mark.parametrize(("certificate", "words"), [
@@ -192,7 +193,7 @@ def test_merged_bytes_are_counted_in_the_dtype_written() -> None:
 
 @pytest.mark.parametrize("kind", ["adapter", "merged"])
 def test_loading_lines_are_python_that_names_a_pinned_base(kind: str, tmp_path: Path) -> None:
-    lines = loading_lines(kind, tmp_path / "it's here", "org/base", "abc")
+    lines = loading_lines(kind, str(tmp_path / "it's here"), "org/base", revision="abc")
     compile(lines, "lines", "exec")
     assert ("revision='abc'" in lines) == (kind == "adapter")
 

@@ -12,9 +12,10 @@ from PySide6.QtWidgets import QGridLayout, QPlainTextEdit, QVBoxLayout, QWidget
 
 from lora_studio.core.events import RunFailed
 from lora_studio.export.destination import CERTIFICATE_PAGE
+from lora_studio.export.loading import loading_lines
 from lora_studio.gui.export.parts import button, to_the_right
 from lora_studio.gui.export.subject import ExportSubject
-from lora_studio.gui.export_text import Certificate, certificate_in_words, loading_lines
+from lora_studio.gui.export_text import Certificate, certificate_in_words
 from lora_studio.gui.path_asker import PathAsker
 from lora_studio.gui.text import tr
 from lora_studio.gui.units import format_bytes
@@ -56,7 +57,9 @@ class ResultPage(QWidget):
         self._folder = Path(str(result["path"]))
         self._verdict.show_message("good" if certificate.passed else "error", certificate_in_words(certificate, written))
         self._where.setText(tr("{size} in {path}", size=format_bytes(float(result["bytes"])), path=self._folder))
-        self._lines.setPlainText(loading_lines(str(result["kind"]), self._folder, self._subject.base, self._subject.revision))
+        files = sorted(file.name for file in self._folder.glob("*.gguf"))
+        self._lines.setPlainText(loading_lines(
+            str(result["kind"]), str(self._folder), self._subject.base, files[0] if files else "", self._subject.revision or ""))
         self._show_programs(result.get("compatibility") or ())
         self._float32.setVisible(bool(result["certificate"].get("offers_float32")))
         self._show(exported=True)
