@@ -72,11 +72,12 @@ def bare(config: RunConfig) -> Iterator[None]:
     model = inject(load_model(folder, pick_dtype(device), device), config.adapter, config.training.seed)
     model.train()
     plan = StepPlan(data.blocks.lengths, data.blocks.trained_counts, config.training, data.blocks.fingerprint())
-    pieces = Pieces(data.blocks, plan, config, device)
-    steps = [(plan.step(number), [make_batch(piece) for piece in pieces.of(plan.step(number))]) for number in range(plan.total_steps)]
+    precision, head = Precision(device, pick_dtype(device)), SelectedHead(model)
+    pieces = Pieces(data.blocks, config, device, joins=head.joins)
+    steps = [
+        (step, [make_batch(piece, joined=pieces.joins) for piece in pieces.of(step)]) for step in map(plan.step, range(plan.total_steps))]
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=2e-4, fused=True)
-    precision, head = Precision(device, pick_dtype(device)), SelectedHead(model)
     with precision.lean_inputs(model), lean_adapters(model):
         for step, batches in steps:
             for batch in batches:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from lora_studio.data.token_rows import Rows, TokenRow
+from lora_studio.data.token_rows import Rows, TokenRow, end_to_end
 
 Lengths = NDArray[np.int64]
 
@@ -124,10 +124,7 @@ class PackedRows(Rows):
         return self._starts.size - 1
 
     def __getitem__(self, block: int) -> TokenRow:
-        members = [self._rows[int(row)] for row in self.members(block)]
-        borders = np.cumsum([row.input_ids.size for row in members])[:-1]
-        return TokenRow(
-            np.concatenate([row.input_ids for row in members]), np.concatenate([row.trained for row in members]), tuple(borders.tolist()))
+        return end_to_end([self._rows[int(row)] for row in self.members(block)])
 
     @property
     def rows(self) -> Rows:

@@ -80,24 +80,6 @@ class StepPlan:
             epoch=(number + 1) / self.steps_per_epoch,
         )
 
-    def micro_batches(
-        self, step: StepBatch, size: int, rank: int = 0, ranks: int = 1, pass_tokens: int | None = None,
-    ) -> list[tuple[int, ...]]:
-        """Cut one rank's rows of a step into micro-batches of at most `size` rows of like length.
-
-        Args:
-            step: The step.
-            size: Rows of a micro-batch at most.
-            rank: Which rank's rows.
-            ranks: How many ranks share the step.
-            pass_tokens: How many tokens' time a pass through the model takes however few it holds; with it rows are cut where the
-                padding that spares outweighs another pass, not only where `size` rows are full.
-        """
-        rows = step.rows[rank::ranks]
-        if pass_tokens is None:
-            return [rows[start : start + size] for start in range(0, len(rows), size)]
-        return cut_by_length(rows, [int(self._lengths[row]) for row in rows], size, pass_tokens)
-
     def _order(self, epoch: int) -> Indices:
         """Give every row once, in the order of this epoch's batches; the last epochs asked for are kept."""
         if epoch not in self._epochs:
@@ -124,41 +106,3 @@ class StepPlan:
         batches = by_length[: whole * batch].reshape(whole, batch)
         return np.concatenate([
             batches[shuffled(whole, self._fingerprint, self._training.seed, epoch, "batches")].ravel(), by_length[whole * batch :]])
-
-
-def cut_by_length(
-    rows: Sequence[int], lengths: Sequence[int], size: int, pass_tokens: int, most_tokens: int | None = None,
-) -> list[tuple[int, ...]]:
-    """Cut rows, given with their lengths from the longest down, into the micro-batches that take the least time.
-
-    Args:
-        rows: Their numbers.
-        lengths: Tokens of each.
-        size: Rows of a micro-batch at most.
-        pass_tokens: How many tokens' time a pass takes however few it holds.
-        most_tokens: Tokens of a micro-batch at most, padding and all; a longer row stands alone. None for no bound.
-    """
-    ends = _cheapest_cuts(lengths, size, pass_tokens, most_tokens)
-    return [tuple(rows[start:end]) for start, end in zip([0, *ends], ends)]
-
-
-def _cheapest_cuts(lengths: Sequence[int], size: int, pass_tokens: int, most_tokens: int | None) -> list[int]:
-    """Give the ends of the parts.
-
-    A part costs its rows times its longest, and `pass_tokens`; the cheapest way to cut the rows up to each place is built on the
-    cheapest ways up to the places before it.
-    """
-    costs, cut_before = [0], [0]
-    for end in range(1, len(lengths) + 1):
-        cost, start = min(
-            (costs[start] + (end - start) * lengths[start] + pass_tokens, start)
-            for start in range(max(0, end - size), end)
-            if most_tokens is None or start == end - 1 or (end - start) * lengths[start] <= most_tokens)
-        costs.append(cost)
-        cut_before.append(start)
-    ends: list[int] = []
-    end = len(lengths)
-    while end:
-        ends.append(end)
-        end = cut_before[end]
-    return ends[::-1]

@@ -2,8 +2,8 @@
 
 Left to itself, transformers looks at the positions of every batch, on the device, to find out whether rows are packed, and waits for
 the answer. Here it is known beforehand. So the model is given an attention of our own for the length of a pass, forwards and backwards:
-the same product as before, with its mask picked by the layer's window, or, for packed rows on a card that can, attention over
-documents of any length, for which no mask is made at all.
+the same product as before, with its mask picked by the layer's window, or attention over documents of any length, for which no mask is
+made at all: on a processor our own, and for packed rows on a card that can, PyTorch's.
 """
 
 from __future__ import annotations
@@ -18,10 +18,13 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from lora_studio.generate.batches import Batch
+from lora_studio.generate.block_attention import attend_in_blocks
 from lora_studio.generate.packed import is_plain_attention, visible
 from lora_studio.generate.varlen import attend_varlen, has_varlen
 
 _LOOKS_FOR_PADDING = "warn_if_padding_and_no_attention_mask"  # reads each batch for it; padding stands behind all that it might disturb
+
+_DROPOUTS = ("attention_dropout", "attn_pdrop")
 
 
 class ReadyAttention:
@@ -40,9 +43,15 @@ class ReadyAttention:
         self._batch: Batch | None = None
         self._masks: dict[tuple[int | None, int], Tensor] = {}
         self._varlen = False
+        self._borders: list[int] | None = None
         causal: Any = model.get_base_model() if isinstance(model, PeftModel) else model
         self._inner: Any = causal.base_model
         self.usable = self._config is whole and self._config._attn_implementation == "sdpa" and is_plain_attention(model)
+
+    @property
+    def joins(self) -> bool:
+        """Whether a processor takes rows laid end to end as it takes them by themselves: attention has no dropout."""
+        return self.usable and not any(getattr(self._config, name, None) for name in _DROPOUTS)
 
     def __enter__(self) -> Self:
         if self.usable:
@@ -63,16 +72,20 @@ class ReadyAttention:
         """Attend within this batch's documents from now on; with None, to all that came before."""
         self._batch, self._masks = batch, {}
         self._varlen = batch is not None and batch.borders is not None and has_varlen(batch.input_ids.device)
+        on_cpu = batch is not None and batch.borders is not None and batch.borders.device.type == "cpu"
+        self._borders = batch.borders.tolist() if on_cpu else None
 
     def _attend(
         self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, _mask: Tensor | None, **options: Any,
     ) -> tuple[Tensor, None]:
         """Attend as transformers' attention functions do: (B, heads, T, D) in, (B, T, heads, D) out."""
         window = cast("int | None", options.get("sliding_window"))
+        scale = cast("float | None", options.get("scaling"))
         batch = self._batch
         if self._varlen and batch is not None and batch.borders is not None and query.dtype in (torch.bfloat16, torch.float16):
-            scale = cast("float | None", options.get("scaling"))
             return attend_varlen(query, key, value, batch.borders, batch.longest_document, scale, window), None
+        if query.device.type == "cpu" and not options.get("dropout"):
+            return attend_in_blocks(query, key, value, self._borders, scale, window), None
         return sdpa_attention_forward(module, query, key, value, self._mask(query, window), **options)
 
     def _mask(self, query: Tensor, window: int | None) -> Tensor | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lora_studio.data.collate import collate
 from lora_studio.data.token_rows import Rows as StoredRows
-from lora_studio.data.token_rows import TokenRow
+from lora_studio.data.token_rows import TokenRow, end_to_end
 
 Rows = Sequence[TokenRow] | StoredRows
 
@@ -28,7 +28,7 @@ class Batch:
             attention mask is needed.
         positions: (N,) places in the flattened B·T whose next token is trained, row by row.
         targets: (N,) those next tokens.
-        counts: Trained tokens of each row; they add up to N.
+        counts: Trained tokens of each row, also of those laid end to end; they add up to N.
         position_ids: (B, T) place of each token in its document; None where no row is packed.
         document_ids: (B, T) document of each token in its row, 0 on padding; None where no row is packed.
         borders: (documents + 1,) where each document, and each row's padding, begins among the B·T tokens; int32, None as above.
@@ -44,6 +44,11 @@ class Batch:
     borders: Tensor | None = None
     longest_document: int = 0
 
+    @property
+    def width(self) -> int:
+        """Tokens of its longest row."""
+        return self.input_ids.shape[1] if len(self.counts) == self.input_ids.shape[0] else self.longest_document
+
     def to(self, device: torch.device) -> Batch:
         """Give the batch on `device`; to a graphics card it is copied from pinned memory, and nobody waits for it."""
 
@@ -57,8 +62,11 @@ class Batch:
             self.longest_document)
 
 
-def make_batch(rows: Sequence[TokenRow]) -> Batch:
-    """Put rows into one batch, padded to the longest of them."""
+def make_batch(rows: Sequence[TokenRow], *, joined: bool = False) -> Batch:
+    """Put rows into one batch: beside each other, padded to the longest of them, or `joined` end to end."""
+    if joined and len(rows) > 1:
+        batch = make_batch([end_to_end(rows)])
+        return replace(batch, counts=tuple(trained_count(row) for row in rows))
     padded = collate(rows, _PADDING)
     predicts = np.zeros_like(padded.trained)
     predicts[:, :-1] = padded.trained[:, 1:]

@@ -50,6 +50,11 @@ class SelectedHead:
         self._positions = self._hidden = None
 
     @property
+    def joins(self) -> bool:
+        """Whether rows are best laid end to end on a processor (`ReadyAttention.joins`)."""
+        return self._attention.joins
+
+    @property
     def _head(self) -> nn.Module:
         head = self._model.get_output_embeddings()  # type: ignore[operator]
         if not isinstance(head, nn.Module):

@@ -2,7 +2,7 @@
 
 A frozen Linear keeps no input, but its weight where autocast has cast it (`lora.lean` casts it again instead). An adapter keeps its input
 in the dtype of the products, which neighbours share unless dropout or a cast parts them. Norms keep their input in float32, attention
-its queries, keys, values and output, an MLP what its activation and its product need.
+its queries, keys, values and, but for a processor's, its output, an MLP what its activation and its product need.
 """
 
 from __future__ import annotations
@@ -137,7 +137,8 @@ class Step:
                 continue
             width = 0 if self._lean(target) and not keeps_a_output(target.r, module.in_features) else target.r * size
             shared = (module.parent, module.in_features)
-            if target.kind != "embedding" and (self.dropout or (shared not in seen and not _takes_attention(module))):
+            kept = shared in seen or (self._attention_keeps_output and _takes_attention(module))
+            if target.kind != "embedding" and (self.dropout or not kept):
                 width += module.in_features * (size + self._mask_bytes(module))
                 if not (self._mixed and self._reads_stream(module)):  # else autocast casts the same input for each anew
                     seen.add(shared)
@@ -148,6 +149,11 @@ class Step:
         adapter = self.resolution.adapter
         unlike = self.dropout or adapter.use_dora or adapter.bias != "none" or target.name in self.quantized
         return target.kind in ("linear", "conv1d") and not unlike
+
+    @property
+    def _attention_keeps_output(self) -> bool:
+        """Whether attention keeps what it gives; that of `generate.block_attention` does not."""
+        return self.device != "cpu"
 
     @property
     def _mixed(self) -> bool:
@@ -170,10 +176,11 @@ class Step:
         facts = self.facts
         layer = self._layer_modules
         queries, keys = facts.heads * facts.head_dim, facts.kv_heads * facts.head_dim
-        attention = 2 * queries + 2 * keys
+        output = queries if self._attention_keeps_output else 0
+        attention = queries + output + 2 * keys
         if any(module.leaf_name in _FUSED_QKV for module in layer):
             turned = queries + keys if facts.model_type != "gpt2" else 0  # by their positions: queries and keys are tensors of their own
-            attention = queries + turned + queries + 2 * keys  # the values are a part of the whole product, which stays
+            attention = queries + turned + output + 2 * keys  # the values are a part of the whole product, which stays
         inner = facts.intermediate_size * max(1, facts.experts_per_token)
         norms = 4 * sum(_norm_width(module, facts) for module in layer)
         return (attention + _mlp_tensors(layer) * inner) * self.precisions.compute_bytes + norms

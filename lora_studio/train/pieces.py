@@ -8,55 +8,56 @@ import numpy as np
 import torch
 
 from lora_studio.core.config import RunConfig
+from lora_studio.data.cuts import cut_by_length, cut_end_to_end
 from lora_studio.data.packing import PackedRows
-from lora_studio.data.plan import StepBatch, StepPlan, cut_by_length
+from lora_studio.data.plan import StepBatch
 from lora_studio.data.token_rows import Rows, TokenRow
 
 _PASS_TOKENS = 64  # measured: 16 tokens of a small model take 0.09 s, 64 take 0.14 s, 256 take 0.36 s
+_JOINED_TOKENS = 1024
 
 
 class Pieces:
     """Cuts steps into micro-batches; whichever way, a step learns from the same tokens.
 
-    A graphics card is quick with many tokens at once, so it takes rows, or packed blocks, as many at a time as the settings say. A
-    processor is as quick with few: there a step is cut where the padding spared outweighs another pass, and packed blocks are taken
-    apart again into their rows, which needs no mask and no attention across rows (measured: 1.17 times as quick at blocks of 1,024).
+    A graphics card is quick with many tokens at once, so it takes rows, or packed blocks, as many at a time as the settings say. On a
+    processor packed blocks are taken apart into their rows, and a step's rows are laid end to end, as many as fit into the tokens that the
+    largest micro-batch of the settings would hold, or into the thousand beyond which it gains nothing: no padding, few passes. A model
+    that cannot take them so gets them padded, cut where the padding spared outweighs another pass.
 
     Attributes:
         at_once: Rows of a micro-batch at most (blocks, where these are not taken apart); halved for want of memory.
+        joins: Whether the rows of a micro-batch are to be laid end to end.
     """
 
-    def __init__(self, rows: Rows, plan: StepPlan, config: RunConfig, device: torch.device) -> None:
-        """Cut the steps of `plan` over `rows`."""
-        self._rows = rows
-        self._plan = plan
+    def __init__(self, rows: Rows, config: RunConfig, device: torch.device, *, joins: bool) -> None:
+        """Cut steps over `rows`; `joins` says whether the model takes rows laid end to end."""
         self._on_cpu = device.type == "cpu"
-        self._apart = rows if self._on_cpu and isinstance(rows, PackedRows) else None
-        blocks = config.training.per_device_train_batch_size
-        self._most_tokens = blocks * config.data.max_length
-        self.at_once = blocks if self._apart is None else self._most_tokens
+        self.joins = joins and self._on_cpu
+        self._blocks = rows if self._on_cpu and isinstance(rows, PackedRows) else None
+        self._rows = rows if self._blocks is None else self._blocks.rows
+        size = config.training.per_device_train_batch_size
+        self._most_tokens = size * (config.data.max_length if self._blocks else int(rows.lengths.max(initial=1)))
+        self.at_once = self._most_tokens if self.joins or self._blocks else size
 
     def of(self, step: StepBatch, rank: int = 0, ranks: int = 1) -> list[list[TokenRow]]:
         """Give the micro-batches of a step that one rank takes; empty ones at the end where another rank has more."""
-        cuts = [self._cut(step, other, ranks) for other in range(ranks)]
-        rows = self._rows if self._apart is None else self._apart.rows
-        mine = [[rows[row] for row in piece] for piece in cuts[rank]]
+        cuts = [self._cut(step.rows[other::ranks]) for other in range(ranks)]
+        mine = [[self._rows[row] for row in piece] for piece in cuts[rank]]
         return mine + [[] for _ in range(max(map(len, cuts)) - len(mine))]
-
-    def _cut(self, step: StepBatch, rank: int, ranks: int) -> list[tuple[int, ...]]:
-        if self._apart is not None:
-            return self._documents(self._apart, step.rows[rank::ranks])
-        return self._plan.micro_batches(step, self.at_once, rank, ranks, _PASS_TOKENS if self._on_cpu else None)
 
     def halve(self, rows: int) -> None:
         """Take half as many as the `rows` that were too many."""
         self.at_once = rows // 2
 
-    def _documents(self, blocks: PackedRows, chosen: Sequence[int]) -> list[tuple[int, ...]]:
-        """Cut the rows of some blocks, the longest first."""
-        if not chosen:
-            return []
-        rows = np.concatenate([blocks.members(block) for block in chosen])
-        lengths = blocks.rows.lengths[rows]
+    def _cut(self, chosen: Sequence[int]) -> list[tuple[int, ...]]:
+        if not self._on_cpu:
+            return [tuple(chosen[start : start + self.at_once]) for start in range(0, len(chosen), self.at_once)]
+        blocks = self._blocks
+        rows = np.array(chosen, dtype=np.int64) if blocks is None or not chosen else np.concatenate([blocks.members(b) for b in chosen])
+        lengths = self._rows.lengths[rows]
         order = np.argsort(-lengths, kind="stable")
-        return cut_by_length(rows[order].tolist(), lengths[order].tolist(), self.at_once, _PASS_TOKENS, self._most_tokens)
+        numbers, sizes = rows[order].tolist(), lengths[order].tolist()
+        if self.joins:
+            return cut_end_to_end(numbers, sizes, self.at_once, min(self._most_tokens, _JOINED_TOKENS))
+        return cut_by_length(numbers, sizes, self.at_once, _PASS_TOKENS, self._most_tokens if blocks else None)

@@ -102,7 +102,7 @@ class Session:
         self._progress = Progress()
         self._saved_step = 0
         self._saved_at = time.monotonic()
-        self._pieces = Pieces(self._rows, self.plan, self._config, precision.device)
+        self._pieces = Pieces(self._rows, self._config, precision.device, joins=self._stepper.joins)
         self._held_out = HeldOut(model, tokenizer, data, self._config.training, precision, self._ranks)
         self._eval_loss: float | None = None
 
@@ -284,7 +284,7 @@ class Session:
     def _pass(self, rows: list[TokenRow], batch: StepBatch, seed: int) -> None:
         """Take a micro-batch. A rank that has none left takes a row that adds nothing, where others need its part of the model."""
         if rows:
-            self._stepper.add(make_batch(rows), batch.trained_tokens, seed)
+            self._stepper.add(make_batch(rows, joined=self._pieces.joins), batch.trained_tokens, seed)
         elif self._ranks.sharded:
             self._stepper.add(make_batch([self._rows[batch.rows[-1]]]), math.inf, seed)
 

@@ -79,6 +79,11 @@ class Stepper:
         self._loss: Tensor | None = None
         self._figures: list[Tensor] = []
 
+    @property
+    def joins(self) -> bool:
+        """Whether the model takes rows laid end to end on a processor."""
+        return self._head.joins
+
     def add(self, batch: Batch, trained_tokens: float, seed: int) -> None:
         """Add one micro-batch's gradient.
 
@@ -101,8 +106,7 @@ class Stepper:
                 raise
         if loss is None:  # past the handler: the error held on to all that the passes had made
             self.drop()
-            rows, width = batch.input_ids.shape
-            raise TooLargeError(rows, width)
+            raise TooLargeError(len(batch.counts), batch.width)
         self._loss = loss if self._loss is None else self._loss + loss
 
     def _gradient_of(self, batch: Batch, trained_tokens: float) -> Tensor:

@@ -86,7 +86,6 @@ def test_a_step_of_packed_rows_counts_blocks_and_every_trained_token_once() -> N
     assert (len(packed), plan.total_steps) == (14, 4)
     steps = [plan.step(number) for number in range(4)]
     assert sum(step.trained_tokens for step in steps) == 40 * 8
-    assert all(len(micro) <= 2 for step in steps for micro in plan.micro_batches(step, 2))
 
 
 def test_positions_and_documents_restart_at_each_row_of_a_block() -> None:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -35,16 +34,6 @@ def test_an_epoch_takes_each_row_once(rows: int, batch: int, parts: int, strateg
         taken = [row for step in steps[epoch * plan.steps_per_epoch : (epoch + 1) * plan.steps_per_epoch] for row in step.rows]
         assert sorted(taken) == list(range(rows))
     assert all(len(step.rows) == batch * parts for step in steps[: plan.steps_per_epoch - 1])
-
-
-@settings(max_examples=40, deadline=None)
-@given(size=st.integers(1, 12), ranks=st.integers(1, 4))
-def test_splitting_a_step_changes_neither_its_rows_nor_its_count(size: int, ranks: int) -> None:
-    plan = plan_of(50, per_device_train_batch_size=6, gradient_accumulation_steps=2)
-    step = plan.step(1)
-    parts = [part for rank in range(ranks) for part in plan.micro_batches(step, size, rank, ranks)]
-    assert sorted(row for part in parts for row in part) == sorted(step.rows)
-    assert all(len(part) <= size for part in parts)
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -110,24 +99,3 @@ def test_collating_pads_on_the_right_and_labels_only_trained_tokens() -> None:
     assert batch.position_ids.tolist() == [[0, 1, 2], [0, 0, 0]]
     assert batch.labels.tolist() == [[-100, 6, 7], [-100, -100, -100]]
     assert batch.trained.tolist() == [[False, True, True], [False, False, False]]
-
-
-def padded(parts: list[tuple[int, ...]], lengths: list[int], pass_tokens: int) -> int:
-    return sum(len(part) * max(lengths[row] for row in part) + pass_tokens for part in parts)
-
-
-@settings(max_examples=150, deadline=None)
-@given(lengths=st.lists(st.integers(1, 60), min_size=1, max_size=8), size=st.integers(1, 8), pass_tokens=st.integers(0, 80))
-def test_no_other_way_to_cut_a_step_takes_less_time(lengths: list[int], size: int, pass_tokens: int) -> None:
-    training = TrainingSettings(per_device_train_batch_size=len(lengths), num_train_epochs=1)
-    plan = StepPlan(lengths, lengths, training)
-    step = plan.step(0)
-    found = plan.micro_batches(step, size, pass_tokens=pass_tokens)
-    assert [row for part in found for row in part] == list(step.rows)
-    assert all(len(part) <= size for part in found)
-    places = range(1, len(lengths))
-    ways = (
-        [step.rows[start:end] for start, end in zip([0, *cuts], [*cuts, len(lengths)])]
-        for count in range(len(lengths)) for cuts in combinations(places, count))
-    least = min(padded(way, lengths, pass_tokens) for way in ways if all(len(part) <= size for part in way))
-    assert padded(found, lengths, pass_tokens) == least

@@ -25,8 +25,7 @@ from tests.train.helpers import adapted_model, token_rows
 @pytest.fixture(params=["one block", "many blocks"])
 def blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.param == "many blocks":
-        monkeypatch.setattr(head_loss, "LOGITS_AT_ONCE", 1)
-        monkeypatch.setattr(head_loss, "FEWEST_POSITIONS", 3)
+        monkeypatch.setattr(head_loss, "head_tile", lambda _kind, _vocabulary: (3, 7))
 
 
 def gradients(model: nn.Module, loss: Tensor) -> Tensor:
@@ -95,8 +94,7 @@ class Sizes(TorchDispatchMode):
 
 
 def test_the_whole_logits_never_exist(tiny_model: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(head_loss, "LOGITS_AT_ONCE", 384 * 4)
-    monkeypatch.setattr(head_loss, "FEWEST_POSITIONS", 1)
+    monkeypatch.setattr(head_loss, "head_tile", lambda _kind, vocabulary: (4, vocabulary))
     model = adapted_model(tiny_model("llama"))
     batch = make_batch(token_rows(6))
     assert len(batch.targets) > 8

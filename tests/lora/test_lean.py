@@ -46,9 +46,9 @@ def passes(model: PeftModel, leanly: bool, autocast: torch.dtype | None = None) 
     """The loss of some 150 tokens, and the adapter's gradients."""
     batch = make_batch(token_rows(10))
     torch.manual_seed(0)  # gpt2 has dropout of its own
-    with lean_adapters(model) if leanly else contextlib.nullcontext():
+    with lean_adapters(model) if leanly else contextlib.nullcontext(), SelectedHead(model) as head:
         assert bool(lean_layers(model)) == leanly
-        with torch.autocast("cpu", dtype=autocast or torch.bfloat16, enabled=autocast is not None), SelectedHead(model) as head:
+        with torch.autocast("cpu", dtype=autocast or torch.bfloat16, enabled=autocast is not None):
             loss = head.loss_sum(batch)
         loss.backward()
     gradients = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}

@@ -52,9 +52,9 @@ def blocks() -> PackedRows:
     return PackedRows(Held(token_rows(24, longest=40)), 64)
 
 
-def pieces_of(blocks: Rows, device: str) -> tuple[Pieces, StepPlan]:
-    plan = StepPlan(blocks.lengths, blocks.trained_counts, CONFIG.training)
-    return Pieces(blocks, plan, CONFIG, torch.device(device)), plan
+def pieces_of(blocks: Rows, device: str, joins: bool = False, config: RunConfig = CONFIG) -> tuple[Pieces, StepPlan]:
+    plan = StepPlan(blocks.lengths, blocks.trained_counts, config.training)
+    return Pieces(blocks, config, torch.device(device), joins=joins), plan
 
 
 def tokens_of(pieces: list[list[TokenRow]]) -> list[tuple[int, ...]]:
@@ -75,22 +75,47 @@ def test_a_processor_takes_packed_blocks_apart_and_a_card_does_not(blocks: Packe
     assert any(row.borders for piece in on_card.of(plan.step(0)) for row in piece)
 
 
-def test_blocks_taken_apart_make_the_same_step(tiny_model: Callable[[str], Path], blocks: PackedRows) -> None:
+@pytest.mark.parametrize("rows", [PackedRows(Held(token_rows(24, longest=40)), 64), Held(token_rows(24, longest=40))], ids=["packed", "rows"])
+def test_rows_end_to_end_need_no_more_room_than_the_settings_largest_micro_batch(rows: Rows) -> None:
+    pieces, plan = pieces_of(rows, "cpu", joins=True)
+    most = 2 * (64 if isinstance(rows, PackedRows) else int(rows.lengths.max()))
+    for step in map(plan.step, range(plan.total_steps)):
+        found = pieces.of(step)
+        assert tokens_of(found) == tokens_of([[rows[row] for row in step.rows]])
+        sizes = [sum(row.input_ids.size for row in piece) for piece in found]
+        assert max(sizes) <= most
+        assert sum(size <= most // 2 for size in sizes) <= 1  # else two of them would have been one
+    assert not pieces_of(rows, "cuda", joins=True)[0].joins
+
+
+def test_a_row_longer_than_what_is_joined_stands_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lora_studio.train.pieces._JOINED_TOKENS", 10)
+    pieces, plan = pieces_of(Held(token_rows(8, longest=40)), "cpu", joins=True)
+    found = pieces.of(plan.step(0))
+    assert len(found) > 1
+    assert all(len(piece) == 1 or sum(row.input_ids.size for row in piece) <= 10 for piece in found)
+
+
+@pytest.mark.parametrize("architecture", ["gemma3", "llama", "gpt_neox", "qwen3_moe"])
+def test_a_step_is_the_same_however_a_device_takes_its_rows(tiny_model: Callable[[str], Path], blocks: PackedRows, architecture: str) -> None:
     outcomes = []
-    for device in ("cpu", "cuda"):
-        pieces, plan = pieces_of(blocks, device)
-        stepper = Stepper(adapted_model(tiny_model("gemma3"), "gemma3"), TrainingSettings(), Precision(CPU, torch.float32))
+    for device, joins in (("cuda", False), ("cpu", False), ("cpu", True)):
+        stepper = Stepper(adapted_model(tiny_model(architecture), architecture), TrainingSettings(), Precision(CPU, torch.float32))
+        assert stepper.joins
+        pieces, plan = pieces_of(blocks, device, joins)
         step = plan.step(0)
         for piece in pieces.of(step):
-            stepper.add(make_batch(piece), step.trained_tokens, 0)
+            stepper.add(make_batch(piece, joined=pieces.joins), step.trained_tokens, 0)
         stepper.finish(1e-3)
         outcomes.append(stepper.post().read()[0])
-    assert outcomes[0].loss == pytest.approx(outcomes[1].loss, rel=1e-6)
-    assert outcomes[0].grad_norm == pytest.approx(outcomes[1].grad_norm, rel=1e-5)
+    for other in outcomes[1:]:
+        assert other.loss == pytest.approx(outcomes[0].loss, rel=1e-6)
+        assert other.grad_norm == pytest.approx(outcomes[0].grad_norm, rel=1e-5)
 
 
-def test_half_of_what_was_too_much_is_taken(blocks: PackedRows) -> None:
-    pieces, plan = pieces_of(blocks, "cpu")
+@pytest.mark.parametrize("joins", [False, True])
+def test_half_of_what_was_too_much_is_taken(blocks: PackedRows, joins: bool) -> None:
+    pieces, plan = pieces_of(blocks, "cpu", joins)
     largest = max(len(piece) for piece in pieces.of(plan.step(0)))
     assert largest > 1
     pieces.halve(largest)

@@ -1,0 +1,73 @@
+"""A step's rows cut into micro-batches: rows beside each other, padded to the longest, or end to end, without padding.
+
+Rows are given by number with their lengths, from the longest down. Whichever way they are cut, a step learns from the same tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+
+def cut_by_length(
+    rows: Sequence[int], lengths: Sequence[int], size: int, pass_tokens: int, most_tokens: int | None = None,
+) -> list[tuple[int, ...]]:
+    """Cut rows that will be padded into the micro-batches that take the least time.
+
+    Args:
+        rows: Their numbers.
+        lengths: Tokens of each.
+        size: Rows of a micro-batch at most.
+        pass_tokens: How many tokens' time a pass takes however few it holds.
+        most_tokens: Tokens of a micro-batch at most, padding and all; a longer row stands alone. None for no bound.
+    """
+    ends = _cheapest_cuts(lengths, size, pass_tokens, most_tokens)
+    return [tuple(rows[start:end]) for start, end in zip([0, *ends], ends)]
+
+
+def _cheapest_cuts(lengths: Sequence[int], size: int, pass_tokens: int, most_tokens: int | None) -> list[int]:
+    """Give the ends of the parts.
+
+    A part costs its rows times its longest, and `pass_tokens`; the cheapest way to cut the rows up to each place is built on the
+    cheapest ways up to the places before it.
+    """
+    costs, cut_before = [0], [0]
+    for end in range(1, len(lengths) + 1):
+        cost, start = min(
+            (costs[start] + (end - start) * lengths[start] + pass_tokens, start)
+            for start in range(max(0, end - size), end)
+            if most_tokens is None or start == end - 1 or (end - start) * lengths[start] <= most_tokens)
+        costs.append(cost)
+        cut_before.append(start)
+    ends: list[int] = []
+    end = len(lengths)
+    while end:
+        ends.append(end)
+        end = cut_before[end]
+    return ends[::-1]
+
+
+@dataclass
+class _Part:
+    room: int
+    rows: list[int] = field(default_factory=list)
+
+
+def cut_end_to_end(rows: Sequence[int], lengths: Sequence[int], size: int, most_tokens: int) -> list[tuple[int, ...]]:
+    """Cut rows that will be laid end to end into few micro-batches: each row goes into the first that has room for it.
+
+    Args:
+        rows: Their numbers.
+        lengths: Tokens of each.
+        size: Rows of a micro-batch at most.
+        most_tokens: Tokens of a micro-batch at most; a longer row stands alone.
+    """
+    parts: list[_Part] = []
+    for row, length in zip(rows, lengths):
+        part = next((part for part in parts if part.room >= length and len(part.rows) < size), None)
+        if part is None:
+            part = _Part(most_tokens)
+            parts.append(part)
+        part.rows.append(row)
+        part.room -= length
+    return [tuple(part.rows) for part in parts]
