@@ -72,8 +72,8 @@ class ReadyAttention:
         """Attend within this batch's documents from now on; with None, to all that came before."""
         self._batch, self._masks = batch, {}
         self._varlen = batch is not None and batch.borders is not None and has_varlen(batch.input_ids.device)
-        on_cpu = batch is not None and batch.borders is not None and batch.borders.device.type == "cpu"
-        self._borders = batch.borders.tolist() if on_cpu else None
+        borders = None if batch is None else batch.borders
+        self._borders = borders.tolist() if borders is not None and borders.device.type == "cpu" else None
 
     def _attend(
         self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, _mask: Tensor | None, **options: Any,
@@ -84,7 +84,7 @@ class ReadyAttention:
         batch = self._batch
         if self._varlen and batch is not None and batch.borders is not None and query.dtype in (torch.bfloat16, torch.float16):
             return attend_varlen(query, key, value, batch.borders, batch.longest_document, scale, window), None
-        if query.device.type == "cpu" and not options.get("dropout"):
+        if query.device.type == "cpu" and not options.get("dropout") and not torch.compiler.is_compiling():
             return attend_in_blocks(query, key, value, self._borders, scale, window), None
         return sdpa_attention_forward(module, query, key, value, self._mask(query, window), **options)
 

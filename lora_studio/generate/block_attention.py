@@ -10,6 +10,7 @@ Shapes: B rows, H heads, K of keys and values (H = K·G), T tokens, D a key's wi
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from torch import Tensor
 
 _QUERIES = 64
 """Queries of a block: measured, 32 are slower in bfloat16, 128 in float32."""
+_SOFTMAX_BACKWARD: Any = getattr(torch.ops.aten, "_softmax_backward_data")  # noqa: B009 (one pass over memory, where the formula is three)
 
 
 def attend_in_blocks(
@@ -47,7 +49,7 @@ def attend_in_blocks(
         query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
     if borders is not None and rows > 1:  # one long row, so that a document is a stretch of it
         query, key, value = (_end_to_end(tensor) for tensor in (query, key, value))
-    stretches = ((0, length),) if borders is None else tuple(zip(borders, borders[1:]))
+    stretches = ((0, length),) if borders is None else tuple(itertools.pairwise(borders))
     with torch.autocast("cpu", enabled=False):
         found: Tensor = _BlockAttention.apply(query, key, value, stretches, scale, window)  # type: ignore[no-untyped-call]
     return found.reshape(rows, length, *found.shape[2:])
@@ -110,10 +112,11 @@ class _BlockAttention(torch.autograd.Function):
             probabilities = _probabilities(block, own, keys, ctx.scale)
             of_values[:, seen] += torch.bmm(probabilities.transpose(1, 2), gradient)
             of_probabilities = torch.bmm(gradient, values[:, seen].transpose(1, 2))
-            of_scores = torch._softmax_backward_data(of_probabilities, probabilities, -1, probabilities.dtype)
+            of_scores = _SOFTMAX_BACKWARD(of_probabilities, probabilities, -1, probabilities.dtype)
             places[:, block.start : block.end] = _back(torch.bmm(of_scores, keys[:, seen]).mul_(ctx.scale), places, block)
             of_keys[:, seen].add_(torch.bmm(of_scores.transpose(1, 2), own), alpha=ctx.scale)
-        return of_query.transpose(1, 2), of_keys.to(key.dtype).view(key.shape), of_values.to(value.dtype).view(value.shape), None, None, None
+        of_key, of_value = of_keys.to(key.dtype).view(key.shape), of_values.to(value.dtype).view(value.shape)
+        return of_query.transpose(1, 2), of_key, of_value, None, None, None
 
 
 def _grouped(query: Tensor, key: Tensor) -> Tensor:

@@ -3,8 +3,8 @@
 A frozen layer wants no gradient of its own, so the gradient of what goes into it can be formed in the forward pass, while a tile's
 logits are there, and all that is kept for the backward pass is as large as the input. The idea is the fused linear cross entropy's
 (Hsu et al., Liger Kernel, arXiv 2410.10989). Going over the vocabulary in tiles needs the softmax's sum before it is known: as in flash
-attention (Dao et al., arXiv 2205.14135), what was added up is scaled down whenever a larger logit turns up. Measured on two cores, a tile that
-stays in the processor's cache makes it 1.9 times as quick as whole logits.
+attention (Dao et al., arXiv 2205.14135), what was added up is scaled down whenever a larger logit turns up. Measured on two cores, a tile
+that stays in the processor's cache makes it 1.9 times as quick as whole logits.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 A layer's forward pass is compiled rather than the model: all layers share their code, so it is compiled once and not once a layer.
 Sizes are dynamic, so that rows of other lengths need no compiling; batches of a single row do, once, and so do layers of another kind.
+Attention inside them is PyTorch's, on a processor too: our own goes through documents one by one, which would be compiled for each.
 Evaluation and sampling stay as they are: a cache that grows token by token would be compiled for every layer.
 """
 

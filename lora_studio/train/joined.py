@@ -228,8 +228,10 @@ def _flat_gradient(parameter: nn.Parameter) -> Tensor:
 
 def _too_large_for_a_part(error: TooLargeError) -> StudioError:
     """The other ranks stand in the middle of a pass, waiting for this one's part: nothing can be taken again."""
-    rows = max(1, error.rows // 2)
+    alone = error.rows == 1
+    what = "1 row of" if alone else f"{error.rows} rows of up to"
+    way = "Lower max_length" if alone else "Halve per_device_train_batch_size, with twice the accumulation"
     return StudioError(
-        f"Out of memory on {error.rows} rows of {error.width} tokens. With fsdp2 a step cannot be taken again in smaller pieces.",
-        f"Set per_device_train_batch_size to {rows} in a new run, with more accumulation; or switch gradient_checkpointing on.",
-        "training.per_device_train_batch_size")
+        f"Out of memory on {what} {error.width} tokens. With fsdp2 a step cannot be taken again in smaller pieces.",
+        f"{way}, in a new run; or switch gradient_checkpointing on.",
+        "data.max_length" if alone else "training.per_device_train_batch_size")

@@ -102,7 +102,8 @@ class Session:
         self._progress = Progress()
         self._saved_step = 0
         self._saved_at = time.monotonic()
-        self._pieces = Pieces(self._rows, self._config, precision.device, joins=self._stepper.joins)
+        joins = self._stepper.joins and not self._config.training.torch_compile
+        self._pieces = Pieces(self._rows, self._config, precision.device, joins=joins)
         self._held_out = HeldOut(model, tokenizer, data, self._config.training, precision, self._ranks)
         self._eval_loss: float | None = None
 

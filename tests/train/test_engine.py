@@ -287,15 +287,13 @@ def test_a_stop_while_preparing_ends_without_a_checkpoint(tiny_model: TinyModel,
     assert not run.checkpoints
 
 
-
-
-def run_within(context: TaskContext, run: RunFolder, most_rows: int) -> list[RunEvent]:
-    """Train on a device that has memory for so many rows at a time."""
+def run_within(context: TaskContext, run: RunFolder, most_tokens: int) -> list[RunEvent]:
+    """Train on a device that has memory for so many tokens at a time."""
     base = ModelHost.of(context)._base
     assert base is not None
 
     def want(_layer: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-        if base.training and inputs[0].shape[0] > most_rows:
+        if base.training and inputs[0].numel() > most_tokens:
             torch.empty(1 << 50)
 
     handle = base.get_input_embeddings().register_forward_pre_hook(want)
@@ -305,7 +303,7 @@ def run_within(context: TaskContext, run: RunFolder, most_rows: int) -> list[Run
         handle.remove()
 
 
-@pytest.mark.parametrize(("most_rows", "halved_to"), [(3, [2]), (1, [2, 1])])
+@pytest.mark.parametrize(("most_rows", "halved_to"), [(3, [4, 2]), (1, [4, 2, 1])])
 def test_want_of_memory_halves_the_micro_batch_and_changes_no_step(
     tiny_model: TinyModel, chat_rows: Path, tmp_path: Path, most_rows: int, halved_to: list[int],
 ) -> None:
@@ -313,9 +311,10 @@ def test_want_of_memory_halves_the_micro_batch_and_changes_no_step(
         "training.sample_rows": 0, "training.max_steps": 3, "training.per_device_train_batch_size": 8, "adapter.lora_dropout": 0.0,
         "training.compute_dtype": "float32"})
     context = TaskContext()
-    whole = of_kind(all_events(new_run(tmp_path / "whole", config), context=context), Step)
+    enough = new_run(tmp_path / "whole", config)
+    whole = of_kind(all_events(enough, context=context), Step)
     run = new_run(tmp_path / "run", config)
-    events = run_within(context, run, most_rows)
+    events = run_within(context, run, most_rows * json.loads((enough.path / "data.json").read_text())["tokens"]["max"])
     pieces = of_kind(events, Step)
     assert [step.loss for step in pieces] == pytest.approx([step.loss for step in whole], rel=1e-4)
     assert pieces[0].loss == pytest.approx(whole[0].loss, rel=1e-6)

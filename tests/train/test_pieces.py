@@ -75,7 +75,8 @@ def test_a_processor_takes_packed_blocks_apart_and_a_card_does_not(blocks: Packe
     assert any(row.borders for piece in on_card.of(plan.step(0)) for row in piece)
 
 
-@pytest.mark.parametrize("rows", [PackedRows(Held(token_rows(24, longest=40)), 64), Held(token_rows(24, longest=40))], ids=["packed", "rows"])
+@pytest.mark.parametrize(
+    "rows", [PackedRows(Held(token_rows(24, longest=40)), 64), Held(token_rows(24, longest=40))], ids=["packed", "rows"])
 def test_rows_end_to_end_need_no_more_room_than_the_settings_largest_micro_batch(rows: Rows) -> None:
     pieces, plan = pieces_of(rows, "cpu", joins=True)
     most = 2 * (64 if isinstance(rows, PackedRows) else int(rows.lengths.max()))
@@ -97,7 +98,9 @@ def test_a_row_longer_than_what_is_joined_stands_alone(monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize("architecture", ["gemma3", "llama", "gpt_neox", "qwen3_moe"])
-def test_a_step_is_the_same_however_a_device_takes_its_rows(tiny_model: Callable[[str], Path], blocks: PackedRows, architecture: str) -> None:
+def test_a_step_is_the_same_however_a_device_takes_its_rows(
+    tiny_model: Callable[[str], Path], blocks: PackedRows, architecture: str,
+) -> None:
     outcomes = []
     for device, joins in (("cuda", False), ("cpu", False), ("cpu", True)):
         stepper = Stepper(adapted_model(tiny_model(architecture), architecture), TrainingSettings(), Precision(CPU, torch.float32))
