@@ -62,6 +62,8 @@ ACTIONS = (
     ActionSpec("start", "Start", "Run", "Ctrl+Return"),
     ActionSpec("pause", "Pause or continue", "Run", "Ctrl+P"),
     ActionSpec("stop", "Stop", "Run", "Ctrl+."),
+    ActionSpec("checkpoint_now", "Save a checkpoint now", "Run", "Ctrl+Shift+K"),
+    ActionSpec("sample_now", "Answer the held-out prompts now", "Run", "Ctrl+Shift+A"),
     ActionSpec("host_thread", "Train in this window", "Run", begins_group=True, checkable=True),
     ActionSpec("host_process", "Train in a process of its own, which outlives the window", "Run", checkable=True),
     ActionSpec("queue", "Show the queue", "Run"),

@@ -145,6 +145,14 @@ class RunStarter(QObject):
         """Ask the shown run to end and save; asked again, to abandon the step under way."""
         self._ask("stop")
 
+    def checkpoint_now(self) -> None:
+        """Ask the shown run for a checkpoint after the step under way."""
+        self._ask("checkpoint_now")
+
+    def sample_now(self) -> None:
+        """Ask the shown run to answer its held-out prompts after the step under way."""
+        self._ask("sample_now")
+
     @property
     def stop_text(self) -> str:
         """How long stopping takes, as a sentence's end; a second press's meaning once it is asked."""

@@ -214,6 +214,7 @@ class Studio(QObject):
             "save": self._save, "save_as": self._save_as, "yaml": self._show_yaml, "copy_command": self._copy_command,
             "undo": self.workspace.undo_stack.undo, "redo": self.workspace.undo_stack.redo, "reset_to_run": self._reset_to_run,
             "start": self._start, "pause": self._pause, "stop": self.starter.stop, "queue": self._show_queue,
+            "checkpoint_now": self._checkpoint_now, "sample_now": self._sample_now,
             "host_thread": lambda: self._choose_host("thread"), "host_process": lambda: self._choose_host("process"),
             "export": lambda: self.train_page.export("adapter"), "merge": lambda: self.train_page.export("merged"),
         }
@@ -271,7 +272,9 @@ class Studio(QObject):
         if config is None and window.view_switch.current == "run":
             window.view_switch.set_current("draft")
         window.actions_["reset_to_run"].setEnabled(config is not None)
-        for identity, possible in (("pause", self.run_view.is_live), ("stop", self.run_view.is_live)):
+        live = self.run_view.is_live
+        answers = live and config is not None and config.training.sample_rows > 0
+        for identity, possible in (("pause", live), ("stop", live), ("checkpoint_now", live), ("sample_now", answers)):
             window.actions_[identity].setEnabled(possible)
         for identity in ("export", "merge"):
             window.actions_[identity].setEnabled(self.run_view.has_weights)
@@ -322,6 +325,14 @@ class Studio(QObject):
 
     def _pause(self) -> None:
         (self.starter.go_on if self.run_view.is_pause_asked else self.starter.pause)()
+
+    def _checkpoint_now(self) -> None:
+        self.starter.checkpoint_now()
+        self._window.toasts.show("info", tr("{run} saves a checkpoint after the step under way.", run=self.run_view.name))
+
+    def _sample_now(self) -> None:
+        self.starter.sample_now()
+        self._window.toasts.show("info", tr("{run} answers its held-out prompts after the step under way.", run=self.run_view.name))
 
     def _rename(self) -> None:
         name = self._window.header.name

@@ -55,8 +55,10 @@ def train(context: TaskContext, run_dir: str, resume: bool = False) -> Iterator[
                 yield _checkpoint(folder, step - 1)
             raise Cancelled
         yield step_event(step)
-        if step % 5 == 0:
+        if step % 5 == 0 or context.control.take_checkpoint_request():
             yield _checkpoint(folder, step)
+        if context.control.take_sample_request():
+            yield from samples("step", REFERENCE, step)
         time.sleep(0.002)
     yield Evaluation(step=total, loss=0.9, rows=2, trained_tokens=20, seconds=0.1)
     yield from samples("after", REFERENCE, total)

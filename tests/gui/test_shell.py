@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 import sys
 from collections.abc import Callable, Iterator
@@ -24,6 +25,7 @@ from lora_studio.gui.command_palette import matches
 from lora_studio.gui.drops import Kind, kind_of
 from lora_studio.gui.help import about_dialog, notifications_dialog, shortcuts_dialog
 from lora_studio.gui.main_window import MainWindow
+from lora_studio.gui.run_view import RunView
 from lora_studio.gui.studio import Studio
 from lora_studio.gui.theme import Theme
 from lora_studio.gui.window_state import WindowState
@@ -214,8 +216,8 @@ def test_every_action_of_a_filled_window_does_something(studio: Studio, window: 
     from lora_studio.gui.help import attach_help
 
     attach_help(window, studio.notifications)
-    waiting = {"undo", "redo", "reset_to_run", "pause", "stop", "export", "merge"}  # for a draft that changed, or for a run
-    assert {spec.id for spec in window.actions_.specs if not window.actions_[spec.id].isEnabled()} <= waiting
+    of_a_run = {"reset_to_run", "pause", "stop", "checkpoint_now", "sample_now", "export", "merge"}
+    assert {spec.id for spec in window.actions_.specs if not window.actions_[spec.id].isEnabled()} <= {"undo", "redo", *of_a_run}
 
 
 def test_pages_are_reached_by_ctrl_and_their_number(studio: Studio, window: MainWindow) -> None:
@@ -541,3 +543,44 @@ def test_a_run_taken_out_of_the_queue_can_be_put_back(opened: Callable[[], Studi
     assert put_back is not None
     put_back()
     assert [entry.job.spec.title for entry in studio.queue.entries] == ["second"]
+
+
+# --- a run under way ---
+
+
+@contextlib.contextmanager
+def running(studio: Studio, qtbot: QtBot, prompts: int) -> Iterator[RunView]:
+    """Have a run under way that answers so many prompts; it is stopped in the end."""
+    view = studio.run_view
+    studio.workspace.edit({"training.max_steps": 100_000, "training.sample_rows": prompts}, "steps")
+    studio.starter.start_run()
+    try:
+        qtbot.waitUntil(lambda: view.state == "running" and len(view.history.checkpoints) > 0, timeout=20_000)
+        yield view
+    finally:
+        studio.starter.stop()
+        qtbot.waitUntil(lambda: not view.is_live, timeout=20_000)
+
+
+def test_a_run_is_asked_for_a_checkpoint_and_for_samples_now(
+    studio: Studio, window: MainWindow, qtbot: QtBot, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(run_starter, "TRAIN_TASK", "tests.gui.tasks:train")
+    checkpoint, sample = window.actions_["checkpoint_now"], window.actions_["sample_now"]
+    assert not checkpoint.isEnabled()
+    assert not sample.isEnabled()
+    with running(studio, qtbot, 2) as view:
+        checkpoint.trigger()
+        qtbot.waitUntil(lambda: any(saved.step % 5 for saved in view.history.checkpoints), timeout=20_000)
+        sample.trigger()
+        qtbot.waitUntil(lambda: any(sample.label == "step" for sample in view.history.samples), timeout=20_000)
+    assert not checkpoint.isEnabled()
+
+
+def test_without_prompts_to_answer_none_are_asked_for(
+    studio: Studio, window: MainWindow, qtbot: QtBot, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(run_starter, "TRAIN_TASK", "tests.gui.tasks:train")
+    with running(studio, qtbot, 0):
+        assert window.actions_["checkpoint_now"].isEnabled()
+        assert not window.actions_["sample_now"].isEnabled()
