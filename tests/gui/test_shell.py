@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -549,7 +549,7 @@ def test_a_run_taken_out_of_the_queue_can_be_put_back(opened: Callable[[], Studi
 
 
 @contextlib.contextmanager
-def running(studio: Studio, qtbot: QtBot, prompts: int) -> Iterator[RunView]:
+def running(studio: Studio, qtbot: QtBot, prompts: int) -> Generator[RunView]:
     """Have a run under way that answers so many prompts; it is stopped in the end."""
     view = studio.run_view
     studio.workspace.edit({"training.max_steps": 100_000, "training.sample_rows": prompts}, "steps")
