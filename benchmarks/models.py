@@ -2,13 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shutil
+import tempfile
+from collections.abc import Generator
 from pathlib import Path
+
+from lora_studio.core.control import TaskContext
+from lora_studio.core.paths import HOME_VARIABLE
+from lora_studio.models.prepare import prepare
+from lora_studio.models.sources import find_model
 
 # hidden, intermediate, layers, heads, key heads: as Llama 3.2 1B and Llama 3.1 8B have them; "tiny" tries the benchmarks themselves out.
 SHAPES = {
     "tiny": (64, 176, 2, 4, 2), "1b": (2048, 8192, 16, 32, 8), "8b": (4096, 14336, 32, 32, 8),
 }
+
+
+@contextlib.contextmanager
+def starter_in_a_home_of_its_own() -> Generator[tuple[Path, Path]]:
+    """Give the starter model's folder, and a temporary one in which the studio keeps all it keeps."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        os.environ[HOME_VARIABLE] = str(folder / "home")
+        list(prepare(TaskContext(), "starter"))
+        starter = find_model("starter").path
+        assert starter is not None
+        yield starter, folder
 
 
 def random_model(shape: str, tokenizer: Path, folder: Path) -> Path:

@@ -11,21 +11,18 @@ import os
 import platform
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from benchmarks.models import starter_in_a_home_of_its_own
 from benchmarks.preparing import write_rows
 from lora_studio.core.config import RunConfig
 from lora_studio.core.config_files import write_config
 from lora_studio.core.control import TaskContext
 from lora_studio.core.engine_import import import_engine
 from lora_studio.core.events import Step
-from lora_studio.core.paths import HOME_VARIABLE
 from lora_studio.core.runs import RunFolder
-from lora_studio.models.prepare import prepare
-from lora_studio.models.sources import find_model
 
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -113,12 +110,8 @@ def measure(model: Path, rows: Path, steps: int, folder: Path) -> float:
 
 def main(steps: int, repeats: int) -> None:
     import_engine()
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        os.environ[HOME_VARIABLE] = str(folder / "home")
-        list(prepare(TaskContext(), "starter"))
-        model, rows = find_model("starter").path, folder / "rows.jsonl"
-        assert model is not None
+    with starter_in_a_home_of_its_own() as (model, folder):
+        rows = folder / "rows.jsonl"
         write_rows(rows, 60_000)
         ratios = [measure(model, rows, steps, folder / str(number)) for number in range(repeats)]
     print(f"{platform.platform()}, {os.cpu_count()} cores, {repeats} repeats of {steps} steps")

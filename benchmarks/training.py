@@ -21,17 +21,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.models import SHAPES, random_model
+from benchmarks.models import SHAPES, random_model, starter_in_a_home_of_its_own
 from benchmarks.preparing import peak_bytes, write_rows
 from lora_studio.core.config import RunConfig
 from lora_studio.core.config_files import write_config
 from lora_studio.core.control import TaskContext
 from lora_studio.core.engine_import import import_engine
 from lora_studio.core.events import Step
-from lora_studio.core.paths import HOME_VARIABLE
 from lora_studio.core.runs import RunFolder
-from lora_studio.models.prepare import prepare
-from lora_studio.models.sources import find_model
 
 ROWS_A_STEP, TOKENS_A_ROW, LONGEST = 8, 237, 1024
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj")
@@ -109,12 +106,7 @@ def run_arm(arm: str, model: str, rows: str, steps: str) -> None:
 
 
 def main(steps: int, repeats: int, shape: str) -> None:
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        os.environ[HOME_VARIABLE] = str(folder / "home")
-        list(prepare(TaskContext(), "starter"))
-        starter = find_model("starter").path
-        assert starter is not None
+    with starter_in_a_home_of_its_own() as (starter, folder):
         model, rows = str(starter if shape == "starter" else random_model(shape, starter, folder / shape)), folder / "rows.jsonl"
         write_rows(rows, steps * ROWS_A_STEP * TOKENS_A_ROW)
         found: dict[str, list[dict[str, float]]] = {arm: [] for arm in ARMS}

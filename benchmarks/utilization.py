@@ -12,21 +12,18 @@ import os
 import platform
 import statistics
 import sys
-import tempfile
 from pathlib import Path
 
+from benchmarks.models import starter_in_a_home_of_its_own
 from benchmarks.preparing import write_rows
+from benchmarks.step_overhead import TARGETS
 from lora_studio.core.config import RunConfig
 from lora_studio.core.config_files import write_config
 from lora_studio.core.control import TaskContext
 from lora_studio.core.engine_import import import_engine
 from lora_studio.core.events import RunStarted, Step
-from lora_studio.core.paths import HOME_VARIABLE
 from lora_studio.core.runs import RunFolder
-from lora_studio.models.prepare import prepare
-from lora_studio.models.sources import find_model
 
-TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 TOKENS_A_STEP = 2048
 WAYS = tuple((length, packing) for length in (256, 1024) for packing in (True, False))
 
@@ -54,12 +51,8 @@ def shares(model: Path, rows: Path, folder: Path, steps: int, length: int, packi
 
 def main(steps: int, repeats: int) -> None:
     import_engine()
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        os.environ[HOME_VARIABLE] = str(folder / "home")
-        list(prepare(TaskContext(), "starter"))
-        model, rows = find_model("starter").path, folder / "rows.jsonl"
-        assert model is not None
+    with starter_in_a_home_of_its_own() as (model, folder):
+        rows = folder / "rows.jsonl"
         write_rows(rows, (steps + 1) * TOKENS_A_STEP)
         found: dict[tuple[int, bool], list[tuple[float, float, float]]] = {way: [] for way in WAYS}
         for turn in range(repeats):

@@ -1,7 +1,7 @@
 """Attention for a processor: a block of queries at a time, over documents of any length laid one behind the other.
 
 PyTorch's own attention on a processor is slow in half precision: measured on two cores with bfloat16 products, its forward and backward
-pass take 1.7 to 2.9 times as long as plain products over blocks small enough to stay in the cache. Keys and values shared by several
+pass take 1.2 to 3.1 times as long as plain products over blocks small enough to stay in the cache. Keys and values shared by several
 queries' heads are multiplied once for all of them, what lies behind a block is left out, and the probabilities of a block are made again
 in the backward pass, so that nothing of T x T is kept.
 

@@ -15,6 +15,7 @@ from lora_studio.data.token_rows import Rows, TokenRow
 
 _PASS_TOKENS = 64  # measured: 16 tokens of a small model take 0.09 s, 64 take 0.14 s, 256 take 0.36 s
 _JOINED_TOKENS = 1024
+"""Measured, of a matrix product's speed: 0.52 with 510 tokens, 0.57 with 1,020, 0.60 with 2,040, for which a stop waits twice as long."""
 
 
 class Pieces:
@@ -22,7 +23,7 @@ class Pieces:
 
     A graphics card is quick with many tokens at once, so it takes rows, or packed blocks, as many at a time as the settings say. On a
     processor packed blocks are taken apart into their rows, and a step's rows are laid end to end, as many as fit into the tokens that the
-    largest micro-batch of the settings would hold, or into the thousand beyond which it gains nothing: no padding, few passes. A model
+    largest micro-batch of the settings would hold, or into about a thousand, beyond which it gains little: no padding, few passes. A model
     that cannot take them so gets them padded, cut where the padding spared outweighs another pass.
 
     Attributes:
@@ -37,8 +38,8 @@ class Pieces:
         self._blocks = rows if self._on_cpu and isinstance(rows, PackedRows) else None
         self._rows = rows if self._blocks is None else self._blocks.rows
         size = config.training.per_device_train_batch_size
-        self._most_tokens = size * (config.data.max_length if self._blocks else int(rows.lengths.max(initial=1)))
-        self.at_once = self._most_tokens if self.joins or self._blocks else size
+        self._most_tokens = size * (int(rows.lengths.max(initial=1)) if self._blocks is None else config.data.max_length)
+        self.at_once = size if self._blocks is None and not self.joins else self._most_tokens
 
     def of(self, step: StepBatch, rank: int = 0, ranks: int = 1) -> list[list[TokenRow]]:
         """Give the micro-batches of a step that one rank takes; empty ones at the end where another rank has more."""
@@ -60,4 +61,4 @@ class Pieces:
         numbers, sizes = rows[order].tolist(), lengths[order].tolist()
         if self.joins:
             return cut_end_to_end(numbers, sizes, self.at_once, min(self._most_tokens, _JOINED_TOKENS))
-        return cut_by_length(numbers, sizes, self.at_once, _PASS_TOKENS, self._most_tokens if blocks else None)
+        return cut_by_length(numbers, sizes, self.at_once, _PASS_TOKENS, None if blocks is None else self._most_tokens)
