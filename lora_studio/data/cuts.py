@@ -5,7 +5,8 @@ Rows are given by number with their lengths, from the longest down. Whichever wa
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 
@@ -21,23 +22,30 @@ def cut_by_length(
         pass_tokens: How many tokens' time a pass takes however few it holds.
         most_tokens: Tokens of a micro-batch at most, padding and all; a longer row stands alone. None for no bound.
     """
-    ends = _cheapest_cuts(lengths, size, pass_tokens, most_tokens)
+
+    def cost(number: int, longest: int) -> float:
+        tokens = number * longest
+        return math.inf if number > 1 and most_tokens is not None and tokens > most_tokens else tokens + pass_tokens
+
+    ends = cheapest_cuts(lengths, cost, size)
     return [tuple(rows[start:end]) for start, end in zip([0, *ends], ends)]
 
 
-def _cheapest_cuts(lengths: Sequence[int], size: int, pass_tokens: int, most_tokens: int | None) -> list[int]:
-    """Give the ends of the parts.
+def cheapest_cuts(lengths: Sequence[int], cost: Callable[[int, int], float], size: int | None = None) -> list[int]:
+    """Give the ends of the parts into which it is cheapest to cut what lies in order, from the longest down.
 
-    A part costs its rows times its longest, and `pass_tokens`; the cheapest way to cut the rows up to each place is built on the
-    cheapest ways up to the places before it.
+    The cheapest way to cut up to each place is built on the cheapest ways up to the places before it.
+
+    Args:
+        lengths: From the longest down.
+        cost: Of a part, by how many are in it and the length of its longest; infinite where it must not be, but never of one alone.
+        size: How many a part holds at most; None for no bound.
     """
-    costs, cut_before = [0], [0]
+    costs, cut_before = [0.0], [0]
     for end in range(1, len(lengths) + 1):
-        cost, start = min(
-            (costs[start] + (end - start) * lengths[start] + pass_tokens, start)
-            for start in range(max(0, end - size), end)
-            if most_tokens is None or start == end - 1 or (end - start) * lengths[start] <= most_tokens)
-        costs.append(cost)
+        first = 0 if size is None else max(0, end - size)
+        least, start = min((costs[start] + cost(end - start, lengths[start]), start) for start in range(first, end))
+        costs.append(least)
         cut_before.append(start)
     ends: list[int] = []
     end = len(lengths)

@@ -18,7 +18,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from lora_studio.generate.batches import Batch
-from lora_studio.generate.block_attention import attend_in_blocks
+from lora_studio.generate.block_attention import Layout, attend_in_blocks, documents_apart, rows_apart
 from lora_studio.generate.packed import is_plain_attention, visible
 from lora_studio.generate.varlen import attend_varlen, has_varlen
 
@@ -43,7 +43,7 @@ class ReadyAttention:
         self._batch: Batch | None = None
         self._masks: dict[tuple[int | None, int], Tensor] = {}
         self._varlen = False
-        self._borders: list[int] | None = None
+        self._layouts: dict[torch.Size, Layout] = {}
         causal: Any = model.get_base_model() if isinstance(model, PeftModel) else model
         self._inner: Any = causal.base_model
         self.usable = self._config is whole and self._config._attn_implementation == "sdpa" and is_plain_attention(model)
@@ -66,14 +66,12 @@ class ReadyAttention:
             self._config._attn_implementation_internal = self._before
             del ALL_ATTENTION_FUNCTIONS[self._name]
             delattr(self._inner, _LOOKS_FOR_PADDING)
-        self._batch, self._masks = None, {}
+        self.take(None)
 
     def take(self, batch: Batch | None) -> None:
         """Attend within this batch's documents from now on; with None, to all that came before."""
-        self._batch, self._masks = batch, {}
+        self._batch, self._masks, self._layouts = batch, {}, {}
         self._varlen = batch is not None and batch.borders is not None and has_varlen(batch.input_ids.device)
-        borders = None if batch is None else batch.borders
-        self._borders = borders.tolist() if borders is not None and borders.device.type == "cpu" else None
 
     def _attend(
         self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, _mask: Tensor | None, **options: Any,
@@ -85,8 +83,16 @@ class ReadyAttention:
         if self._varlen and batch is not None and batch.borders is not None and query.dtype in (torch.bfloat16, torch.float16):
             return attend_varlen(query, key, value, batch.borders, batch.longest_document, scale, window), None
         if query.device.type == "cpu" and not options.get("dropout") and not torch.compiler.is_compiling():
-            return attend_in_blocks(query, key, value, self._borders, scale, window), None
+            return attend_in_blocks(query, key, value, self._laid_out(query), scale, window), None
         return sdpa_attention_forward(module, query, key, value, self._mask(query, window), **options)
+
+    def _laid_out(self, query: Tensor) -> Layout:
+        """Give how the batch's documents are laid out; the layers of a pass share it."""
+        ids = query.shape[::2]  # rows and tokens: a pass without documents may be of any
+        if ids not in self._layouts:
+            borders = None if self._batch is None else self._batch.borders
+            self._layouts[ids] = rows_apart(*ids) if borders is None else documents_apart(borders.tolist())
+        return self._layouts[ids]
 
     def _mask(self, query: Tensor, window: int | None) -> Tensor | None:
         """Give (B or 1, 1, T, T) of what may be seen; None for all that came before, which needs no mask."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lora_studio.generate import block_attention
-from lora_studio.generate.block_attention import attend_in_blocks
+from lora_studio.generate.block_attention import Layout, attend_in_blocks, documents_apart, rows_apart
 from lora_studio.generate.packed import visible
 
 
@@ -37,6 +37,10 @@ def documents_of(borders: Sequence[int] | None, rows: int, length: int) -> Tenso
     return torch.zeros_like(places) if borders is None else torch.bucketize(places, torch.tensor(borders), right=True)
 
 
+def laid_out(borders: Sequence[int] | None, rows: int, length: int) -> Layout:
+    return rows_apart(rows, length) if borders is None else documents_apart(borders)
+
+
 @pytest.mark.parametrize("window", [None, 1, 9, 64, 500])
 @pytest.mark.parametrize(("rows", "length", "borders"), [
     (1, 200, None), (3, 70, None), (2, 1, None), (1, 200, [0, 1, 130, 131, 200]), (2, 90, [0, 30, 90, 155, 180])])
@@ -47,7 +51,7 @@ def test_it_gives_what_a_mask_gives(
     *inputs, upstream = tensors(rows, length, heads, key_heads, 8, of_values)
     doubles = [tensor.detach().double().requires_grad_() for tensor in inputs]
     wanted = with_a_mask(*doubles, documents_of(borders, rows, length), window, 0.3)
-    found = attend_in_blocks(*inputs, borders, 0.3, window)
+    found = attend_in_blocks(*inputs, laid_out(borders, rows, length), 0.3, window)
     torch.testing.assert_close(found.double(), wanted, rtol=1e-5, atol=1e-6)
     of_wanted = torch.autograd.grad(wanted, doubles, upstream.double())
     for own, other in zip(torch.autograd.grad(found, inputs, upstream), of_wanted):
@@ -55,17 +59,17 @@ def test_it_gives_what_a_mask_gives(
 
 
 def test_a_numerical_gradient_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(block_attention, "_QUERIES", 3)
+    monkeypatch.setattr(block_attention, "_QUERIES", (3,))
     *inputs, _ = tensors(1, 8, 4, 2, 3, 3, torch.float64)
 
     def attended(*tensors: Tensor) -> Tensor:
-        return attend_in_blocks(*tensors, [0, 2, 8], None, 4)
+        return attend_in_blocks(*tensors, documents_apart([0, 2, 8]), None, 4)
 
-    block_attention._later.cache_clear()
+    block_attention._hiding.cache_clear()
     try:
         assert torch.autograd.gradcheck(attended, inputs)
     finally:
-        block_attention._later.cache_clear()
+        block_attention._hiding.cache_clear()
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -74,7 +78,7 @@ def test_half_precision_rounds_as_plain_products_of_it_do(dtype: torch.dtype) ->
     doubles = [tensor.detach().double().requires_grad_() for tensor in inputs]
     wanted = with_a_mask(*doubles, documents_of(None, 1, 150), None, None)
     exact = torch.autograd.grad(wanted, doubles, upstream.double())
-    found = torch.autograd.grad(attend_in_blocks(*inputs), inputs, upstream)
+    found = torch.autograd.grad(attend_in_blocks(*inputs, rows_apart(1, 150)), inputs, upstream)
     for own, other in zip(found, exact):
         assert (own.double() - other).norm() <= 3 * torch.finfo(dtype).eps * other.norm()
 
@@ -82,7 +86,7 @@ def test_half_precision_rounds_as_plain_products_of_it_do(dtype: torch.dtype) ->
 def test_autocast_decides_the_dtype() -> None:
     *inputs, upstream = tensors(1, 40, 4, 2, 8, 8)
     with torch.autocast("cpu", torch.bfloat16):
-        found = attend_in_blocks(*inputs)
+        found = attend_in_blocks(*inputs, rows_apart(1, 40))
     assert found.dtype == torch.bfloat16
     found.backward(upstream.to(torch.bfloat16))
     assert all(tensor.grad is not None and tensor.grad.dtype == torch.float32 for tensor in inputs)
