@@ -15,7 +15,7 @@ IGNORED_LABEL = -100  # torch's cross_entropy leaves this label out by default
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """Rows padded on the right to the longest of them; every array has the shape (rows, longest).
+    """Rows padded on the right to one length; every array has the shape (rows, length).
 
     Attributes:
         input_ids: Token ids, `pad_id` beyond a row's end.
@@ -36,18 +36,18 @@ class MicroBatch:
     packed: bool
 
 
-def collate(rows: Sequence[TokenRow], pad_id: int) -> MicroBatch:
-    """Pad rows to one length."""
-    longest = max(row.input_ids.size for row in rows)
-    shape = (len(rows), longest)
+def collate(rows: Sequence[TokenRow], pad_id: int, multiple: int = 1) -> MicroBatch:
+    """Pad rows to one length, the least that is a `multiple`."""
+    length = -(-max(row.input_ids.size for row in rows) // multiple) * multiple
+    shape = (len(rows), length)
     lengths = np.array([row.input_ids.size for row in rows])
-    inside = np.arange(longest) < lengths[:, None]
+    inside = np.arange(length) < lengths[:, None]
     input_ids = np.full(shape, pad_id, dtype=np.int64)
     trained = np.zeros(shape, dtype=np.bool_)
     input_ids[inside] = np.concatenate([row.input_ids for row in rows])
     trained[inside] = np.concatenate([row.trained for row in rows])
     starts = _starts(rows, shape)
-    places = np.arange(longest, dtype=np.int64)
+    places = np.arange(length, dtype=np.int64)
     return MicroBatch(
         input_ids=input_ids,
         attention_mask=inside.astype(np.int64),

@@ -32,8 +32,8 @@ BARE_HEADS = frozenset({"gpt2", "gpt_neox", "llama", "mistral", "phi3", "qwen2",
 """Families whose logits are their head's product as it is, so that the loss can be taken so; of others the worst is assumed."""
 # cross_entropy in float32: log-probabilities kept, their gradient, and the gradient of the logits.
 _BYTES_A_LOGIT = 12
-# Of a block taken with a frozen head: the logits in float32, and their exponentials on the way to a sum.
-_BYTES_A_LOGIT_IN_BLOCKS = 8
+# Of a block taken with a frozen head: the logits in float32, beside those that come of the product where its dtype is another.
+_BYTES_A_LOGIT_IN_BLOCKS = 4
 _HEAD_NAMES = ("lm_head", "embed_out")
 _USUAL_TRAINED_SHARE = 0.5
 
@@ -154,7 +154,8 @@ def _loss_bytes(step: Step) -> int:
     positions, words = head_tile(step.device, vocabulary)
     hidden, size = step.facts.hidden_size, step.precisions.compute_bytes
     cast = vocabulary * hidden * size if step.precisions.base != step.precisions.compute else 0
-    return min(trained, positions) * min(words, vocabulary) * _BYTES_A_LOGIT_IN_BLOCKS + 2 * trained * hidden * size + cast
+    each = _BYTES_A_LOGIT_IN_BLOCKS + (size if size < _BYTES_A_LOGIT_IN_BLOCKS else 0)
+    return min(trained, positions) * min(words, vocabulary) * each + 2 * trained * hidden * size + cast
 
 
 def head_tile(kind: str, vocabulary: int) -> tuple[int, int]:
