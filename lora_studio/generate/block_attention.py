@@ -195,7 +195,7 @@ class _BlockAttention(torch.autograd.Function):
             found = values.new_empty(*own.shape[:2], values.shape[2])
             taken = _shifts(own)
             for block in _blocks(group.queries, own, keys, window):
-                scores, full = _scores(layout, block, own, keys, window)
+                scores, full = _scores(layout, block, block.queries(own), block.keys(keys), window)
                 shift = full.amax(-1, keepdim=True).mul_(-scale * _LOG2_E)
                 powers = torch.add(shift, full, alpha=scale * _LOG2_E, out=full).exp2_()
                 total = powers.sum(-1, keepdim=True)
@@ -224,14 +224,16 @@ class _BlockAttention(torch.autograd.Function):
             of_own = torch.empty_like(own)
             of_keys, of_values = (tensor.new_zeros(tensor.shape, dtype=taken.dtype) for tensor in (keys, values))
             for block in _blocks(group.queries, own, keys, ctx.window):
-                scores, full = _scores(layout, block, own, keys, ctx.window)
+                # In a piece once, instead of by each product that wants them so.
+                queries, seen, gradient = (part.contiguous() for part in (block.queries(own), block.keys(keys), block.queries(above)))
+                scores, full = _scores(layout, block, queries, seen, ctx.window)
                 torch.add(block.queries(taken), full, alpha=scale * _LOG2_E, out=full).exp2_()
-                shares, gradient = _rounded(full, scores), block.queries(above)
+                shares = _rounded(full, scores)
                 block.keys(of_values).add_(torch.bmm(shares.transpose(1, 2), gradient))
                 of_shares = torch.bmm(gradient, block.keys(values).transpose(1, 2), out=layout.scratch("shares", own.dtype, *shares.shape))
                 of_scores = _SOFTMAX_BACKWARD(of_shares, shares, -1, shares.dtype)
-                block.queries(of_own).copy_(torch.bmm(of_scores, block.keys(keys)))
-                block.keys(of_keys).add_(torch.bmm(of_scores.transpose(1, 2), block.queries(own)))
+                block.queries(of_own).copy_(torch.bmm(of_scores, seen))
+                block.keys(of_keys).add_(torch.bmm(of_scores.transpose(1, 2), queries))
             for whole, gradient in zip(gradients, (of_own.mul_(scale), of_keys.mul_(scale), of_values)):
                 _put(whole, at, gradient, key_heads)
             at += group.documents * group.length
@@ -262,12 +264,12 @@ def _shifts(own: Tensor) -> Tensor:
     return own.new_empty(*own.shape[:2], 1, dtype=own.dtype if own.dtype == torch.float64 else torch.float32)
 
 
-def _scores(layout: Layout, block: _Block, own: Tensor, keys: Tensor, window: int | None) -> tuple[Tensor, Tensor]:
+def _scores(layout: Layout, block: _Block, queries: Tensor, seen: Tensor, window: int | None) -> tuple[Tensor, Tensor]:
     """Give (some, queries·G, seen keys) in the products' dtype and in float32 with -inf where nothing is seen: the same, if it is that."""
-    queries, seen = block.queries(own), block.keys(keys)
     shape = (*queries.shape[:2], seen.shape[1])
-    scores = torch.bmm(queries, seen.transpose(1, 2), out=layout.scratch("scores", own.dtype, *shape))
-    full = scores if own.dtype in (torch.float32, torch.float64) else layout.scratch("full", torch.float32, *shape).copy_(scores)
+    scores = torch.bmm(queries, seen.transpose(1, 2), out=layout.scratch("scores", queries.dtype, *shape))
+    whole = queries.dtype in (torch.float32, torch.float64)
+    full = scores if whole else layout.scratch("full", torch.float32, *shape).copy_(scores)
     hidden = block.end - (block.start if window is None else block.first)  # of the last keys: all of them where a window ends among them
     hiding = _hiding(window, full.dtype)[block.start - block.end :, -hidden:]
     full.view(shape[0], -1, block.each, shape[2])[..., -hidden:].add_(hiding[:, None])

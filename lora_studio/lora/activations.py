@@ -1,8 +1,9 @@
 """What autograd keeps between forward and backward of a frozen decoder with adapters, counted tensor by tensor.
 
 A frozen Linear keeps no input, but its weight where autocast has cast it (`lora.lean` casts it again instead). An adapter keeps its input
-in the dtype of the products, which neighbours share unless dropout or a cast parts them. Norms keep their input in float32, attention
-its queries, keys, values and, but for a processor's, its output, an MLP what its activation and its product need.
+in the dtype of the products, which neighbours share unless dropout or a cast parts them. Norms keep their input, in float32 where they
+are the model's own, attention its queries, keys, values and, but for a processor's, its output, an MLP what its activation and its
+product need.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from lora_studio.models.facts import ModelFacts
 
 _SMALL_SHARE = 8
+_IN_FLOAT32 = 4
 
 
 def keeps_a_output(rank: int, features_in: int) -> bool:
@@ -109,7 +111,9 @@ class Step:
     def kept_behind_layers(self) -> int:
         """Bytes kept of what follows the layers, free before the backward pass comes to them: the last norm, and what the head sees."""
         hidden = self.facts.hidden_size
-        return self.workload.tokens * hidden * 4 + self.workload.trained * hidden * self.precisions.compute_bytes
+        last = next((module for module in reversed(self.tree.modules) if _norm_width(module, self.facts) == hidden), None)
+        kept = _IN_FLOAT32 if last is None else self._norm_bytes(last)
+        return self.workload.tokens * hidden * kept + self.workload.trained * hidden * self.precisions.compute_bytes
 
     @cached_property
     def _layer_modules(self) -> list[ModuleInfo]:
@@ -171,6 +175,10 @@ class Step:
             return 1
         return self.precisions.base_bytes if self._reads_stream(module) else self.precisions.compute_bytes
 
+    def _norm_bytes(self, module: ModuleInfo) -> int:
+        """Give the bytes a norm keeps of each number it sees: on a processor `lora.lean_norm` keeps what it is given."""
+        return self.precisions.base_bytes if self.device == "cpu" and "RMSNorm" in module.class_name else _IN_FLOAT32
+
     def _kept_by_a_token(self) -> int:
         """Give the bytes one token leaves in one layer, adapters aside."""
         facts = self.facts
@@ -182,7 +190,7 @@ class Step:
             turned = queries + keys if facts.model_type != "gpt2" else 0  # by their positions: queries and keys are tensors of their own
             attention = queries + turned + output + 2 * keys  # the values are a part of the whole product, which stays
         inner = facts.intermediate_size * max(1, facts.experts_per_token)
-        norms = 4 * sum(_norm_width(module, facts) for module in layer)
+        norms = sum(_norm_width(module, facts) * self._norm_bytes(module) for module in layer)
         return (attention + _mlp_tensors(layer) * inner) * self.precisions.compute_bytes + norms
 
 
