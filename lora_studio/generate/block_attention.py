@@ -27,7 +27,7 @@ from lora_studio.data.cuts import cheapest_cuts
 _QUERIES = (64, 128)
 """Queries of a block, whichever take less time: more make fewer calls, and more pairs that nobody wants."""
 _FEWEST_QUERIES = 16
-_SCORES = 1 << 21
+_SCORES = 1 << 22
 """Scores that exist at a time, where a block of the fewest queries has no more: 8 bytes each in half precision."""
 _CALL_PAIRS = 8192
 """How many pairs of a query and a key take as long as a block's calls do whatever they are given."""
