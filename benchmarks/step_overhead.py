@@ -58,7 +58,7 @@ def bare(config: RunConfig) -> Iterator[None]:
     from lora_studio.generate.batches import make_batch
     from lora_studio.generate.head import SelectedHead
     from lora_studio.lora.inject import inject
-    from lora_studio.lora.lean import lean_adapters
+    from lora_studio.lora.lean_model import lean
     from lora_studio.models.load import load_model, load_tokenizer, pick_device, pick_dtype
     from lora_studio.train.pieces import Pieces
     from lora_studio.train.precision import Precision
@@ -75,7 +75,7 @@ def bare(config: RunConfig) -> Iterator[None]:
         (step, [make_batch(piece, joined=pieces.joins) for piece in pieces.of(step)]) for step in map(plan.step, range(plan.total_steps))]
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=2e-4, fused=True)
-    with precision.lean_inputs(model), lean_adapters(model):
+    with precision.lean_inputs(model), lean(model, parts=True):
         for step, batches in steps:
             for batch in batches:
                 with head, precision.autocast():

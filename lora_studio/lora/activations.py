@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _SMALL_SHARE = 8
 _IN_FLOAT32 = 4
+_SILU = {"SiLU", "SiLUActivation"}
 
 
 def keeps_a_output(rank: int, features_in: int) -> bool:
@@ -191,7 +192,7 @@ class Step:
             attention = queries + turned + output + 2 * keys  # the values are a part of the whole product, which stays
         inner = facts.intermediate_size * max(1, facts.experts_per_token)
         norms = sum(_norm_width(module, facts) * self._norm_bytes(module) for module in layer)
-        return (attention + _mlp_tensors(layer) * inner) * self.precisions.compute_bytes + norms
+        return (attention + _mlp_tensors(layer, self.device) * inner) * self.precisions.compute_bytes + norms
 
 
 def _takes_attention(module: ModuleInfo) -> bool:
@@ -200,14 +201,18 @@ def _takes_attention(module: ModuleInfo) -> bool:
     return module.leaf_name in _ATTENTION_OUTPUT and ("attn" in above or "attention" in above)
 
 
-def _mlp_tensors(layer: list[ModuleInfo]) -> int:
+def _mlp_tensors(layer: list[ModuleInfo], device: str) -> int:
     """Count the tensors of the MLP's inner width that its activation keeps.
 
-    Gated: the gate, its activation, and the up projection. GPT-2's own GELU is written out in several operations.
+    Gated: the gate, its activation, which `lora.lean_mlp` makes again on a processor, and the up projection. GPT-2's own GELU is written
+    out in several operations.
     """
-    if any(module.leaf_name in ("gate_proj", "gate_up_proj", "w1") for module in layer):
+    leaves, classes = {module.leaf_name for module in layer}, {module.class_name for module in layer}
+    if "gate_proj" in leaves and device == "cpu" and classes & _SILU:
+        return 2
+    if leaves & {"gate_proj", "gate_up_proj", "w1"}:
         return 3
-    return 4 if any(module.class_name == "NewGELUActivation" for module in layer) else 1
+    return 4 if "NewGELUActivation" in classes else 1
 
 
 def _norm_width(module: ModuleInfo, facts: ModelFacts) -> int:

@@ -40,16 +40,17 @@ def lean_norms(model: nn.Module) -> Generator[None]:
 def gain_added(module: nn.Module) -> float | None:
     """Say what a root mean square norm adds to its weight: 0 in most models, 1 in Gemma's; None for any other module."""
     own: Any = module
-    weight, names = getattr(own, "weight", None), [name for name, _ in module.named_parameters()]
-    if names != ["weight"] or weight.requires_grad or weight.dim() != 1 or _epsilon(module) is None or "forward" in vars(module):
+    epsilon = _epsilon(module)
+    if [name for name, _ in module.named_parameters()] != ["weight"] or epsilon is None or "forward" in vars(module):
         return None
-    if len(inspect.signature(type(module).forward).parameters) != 2 or weight.is_meta:
+    weight: Tensor = own.weight
+    if weight.requires_grad or weight.is_meta or weight.dim() != 1 or len(inspect.signature(type(module).forward).parameters) != 2:
         return None
     numbers = torch.Generator().manual_seed(0)
     tried = torch.randn(_TRIED, len(weight), generator=numbers).to(weight.device)
     given = type(module).forward(own, tried)
     for plus in (0.0, 1.0):
-        if torch.allclose(given.float(), lean_norm(tried, weight.float(), plus, cast("float", _epsilon(module))), rtol=1e-5, atol=1e-6):
+        if torch.allclose(given.float(), lean_norm(tried, weight.float(), plus, epsilon), rtol=1e-5, atol=1e-6):
             return plus
     return None
 

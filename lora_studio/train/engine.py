@@ -24,8 +24,7 @@ from lora_studio.generate.ready import ReadyBase, folder_of, load_base
 from lora_studio.lora.checkpointing import Checkpointing
 from lora_studio.lora.cures import priced_ways
 from lora_studio.lora.inject import inject, parameter_counts
-from lora_studio.lora.lean import lean_adapters
-from lora_studio.lora.lean_norm import lean_norms
+from lora_studio.lora.lean_model import lean
 from lora_studio.lora.limits import length_finding, precision_finding
 from lora_studio.models.load import has_quick_bfloat16, pick_device
 from lora_studio.models.quantization import quantization_finding, saved_modules_finding
@@ -141,9 +140,7 @@ def _adapted(base: ReadyBase, config: RunConfig, checkpointing: Checkpointing) -
     """
     with contextlib.ExitStack() as held:
         model = held.enter_context(base.host.adapted(lambda model: inject(model, config.adapter, config.training.seed)))
-        held.enter_context(lean_adapters(model))
-        if base.device.type == "cpu" and not config.training.torch_compile:  # compiled, a norm is one pass anyway
-            held.enter_context(lean_norms(model))
+        held.enter_context(lean(model, parts=base.device.type == "cpu" and not config.training.torch_compile))
         warm_up = held.enter_context(compiled_layers(model, config.training.torch_compile))
         held.enter_context(checkpointed(model, checkpointing))
         yield model, warm_up

@@ -18,7 +18,7 @@ from lora_studio.lora.budget import estimate_memory
 from lora_studio.lora.checkpointing import Checkpointing
 from lora_studio.lora.device import Device
 from lora_studio.lora.inject import inject
-from lora_studio.lora.lean import lean_adapters
+from lora_studio.lora.lean_model import lean
 from lora_studio.models.facts import read_facts
 from lora_studio.models.inspect import inspect_model
 from lora_studio.models.load import load_model
@@ -79,7 +79,7 @@ def measured(config: RunConfig, folder: Path) -> int:
         stepper.add(rows, len(rows.targets), 1)
         stepper.finish(1e-4)
 
-    with precision.lean_inputs(model), lean_adapters(model), checkpointed(model, checkpointing):
+    with precision.lean_inputs(model), lean(model, parts=True), checkpointed(model, checkpointing):
         step()
         return peak_bytes(step)
 
