@@ -19,18 +19,13 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from lora_studio.data.cuts import cheapest_cuts
+from lora_studio.lora.tiles import QUERIES, attention_tile, cheapest_queries, documents_at_once
 
-_QUERIES = (64, 128)
-"""Queries of a block, whichever take less time: more make fewer calls, and more pairs that nobody wants."""
-_FEWEST_QUERIES = 16
-_SCORES = 1 << 22
-"""Scores that exist at a time, where a block of the fewest queries has no more: 8 bytes each in half precision."""
-_CALL_PAIRS = 8192
-"""How many pairs of a query and a key take as long as a block's calls do whatever they are given."""
 _LOG2_E = math.log2(math.e)
 _SOFTMAX_BACKWARD: Any = getattr(torch.ops.aten, "_softmax_backward_data")  # noqa: B009 (one pass over memory, where the formula is three)
 
@@ -119,7 +114,7 @@ class Layout:
 
 def rows_apart(rows: int, length: int) -> Layout:
     """Take each row for one document."""
-    return Layout((_Group(rows, length, _cheapest(rows, length)[1]),))
+    return Layout((_Group(rows, length, cheapest_queries(rows, length)[1]),))
 
 
 def documents_apart(borders: Sequence[int]) -> Layout:
@@ -128,24 +123,19 @@ def documents_apart(borders: Sequence[int]) -> Layout:
     Those of like length come side by side where the pairs that padding adds take less time than calls of their own.
     """
     documents = sorted(((end - start, start) for start, end in itertools.pairwise(borders)), reverse=True)
-    back, groups, first = torch.empty(borders[-1], dtype=torch.int64), [], 0
-    ends = cheapest_cuts([length for length, _ in documents], lambda number, longest: _cheapest(number, longest)[0])
+    back, groups, first = np.empty(borders[-1], dtype=np.int64), [], 0
+    ends = cheapest_cuts([length for length, _ in documents], lambda number, longest: cheapest_queries(number, longest)[0])
     for start, end in itertools.pairwise([0, *ends]):
         members = documents[start:end]
         longest = members[0][0]
-        within = torch.arange(longest)
-        places = torch.cat([begin + within.clamp(max=length - 1) for length, begin in members])
-        filled = torch.cat([within < length for length, _ in members])
-        vacant = None if filled.all() else (~filled).nonzero().flatten()
-        groups.append(_Group(len(members), longest, _cheapest(len(members), longest)[1], places, vacant))
-        back[places[filled]] = first + filled.nonzero().flatten()
+        within = np.arange(longest)
+        places = np.concatenate([begin + within.clip(max=length - 1) for length, begin in members])
+        filled = np.concatenate([within < length for length, _ in members])
+        vacant = None if filled.all() else torch.from_numpy(np.flatnonzero(~filled))
+        groups.append(_Group(len(members), longest, cheapest_queries(len(members), longest)[1], torch.from_numpy(places), vacant))
+        back[places[filled]] = first + np.flatnonzero(filled)
         first += len(places)
-    return Layout(tuple(groups), back)
-
-
-def _cheapest(documents: int, longest: int) -> tuple[int, int]:
-    """Count the pairs that a group takes, and its calls as pairs; give this, and the queries of a block with which it is least."""
-    return min((documents * longest * (longest + queries) // 2 + -(-longest // queries) * _CALL_PAIRS, queries) for queries in _QUERIES)
+    return Layout(tuple(groups), torch.from_numpy(back))
 
 
 @dataclass(frozen=True)
@@ -171,12 +161,11 @@ def _blocks(queries: int, own: Tensor, keys: Tensor, window: int | None) -> Iter
     """Go through queries (N, L·G, D) and keys (N, L, D), so many as make no more scores at a time than are wanted."""
     number, length = keys.shape[:2]
     each = own.shape[1] // length
-    while queries > _FEWEST_QUERIES and each * queries * length > _SCORES:
-        queries //= 2
+    queries = attention_tile(queries, each, length)
     for start in range(0, length, queries):
         end = min(start + queries, length)
         first = 0 if window is None else max(0, start - window + 1)
-        step = max(1, _SCORES // (each * (end - start) * (end - first)))
+        step = documents_at_once(each * (end - start) * (end - first))
         for item in range(0, number, step):
             yield _Block(slice(item, item + step), first, start, end, each)
 
@@ -284,7 +273,7 @@ def _rounded(full: Tensor, scores: Tensor) -> Tensor:
 @lru_cache(maxsize=8)
 def _hiding(window: int | None, dtype: torch.dtype) -> Tensor:
     """Give 0 and -inf by query and key, the last key the last query's own; fewer of both are its lower right corner."""
-    queries = max(_QUERIES)
+    queries = max(QUERIES)
     keys = queries if window is None else queries + window - 1
     distance = torch.arange(keys - queries, keys)[:, None] - torch.arange(keys)
     unseen = distance < 0 if window is None else (distance < 0) | (distance >= window)

@@ -15,7 +15,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from lora_studio.lora.budget import head_tile
+from lora_studio.lora.tiles import head_tile
 
 _LOG2_E = math.log2(math.e)
 """Powers are taken of two: measured, in a quarter of the time of e's."""

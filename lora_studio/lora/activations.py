@@ -17,6 +17,7 @@ from lora_studio.core.modules import ModuleInfo, ModuleTree
 from lora_studio.core.targets import Resolution, Target
 from lora_studio.core.targets.matching import layer_of
 from lora_studio.lora.precision import Precisions
+from lora_studio.lora.tiles import GATED_AT_ONCE, scores_at_once
 
 if TYPE_CHECKING:
     from lora_studio.models.facts import ModelFacts
@@ -102,11 +103,26 @@ class Step:
 
     @property
     def gradients_in_a_layer(self) -> int:
-        """Bytes on their way through a layer backwards, at most: in its MLP, two gradients, or one and the weight unpacked to go on."""
+        """Bytes on their way through a layer backwards, at most: in its MLP, two gradients, or one and the weight unpacked to go on.
+
+        As `lora.lean_mlp` computes it, three, where the product has gone before them, and a stretch of the activation.
+        """
         facts, size = self.facts, self.precisions.compute_bytes
-        inner = self.workload.tokens * facts.intermediate_size * max(1, facts.experts_per_token) * size
-        unpacked = max((self.tree.by_name[name].own_parameters for name in self.quantized), default=0) * size
-        return self.into_a_layer + inner + max(inner, unpacked)
+        inner = self.workload.tokens * facts.intermediate_size * max(1, facts.experts_per_token)
+        unpacked = max((self.tree.by_name[name].own_parameters for name in self.quantized), default=0)
+        if _lean_mlp(self._layer_modules, self.device):
+            product = inner if any(target.name.endswith("down_proj") for target in self.resolution.targets) else 0
+            return self.into_a_layer + (inner + max(2 * inner - product + min(inner, GATED_AT_ONCE), unpacked)) * size
+        return self.into_a_layer + (inner + max(inner, unpacked)) * size
+
+    @property
+    def scores(self) -> int:
+        """Bytes of attention's scores at a time, which a processor keeps room for: as products, and as powers in float32."""
+        if self.device != "cpu":
+            return 0
+        facts, size = self.facts, self.precisions.compute_bytes
+        number = scores_at_once(self.workload.rows, self.workload.length, facts.heads, facts.kv_heads)
+        return number * (size + (_IN_FLOAT32 if size < _IN_FLOAT32 else 0))
 
     @property
     def kept_behind_layers(self) -> int:
@@ -131,7 +147,7 @@ class Step:
 
     def _kept_by_adapters(self) -> Iterator[tuple[int, int]]:
         """Give (layer, bytes) for what adapters keep: their inputs and A's output."""
-        seen: set[tuple[str, int]] = set()
+        seen: set[tuple[str, int, bool]] = set()
         size = self.precisions.compute_bytes
         for target in self.resolution.targets:
             module = self.tree.by_name[target.name]
@@ -141,8 +157,9 @@ class Step:
                 yield layer, module.parameters * self.precisions.base_bytes
                 continue
             width = 0 if self._lean(target) and not keeps_a_output(target.r, module.in_features) else target.r * size
-            shared = (module.parent, module.in_features)
-            kept = shared in seen or (self._attention_keeps_output and _takes_attention(module))
+            after = _takes_attention(module)
+            shared = (module.parent, module.in_features, after)
+            kept = shared in seen or (self._attention_keeps_output and after)
             if target.kind != "embedding" and (self.dropout or not kept):
                 width += module.in_features * (size + self._mask_bytes(module))
                 if not (self._mixed and self._reads_stream(module)):  # else autocast casts the same input for each anew
@@ -208,11 +225,17 @@ def _mlp_tensors(layer: list[ModuleInfo], device: str) -> int:
     out in several operations.
     """
     leaves, classes = {module.leaf_name for module in layer}, {module.class_name for module in layer}
-    if "gate_proj" in leaves and device == "cpu" and classes & _SILU:
+    if _lean_mlp(layer, device):
         return 2
     if leaves & {"gate_proj", "gate_up_proj", "w1"}:
         return 3
     return 4 if "NewGELUActivation" in classes else 1
+
+
+def _lean_mlp(layer: list[ModuleInfo], device: str) -> bool:
+    """Say whether `lora.lean_mlp` computes a layer's MLP."""
+    gated = any(module.leaf_name == "gate_proj" for module in layer)
+    return device == "cpu" and gated and any(module.class_name in _SILU for module in layer)
 
 
 def _norm_width(module: ModuleInfo, facts: ModelFacts) -> int:

@@ -17,6 +17,7 @@ from lora_studio.lora.activations import Step, Workload
 from lora_studio.lora.checkpointing import DEGREES, Checkpointing, kept_at_most_in_backward, kept_at_the_end
 from lora_studio.lora.device import Device, find_device
 from lora_studio.lora.precision import precisions_of
+from lora_studio.lora.tiles import head_tile
 from lora_studio.models.quantization import quantized_modules, weight_bytes
 
 if TYPE_CHECKING:
@@ -25,15 +26,10 @@ if TYPE_CHECKING:
 # Interpreter, torch, transformers and their buffers: resident memory on a CPU, context and workspaces on a GPU.
 _RUNTIME_BYTES = {"cuda": 700_000_000, "mps": 900_000_000, "cpu": 650_000_000}
 _PARTS = ("weights", "adapter", "gradients", "optimizer", "activations", "logits_and_loss", "runtime")
-_LOGITS_AT_ONCE = 1 << 24  # where the loss is taken block by block, but for a processor; 64 MB of them in float32
-_FEWEST_POSITIONS = 64  # of such a block: products of fewer rows are slow
-_CPU_TILE = (512, 2048)  # measured: logits that stay in the cache; half or twice of either is within 10%
 BARE_HEADS = frozenset({"gpt2", "gpt_neox", "llama", "mistral", "phi3", "qwen2", "qwen3", "qwen3_moe"})
 """Families whose logits are their head's product as it is, so that the loss can be taken so; of others the worst is assumed."""
 # cross_entropy in float32: log-probabilities kept, their gradient, and the gradient of the logits.
 _BYTES_A_LOGIT = 12
-# Of a block taken with a frozen head: the logits in float32, beside those that come of the product where its dtype is another.
-_BYTES_A_LOGIT_IN_BLOCKS = 4
 _HEAD_NAMES = ("lm_head", "embed_out")
 _USUAL_TRAINED_SHARE = 0.5
 
@@ -133,7 +129,8 @@ def _moments(
     """Give what comes on top of what is always held, at each moment of a step."""
     kept = step.kept_by_layers
     cast = trained_parameters * step.precisions.compute_bytes if step.precisions.compute != "float32" else 0
-    around = (_mask_bytes(step) if config.data.packing else 0) + cast
+    masks = _mask_bytes(step) if config.data.packing and step.device != "cpu" else 0
+    around = masks + cast + step.scores
     forward = kept_at_the_end(kept, step.into_a_layer, checkpointing)
     backward = kept_at_most_in_backward(kept, step.into_a_layer, checkpointing) + step.gradients_in_a_layer
     earlier = trained_bytes if config.training.gradient_accumulation_steps > 1 else 0
@@ -154,21 +151,9 @@ def _loss_bytes(step: Step) -> int:
     positions, words = head_tile(step.device, vocabulary)
     hidden, size = step.facts.hidden_size, step.precisions.compute_bytes
     cast = vocabulary * hidden * size if step.precisions.base != step.precisions.compute else 0
-    each = _BYTES_A_LOGIT_IN_BLOCKS + (size if size < _BYTES_A_LOGIT_IN_BLOCKS else 0)
-    return min(trained, positions) * min(words, vocabulary) * each + 2 * trained * hidden * size + cast
-
-
-def head_tile(kind: str, vocabulary: int) -> tuple[int, int]:
-    """Give the logits that exist at a time where the loss is taken block by block (`generate.head_loss`).
-
-    Args:
-        kind: Of the device.
-        vocabulary: Words of the output layer.
-
-    Returns:
-        Positions, and words of the vocabulary.
-    """
-    return _CPU_TILE if kind == "cpu" else (max(_FEWEST_POSITIONS, _LOGITS_AT_ONCE // vocabulary), vocabulary)
+    full = size + (4 if size < 4 else 0)  # in float32 too, where the product is not
+    a_position = min(words, vocabulary) * full + 2 * hidden * (4 + full)
+    return min(trained, positions) * a_position + 2 * trained * hidden * size + cast
 
 
 def _mask_bytes(step: Step) -> int:

@@ -11,6 +11,7 @@ from torch import Tensor
 from lora_studio.generate import block_attention
 from lora_studio.generate.block_attention import Layout, attend_in_blocks, documents_apart, rows_apart
 from lora_studio.generate.packed import visible
+from lora_studio.lora import tiles
 
 
 def tensors(
@@ -59,7 +60,8 @@ def test_it_gives_what_a_mask_gives(
 
 
 def test_a_numerical_gradient_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(block_attention, "_QUERIES", (3,))
+    monkeypatch.setattr(tiles, "QUERIES", (3,))
+    monkeypatch.setattr(block_attention, "QUERIES", (3,))
     *inputs, _ = tensors(1, 8, 4, 2, 3, 3, torch.float64)
 
     def attended(*tensors: Tensor) -> Tensor:

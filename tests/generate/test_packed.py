@@ -11,7 +11,7 @@ import torch
 from lora_studio.core.errors import InputError
 from lora_studio.data.token_rows import TokenRow
 from lora_studio.generate import attention
-from lora_studio.generate.batches import make_batch
+from lora_studio.generate.batches import Batch, make_batch
 from lora_studio.generate.head import SelectedHead
 from lora_studio.generate.packed import packed_masks, refuse_unpackable
 from lora_studio.generate.varlen import has_varlen, largest_error
@@ -27,7 +27,10 @@ def joined(rows: list[TokenRow]) -> TokenRow:
 
 
 def token_losses(model: torch.nn.Module, rows: list[TokenRow]) -> torch.Tensor:
-    batch = make_batch(rows)
+    return losses_of(model, make_batch(rows))
+
+
+def losses_of(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
     with torch.no_grad(), SelectedHead(model) as head:
         return torch.nn.functional.cross_entropy(head.logits(batch).float(), batch.targets, reduction="none")
 
@@ -43,6 +46,22 @@ def largest_difference(model: torch.nn.Module) -> float:
 def test_a_packed_rows_losses_are_those_of_the_row_alone(tiny_model: TinyModel, architecture: str) -> None:
     model = adapted_model(tiny_model(architecture), architecture).eval()
     assert largest_difference(model) <= 1e-5
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_rows_end_to_end_are_filled_up_to_a_multiple_of_8_and_lose_nothing(tmp_path: Path, architecture: str) -> None:
+    longest = 19  # the model has no position beyond
+    sizes = {"n_positions": longest} if architecture == "gpt2" else {"max_position_embeddings": longest}
+    model = adapted_model(save_tiny_model(tmp_path / "short", architecture, **sizes), architecture).eval()
+    rows = [TokenRow(row.input_ids[:longest], row.trained[:longest]) for row in token_rows(5, longest=60)]
+    rows = [next(row for row in rows if row.input_ids.size == longest), *rows]
+    for some in (rows[:1], rows):
+        batch = make_batch(some, joined=True)
+        tokens = sum(row.input_ids.size for row in some)
+        assert batch.input_ids.shape == (1, -(-tokens // 8) * 8)
+        assert (batch.width, batch.counts) == (longest, tuple(int(row.trained[1:].sum()) for row in some))
+        alone = torch.cat([token_losses(model, [row]) for row in some])
+        torch.testing.assert_close(losses_of(model, batch), alone, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("architecture", ["mistral", "phi3", "qwen3_moe"])

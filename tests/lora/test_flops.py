@@ -48,9 +48,10 @@ def counted(folder: Path, settings: AdapterSettings, recomputed: bool, rows: lis
 
 
 def as_torch_counts(flops: StepFlops, rows: list[TokenRow], trained: int, spared: int) -> float:
-    """Our count by torch's custom: pairs that a causal mask hides are counted too, a gradient no one wants is not."""
+    """Our count by torch's custom: pairs that a causal mask hides are counted too, as are the positions to which the head's are filled up;
+    a gradient no one wants is not."""
     lengths = [row.input_ids.size for row in rows]
-    return flops.of(lengths, trained) + StepFlops(0, 0, flops.a_pair).of(lengths, 0) - 2 * spared * sum(lengths)
+    return flops.of(lengths, -(-trained // 8) * 8) + StepFlops(0, 0, flops.a_pair).of(lengths, 0) - 2 * spared * sum(lengths)
 
 
 def reading_weights(folder: Path, settings: AdapterSettings, layer: int, names: tuple[str, ...]) -> int:

@@ -34,7 +34,7 @@ def test_another_activation_keeps_its_own_way() -> None:
 
 @pytest.mark.parametrize("at_once", [1, 100, 1 << 18])
 def test_values_and_gradients_are_those_of_two_modules(monkeypatch: pytest.MonkeyPatch, at_once: int) -> None:
-    monkeypatch.setattr(lean_mlp, "_AT_ONCE", at_once)
+    monkeypatch.setattr(lean_mlp, "GATED_AT_ONCE", at_once)
     torch.manual_seed(0)
     tensors = [torch.randn(2, 7, 20, dtype=torch.float64, requires_grad=True) for _ in range(2)]
     torch.testing.assert_close(gated(*tensors), torch.nn.functional.silu(tensors[0]) * tensors[1])
