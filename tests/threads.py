@@ -10,19 +10,24 @@ from collections.abc import Generator
 VARIABLE = "OMP_NUM_THREADS"
 
 
+def share() -> int:
+    """Give this process's share of the processors: of threads that other processes keep waiting, each waits for the slowest."""
+    return max(1, (os.cpu_count() or 1) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
+
+
 @contextlib.contextmanager
-def all_threads() -> Generator[None]:
-    """Let torch take every processor, here and in children: for the starter, a model of a real size."""
-    kept = os.environ.pop(VARIABLE, None)
-    _take(os.cpu_count() or 1)
+def own_threads() -> Generator[None]:
+    """Let torch take this process's share of the processors, here and in children: for the starter, a model of a real size."""
+    kept = os.environ.get(VARIABLE)
+    _take(share())
     try:
         yield
     finally:
         if kept is not None:
-            os.environ[VARIABLE] = kept
             _take(int(kept))
 
 
 def _take(count: int) -> None:
+    os.environ[VARIABLE] = str(count)
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(count)

@@ -21,6 +21,8 @@ from lora_studio.export.gguf_fit import beyond_gguf
 from lora_studio.export.gguf_names import GgufNames, Rows
 from lora_studio.lora.saved_adapter import AdapterTensors, SavedAdapter
 from lora_studio.models.check import read_config
+from lora_studio.models.gguf_header import read_gguf
+from lora_studio.models.gguf_tensors import map_tensor, unpack
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -109,13 +111,10 @@ def gguf_adapter_fault(adapter: SavedAdapter, base: Path, tree: ModuleTree, writ
     Each update is made from the file's own factors and, apart from that, from the adapter's by a way of its own: in float64, rows moved
     after the product, some columns at a time.
     """
-    import gguf
-
     names = refuse_beyond_gguf(adapter, base, tree)
-    reader: Any = gguf.GGUFReader(str(written))
-    found: dict[str, Any] = {str(tensor.name): tensor for tensor in reader.tensors}
-    field: Any = reader.get_field(gguf.Keys.Adapter.LORA_ALPHA)
-    if field is None or float(field.parts[field.data[0]][0]) != 0.0:
+    header = read_gguf(written)
+    found = {tensor.name: tensor for tensor in header.tensors}
+    if header.settings.get("adapter.lora.alpha") != 0.0:
         return 0, "its alpha is not 0, so that llama.cpp would scale it once more"
     with adapter.reading() as tensors:
         for count, pair in enumerate(adapter.pairs.values()):
@@ -124,7 +123,7 @@ def gguf_adapter_fault(adapter: SavedAdapter, base: Path, tree: ModuleTree, writ
             if a is None or b is None:
                 return count, f"it has no update of {weight}"
             own_a, own_b = (factor.double() for factor in tensors.factors(pair.name))
-            a, b = (torch.from_numpy(factor.data.astype("float64")) for factor in (a, b))
+            a, b = (torch.from_numpy(unpack(map_tensor(written, header, factor), factor.dtype).astype("float64")) for factor in (a, b))
             rows = names.conversion(f"{pair.name}.weight").rows
             if not _is_same_update(a.T if pair.embedding else a, b, own_a, own_b * pair.scale, rows):
                 return count, f"its update of {weight} is not the adapter's"

@@ -13,7 +13,8 @@ import torch
 
 from lora_studio.export.gguf_names import EXACT_FAMILIES, ROPE_FACTORS, Conversion, GgufNames
 from lora_studio.models.check import read_config
-from lora_studio.models.gguf_header import read_gguf
+from lora_studio.models.gguf_header import GgufTensor, read_gguf
+from lora_studio.models.gguf_tensors import map_tensor, unpack
 from lora_studio.models.stored_tensors import StoredTensor, StoredTensors, read_range
 
 if TYPE_CHECKING:
@@ -59,8 +60,6 @@ def check_gguf_tensors(folder: Path, file: Path) -> GgufReport:
     Plain types must be the rounding bit for bit; of quantized ones the error is told, and nothing may be lost beyond what the coarsest
     type loses.
     """
-    import gguf
-
     report = GgufReport()
     if not can_recompute(folder):
         return report
@@ -68,17 +67,18 @@ def check_gguf_tensors(folder: Path, file: Path) -> GgufReport:
     stored = StoredTensors.open(folder)
     sources = {names.of(name): name for name in stored.by_name}
     factors = rope_factors(folder)
-    reader: Any = gguf.GGUFReader(str(file))
+    header = read_gguf(file)
     with _one_thread():
-        for tensor in reader.tensors:
+        for tensor in header.tensors:
             report.checked += 1
-            source = sources.pop(str(tensor.name), None)
+            source = sources.pop(tensor.name, None)
+            data = map_tensor(file, header, tensor)
             if tensor.name == ROPE_FACTORS and factors is not None:
-                right, factors = _are_close(tensor, factors), None
+                right, factors = _are_close(data, factors), None
             else:
-                right = source is not None and _is_right(tensor, stored.by_name[source], names.conversion(source), report)
+                right = source is not None and _is_right(tensor, data, stored.by_name[source], names.conversion(source), report)
             if not right:
-                report.wrong.append(str(tensor.name))
+                report.wrong.append(tensor.name)
     report.wrong.extend(str(name) for name in sources if name is not None)
     report.wrong.extend([] if factors is None else [ROPE_FACTORS])
     return report
@@ -109,19 +109,19 @@ def rope_factors(folder: Path) -> Tensor | None:
     return 1.0 / settings["rope_theta"] ** places / scaled
 
 
-def _are_close(tensor: Any, expected: Tensor) -> bool:
-    found = torch.from_numpy(tensor.data.copy())
+def _are_close(data: Any, expected: Tensor) -> bool:
+    found = torch.from_numpy(data.copy())
     return found.shape == expected.shape and torch.allclose(found, expected, rtol=1e-5, atol=0.0)
 
 
-def _is_right(tensor: Any, stored: StoredTensor, conversion: Conversion, report: GgufReport) -> bool:
+def _is_right(tensor: GgufTensor, data: Any, stored: StoredTensor, conversion: Conversion, report: GgufReport) -> bool:
     """Compare a written tensor with what it was made from, and add what it lost to the report."""
     shape = stored.entry.shape if conversion.turned else stored.entry.shape[::-1]
-    if tuple(int(size) for size in tensor.shape) != shape:
+    if tensor.shape != shape:
         return False
-    dtype = _ROUNDED.get(str(tensor.tensor_type.name))
+    dtype = _ROUNDED.get(tensor.dtype)
     same, lost, size = True, 0.0, 0.0
-    for expected, found in _blocks(tensor, stored, conversion):
+    for expected, found in _blocks(data, tensor.dtype, stored, conversion):
         same = same and dtype is not None and torch.equal(found, expected.to(dtype))
         size += float(torch.linalg.vector_norm(expected)) ** 2
         lost += float(torch.linalg.vector_norm(expected.sub_(found.float()))) ** 2
@@ -129,7 +129,7 @@ def _is_right(tensor: Any, stored: StoredTensor, conversion: Conversion, report:
     return same if dtype is not None else lost <= (_MOST_LOST**2) * size
 
 
-def _blocks(tensor: Any, stored: StoredTensor, conversion: Conversion) -> Iterator[tuple[Tensor, Tensor]]:
+def _blocks(data: Any, dtype: str, stored: StoredTensor, conversion: Conversion) -> Iterator[tuple[Tensor, Tensor]]:
     """Give some rows after the others: in float32 as they should be, and as they are in the file."""
     all_rows, *others = stored.entry.shape
     width = math.prod(others)
@@ -139,17 +139,15 @@ def _blocks(tensor: Any, stored: StoredTensor, conversion: Conversion) -> Iterat
         count = min(rows, all_rows - first)
         block = read_range(stored.file, stored.start + first * width * stored.dtype.itemsize, (count, *others), stored.dtype)
         expected = conversion.applied(block.float(), together).contiguous()
-        written = tensor.data if count == all_rows else tensor.data[first : first + count]
-        yield expected, _unpacked(written, tensor.tensor_type).reshape(expected.shape)
+        written = data if count == all_rows else data[first : first + count]
+        yield expected, _as_stored(written, dtype).reshape(expected.shape)
 
 
-def _unpacked(data: Any, kind: Any) -> Tensor:
+def _as_stored(data: Any, dtype: str) -> Tensor:
     """Give values as they are stored, quantized ones in float32."""
-    import gguf
-
-    if kind.name in _ROUNDED:
-        return torch.from_numpy(data.copy()).view(_ROUNDED[kind.name])
-    return torch.from_numpy(gguf.quants.dequantize(data, kind))
+    if dtype in _ROUNDED:
+        return torch.from_numpy(data.copy()).view(_ROUNDED[dtype])
+    return torch.from_numpy(unpack(data, dtype))
 
 
 def gguf_papers_fault(file: Path, papers: Papers) -> str:

@@ -22,7 +22,7 @@ from lora_studio.models.check import FIELD
 from lora_studio.models.converted import ConvertedFrom, converted_folder, converted_root
 from lora_studio.models.errors import IncompleteModelError
 from lora_studio.models.facts import gguf_dtype
-from lora_studio.models.gguf_header import GgufHeader, GgufTensor, read_gguf
+from lora_studio.models.gguf_header import GgufHeader, read_gguf
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -143,6 +143,8 @@ def _read_model(file: Path, header: GgufHeader, config: Any, context: TaskContex
     from transformers import AutoModelForCausalLM
     from transformers.modeling_gguf_pytorch_utils import TENSOR_PROCESSORS, TensorProcessor
 
+    from lora_studio.models.gguf_tensors import map_tensor, unpack
+
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
     processor: Any = TENSOR_PROCESSORS.get(header.architecture, TensorProcessor)(config=config.to_dict())
@@ -156,7 +158,7 @@ def _read_model(file: Path, header: GgufHeader, config: Any, context: TaskContex
             yield Phase(name="converting", message=f"Unpacking {file.name}", done=number, total=len(header.tensors), unit="tensors")
         parsed = {"tensors": state, "config": config.to_dict()}
         made = processor.process(
-            weights=_unpacked(file, header, tensor), name=tensor.name, tensor_key_mapping=names, parsed_parameters=parsed,
+            weights=unpack(map_tensor(file, header, tensor), tensor.dtype), name=tensor.name, tensor_key_mapping=names, parsed_parameters=parsed,
         )
         if made.name in names:
             state[names[made.name]] = torch.from_numpy(made.weights.copy()).to(config.dtype)
@@ -185,20 +187,6 @@ def _names_of(model: PreTrainedModel, processor: Any, header: GgufHeader) -> dic
     if all(tensor.name in names or tensor.name in _NO_WEIGHTS for tensor in header.tensors):
         return names
     return get_gguf_hf_weights_map(model, processor)
-
-
-def _unpacked(file: Path, header: GgufHeader, tensor: GgufTensor) -> Any:
-    """Give one tensor as a float array in torch's order of dimensions."""
-    import numpy as np
-    from gguf import GGMLQuantizationType
-    from gguf.quants import dequantize
-
-    shape = tuple(reversed(tensor.shape))
-    raw = np.memmap(file, np.uint8, "r", header.data_start + tensor.offset, (tensor.bytes,))
-    if tensor.dtype in ("F32", "F16", "F64"):
-        return raw.view({"F32": np.float32, "F16": np.float16, "F64": np.float64}[tensor.dtype]).reshape(shape)
-    rows = raw.reshape(-1, tensor.bytes * shape[-1] // max(1, tensor.elements))
-    return dequantize(rows, GGMLQuantizationType[tensor.dtype]).reshape(shape)
 
 
 def _fill(model: PreTrainedModel, state: dict[str, Any], file: Path) -> None:

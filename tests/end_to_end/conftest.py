@@ -14,7 +14,7 @@ from tests.end_to_end.album import Album
 from tests.end_to_end.broken_data import BrokenData
 from tests.end_to_end.first_session import Record, Session
 from tests.end_to_end.person import Person, Program, QtHands
-from tests.threads import VARIABLE, all_threads
+from tests.threads import VARIABLE, own_threads, share
 
 SCREENSHOTS_VARIABLE = "LORA_STUDIO_SCREENSHOTS"  # where the album goes; docs/screenshots for the pictures in the docs
 SESSION_VARIABLE = "LORA_STUDIO_SESSION"  # a folder: the session is kept there, and looked at again instead of driven anew
@@ -30,8 +30,7 @@ class Driven:
 
     def environment(self) -> dict[str, str]:
         """Give an environment in which the command line has the same home."""
-        inherited = {name: value for name, value in os.environ.items() if name != VARIABLE}
-        return {**inherited, "LORA_STUDIO_HOME": str(self.home), "HF_HUB_OFFLINE": "1"}
+        return {**os.environ, VARIABLE: str(share()), "LORA_STUDIO_HOME": str(self.home), "HF_HUB_OFFLINE": "1"}
 
 
 @pytest.fixture(scope="session")
@@ -50,7 +49,7 @@ def driven(tmp_path_factory: pytest.TempPathFactory, starter_folder: Path) -> Dr
         (folder / "home", session.day_one, {}),
         (folder / "home", session.day_two, {"LORA_STUDIO_NO_ENGINE": "1"}),
     ):
-        with all_threads():
+        with own_threads():
             for program in _opened(home, environment):
                 steps(Person(program, QtHands(program), patience=2.0))
     session.record.save(kept)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tests.end_to_end.conftest import Driven
 from tests.end_to_end.person import ROOT
-from tests.threads import VARIABLE
+from tests.threads import VARIABLE, share
 
 MESSAGES = 4
 
@@ -39,6 +39,7 @@ import xllamacpp
 asked = json.load(open(sys.argv[1]))
 settings = xllamacpp.CommonParams()
 settings.model.path, settings.n_ctx, settings.n_parallel, settings.n_gpu_layers, settings.verbosity = asked["model"], 1024, 1, 0, -1
+settings.cpuparams.n_threads = settings.cpuparams_batch.n_threads = asked["threads"]
 if asked.get("adapter"):
     adapter = xllamacpp.CommonAdapterLoraInfo()
     adapter.path, adapter.scale = asked["adapter"], 1.0
@@ -62,10 +63,10 @@ def chats() -> list[list[dict[str, str]]]:
 def answers_of(script: str, folder: Path, **asked: object) -> list[str]:
     """Run a script of its own in a bare interpreter, away from the project's checkout."""
     request = folder / "asked.json"
-    request.write_text(json.dumps({**asked, "chats": chats()}), encoding="utf-8")
-    environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", VARIABLE)}
-    done = subprocess.run([sys.executable, "-I", "-c", script, str(request)], cwd=folder, env={**environment, "HF_HUB_OFFLINE": "1"},
-                          capture_output=True, text=True, check=True)
+    request.write_text(json.dumps({**asked, "chats": chats(), "threads": share()}), encoding="utf-8")
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run([sys.executable, "-I", "-c", script, str(request)], cwd=folder, capture_output=True, text=True,
+                          check=True, env={**environment, "HF_HUB_OFFLINE": "1", VARIABLE: str(share())})
     (line,) = (line for line in done.stdout.splitlines() if line.startswith("ANSWERS"))
     found: list[str] = json.loads(line.removeprefix("ANSWERS"))
     return found
