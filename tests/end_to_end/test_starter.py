@@ -149,8 +149,8 @@ def test_adapter_merged_model_and_both_gguf_files_answer_alike_in_the_programs_t
     tools = driven.home / "cache" / "tools"
     tools.mkdir(exist_ok=True)
     (tools / converter_folder.name).symlink_to(converter_folder, target_is_directory=True)
-    base = exported(driven, "adapter", tmp_path / "adapter")
-    by_peft = answers_of(TRANSFORMERS, tmp_path, model=str(starter_folder), tokenizer=str(starter_folder), adapter=str(base))
+    starter = str(starter_folder)
+    by_peft = answers_of(TRANSFORMERS, tmp_path, model=starter, tokenizer=starter, adapter=driven.record.adapter)
     merged = exported(driven, "merged", tmp_path / "merged", "--dtype", "float32")
     by_transformers = answers_of(TRANSFORMERS, tmp_path, model=str(merged), tokenizer=str(merged))
     (gguf,) = exported(driven, "gguf", tmp_path / "gguf", "--quantize", "f32").glob("*.gguf")
