@@ -6,8 +6,8 @@ Here it is made again, a stretch of tokens at a time that stays in the processor
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from functools import partial
 from types import SimpleNamespace
 from typing import Any, cast
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
+from lora_studio.lora.forwards import with_forwards
 from lora_studio.lora.tiles import GATED_AT_ONCE
 
 _TRIED = 17
@@ -23,17 +24,9 @@ _PARTS = {"gate_proj", "up_proj", "down_proj", "act_fn"}
 _SILU_BACKWARD: Any = torch.ops.aten.silu_backward.grad_input
 
 
-@contextlib.contextmanager
-def lean_mlps(model: nn.Module) -> Generator[None]:
+def lean_mlps(model: nn.Module) -> AbstractContextManager[None]:
     """Let a model's MLPs gated by SiLU compute leanly for the length of a block; afterwards they are what they were."""
-    found = [module for module in model.modules() if is_gated_by_silu(module)]
-    for module in found:
-        module.forward = partial(_forward, module)
-    try:
-        yield
-    finally:
-        for module in found:
-            del module.forward
+    return with_forwards({module: partial(_forward, module) for module in model.modules() if is_gated_by_silu(module)})
 
 
 @torch.no_grad()

@@ -7,33 +7,27 @@ they round twice.
 
 from __future__ import annotations
 
-import contextlib
 import inspect
-from collections.abc import Generator
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from lora_studio.lora.forwards import with_forwards
+
 _TRIED = 3
 _EPSILONS = ("variance_epsilon", "eps", "epsilon")
 
 
-@contextlib.contextmanager
-def lean_norms(model: nn.Module) -> Generator[None]:
+def lean_norms(model: nn.Module) -> AbstractContextManager[None]:
     """Let a model's frozen root mean square norms compute leanly for the length of a block; afterwards they are what they were.
 
     Which modules are such norms is tried out, on a few numbers in float32.
     """
     found = {module: plus for module in model.modules() if (plus := gain_added(module)) is not None}
-    for module, plus in found.items():
-        module.forward = partial(_forward, module, type(module).forward, plus)
-    try:
-        yield
-    finally:
-        for module in found:
-            del module.forward
+    return with_forwards({module: partial(_forward, module, type(module).forward, plus) for module, plus in found.items()})
 
 
 @torch.no_grad()

@@ -6,8 +6,8 @@ gradients are those of a run without, bit for bit.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Generator
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -15,26 +15,15 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from lora_studio.lora.checkpointing import Checkpointing
+from lora_studio.lora.forwards import with_forwards
 from lora_studio.train.abandon import decoder_layers
 
-_FORWARD = "forward"
 
-
-@contextlib.contextmanager
-def checkpointed(model: nn.Module, checkpointing: Checkpointing) -> Generator[None]:
+def checkpointed(model: nn.Module, checkpointing: Checkpointing) -> AbstractContextManager[None]:
     """Let layers of a model keep nothing but their input, and compute the rest again in the backward pass."""
     layers = decoder_layers(model)
     chosen = [layer for number, layer in enumerate(layers) if checkpointing.recomputes(number, len(layers))]
-    before = [vars(layer).get(_FORWARD) for layer in chosen]
-    for layer in chosen:
-        layer.forward = _again(layer, layer.forward)
-    try:
-        yield
-    finally:
-        for layer, own in zip(chosen, before, strict=True):
-            del layer.forward
-            if own is not None:
-                layer.forward = own
+    return with_forwards({layer: _again(layer, layer.forward) for layer in chosen})
 
 
 def _again(layer: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:

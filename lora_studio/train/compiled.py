@@ -21,6 +21,7 @@ from torch import nn
 
 from lora_studio.core.errors import InputError, StudioError
 from lora_studio.core.events import Notice, RunEvent, Step
+from lora_studio.lora.forwards import with_forwards
 from lora_studio.train.abandon import decoder_layers
 
 _FIELD = "training.torch_compile"
@@ -92,13 +93,9 @@ def compiled_layers(model: nn.Module, wanted: bool = True) -> Generator[WarmUp]:
     telling.register_start_callback(warm_up.begin)
     telling.register_end_callback(warm_up.end)
     try:
-        with limits, one_process:
-            for layer in layers:
-                layer.forward = _compiled(layer)
+        with limits, one_process, with_forwards({layer: _compiled(layer) for layer in layers}):
             yield warm_up
     finally:
-        for layer in layers:
-            vars(layer).pop("forward", None)
         telling.remove_start_callback(warm_up.begin)
         telling.remove_end_callback(warm_up.end)
         torch._dynamo.reset()
