@@ -52,6 +52,9 @@ def attend_in_blocks(
     if torch.is_autocast_enabled("cpu"):
         dtype = torch.get_autocast_dtype("cpu")
         query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
+    if query.dtype == torch.float16:  # its largest number is 65,504, which products of keys and queries pass before they are scaled
+        power = 2.0 ** math.floor(math.log2(scale))
+        query, scale = query * power, scale / power
     window = None if window is None or window >= layout.longest else window
     with torch.autocast("cpu", enabled=False):
         found: Tensor = _BlockAttention.apply(query, key, value, layout, scale, window)  # type: ignore[no-untyped-call]

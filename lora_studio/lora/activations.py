@@ -110,7 +110,7 @@ class Step:
         facts, size = self.facts, self.precisions.compute_bytes
         inner = self.workload.tokens * facts.intermediate_size * max(1, facts.experts_per_token)
         unpacked = max((self.tree.by_name[name].own_parameters for name in self.quantized), default=0)
-        if _lean_mlp(self._layer_modules, self.device):
+        if _lean_mlp(self._layer_modules, facts, self.device):
             product = inner if any(target.name.endswith("down_proj") for target in self.resolution.targets) else 0
             return self.into_a_layer + (inner + max(2 * inner - product + min(inner, GATED_AT_ONCE), unpacked)) * size
         return self.into_a_layer + (inner + max(inner, unpacked)) * size
@@ -209,7 +209,7 @@ class Step:
             attention = queries + turned + output + 2 * keys  # the values are a part of the whole product, which stays
         inner = facts.intermediate_size * max(1, facts.experts_per_token)
         norms = sum(_norm_width(module, facts) * self._norm_bytes(module) for module in layer)
-        return (attention + _mlp_tensors(layer, self.device) * inner) * self.precisions.compute_bytes + norms
+        return (attention + _mlp_tensors(layer, facts, self.device) * inner) * self.precisions.compute_bytes + norms
 
 
 def _takes_attention(module: ModuleInfo) -> bool:
@@ -218,24 +218,24 @@ def _takes_attention(module: ModuleInfo) -> bool:
     return module.leaf_name in _ATTENTION_OUTPUT and ("attn" in above or "attention" in above)
 
 
-def _mlp_tensors(layer: list[ModuleInfo], device: str) -> int:
+def _mlp_tensors(layer: list[ModuleInfo], facts: ModelFacts, device: str) -> int:
     """Count the tensors of the MLP's inner width that its activation keeps.
 
     Gated: the gate, its activation, which `lora.lean_mlp` makes again on a processor, and the up projection. GPT-2's own GELU is written
     out in several operations.
     """
     leaves, classes = {module.leaf_name for module in layer}, {module.class_name for module in layer}
-    if _lean_mlp(layer, device):
+    if _lean_mlp(layer, facts, device):
         return 2
     if leaves & {"gate_proj", "gate_up_proj", "w1"}:
         return 3
     return 4 if "NewGELUActivation" in classes else 1
 
 
-def _lean_mlp(layer: list[ModuleInfo], device: str) -> bool:
-    """Say whether `lora.lean_mlp` computes a layer's MLP."""
+def _lean_mlp(layer: list[ModuleInfo], facts: ModelFacts, device: str) -> bool:
+    """Say whether `lora.lean_mlp` computes a layer's MLP; of experts, which may lie in one tensor, the worst is assumed."""
     gated = any(module.leaf_name == "gate_proj" for module in layer)
-    return device == "cpu" and gated and any(module.class_name in _SILU for module in layer)
+    return device == "cpu" and not facts.experts_per_token and gated and any(module.class_name in _SILU for module in layer)
 
 
 def _norm_width(module: ModuleInfo, facts: ModelFacts) -> int:

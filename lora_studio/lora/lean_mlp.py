@@ -6,6 +6,7 @@ Here it is made again, a stretch of tokens at a time that stays in the processor
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from functools import partial
@@ -19,7 +20,7 @@ from torch.nn.functional import silu
 from lora_studio.lora.forwards import with_forwards
 from lora_studio.lora.tiles import GATED_AT_ONCE
 
-_TRIED = 17
+_TRIED = (3, 64)
 _PARTS = {"gate_proj", "up_proj", "down_proj", "act_fn"}
 _SILU_BACKWARD: Any = torch.ops.aten.silu_backward.grad_input
 
@@ -31,16 +32,19 @@ def lean_mlps(model: nn.Module) -> AbstractContextManager[None]:
 
 @torch.no_grad()
 def is_gated_by_silu(module: nn.Module) -> bool:
-    """Say whether a module is down_proj(silu(gate_proj(x)) · up_proj(x)); tried on a few numbers, with other functions for its layers."""
+    """Say whether a module is down_proj(silu(gate_proj(x)) · up_proj(x)), rounded as that is.
+
+    Tried on a few numbers, with other functions for its layers.
+    """
     if {name for name, _ in module.named_children()} != _PARTS or "forward" in vars(module):
         return False
     layers = SimpleNamespace(gate_proj=_turned, up_proj=torch.cos, down_proj=torch.sin, act_fn=cast("Any", module).act_fn)
-    tried = torch.linspace(-4, 4, _TRIED)[None]
+    tried = torch.linspace(-4, 4, math.prod(_TRIED)).view(_TRIED)
+    forward = cast("Any", type(module).forward)
     try:
-        found = type(module).forward(cast("Any", layers), tried)
-    except AttributeError:  # it has more to it
+        return all(torch.equal(forward(layers, some), _forward(layers, some)) for some in (tried, tried.bfloat16()))
+    except Exception:  # it has more to it
         return False
-    return torch.allclose(found, _forward(layers, tried), rtol=1e-5, atol=1e-6)
 
 
 def _turned(x: Tensor) -> Tensor:

@@ -85,6 +85,14 @@ def test_half_precision_rounds_as_plain_products_of_it_do(dtype: torch.dtype) ->
         assert (own.double() - other).norm() <= 3 * torch.finfo(dtype).eps * other.norm()
 
 
+def test_scores_beyond_the_largest_half_are_scaled_before_they_are_formed() -> None:
+    large = torch.full((1, 1, 4, 64), 40.0, dtype=torch.float16, requires_grad=True)
+    value = torch.randn(1, 1, 4, 64, dtype=torch.float16)
+    found = attend_in_blocks(large, large, value, rows_apart(1, 4))
+    torch.testing.assert_close(found[0, -1, 0], value[0, 0].float().mean(0).half(), rtol=1e-2, atol=1e-2)
+    assert torch.autograd.grad(found.float().sum(), large)[0].isfinite().all()
+
+
 def test_autocast_decides_the_dtype() -> None:
     *inputs, upstream = tensors(1, 40, 4, 2, 8, 8)
     with torch.autocast("cpu", torch.bfloat16):

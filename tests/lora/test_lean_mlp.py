@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 from transformers import AutoModelForCausalLM
+from transformers.models.llama.modeling_llama import LlamaMLP
 
 from lora_studio.lora import lean_mlp
 from lora_studio.lora.lean_mlp import gated, is_gated_by_silu, lean_mlps
@@ -30,6 +31,25 @@ def test_which_mlps_are_gated_by_silu_is_found_out(architecture: str) -> None:
 
 def test_another_activation_keeps_its_own_way() -> None:
     assert not mlps(AutoModelForCausalLM.from_config(tiny_config("llama", hidden_act="gelu")))
+
+
+class Upcast(LlamaMLP):
+    """Rounds but once."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        inner = self.act_fn(self.gate_proj(x).float()) * self.up_proj(x).float()
+        return self.down_proj(inner.to(x.dtype))
+
+
+class Flat(LlamaMLP):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.down_proj(self.act_fn(self.gate_proj(x)) * self.up_proj(x)).view(-1)
+
+
+@pytest.mark.parametrize("kind", [Upcast, Flat])
+def test_one_that_rounds_otherwise_or_gives_another_shape_keeps_its_own_way(kind: type[LlamaMLP]) -> None:
+    assert is_gated_by_silu(LlamaMLP(tiny_config("llama")))
+    assert not is_gated_by_silu(kind(tiny_config("llama")))
 
 
 @pytest.mark.parametrize("at_once", [1, 100, 1 << 18])

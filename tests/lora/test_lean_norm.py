@@ -75,6 +75,29 @@ def test_half_precision_is_rounded_no_worse(architecture: str) -> None:
         assert (other - value).norm() <= 1.05 * (one - value).norm()
 
 
+class OverGroups(nn.Module):
+    """Looks like a norm of one weight, and takes inputs of four dimensions alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(8), requires_grad=False)
+        self.eps = 1e-6
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows, heads, length, width = x.shape
+        return x.view(rows, heads, length, width) * self.weight
+
+
+class Shortened(OverGroups):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean(0)
+
+
+@pytest.mark.parametrize("kind", [OverGroups, Shortened])
+def test_what_takes_or_gives_other_shapes_is_no_such_norm(kind: type[nn.Module]) -> None:
+    assert gain_added(kind()) is None
+
+
 def test_a_norm_that_trains_or_sees_another_dtype_keeps_its_own_way(tiny_model: Callable[[str], Path]) -> None:
     model = AutoModelForCausalLM.from_pretrained(tiny_model("llama"))
     assert not norms(model)
