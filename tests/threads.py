@@ -18,13 +18,12 @@ def share() -> int:
 @contextlib.contextmanager
 def own_threads() -> Generator[None]:
     """Let torch take this process's share of the processors, here and in children: for the starter, a model of a real size."""
-    kept = os.environ.get(VARIABLE)
+    before = int(os.environ[VARIABLE])
     _take(share())
     try:
         yield
     finally:
-        if kept is not None:
-            _take(int(kept))
+        _take(before)
 
 
 def _take(count: int) -> None:
