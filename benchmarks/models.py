@@ -8,6 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
 from lora_studio.core.control import TaskContext
 from lora_studio.core.paths import HOME_VARIABLE
@@ -32,19 +33,25 @@ def starter_in_a_home_of_its_own() -> Generator[tuple[Path, Path]]:
         yield starter, folder
 
 
+def llama_config(shape: str, words: int) -> Any:
+    """Give the config of a Llama of a shape, with so many words in its vocabulary, held in bfloat16."""
+    from transformers import LlamaConfig
+
+    hidden, intermediate, layers, heads, key_heads = SHAPES[shape]
+    return LlamaConfig(
+        hidden_size=hidden, intermediate_size=intermediate, num_hidden_layers=layers, num_attention_heads=heads,
+        num_key_value_heads=key_heads, vocab_size=words, max_position_embeddings=8192, tie_word_embeddings=False, dtype="bfloat16")
+
+
 def random_model(shape: str, tokenizer: Path, folder: Path) -> Path:
     """Write a Llama of a shape, in bfloat16, with the tokenizer and chat template of another model's folder; give its folder."""
     import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers import LlamaForCausalLM
 
     from lora_studio.models.load import load_tokenizer
 
-    hidden, intermediate, layers, heads, key_heads = SHAPES[shape]
-    config = LlamaConfig(
-        hidden_size=hidden, intermediate_size=intermediate, num_hidden_layers=layers, num_attention_heads=heads,
-        num_key_value_heads=key_heads, vocab_size=len(load_tokenizer(tokenizer)), max_position_embeddings=8192, tie_word_embeddings=False)
     torch.manual_seed(0)
-    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+    LlamaForCausalLM(llama_config(shape, len(load_tokenizer(tokenizer)))).to(torch.bfloat16).save_pretrained(folder)
     for path in tokenizer.iterdir():
         if path.suffix in (".json", ".jinja", ".txt") and not (folder / path.name).exists():
             shutil.copy(path, folder / path.name)

@@ -75,7 +75,7 @@ def bare(config: RunConfig) -> Iterator[None]:
         (step, [make_batch(piece, joined=pieces.joins) for piece in pieces.of(step)]) for step in map(plan.step, range(plan.total_steps))]
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=2e-4, fused=True)
-    with precision.lean_inputs(model), lean(model, parts=True):
+    with precision.lean_inputs(model), lean(model, parts=device.type == "cpu"):
         for step, batches in steps:
             for batch in batches:
                 with head, precision.autocast():

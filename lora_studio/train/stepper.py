@@ -21,7 +21,10 @@ from lora_studio.train.ranks import Ranks
 _SEED_STRIDE = 1_000_003
 _MICRO_STRIDE = 8_191
 _CLIP_EPSILON = 1e-6
-_OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "bad allocation")
+_OUT_OF_MEMORY = (
+    "out of memory", "not enough memory", "can't allocate memory", "bad allocation",
+    "could not create a primitive",  # oneDNN's word for it on a processor: seen under a limit on address space
+)
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
+import torch
 from torch.profiler import ProfilerActivity, profile
+
+from lora_studio.core.config import RunConfig
+from lora_studio.generate.batches import Batch
+from lora_studio.lora.checkpointing import Checkpointing
+from lora_studio.lora.inject import inject
+from lora_studio.lora.lean_model import lean
+from lora_studio.models.load import load_model
+from lora_studio.train.checkpointing import checkpointed
+from lora_studio.train.precision import Precision
+from lora_studio.train.stepper import Stepper
 
 
 def peak_bytes(work: Callable[[], object]) -> int:
@@ -18,3 +30,21 @@ def peak_bytes(work: Callable[[], object]) -> int:
         now += event.nbytes()
         most = max(most, now)
     return most
+
+
+def step_bytes(config: RunConfig, folder: Path, rows: Batch) -> int:
+    """Give the most bytes that a step holds beyond model, adapter and optimizer; the first step has the optimizer's state made."""
+    cpu = torch.device("cpu")
+    model = inject(load_model(folder, getattr(torch, config.model.dtype), cpu, config.model.quantization), config.adapter, 0).train()
+    precision = Precision(cpu, getattr(torch, config.training.compute_dtype))
+    stepper = Stepper(model, config.training, precision)
+    checkpointing = Checkpointing.of(config.training)
+    assert checkpointing is not None
+
+    def step() -> None:
+        stepper.add(rows, len(rows.targets), 1)
+        stepper.finish(1e-4)
+
+    with precision.lean_inputs(model), lean(model, parts=True), checkpointed(model, checkpointing):
+        step()
+        return peak_bytes(step)

@@ -8,24 +8,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from lora_studio.core.config import RunConfig
 from lora_studio.data.token_rows import TokenRow
 from lora_studio.generate.batches import Batch, make_batch
 from lora_studio.lora.activations import Workload
 from lora_studio.lora.budget import estimate_memory
-from lora_studio.lora.checkpointing import Checkpointing
 from lora_studio.lora.device import Device
-from lora_studio.lora.inject import inject
-from lora_studio.lora.lean_model import lean
 from lora_studio.models.facts import read_facts
 from lora_studio.models.inspect import inspect_model
-from lora_studio.models.load import load_model
-from lora_studio.train.checkpointing import checkpointed
-from lora_studio.train.precision import Precision
-from lora_studio.train.stepper import Stepper
-from tests.lora.live_memory import peak_bytes
+from tests.lora.live_memory import step_bytes
 from tests.tiny import save_tiny_model
 
 ROWS, LENGTH = 2, 256
@@ -66,24 +58,6 @@ def batch() -> Batch:
     return make_batch([TokenRow(numbers.integers(5, 300, LENGTH).astype(np.int32), trained) for _ in range(ROWS)])
 
 
-def measured(config: RunConfig, folder: Path) -> int:
-    """Take one step to have the optimizer's state there, then measure the next."""
-    model = inject(
-        load_model(folder, getattr(torch, config.model.dtype), torch.device("cpu"), config.model.quantization), config.adapter, 0).train()
-    precision = Precision(torch.device("cpu"), getattr(torch, config.training.compute_dtype))
-    stepper = Stepper(model, config.training, precision)
-    rows, checkpointing = batch(), Checkpointing.of(config.training)
-    assert checkpointing is not None
-
-    def step() -> None:
-        stepper.add(rows, len(rows.targets), 1)
-        stepper.finish(1e-4)
-
-    with precision.lean_inputs(model), lean(model, parts=True), checkpointed(model, checkpointing):
-        step()
-        return peak_bytes(step)
-
-
 @pytest.mark.parametrize(("architecture", "changes"), [
     ("llama", {}), ("llama", EVERY_THIRD), ("llama", EVERY_SECOND), ("llama", FULL), ("llama", HALVES | FULL), ("llama", MIXED),
     ("llama", MIXED | FULL), ("llama", DROPOUT), ("llama", DROPOUT | HALVES | EVERY_SECOND), ("llama", NF4 | MIXED),
@@ -100,5 +74,5 @@ def test_a_step_is_estimated_within_a_few_percent_and_hardly_ever_too_low(
         "adapter.target_modules": "all-linear", "training.per_device_train_batch_size": ROWS, **changes})
     workload = Workload(ROWS, LENGTH, len(batch().targets))
     parts = estimate_memory(config, read_facts(folder), inspect_model(folder), workload=workload, device=CPU).parts
-    ratio = sum(parts[part] for part in OF_A_STEP) / measured(config, folder)
+    ratio = sum(parts[part] for part in OF_A_STEP) / step_bytes(config, folder, batch())
     assert 0.97 < ratio < 1.09

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from lora_studio.core.settings import TrainingSettings
 from lora_studio.generate.batches import make_batch, trained_count
@@ -18,29 +16,9 @@ from lora_studio.train.precision import Precision
 from lora_studio.train.stepper import Stepper
 from tests.tiny import ARCHITECTURES
 from tests.train.helpers import adapted_model, all_events, new_run, run_config, token_rows
+from tests.train.waits import Waits
 
 CPU = torch.device("cpu")
-# What makes the host wait: a number taken out of a tensor, or a result whose shape depends on numbers in one.
-WAITS = {
-    "aten._local_scalar_dense", "aten.equal", "aten.is_nonzero", "aten.item", "aten.nonzero", "aten.masked_select", "aten._unique2",
-    "aten.unique_consecutive", "aten.repeat_interleave",
-}
-
-
-class Waits(TorchDispatchMode):
-    """Counts the operations that would make the host wait for a device."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: Counter[str] = Counter()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = str(func).rpartition(".")[0]
-        if name in WAITS:
-            self.found[name] += 1
-        if name == "aten.index" and any(index is not None and index.dtype == torch.bool for index in args[1]):
-            self.found["aten.index of a mask"] += 1
-        return func(*args, **(kwargs or {}))
 
 
 def take_steps(stepper: Stepper, count: int, packed: bool = False) -> None:

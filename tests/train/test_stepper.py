@@ -13,7 +13,7 @@ from lora_studio.core.settings import TrainingSettings
 from lora_studio.data.token_rows import TokenRow
 from lora_studio.generate.batches import make_batch, trained_count
 from lora_studio.train.precision import Precision
-from lora_studio.train.stepper import Outcome, Stepper, TooLargeError, micro_batch_seed
+from lora_studio.train.stepper import Outcome, Stepper, TooLargeError, is_out_of_memory, micro_batch_seed
 from tests.train.helpers import adapted_model, token_rows
 
 CPU = Precision(torch.device("cpu"), torch.float32)
@@ -161,3 +161,11 @@ def test_a_model_with_nothing_to_train_is_refused(tiny_model: Callable[[str], Pa
     model = adapted_model(tiny_model("llama")).requires_grad_(False)
     with pytest.raises(InputError, match="Nothing would be trained"):
         Stepper(model, TrainingSettings(), CPU)
+
+
+@pytest.mark.parametrize(("error", "wanted"), [
+    (MemoryError(), True), (torch.OutOfMemoryError("CUDA out of memory."), True),
+    (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes."), True),
+    (RuntimeError("could not create a primitive"), True), (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False)])
+def test_a_want_of_memory_is_told_in_every_librarys_words(error: Exception, wanted: bool) -> None:
+    assert is_out_of_memory(error) == wanted
