@@ -8,8 +8,10 @@ as the window system hands them on: by position, so that what is covered cannot 
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import queue
+import signal
 import socket
 import sys
 import threading
@@ -18,8 +20,11 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
+from tests.patience import waiting
+
 Answer = dict[str, Any]
 _WAIT_FOR_QT_SECONDS = 60.0
+_LOOK_AGAIN_MS = 20
 
 
 class Listener:
@@ -64,29 +69,30 @@ class Listener:
                     driver.sendall(json.dumps(ask(json.loads(line))).encode() + b"\n")
 
     def _meet_the_window(self) -> Callable[[Answer], Answer]:
-        """Give what asks in the window's thread, once there is an application with an event loop."""
-        end = time.monotonic() + _WAIT_FOR_QT_SECONDS
-        while time.monotonic() < end:
-            qt = sys.modules.get("PySide6.QtWidgets")
-            app = qt.QApplication.instance() if qt is not None and hasattr(qt, "QApplication") else None
-            if app is not None and app.topLevelWidgets():
-                break
+        """Give what asks in the window's thread, once there is an application.
+
+        Nothing of the window is touched or imported here: two threads that import the same modules can be handed half-made ones, and a
+        widget that another thread looks at while it is made is known as something else for good.
+        """
+        end = time.monotonic() + _WAIT_FOR_QT_SECONDS * waiting()
+        while (application := _application()) is None and time.monotonic() < end:
             time.sleep(0.02)
-        from PySide6.QtCore import QObject, Qt, Signal
-        from PySide6.QtWidgets import QApplication
+        assert application is not None, "there is no application"
+        from PySide6.QtCore import QObject, Qt, QTimer, Signal
 
         class Messenger(QObject):
             asked = Signal(object)
 
-        from tests.end_to_end.seeing import SEES
-
         messenger, answers = Messenger(), queue.SimpleQueue[Answer]()
         doing: list[Answer] = []
-        application = QApplication.instance()
-        assert application is not None
         messenger.moveToThread(application.thread())
 
         def look(question: Answer) -> None:
+            from tests.end_to_end.seeing import SEES, is_open
+
+            if not is_open():
+                QTimer.singleShot(_LOOK_AGAIN_MS, lambda: look(question))
+                return
             try:
                 found = SEES[question["see"]](*question["of"]) if question["see"] != "idle" else not doing or SEES["questions"]()
             except Exception:
@@ -124,10 +130,18 @@ class Listener:
         return ask
 
 
+def _application() -> Any:
+    """Give the application, once the window's thread has made it."""
+    qt = sys.modules.get("PySide6.QtWidgets")
+    return qt.QApplication.instance() if qt is not None and hasattr(qt, "QApplication") else None
+
+
 def main() -> int:
-    """Run the program, seen."""
+    """Run the program, seen; SIGUSR2 has it write down where each thread stands."""
     from lora_studio.__main__ import main as program
 
+    if hasattr(signal, "SIGUSR2"):
+        faulthandler.register(signal.SIGUSR2, all_threads=True)
     listener = Listener()
     listener.start()
     try:
