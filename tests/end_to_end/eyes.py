@@ -15,7 +15,6 @@ import signal
 import socket
 import sys
 import threading
-import time
 import traceback
 from collections.abc import Callable
 from typing import Any
@@ -24,7 +23,6 @@ from tests.patience import waiting
 
 Answer = dict[str, Any]
 _WAIT_FOR_QT_SECONDS = 60.0
-_LOOK_AGAIN_MS = 20
 
 
 class Listener:
@@ -34,6 +32,8 @@ class Listener:
         self._server = socket.create_server(("127.0.0.1", 0))
         self._thread = threading.Thread(target=self._serve, name="eyes", daemon=True)
         self._done = threading.Event()
+        self._met = threading.Event()
+        self._ask: Callable[[Answer], Answer] = lambda _question: {"ended": True}
 
     def start(self) -> None:
         sys.stdout.write(f"{self._server.getsockname()[1]}\n")
@@ -51,10 +51,10 @@ class Listener:
             driver, _address = self._server.accept()
         except OSError:
             return
-        ask = self._meet_the_window()
+        self._met.wait(_WAIT_FOR_QT_SECONDS * waiting())
         driver.settimeout(0.2)
         with driver:
-            waiting = b""
+            rest = b""
             while not self._done.is_set():
                 try:
                     piece = driver.recv(65536)
@@ -64,35 +64,27 @@ class Listener:
                     return
                 if not piece:
                     return
-                *lines, waiting = (waiting + piece).split(b"\n")
+                *lines, rest = (rest + piece).split(b"\n")
                 for line in lines:
-                    driver.sendall(json.dumps(ask(json.loads(line))).encode() + b"\n")
+                    driver.sendall(json.dumps(self._ask(json.loads(line))).encode() + b"\n")
 
-    def _meet_the_window(self) -> Callable[[Answer], Answer]:
-        """Give what asks in the window's thread, once there is an application.
+    def meet(self, opened: Any) -> Any:
+        """Take in the window, in its own thread; give it back.
 
-        Nothing of the window is touched or imported here: two threads that import the same modules can be handed half-made ones, and a
-        widget that another thread looks at while it is made is known as something else for good.
+        The thread that listens imports and touches nothing of it: two threads that import the same modules can be handed half-made
+        ones, and so can one that looks at an application while another makes it.
         """
-        end = time.monotonic() + _WAIT_FOR_QT_SECONDS * waiting()
-        while (application := _application()) is None and time.monotonic() < end:
-            time.sleep(0.02)
-        assert application is not None, "there is no application"
-        from PySide6.QtCore import QObject, Qt, QTimer, Signal
+        from PySide6.QtCore import QObject, Qt, Signal
+
+        from tests.end_to_end.seeing import SEES
 
         class Messenger(QObject):
             asked = Signal(object)
 
         messenger, answers = Messenger(), queue.SimpleQueue[Answer]()
         doing: list[Answer] = []
-        messenger.moveToThread(application.thread())
 
         def look(question: Answer) -> None:
-            from tests.end_to_end.seeing import SEES, is_open
-
-            if not is_open():
-                QTimer.singleShot(_LOOK_AGAIN_MS, lambda: look(question))
-                return
             try:
                 found = SEES[question["see"]](*question["of"]) if question["see"] != "idle" else not doing or SEES["questions"]()
             except Exception:
@@ -114,7 +106,6 @@ class Listener:
                 look(question)
 
         looker = Looker()
-        looker.moveToThread(application.thread())
         messenger.asked.connect(looker.look, Qt.ConnectionType.QueuedConnection)
         self._kept = (messenger, looker)
 
@@ -127,23 +118,22 @@ class Listener:
                     continue
             return {"ended": True}
 
-        return ask
-
-
-def _application() -> Any:
-    """Give the application, once the window's thread has made it."""
-    qt = sys.modules.get("PySide6.QtWidgets")
-    return qt.QApplication.instance() if qt is not None and hasattr(qt, "QApplication") else None
+        self._ask = ask
+        self._met.set()
+        return opened
 
 
 def main() -> int:
     """Run the program, seen; SIGUSR2 has it write down where each thread stands."""
     from lora_studio.__main__ import main as program
+    from lora_studio.gui import app
 
     if hasattr(signal, "SIGUSR2"):
         faulthandler.register(signal.SIGUSR2, all_threads=True)
     listener = Listener()
     listener.start()
+    open_window = app.open_window
+    app.open_window = lambda target=None: listener.meet(open_window(target))
     try:
         return program()
     finally:

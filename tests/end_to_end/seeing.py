@@ -231,11 +231,6 @@ def press_on(what: str, of: list[Any], part: str) -> Callable[[], None]:
     return mouse(left + width // 2, top + height // 2)
 
 
-def is_open() -> bool:
-    """Tell whether the main window is there."""
-    return any(isinstance(widget, MainWindow) for widget in QApplication.topLevelWidgets())
-
-
 def keys(pressed: str) -> Callable[[], None]:
     """Press a key with its modifiers, written as xdotool writes them: ctrl+z, Return, Tab, space."""
     *modifiers, key = pressed.split("+")
