@@ -213,7 +213,10 @@ class DataSettings(Section):
         json_schema_extra={"editor": "columns"},
         description="Which column of the rows is which key of the format, such as prompt: question. Empty where the rows say so.",
     )
-    encoding: Literal["utf-8", "utf-16", "utf-16-le", "utf-16-be", "latin-1"] = Field(
+    encoding: Literal[
+        "utf-8", "utf-16", "utf-16-le", "utf-16-be", "latin-1", "gb18030", "big5", "shift_jis", "euc_jp", "euc_kr", "windows-1250",
+        "windows-1251", "windows-1253", "windows-1254", "windows-1255", "windows-1256", "windows-1257", "windows-1258", "koi8-r"
+    ] = Field(
         default="utf-8",
         title="Encoding",
         description="How text files are encoded. Files that are not UTF-8 are told of, with the encoding that fits.",

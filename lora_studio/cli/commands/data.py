@@ -84,4 +84,5 @@ def _print_bad_rows(console: Console, report: dict[str, Any], check: DataCheck) 
     if count > _SHOWN_BAD_ROWS:
         console.say(f"  and {count - _SHOWN_BAD_ROWS:,} more (--json lists {'all' if count == len(bad) else f'{len(bad):,}'})")
     if check.encoding_offer:
-        console.say(f"Lines that are not UTF-8 read as {check.encoding_offer}: set data.encoding to {check.encoding_offer}")
+        others = f" (so they do as {', '.join(check.other_encodings)})" if check.other_encodings else ""
+        console.say(f"Lines that are not UTF-8 read as {check.encoding_offer}{others}: set data.encoding to {check.encoding_offer}")

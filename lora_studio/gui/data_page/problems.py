@@ -82,8 +82,10 @@ def _encoding(check: DataCheck) -> list[Problem]:
     if not offer:
         return []
     names = ", ".join(Path(file.path).name for file in check.files if file.encoding)
-    return [Problem("encoding", "warning", tr("Lines of {names} are not UTF-8; they read as {offer}.", names=names, offer=offer),
-                    tr("Use {offer}", offer=offer), {"data.encoding": offer})]
+    text = tr("Lines of {names} are not UTF-8; they read as {offer}.", names=names, offer=offer)
+    if check.other_encodings:
+        text += " " + tr("So they do as {others}.", others=", ".join(check.other_encodings))
+    return [Problem("encoding", "warning", text, tr("Use {offer}", offer=offer), {"data.encoding": offer})]
 
 
 def _unknown_keys(config: RunConfig, check: DataCheck) -> list[Problem]:
