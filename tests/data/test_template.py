@@ -3,6 +3,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from importlib.metadata import version
 from itertools import groupby
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jinja2 import TemplateError
+from packaging.version import Version
 
 from lora_studio.core.errors import InputError
 from lora_studio.data import template as template_module
@@ -293,11 +295,15 @@ def test_what_a_template_lays_out_anew_is_not_missed(
     assert isinstance(found, Rendered), found
 
 
+# Templates are given a turn's reasoning under every name they may ask for, as transformers does from 5.21 on.
+SHOWS_REASONING = pytest.mark.skipif(
+    Version(version("transformers")) < Version("5.21"), reason="this transformers gives reasoning by the row's own name alone")
 SEMANTICS = [
-    "{{ messages | tojson }}", "{% for m in messages %}{% if loop.first %}{% continue %}{% endif %}{{ m.content }}{% endfor %}",
+    pytest.param("{{ messages | tojson }}", marks=SHOWS_REASONING),
+    "{% for m in messages %}{% if loop.first %}{% continue %}{% endif %}{{ m.content }}{% endfor %}",
     "{% set ns = namespace(n=0) %}{% for m in messages %}{% set ns.n = ns.n + 1 %}{% endfor %}{{ ns.n }} {{ dict(a=1) }}",
     "{{ tools }}{{ bos_token }}{{ strftime_now('%Y') }}{{ undefined_name }}", "  {% if true %}\n  a\n  {% endif %}\n b",
-    "{{ messages[0].reasoning_content }}{{ messages[0].thinking }}",
+    pytest.param("{{ messages[0].reasoning_content }}{{ messages[0].thinking }}", marks=SHOWS_REASONING),
     *(style.template for style in BY_ARCHITECTURE.values()), *map(shipped_template, shipped_templates()),
 ]
 
