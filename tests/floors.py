@@ -26,17 +26,24 @@ NOT_TRIED = ("torch", "PySide6-Essentials", "pyqtgraph")
 # What rests on transformers, peft and the libraries beside them, in less than two minutes on two cores.
 TESTS = (
     "tests/core/test_config.py",
-    *(f"tests/models/test_{name}.py" for name in ("convert", "inspect", "load", "download")),
+    *(f"tests/models/test_{name}.py" for name in ("convert", "gguf_tokenizer", "inspect", "load", "download")),
     "tests/data/test_template.py::test_a_template_renders_as_in_transformers",
     *(f"tests/data/test_{name}.py" for name in ("prepare", "hub")),
     *(f"tests/lora/test_{name}.py" for name in ("inject", "resolve_oracle", "targets_oracle", "plan", "lean", "lean_mlp", "saved_adapter")),
     *(f"tests/generate/test_{name}.py" for name in ("packed", "head", "host", "chat")),
-    *(f"tests/train/test_{name}.py" for name in ("trajectory", "stepper", "pieces")),
+    *(f"tests/train/test_{name}.py" for name in ("stepper", "pieces")),
+    *(f"tests/train/test_trajectory.py::test_splitting_a_batch_changes_nothing_but_rounding[{family}]"
+      for family in ("llama", "gemma3", "qwen3_moe", "gpt2")),
     "tests/train/test_engine.py::test_the_loss_falls_by_a_fifth_and_plain_peft_loads_the_adapter",
     "tests/train/test_engine.py::test_a_second_run_on_the_warm_base_equals_the_first",
     *(f"tests/export/test_{name}.py" for name in ("merge", "export", "imports", "hub")),
     "tests/cli/test_headless.py",
 )
+LEFT_OUT = """Left out here, and run with the newest releases alone:
+  tests/gui, tests/end_to_end: the window's libraries are not tried
+  tests/jobs, tests/core but for settings: no library beneath them but pydantic
+  tests of GGUF export, certificates, arithmetic and quantized bases: they stand on the merge and on other programs
+  tests of memory, flops and the rest of train and data: they take minutes, and stand on what is tried here"""
 
 # pytest takes plugins of every installation in reach, those of the newer releases too: these are named, and Qt's is not among them.
 PLUGINS = ("-p", "xdist", "-p", "pytest_timeout")
@@ -64,6 +71,7 @@ def main() -> int:
         if wrong := [name for name, version in wanted.items() if Version(found[name]) != version]:
             say(f"Not the oldest releases that pyproject.toml declares: {', '.join(wrong)}")
             return 1
+        say(LEFT_OUT)
         began = time.monotonic()
         status = run_tests(python)
         say(f"The tests took {time.monotonic() - began:.0f} s.")
