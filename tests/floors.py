@@ -28,6 +28,7 @@ TESTS = (
     "tests/core/test_config.py",
     *(f"tests/models/test_{name}.py" for name in ("convert", "gguf_tokenizer", "inspect", "load", "download")),
     "tests/data/test_template.py::test_a_template_renders_as_in_transformers",
+    "tests/data/test_read_files.py::test_older_encodings_are_offered_by_what_fits_and_read_when_set",
     *(f"tests/data/test_{name}.py" for name in ("prepare", "hub")),
     *(f"tests/lora/test_{name}.py" for name in ("inject", "resolve_oracle", "targets_oracle", "plan", "lean", "lean_mlp", "saved_adapter")),
     *(f"tests/generate/test_{name}.py" for name in ("packed", "head", "host", "chat")),
