@@ -102,7 +102,8 @@ def _cast_the_rest(model: Any, dtype: torch.dtype) -> None:
     plan: dict[str, Any] = model._get_dtype_plan(dtype)
     kept = {word for word, kind in plan.items() if kind != dtype}
     for name, parameter in model.named_parameters():
-        if parameter.is_floating_point() and not any(word in f".{name}" for word in kept):
+        whole = getattr(parameter, "quant_state", None) is None  # packed weights may be stored as if they were floats
+        if whole and parameter.is_floating_point() and not any(word in f".{name}" for word in kept):
             parameter.data = parameter.data.to(dtype)
 
 

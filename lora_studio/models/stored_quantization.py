@@ -118,11 +118,10 @@ def stored_note(stored: StoredQuantization | None, quantization: str, dtype: str
         message = f"The base model is held in {stored.said}, as it lies in its files: {size}."
         return Finding("note", "quantized_base", message, "A merge goes into full precision: unpacked, or the original.", FIELD)
     package = _PACKAGES.get(stored.layout)
-    packed = f"computing with them packed, as the package {package} does, is not done here" if package else (
-        "nothing trains on them packed everywhere")
+    hint = f"Computing with them packed, as the package {package} does, is not done here, so it is not needed." if package else ""
     unpacked = dtype if quantization == NONE else f"full precision and held as {quantization}"
-    message = f"The base model's weights are {stored.said}; they are unpacked to {unpacked} as they are read: {size} in memory."
-    return Finding("note", "quantized_base", message, f"{packed[0].upper()}{packed[1:]}.", FIELD)
+    message = f"The base model's weights are in {stored.said}; they are unpacked to {unpacked} as they are read: {size} in memory."
+    return Finding("note", "quantized_base", message, hint, FIELD)
 
 
 _PACKAGES = {"gptq": "gptqmodel", "awq": "gptqmodel", "compressed": "compressed-tensors"}
@@ -157,7 +156,7 @@ def _bitsandbytes(settings: Mapping[str, Any]) -> _Read:
 
 def _gptq(settings: Mapping[str, Any]) -> _Read:
     bits, form = settings.get("bits"), str(settings.get("checkpoint_format") or settings.get("format") or "gptq")
-    said = f"GPTQ in {bits} bits"
+    said = f"{bits} bits (GPTQ)"
     if bits not in _GPTQ_BITS:
         return said, "", f"GPTQ is read in {', '.join(map(str, _GPTQ_BITS))} bits, not in {bits}"
     if form not in ("gptq", "gptq_v2"):
@@ -170,7 +169,7 @@ def _gptq(settings: Mapping[str, Any]) -> _Read:
 def _awq(settings: Mapping[str, Any]) -> _Read:
     bits = settings.get("bits") or settings.get("w_bit")
     form = str(settings.get("version") or settings.get("format") or "gemm").lower()
-    said = f"AWQ in {bits} bits"
+    said = f"{bits} bits (AWQ)"
     if bits != 4 or form != "gemm":
         return said, "", f"AWQ is read in 4 bits laid out as gemm, not in {bits} bits as {form}"
     return said, "awq", ""
@@ -186,18 +185,19 @@ def _auto_round(settings: Mapping[str, Any]) -> _Read:
 
 
 def _fp8(_settings: Mapping[str, Any]) -> _Read:
-    return "FP8", "fp8", ""
+    return "8 bits (FP8)", "fp8", ""
 
 
 def _mxfp4(_settings: Mapping[str, Any]) -> _Read:
-    return "MXFP4, 4 bits", "mxfp4", ""
+    return "4 bits (MXFP4)", "mxfp4", ""
 
 
 def _compressed(settings: Mapping[str, Any]) -> _Read:
     groups: Any = settings.get("config_groups") or {}
     weights: list[Any] = [group.get("weights") for group in groups.values() if isinstance(group, dict)] if isinstance(groups, dict) else []
     kinds = sorted({f"{'FP' if one.get('type') == 'float' else 'INT'}{one.get('num_bits')}" for one in weights if isinstance(one, dict)})
-    said = " ".join(["compressed-tensors", *([f"({', '.join(kinds)})"] if kinds else [])])
+    bits = " and ".join(sorted({str(one.get("num_bits")) for one in weights if isinstance(one, dict)})) or "fewer"
+    said = f"{bits} bits ({', '.join(['compressed-tensors', *kinds])})"
     form, sparse = str(settings.get("format") or ""), settings.get("sparsity_config") or {}
     sparse_form = str(sparse.get("format") or "dense") if isinstance(sparse, dict) else _NO_WORD
     if any(word in name for word in _REFUSED_FORMATS for name in (form, sparse_form)):

@@ -59,12 +59,13 @@ def codes(words: Tensor, bits: int) -> Tensor:
 
 def _bnb4(parts: Parts, _shape: tuple[int, ...], _settings: Mapping[str, Any]) -> Tensor:
     """Unpack as a product in float32 does; the dtype that was quantized from would round it."""
-    from bitsandbytes.functional import QuantState, dequantize_4bit
+    from bitsandbytes.functional import QuantState
+
+    from lora_studio.models.quantized import unpacked_4bit
 
     packed = parts["weight"]
     state = QuantState.from_dict({_STATE_KEYS.get(role, role): part for role, part in parts.items() if role != "weight"}, packed.device)
-    state.dtype = torch.float32
-    return dequantize_4bit(packed, state)
+    return unpacked_4bit(packed, state, torch.float32)
 
 
 _STATE_KEYS = {"quant_state": "quant_state.bitsandbytes__nf4"}  # the kind is told by the numbers in it

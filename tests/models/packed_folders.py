@@ -207,3 +207,21 @@ def save_gpt_oss(folder: Path) -> dict[str, Tensor]:
     save_file(weights, plain / "model.safetensors", {"format": "pt"})
     tell(folder, {"quant_method": "mxfp4", "modules_to_not_convert": ["model.layers.*.self_attn", "lm_head"]})
     return meant
+
+
+BITSANDBYTES: dict[str, dict[str, Any]] = {
+    "nf4": {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True},
+    "fp4": {"load_in_4bit": True, "bnb_4bit_quant_type": "fp4", "bnb_4bit_quant_storage": "bfloat16"},
+    "int8": {"load_in_8bit": True},
+}
+
+
+def save_bitsandbytes(folder: Path, kind: str, architecture: str = "llama") -> Path:
+    """Make a tiny model quantized and saved by transformers and bitsandbytes in `folder`; give the one it was made from, `<folder>-plain`."""
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    plain = save_tiny_model(folder.with_name(f"{folder.name}-plain"), architecture)
+    model = AutoModelForCausalLM.from_pretrained(plain, quantization_config=BitsAndBytesConfig(**BITSANDBYTES[kind]), dtype=torch.bfloat16)
+    model.save_pretrained(folder)
+    save_tiny_tokenizer(folder)
+    return plain
