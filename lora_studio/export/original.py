@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from lora_studio.core.errors import InputError
+from lora_studio.models.check import read_config
 from lora_studio.models.reading import facing_right
 from lora_studio.models.stored_quantization import stored_quantization
-from lora_studio.models.check import read_config
 from lora_studio.models.unpacked import UnpackedTensors
 
 _LOOKED_AT = 6

@@ -146,7 +146,8 @@ def _make(context: TaskContext, work: Work, folder: Path, kind: str, outtype: st
 def _bytes_needed(work: Work, kind: str) -> int:
     """Say what the files will weigh at most, those in between among them."""
     if work.plan is None:
-        return sum(stored.bytes for stored in open_tensors(work.base).by_name.values()) if kind == "gguf-adapter" and work.run else 0
+        checked = kind == "gguf-adapter" and work.run and work.source.stored is None
+        return sum(stored.bytes for stored in open_tensors(work.base).by_name.values()) if checked else 0
     return work.plan.bytes * (3 if kind == "gguf" else 1)  # merged, converted and, of K-quants, what is quantized
 
 
@@ -189,9 +190,10 @@ def _make_merged(context: TaskContext, work: Work, folder: Path) -> Generator[Ru
 
 def _certificate(work: Work, findings: Findings) -> Certificate:
     source = work.source
+    fingerprint = weight_fingerprint(work.trained_base)
     return judge(
         findings, end_token=end_token_in_words(work.papers), chat_template=work.papers.template_from,
-        base={"name": public_name(source.base_name), "revision": source.base_revision or "", "fingerprint": weight_fingerprint(work.trained_base)},
+        base={"name": public_name(source.base_name), "revision": source.base_revision or "", "fingerprint": fingerprint},
         adapter={"name": source.label, "sha256": sha256_of(source.adapter / WEIGHTS_NAME)},
     )
 

@@ -2,9 +2,9 @@
 
 The classes of bitsandbytes hold the weights; their forward passes are not used. On a processor with AVX512-BF16 theirs of 4 bits
 repacks the weights in the first evaluation and gives no gradient to what goes in from then on, so that all layers below stop
-learning without a word (0.50). On any processor it takes the wrong scales for weights whose rows are no whole blocks: the blocks go
-through a weight from end to end, and it begins anew with each row (0.50.2). Theirs of 8 bits keeps its input for the backward pass, where a frozen layer needs none, and
-rounds it to 8 bits in evaluation but not in training on a processor.
+learning without a word (0.50). On any processor it takes the wrong scales for weights whose rows are no whole blocks: blocks go through
+a weight from end to end, and it begins anew with each row (0.50.2). Theirs of 8 bits keeps its input for the backward pass, where a
+frozen layer needs none, and rounds it to 8 bits in evaluation but not in training on a processor.
 """
 
 from __future__ import annotations

@@ -36,8 +36,8 @@ def unpacked(layout: str, parts: Parts, shape: tuple[int, ...], settings: Mappin
     try:
         weight = _UNPACKERS[layout](parts, shape, settings)
     except (RuntimeError, ValueError, IndexError) as error:
-        said = " ".join(str(error).split())[:200]
-        raise InputError(f"A quantized weight's parts do not fit each other: {said}.", "Download or copy the model again.", FIELD) from error
+        message = f"A quantized weight's parts do not fit each other: {' '.join(str(error).split())[:200]}."
+        raise InputError(message, "Download or copy the model again.", FIELD) from error
     if tuple(weight.shape) != tuple(shape):
         message = f"A quantized weight of {tuple(shape)} unpacks to {tuple(weight.shape)}."
         raise InputError(message, "Download or copy the model again.", FIELD)
@@ -76,8 +76,8 @@ def _bnb8(parts: Parts, _shape: tuple[int, ...], _settings: Mapping[str, Any]) -
 
 
 def _gptq(parts: Parts, shape: tuple[int, ...], settings: Mapping[str, Any]) -> Tensor:
-    bits = int(settings["bits"])
-    bits = parts["qweight"].shape[0] * 32 // shape[1] if parts["qweight"].shape[0] * 32 % shape[1] == 0 else bits  # some layers have more
+    fitting, rest = divmod(parts["qweight"].shape[0] * 32, shape[1])
+    bits = int(settings["bits"]) if rest else fitting  # some layers may have more than others
     numbers = codes(parts["qweight"].T, bits)[:, : shape[1]].float()
     scales = parts["scales"].float()
     zeros = codes(parts["qzeros"], bits)[:, : shape[0]].float()

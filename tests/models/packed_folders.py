@@ -34,7 +34,7 @@ def words(numbers: Tensor, bits: int) -> Tensor:
 
 
 def gptq(weight: Tensor, bits: int = 4, version: str = "gptq", act_order: bool = True) -> Packed:
-    out, inner = weight.shape
+    inner = weight.shape[1]
     groups, most = inner // _GROUP, (1 << bits) - 1
     index = torch.arange(inner) // _GROUP
     if act_order:
@@ -184,7 +184,7 @@ def save_gpt_oss(folder: Path) -> dict[str, Tensor]:
 
     config = AutoConfig.for_model(
         "gpt_oss", vocab_size=384, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-        head_dim=8, num_local_experts=4, num_experts_per_tok=2, max_position_embeddings=256, sliding_window=16, pad_token_id=0,
+        rope_parameters={"rope_type": "default", "rope_theta": 10000.0}, head_dim=8, num_local_experts=4, num_experts_per_tok=2, max_position_embeddings=256, sliding_window=16, pad_token_id=0,
         bos_token_id=1, eos_token_id=2)
     plain = folder.with_name(f"{folder.name}-plain")
     with torch.random.fork_rng(devices=[]):
@@ -217,7 +217,7 @@ BITSANDBYTES: dict[str, dict[str, Any]] = {
 
 
 def save_bitsandbytes(folder: Path, kind: str, architecture: str = "llama") -> Path:
-    """Make a tiny model quantized and saved by transformers and bitsandbytes in `folder`; give the one it was made from, `<folder>-plain`."""
+    """Make a tiny model quantized and saved by transformers and bitsandbytes in `folder`; give the one it was made from."""
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
     plain = save_tiny_model(folder.with_name(f"{folder.name}-plain"), architecture)

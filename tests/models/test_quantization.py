@@ -27,7 +27,7 @@ def bytes_held(model: nn.Module) -> int:
     size = sum(parameter.untyped_storage().nbytes() for parameter in model.parameters())
     for layer in held(model).values():
         state = getattr(layer.weight, "quant_state", None)
-        size += state.absmax.nbytes + state.state2.absmax.nbytes if state else layer.weight.SCB.nbytes
+        size += state.absmax.nbytes + (state.state2.absmax.nbytes if state.nested else 0) if state else layer.weight.SCB.nbytes
     return size
 
 
