@@ -111,7 +111,7 @@ def _read_weights(folder: Path, config: Any, dtype: torch.dtype, more: dict[str,
     """Read a model, onto the CPU unless told otherwise, with PyTorch's attention where its family has it."""
     from transformers import AutoModelForCausalLM
 
-    source = None if family else str(folder)
+    source: Any = None if family else str(folder)
 
     def read(attention: str) -> tuple[PreTrainedModel, dict[str, Any]]:
         loaded: Any = (family or AutoModelForCausalLM).from_pretrained(

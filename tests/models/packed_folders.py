@@ -184,14 +184,15 @@ def save_gpt_oss(folder: Path) -> dict[str, Tensor]:
 
     config = AutoConfig.for_model(
         "gpt_oss", vocab_size=384, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-        rope_parameters={"rope_type": "default", "rope_theta": 10000.0}, head_dim=8, num_local_experts=4, num_experts_per_tok=2, max_position_embeddings=256, sliding_window=16, pad_token_id=0,
-        bos_token_id=1, eos_token_id=2)
+        head_dim=8, num_local_experts=4, num_experts_per_tok=2, max_position_embeddings=256, sliding_window=16, pad_token_id=0,
+        bos_token_id=1, eos_token_id=2, rope_parameters={"rope_type": "default", "rope_theta": 10000.0})
     plain = folder.with_name(f"{folder.name}-plain")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = AutoModelForCausalLM.from_config(config)
         for parameter in model.parameters():
-            torch.nn.init.normal_(parameter, std=0.08)
+            if parameter.dim() > 1:
+                torch.nn.init.normal_(parameter, std=0.08)
     model.save_pretrained(plain)
     save_tiny_tokenizer(plain)
     shutil.copytree(plain, folder)

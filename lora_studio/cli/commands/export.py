@@ -89,4 +89,7 @@ def _told(result: dict[str, Any]) -> Iterator[str]:
     if trained:
         against = f": same first choice at {trained['top1_agreement']:.1%} of positions" if "top1_agreement" in trained else ""
         yield f"The adapter was trained on the base held in {trained['held_in']}; set against that{against or ' it was not compared'}"
+        if "merged_into" in trained:
+            apart = f", whose weights differ by {trained['weights_apart']:.1%}" if "weights_apart" in trained else ""
+            yield f"Merged into {trained['merged_into']}{apart}"
     yield f"The whole certificate: {Path(result['path']) / CERTIFICATE_PAGE}"
