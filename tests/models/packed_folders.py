@@ -226,3 +226,16 @@ def save_bitsandbytes(folder: Path, kind: str, architecture: str = "llama") -> P
     model.save_pretrained(folder)
     save_tiny_tokenizer(folder)
     return plain
+
+
+def pack_experts(folder: Path) -> None:
+    """Pack a mixture's experts in 4 bits too, one by one, as programs with transformers 4 did."""
+    from bitsandbytes.functional import quantize_4bit
+
+    file = folder / "model.safetensors"
+    tensors = load_file(file)
+    for name in [name for name in tensors if ".experts." in name]:
+        packed, state = quantize_4bit(tensors[name], quant_type="nf4", compress_statistics=True)
+        tensors[name] = packed
+        tensors |= {f"{name}.{part}": value for part, value in state.as_dict(packed=True).items()}
+    save_file(tensors, file, {"format": "pt"})

@@ -19,7 +19,7 @@ from lora_studio.models.load import load_model
 from lora_studio.models.quantization import quantized_modules, weight_bytes
 from lora_studio.models.stored_quantization import stored_finding, stored_note, stored_quantization
 from lora_studio.models.unpacked import open_tensors
-from tests.models.packed_folders import BITSANDBYTES, KINDS, save_bitsandbytes, save_gpt_oss, save_packed_model, tell
+from tests.models.packed_folders import BITSANDBYTES, KINDS, pack_experts, save_bitsandbytes, save_gpt_oss, save_packed_model, tell
 from tests.models.quantized import held, unpacked
 from tests.models.test_quantization import bytes_held
 from tests.tiny import save_tiny_model
@@ -93,6 +93,20 @@ def test_packed_and_unpacked_answer_alike(kind: str, tmp_path: Path) -> None:
     name, layer = next(iter(held(packed).items()))
     own = unpacked(layer)
     assert torch.allclose(whole.get_parameter(f"{name}.weight"), own.float(), atol=1e-3)
+
+
+def test_experts_packed_one_by_one_are_unpacked_and_the_rest_stays_packed(tmp_path: Path) -> None:
+    save_bitsandbytes(tmp_path / "packed", "nf4", "qwen3_moe")
+    before = load_model(tmp_path / "packed", torch.float32, CPU)
+    pack_experts(tmp_path / "packed")
+    facts, tree = read_facts(tmp_path / "packed"), inspect_model(tmp_path / "packed")
+    model = load_model(tmp_path / "packed", torch.float32, CPU)
+    assert facts.parameters == tree.all_parameters
+    assert held(model).keys() == held(before).keys() == quantized_modules(tree, "none", facts.stored)
+    assert bytes_held(model) == weight_bytes(tree, "none", 4, facts.stored)
+    name = "model.layers.0.mlp.experts.down_proj"
+    was, now = before.get_parameter(name), model.get_parameter(name)
+    assert 0.05 < float((now - was).norm() / was.norm()) < 0.12
 
 
 def test_a_config_alone_tells_what_a_folder_of_bitsandbytes_will_weigh(tmp_path: Path) -> None:
