@@ -26,9 +26,7 @@ BASES: dict[str, tuple[Maker, dict[str, Any]]] = {
     "int8": (lambda folder: save_bitsandbytes(folder, "int8"), {"target_modules": ["q_proj", "down_proj"]}),
     "fp4 of Conv1D": (lambda folder: save_bitsandbytes(folder, "fp4", "gpt2"), {"target_modules": ["c_attn"], "fan_in_fan_out": True}),
     "gptq": (lambda folder: save_packed_model(folder, "gptq"), {"target_modules": ["q_proj", "down_proj"]}),
-    "awq": (lambda folder: save_packed_model(folder, "awq"), {"target_modules": ["q_proj"]}),
     "fp8": (lambda folder: save_packed_model(folder, "fp8", "qwen3_moe"), {"target_modules": ["q_proj"]}),
-    "w4a16": (lambda folder: save_packed_model(folder, "w4a16"), {"target_modules": ["q_proj"]}),
     "mxfp4": (save_gpt_oss, {"target_modules": ["q_proj"]}),
 }
 
