@@ -13,6 +13,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from lora_studio.core.errors import InputError
+from lora_studio.export.offers import offers
 from lora_studio.models.load import load_model
 from tests.export.adapters import logits, make_adapter, run_export
 from tests.models.packed_folders import save_bitsandbytes, save_gpt_oss, save_packed_model, tell
@@ -106,7 +107,7 @@ def test_where_nothing_tells_the_original_it_has_to_be_named(tmp_path: Path) -> 
 
 
 def test_an_adapter_of_weights_that_are_not_read_here_is_exported_and_its_merge_refused_with_the_way_out(tmp_path: Path) -> None:
-    base = save_tiny_model(tmp_path / "base-plain")
+    save_tiny_model(tmp_path / "base-plain")
     folder = save_tiny_model(tmp_path / "base")
     tell(folder, {"quant_method": "hqq"})
     adapter = plain_adapter(folder, tmp_path / "adapter", {"target_modules": ["q_proj"]})
@@ -114,7 +115,9 @@ def test_an_adapter_of_weights_that_are_not_read_here_is_exported_and_its_merge_
     with pytest.raises(InputError, match="quantized by hqq are not read here") as caught:
         run_export(source=str(adapter), kind="merged", to=str(tmp_path / "merged"))
     assert "--into" in caught.value.hint
-    assert base.exists()
+    told = offers(adapter, folder)
+    assert "quantized by hqq" in told["merged"].reason
+    assert not told["adapter"].reason
 
 
 def test_a_base_in_full_precision_has_no_other_to_merge_into(tmp_path: Path) -> None:
