@@ -23,7 +23,6 @@ from lora_studio.export.loading import THIS_FOLDER, loading_lines, loadings
 from lora_studio.export.public import code, plain, public_name
 from lora_studio.export.source import AdapterSource
 from lora_studio.models.facts import ModelFacts, read_facts
-from lora_studio.models.quantization import SAID
 
 __all__ = ["CARD_NAME", "CURVES_NAME", "loading_lines", "model_card", "public_name", "write_card"]
 
@@ -130,7 +129,7 @@ def _revision(source: AdapterSource) -> str:
 
 def _trained_on(source: AdapterSource, kind: str) -> str:
     """Say, with a space before it, that an adapter was trained on a quantized base; empty where it was not."""
-    held = SAID[source.base_quantization]
+    held = source.held_in
     if not held:
         return ""
     is_merged = kind in ("merged", "gguf")

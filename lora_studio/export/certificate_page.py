@@ -104,6 +104,10 @@ def _found(certificate: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         if certificate.get(key):
             yield title, escape(str(certificate[key]))
     trained = certificate.get("trained_base")
+    if trained and trained.get("merged_into"):
+        yield "Merged into", escape(str(trained["merged_into"]))
+    if trained and trained.get("weights_apart") is not None:
+        yield "Its weights differ from those that were trained on by", f"{trained['weights_apart']:.1%} of their size"
     if trained and "top1_agreement" in trained:
         yield (f"Against the base in {escape(str(trained['held_in']))} that it was trained on",
                f"largest logit difference {trained['max_abs_logit_difference']:.2e}, same likeliest token {trained['top1_agreement']:.2%}")

@@ -10,7 +10,6 @@ from lora_studio.export.certificate import Certificate, Grade, Verdict
 from lora_studio.export.comparison import EXACT_WITHIN, Comparison
 from lora_studio.export.llama_check import LlamaComparison
 from lora_studio.export.reference import Compared
-from lora_studio.models.quantization import NONE, SAID
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,9 @@ class Findings:
         update_lost: See `Certificate`.
         papers_fault: What is wrong with tokenizer, template or end token; empty when nothing is.
         compared: Its logits against others, where the artefact was run.
-        trained_base: How the base was held while the adapter was trained; none where in full precision.
+        held_in: What the base was held in while the adapter was trained, in words; empty where in full precision.
+        merged_into: Which full precision it was merged into, where there was a choice.
+        weights_apart: How far that one's weights are from those it was trained on, relative to them; None where they are the same.
         rows_from: See `Certificate`.
         llama: Its log-probabilities in llama.cpp against base + adapter, where it was run there.
         llama_limit: How far they may be apart.
@@ -64,7 +65,9 @@ class Findings:
     update_lost: float | None = None
     papers_fault: str = ""
     compared: Compared | None = None
-    trained_base: str = NONE
+    held_in: str = ""
+    merged_into: str = ""
+    weights_apart: float | None = None
     rows_from: str = ""
     llama: LlamaComparison | None = None
     llama_limit: LlamaLimit | None = None
@@ -128,9 +131,13 @@ def judge(
 
 def _against_trained(findings: Findings) -> dict[str, Any] | None:
     """Say how far the artefact is from base + adapter with the base held as it was in training; None where it was in full precision."""
-    if findings.trained_base == NONE:
+    if not findings.held_in:
         return None
-    told: dict[str, Any] = {"held_in": SAID[findings.trained_base]}
+    told: dict[str, Any] = {"held_in": findings.held_in}
+    if findings.merged_into:
+        told["merged_into"] = findings.merged_into
+    if findings.weights_apart is not None:
+        told["weights_apart"] = findings.weights_apart
     found = findings.compared.trained if findings.compared else None
     if found is not None:
         told |= {"max_abs_logit_difference": found.largest, "top1_agreement": found.agreement, "kl_divergence": found.kl_divergence}

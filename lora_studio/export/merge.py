@@ -19,7 +19,6 @@ from torch import Tensor
 
 from lora_studio.export.blocks import BlockWork, Product, refuse_not_finite, refuse_overflow
 from lora_studio.export.changes import AddBias, AddUpdate, Change, Replace, ReplaceRows, in_blocks
-from lora_studio.export.held_base import HeldTensors
 from lora_studio.export.merge_plan import MergePlan
 from lora_studio.export.shards import ShardWriter
 
@@ -94,7 +93,7 @@ class _Merging:
         self._plan, self._tensors, self._writer, self._workers = plan, tensors, writer, workers
         self._group_of = {name: group for group in plan.names.groups for name in group.stored.values()}
         self._product = Product()
-        self._unpacked: frozenset[str] = plan.stored.unpacked if isinstance(plan.stored, HeldTensors) else frozenset()
+        self._unpacked: frozenset[str] = plan.stored.unpacked
 
     def all(self) -> Iterator[str]:
         """Write everything; give the names of tensors as they are written."""

@@ -13,7 +13,10 @@ from lora_studio.export.shards import SAFETENSORS_NAMES, Layout
 from lora_studio.lora.saved_adapter import SavedAdapter
 from lora_studio.models.check import WEIGHTS_NAME, read_config
 from lora_studio.models.checkpoint_names import CheckpointNames, Group
+from lora_studio.models.reading import facing
+from lora_studio.models.stored_quantization import without_quantization
 from lora_studio.models.stored_tensors import StoredTensor, StoredTensors
+from lora_studio.models.unpacked import open_tensors
 
 if TYPE_CHECKING:
     import torch
@@ -77,11 +80,12 @@ class MergePlan:
         Raises:
             InputError: The adapter cannot be merged rightly.
         """
-        stored = StoredTensors.open(base)
+        stored = open_tensors(base)
         names = CheckpointNames(changes.model, list(stored.by_name))
+        stored = facing(stored, names, changes.model)
         if held is not None:
             stored = HeldTensors(stored, names, changes.tree, held.quantization, held.dtype)
-        plan = cls(stored, names, changes, read_config(base))
+        plan = cls(stored, names, changes, without_quantization(read_config(base)))
         plan._lay_out(dtype)
         plan._untie(dtype)
         plan._settle_vocabulary()

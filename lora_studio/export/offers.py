@@ -17,6 +17,8 @@ from lora_studio.export.llama_cpp import find_converter
 from lora_studio.lora.saved_adapter import SavedAdapter
 from lora_studio.models.check import read_config
 from lora_studio.models.facts import read_facts
+from lora_studio.models.quantization import NONE
+from lora_studio.models.stored_quantization import stored_finding, stored_quantization
 from lora_studio.models.tree_cache import cached_tree
 
 Form = Literal["adapter", "merged", "gguf", "gguf-adapter"]
@@ -58,12 +60,18 @@ def offers(adapter: Path, base: Path | None) -> dict[Form, Offer]:
         converter = find_converter()
     except (StudioError, OSError):
         return found
-    tied = _tied(saved, tree)
+    tied = _tied(saved, tree) or _unread(base)
     unknown = f"llama.cpp is not known to run models of the family {family}." if family and family not in LLAMA_CPP_FAMILIES else ""
     found["merged"] = Offer("merged", tied)
     found["gguf"] = Offer("gguf", tied or unknown, needs_converter=converter is None)
     found["gguf-adapter"] = Offer("gguf-adapter", beyond_gguf(saved, family, tree) if family else "")
     return found
+
+
+def _unread(base: Path | None) -> str:
+    """Say why a base that is quantized already is not merged into, unpacked; empty where it can be."""
+    found = stored_finding(stored_quantization(read_config(base)), NONE, "cpu") if base and base.is_dir() else None
+    return f"{found.message} {found.hint}" if found else ""
 
 
 def _tied(saved: SavedAdapter, tree: ModuleTree | None) -> str:

@@ -101,7 +101,7 @@ def reference_of(
         prepare: Changes the loaded base before the adapter goes on it.
     """
     yield Phase(name="loading", message="Loading base model and adapter")
-    model: Any = load_model(base, torch.float32, torch.device("cpu"))
+    model: Any = load_model(base, torch.float32, torch.device("cpu"), unpack=True)
     prepare(model)
     model = with_adapter(model, adapter, resized)
     found = Reference(rows)

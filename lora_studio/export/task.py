@@ -21,26 +21,30 @@ from lora_studio.export.certificate import Certificate, write_certificate
 from lora_studio.export.compatibility import compatibility
 from lora_studio.export.destination import alone_at, check_destination, keep_as_failed
 from lora_studio.export.gguf_export import make_gguf, make_gguf_adapter
+from lora_studio.export.into import AUTO, Original, find_original, merged_base
 from lora_studio.export.judge import Findings, judge
 from lora_studio.export.merge import merge_into
 from lora_studio.export.papers import copy_papers, end_token_in_words, papers_fault
 from lora_studio.export.reference import compare_with, fits_memory, load_artefact, with_adapter
 from lora_studio.export.request import check_request, check_space, needed_folders
-from lora_studio.export.source import CONFIG_NAME, WEIGHTS_NAME
+from lora_studio.export.source import CONFIG_NAME, WEIGHTS_NAME, AdapterSource
 from lora_studio.export.tensor_check import TensorReport, check_tensors
 from lora_studio.export.work import Work
 from lora_studio.models.facts import read_facts
 from lora_studio.models.fingerprint import weight_fingerprint
 from lora_studio.models.load import load_model
 from lora_studio.models.prepare import ready_model
-from lora_studio.models.stored_tensors import TORCH_NAMES, StoredTensors
+from lora_studio.models.quantization import NONE
+from lora_studio.models.stored_quantization import stored_finding
+from lora_studio.models.stored_tensors import TORCH_NAMES
+from lora_studio.models.unpacked import open_tensors
 
 _CPU = torch.device("cpu")
 
 
 def export(
     context: TaskContext, source: str, kind: str, to: str, dtype: str | None = None, overwrite: bool = False, check: str = "auto",
-    into: str = "original", outtype: str = "f16",
+    into: str = AUTO, outtype: str = "f16",
 ) -> Iterator[RunEvent]:
     """Export a run, a checkpoint or a PEFT folder as an adapter folder, a merged model, a GGUF model or a GGUF adapter.
 
@@ -55,8 +59,9 @@ def export(
         dtype: Of the merged weights: "float32", "bfloat16", "float16"; None keeps each tensor's own, or is float32 where that is none of
             them.
         overwrite: Whether an earlier export at `to` may be replaced.
-        into: What an adapter of a quantized base is merged into: "original", the base in full precision, or "dequantized", the base as it
-            was held, unpacked.
+        into: What an adapter of a quantized base is merged into: "original", the base in full precision, "dequantized", the base as it
+            was held, unpacked, or the name of the model that a quantized one was made from; "auto" takes the base's own files, unpacked
+            where they are quantized.
         outtype: Of a GGUF model's weights, such as "f16" or "q8_0".
         check: "auto" runs the artefact where it fits into memory, "tensors" never does.
 
@@ -69,10 +74,13 @@ def export(
     target = Path(to).expanduser().resolve()
     found = check_request(source, kind, target, dtype, overwrite=overwrite, into=into)
     base = yield from ready_model(context, found.base_name, found.base_revision)
-    needed = needed_folders(found, base)
+    found = found.with_base(base)
+    original = yield from _original(context, found, base, kind, into)
+    needed = [*needed_folders(found, base), *([original.folder] if original else [])]
     check_destination(target, overwrite=overwrite, needed=needed)
     yield Phase(name="preparing", message="Looking at base model and adapter")
-    work = Work.of(found, base, kind, dtype, outtype, into, run=check == "auto" and fits_memory(base))
+    runs = check == "auto" and fits_memory(base) and stored_finding(found.stored, NONE, "cpu") is None
+    work = Work.of(found, base, kind, dtype, outtype, into, run=runs, original=original)
     check_space(target, _bytes_needed(work, kind))
     with alone_at(target), _told_when_disk_fails(target), whole_folder(target, overwrite=overwrite) as folder:
         certificate = _certificate(work, (yield from _make(context, work, folder, kind, outtype)))
@@ -87,6 +95,17 @@ def export(
     yield RunFinished(result={
         "path": str(target), "kind": kind, "bytes": size, "dtype": certificate.dtype, "base_quantization": found.base_quantization,
         "certificate": certificate.to_json(), **_servable(kind, target, base)})
+
+
+def _original(
+    context: TaskContext, source: AdapterSource, base: Path, kind: str, into: str
+) -> Generator[RunEvent, None, Original | None]:
+    """Make the full precision ready that a quantized base is replaced by in a merge; None where it is not."""
+    name = merged_base(source, base, into) if kind in ("merged", "gguf") else ""
+    if not name:
+        return None
+    find_original(name)
+    return Original(name, (yield from ready_model(context, name)))
 
 
 def _servable(kind: str, folder: Path, base: Path) -> dict[str, Any]:
@@ -127,7 +146,8 @@ def _make(context: TaskContext, work: Work, folder: Path, kind: str, outtype: st
 def _bytes_needed(work: Work, kind: str) -> int:
     """Say what the files will weigh at most, those in between among them."""
     if work.plan is None:
-        return sum(stored.bytes for stored in StoredTensors.open(work.base).by_name.values()) if kind == "gguf-adapter" and work.run else 0
+        checked = kind == "gguf-adapter" and work.run and work.source.stored is None
+        return sum(stored.bytes for stored in open_tensors(work.base).by_name.values()) if checked else 0
     return work.plan.bytes * (3 if kind == "gguf" else 1)  # merged, converted and, of K-quants, what is quantized
 
 
@@ -139,7 +159,7 @@ def _make_adapter(context: TaskContext, work: Work, folder: Path) -> Generator[R
     findings.tensors, findings.wrong = len(work.changes.adapter.header.tensors), [] if same else [WEIGHTS_NAME]
     if work.run:
         reference = yield from work.reference(context)
-        model = with_adapter(load_model(work.base, torch.float32, _CPU), folder, work.changes.resized)
+        model = with_adapter(load_model(work.base, torch.float32, _CPU, unpack=True), folder, work.changes.resized)
         findings.compared = yield from compare_with(context, model, reference)
         findings.rows_from = reference.rows.origin
     return findings
@@ -153,7 +173,7 @@ def _make_merged(context: TaskContext, work: Work, folder: Path) -> Generator[Ru
         yield Phase(name="merging", message="Merging", done=done, total=plan.bytes, unit="bytes")
     copy_papers(work.base, work.source.adapter, folder, work.papers)
     findings = Findings(kind="merged", dtype=plan.dtype, loaded_by=f"transformers {transformers.__version__}",
-                        rounded=plan.is_rounded, trained_base=work.source.base_quantization,
+                        rounded=plan.is_rounded, **work.told_of_base,
                         papers_fault=papers_fault(folder, work.papers, plan.config))
     report = TensorReport()
     for done in check_tensors(plan, work.base, folder, report):
@@ -170,9 +190,10 @@ def _make_merged(context: TaskContext, work: Work, folder: Path) -> Generator[Ru
 
 def _certificate(work: Work, findings: Findings) -> Certificate:
     source = work.source
+    fingerprint = weight_fingerprint(work.trained_base)
     return judge(
         findings, end_token=end_token_in_words(work.papers), chat_template=work.papers.template_from,
-        base={"name": public_name(source.base_name), "revision": source.base_revision or "", "fingerprint": weight_fingerprint(work.base)},
+        base={"name": public_name(source.base_name), "revision": source.base_revision or "", "fingerprint": fingerprint},
         adapter={"name": source.label, "sha256": sha256_of(source.adapter / WEIGHTS_NAME)},
     )
 

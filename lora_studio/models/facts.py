@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from lora_studio.core.errors import InputError
 from lora_studio.models.check import FIELD, check_folder, read_config, read_headers
 from lora_studio.models.converted import ConvertedFrom
+from lora_studio.models.full_precision import front_matter, full_precision_of
 from lora_studio.models.gguf_header import GgufHeader, read_gguf
 from lora_studio.models.safetensors_header import SafetensorsHeader, TensorEntry
+from lora_studio.models.stored_quantization import StoredQuantization, stored_quantization
+from lora_studio.models.stored_tensors import StoredTensors
+from lora_studio.models.unpacked import UnpackedTensors
 
 _DTYPE_NAMES = {
     "F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2",
@@ -25,7 +27,6 @@ _BUFFER_ENDINGS = ("rotary_emb.inv_freq", "attn.masked_bias", "attention.masked_
 _TIED_BY_DEFAULT = (
     "gpt2", "gemma", "gemma2", "gemma3", "gemma3_text", "gemma4_text", "bloom", "opt", "gpt_bigcode", "falcon", "cohere", "cohere2",
 )
-_FRONT_MATTER_BYTES = 65536
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ class ModelFacts:
         experts: Experts of one layer; 0 for a dense model.
         experts_per_token: Experts each token takes; 0 for a dense model.
         has_chat_template: Whether a chat template comes with it.
+        stored: How its weights are quantized in the files; None where they are not.
     """
 
     architecture: str
@@ -71,6 +73,7 @@ class ModelFacts:
     experts: int = 0
     experts_per_token: int = 0
     has_chat_template: bool = False
+    stored: StoredQuantization | None = None
 
 
 def read_facts(path: Path) -> ModelFacts:
@@ -85,20 +88,34 @@ def read_facts(path: Path) -> ModelFacts:
     config = read_config(path)
     headers = read_headers(path)
     shape = _text_config(config)
-    tensors = {name: entry for header in headers.values() for name, entry in header.tensors.items()}
+    stored, tensors = _as_meant(path, config, headers)
     tied = _is_tied(config, shape, tensors)
     architectures: list[str] = config.get("architectures") or [""]
     return ModelFacts(
         architecture=architectures[0],
         model_type=str(config["model_type"]),
-        parameters=_count_parameters(tensors, tied) if tensors else None,
-        dtype=_main_dtype(headers.values()) or str(config.get("dtype") or config.get("torch_dtype") or ""),
+        parameters=_count_parameters(tensors, tied) if tensors and not (stored and stored.unread) else None,
+        dtype=_main_dtype(tensors.values()) or str(config.get("dtype") or config.get("torch_dtype") or ""),
         bytes_on_disk=sum(file.stat().st_size for file in headers),
         tied_embeddings=tied,
         licence=_licence(path),
         has_chat_template=_has_chat_template(path),
+        stored=stored,
         **_sizes(shape),
     )
+
+
+def _as_meant(
+    folder: Path, config: dict[str, Any], headers: Mapping[Path, SafetensorsHeader]
+) -> tuple[StoredQuantization | None, dict[str, TensorEntry]]:
+    """Give how weights are quantized, and all tensors as they would be in full precision."""
+    stored = stored_quantization(config)
+    if stored is None:
+        return None, {name: entry for header in headers.values() for name, entry in header.tensors.items()}
+    unpacked = UnpackedTensors(StoredTensors(folder, headers), stored, config)
+    stored = replace(stored, packed=unpacked.packed_bytes() if stored.stays_packed else {}, full_precision=full_precision_of(
+        folder.name, folder))
+    return stored, {name: tensor.entry for name, tensor in unpacked.by_name.items()}
 
 
 def _text_config(config: dict[str, Any]) -> dict[str, Any]:
@@ -158,12 +175,11 @@ def _count_parameters(tensors: dict[str, TensorEntry], tied: bool) -> int:
     )
 
 
-def _main_dtype(headers: Iterable[SafetensorsHeader]) -> str:
+def _main_dtype(entries: Iterable[TensorEntry]) -> str:
     """Give the dtype that holds most bytes, in torch's words."""
     stored: Counter[str] = Counter()
-    for header in headers:
-        for entry in header.tensors.values():
-            stored[entry.dtype] += entry.end - entry.start
+    for entry in entries:
+        stored[entry.dtype] += entry.end - entry.start
     if not stored:
         return ""
     most = stored.most_common(1)[0][0]
@@ -174,19 +190,7 @@ def _licence(folder: Path) -> str:
     source = ConvertedFrom.read(folder)
     if source is not None:
         return source.licence
-    card = folder / "README.md"
-    if not card.is_file():
-        return ""
-    with card.open(encoding="utf-8", errors="replace") as file:
-        parts = file.read(_FRONT_MATTER_BYTES).split("---", 2)
-    if len(parts) < 3 or parts[0].strip():
-        return ""
-    try:
-        front: Any = yaml.safe_load(parts[1])
-    except yaml.YAMLError:
-        return ""  # a card is written by hand: a broken one costs the licence line alone
-    if not isinstance(front, dict):
-        return ""
+    front = front_matter(folder)
     named: Any = front.get("license_name") if front.get("license") in (None, "other") else front.get("license")
     return str(named or front.get("license") or "")
 

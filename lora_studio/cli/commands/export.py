@@ -11,8 +11,9 @@ from lora_studio.cli.console import Console
 from lora_studio.cli.jobs import open_host, run_job
 from lora_studio.cli.units import in_bytes
 from lora_studio.export.destination import CERTIFICATE_PAGE, check_destination
+from lora_studio.export.into import AUTO
 from lora_studio.export.llama_cpp import FETCH_MEGABYTES
-from lora_studio.export.request import BASES, BYTES_OF_DTYPE, KINDS, OUTTYPES
+from lora_studio.export.request import BYTES_OF_DTYPE, KINDS, OUTTYPES
 from lora_studio.jobs.spec import JobSpec
 from lora_studio.models.quantization import NONE
 
@@ -33,8 +34,9 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--quantize", dest="outtype", choices=OUTTYPES, default="f16", help="how a GGUF model's weights are written")
     parser.add_argument("--fetch-converter", action="store_true",
                         help=f"fetch llama.cpp's converter ({FETCH_MEGABYTES} MB) where it is not here")
-    parser.add_argument("--into", choices=BASES, default="original", help="of an adapter trained on a base in 4 or 8 bits: merge into the "
-                        "base in full precision, or into the base as it was held, unpacked")
+    parser.add_argument("--into", metavar="auto|original|dequantized|MODEL", default=AUTO, help="of an adapter trained on a base in 4 or 8 "
+                        "bits: merge into the base in full precision (or name it), or into the base as it was held, unpacked; by default "
+                        "into the base's own files, unpacked where they are quantized")
     parser.add_argument("--check", choices=["auto", "tensors"], default="auto", help="auto runs the artefact where it fits into memory; "
                         "tensors reads and recomputes each of its tensors alone")
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier export at PATH")
@@ -87,4 +89,7 @@ def _told(result: dict[str, Any]) -> Iterator[str]:
     if trained:
         against = f": same first choice at {trained['top1_agreement']:.1%} of positions" if "top1_agreement" in trained else ""
         yield f"The adapter was trained on the base held in {trained['held_in']}; set against that{against or ' it was not compared'}"
+        if "merged_into" in trained:
+            apart = f", whose weights differ by {trained['weights_apart']:.1%}" if "weights_apart" in trained else ""
+            yield f"Merged into {trained['merged_into']}{apart}"
     yield f"The whole certificate: {Path(result['path']) / CERTIFICATE_PAGE}"

@@ -10,8 +10,12 @@ from lora_studio.cli.commands.models import ready_tree
 from lora_studio.cli.console import Console
 from lora_studio.cli.jobs import open_host
 from lora_studio.cli.units import in_bytes, table
+from lora_studio.core.findings import Finding
 from lora_studio.core.modules import ModuleInfo, ModuleTree
+from lora_studio.lora.device import find_device
 from lora_studio.models.facts import ModelFacts, read_facts
+from lora_studio.models.quantization import NONE
+from lora_studio.models.stored_quantization import stored_finding
 
 _LAYER = re.compile(r"(?<=\.)\d+(?=\.|$)")
 
@@ -42,6 +46,7 @@ def inspect_document(name_or_path: str, facts: ModelFacts, tree: ModuleTree) -> 
         "model": {
             "name_or_path": name_or_path, "architecture": tree.architecture, "parameters": tree.all_parameters, "dtype": facts.dtype,
             "layers": facts.layers, "tied_embeddings": tree.tied_embeddings,
+            **({"quantization": facts.stored.said, "findings": [found.to_json() for found in _findings(facts)]} if facts.stored else {}),
         },
         "modules": [
             {"name": module.name, "class": module.class_name, "shape": list(module.shape), "parameters": module.parameters,
@@ -51,11 +56,21 @@ def inspect_document(name_or_path: str, facts: ModelFacts, tree: ModuleTree) -> 
     }
 
 
+def _findings(facts: ModelFacts) -> list[Finding]:
+    """Say what stands against loading a base that is quantized already."""
+    found = stored_finding(facts.stored, NONE, find_device("auto").kind)
+    return [found] if found else []
+
+
 def _print_tree(console: Console, name_or_path: str, facts: ModelFacts, tree: ModuleTree) -> None:
     tied = ", tied embeddings" if tree.tied_embeddings else ""
-    console.say(f"{name_or_path}: {tree.architecture}, {tree.all_parameters:,} parameters in {facts.layers} layers, {facts.dtype}{tied}")
+    quantized = f", quantized: {facts.stored.said}" if facts.stored else ""
+    stored = f"{facts.layers} layers, {facts.dtype}{tied}{quantized}"
+    console.say(f"{name_or_path}: {tree.architecture}, {tree.all_parameters:,} parameters in {stored}")
     if facts.bytes_on_disk:
         console.say(f"{in_bytes(facts.bytes_on_disk)} on disk" + (f", licence {facts.licence}" if facts.licence else ""))
+    for finding in _findings(facts):
+        console.say(f"{finding.level}: {finding.message} {finding.hint}".rstrip())
     console.say()
     rows = [("module", "class", "shape", "parameters", "target")]
     for names, module in _alike(tree):

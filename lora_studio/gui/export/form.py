@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +86,7 @@ class FormPage(QWidget):
             "source": str(self.source.path), "kind": self.form, "to": str(self.destination),
             "dtype": None if self.dtype == "keep" else self.dtype, "overwrite": self._replace.isChecked(),
             "outtype": str(self._outtype.currentData()),
-            "into": str(self._into.currentData()) if self.form in ("merged", "gguf") else "original",
+            "into": str(self._into.currentData()) if self.form in ("merged", "gguf") else "auto",
         }
 
     def choose(self, form: Form, dtype: str = "") -> None:
@@ -174,13 +175,23 @@ class FormPage(QWidget):
             self._outtype.addItem(outtype if outtype in PLAIN_TYPES else tr("{type} (by llama-quantize)", type=outtype), outtype)
         self._outtype.setCurrentIndex(self._outtype.findData("f16"))
         self._into = ComboBox("export_into", characters=24)
-        self._into.addItem(tr("the base model in full precision"), "original")
-        if self._subject.quantization != NONE:
-            held = SAID[self._subject.quantization]
-            self._into.addItem(tr("the base model as it was held in {bits}, unpacked", bits=held), "dequantized")
+        for title, value in self._bases():
+            self._into.addItem(title, value)
         page.addRow(tr("Written as"), self._dtype)
         page.addRow(tr("Written as"), self._outtype)
         page.addRow(tr("Merged into"), self._into)
+
+    def _bases(self) -> Iterator[tuple[str, str]]:
+        """Give what can be merged into, the usual first."""
+        subject, stored = self._subject, self._subject.stored
+        if stored is not None:
+            yield tr("the base model's weights in {bits}, unpacked", bits=stored.said), "auto"
+            if subject.full_precision:
+                yield tr("{name}, in full precision", name=subject.full_precision), "original"
+            return
+        yield tr("the base model in full precision"), "original"
+        if subject.quantization != NONE:
+            yield tr("the base model as it was held in {bits}, unpacked", bits=SAID[subject.quantization]), "dequantized"
 
     def _connect(self) -> None:
         self._source.currentIndexChanged.connect(self._look_at_weights)
