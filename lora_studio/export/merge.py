@@ -130,7 +130,7 @@ class _Merging:
         plain = len(changes) == 1 and isinstance(changes[0], AddUpdate) and not changes[0].pair.magnitude_key
         if plain and name not in self._unpacked:
             assert isinstance(changes[0], AddUpdate)
-            add = self._product.adder(changes[0], self._tensors)
+            add = self._product.adder(changes[0], self._tensors, stacked=len(self._plan.stored.by_name[name].entry.shape) > 2)
             yield from self._workers.submit(name, lambda: add(BlockWork(name, self._plan, self._writer)))
         else:
             yield from self._whole(name, changes)
