@@ -18,10 +18,11 @@ import torch
 from torch import Tensor
 
 from lora_studio.export.blocks import BlockWork, Product, refuse_not_finite, refuse_overflow
-from lora_studio.export.changes import AddBias, AddUpdate, Change, Replace, ReplaceRows, in_blocks
+from lora_studio.export.changes import AddBias, AddUpdate, Change, Replace, ReplaceRows, Resize, in_blocks
 from lora_studio.export.held_base import HeldTensors
 from lora_studio.export.merge_plan import MergePlan
 from lora_studio.export.shards import ShardWriter
+from lora_studio.lora.vocabulary import grown
 
 if TYPE_CHECKING:
     from lora_studio.lora.saved_adapter import AdapterTensors
@@ -168,6 +169,8 @@ class _Merging:
         weight = torch.empty(0) if begins_anew else self._plan.stored.read(name).float()
         for change in changes:
             match change:
+                case Resize():
+                    weight = grown(weight, change.rows)
                 case Replace():
                     weight = change.value(self._tensors)
                 case ReplaceRows():

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lora_studio.core.errors import InputError
 from lora_studio.core.events import RunEvent
 from lora_studio.export.changes import Changes
 from lora_studio.export.gguf_adapter import refuse_beyond_gguf
@@ -58,6 +59,8 @@ class Work:
             dtype = "bfloat16" if outtype == "bf16" else "float32"
         elif kind == "gguf-adapter":
             refuse_beyond_gguf(changes.adapter, base, changes.tree)
+            if changes.resized:
+                raise InputError("A GGUF adapter has no place for the tokens that this adapter added.", "Export the merged model as GGUF.", "kind")
         held = Held(source.base_quantization, source.config.model.dtype) if into == "dequantized" and source.config else None
         plan = MergePlan.of(base, changes, dtype, held) if kind in ("merged", "gguf") else None
         return cls(source, base, changes, plan, papers_of(base, source.adapter, source.config), run)
@@ -80,5 +83,5 @@ class Work:
         reference = yield from reference_of(context, base, adapter, rows, self.changes.resized, dtypes, prepare)
         held = self.source.base_quantization
         if plan is not None and held != NONE and quantization_finding(held, "cpu") is None:
-            yield from trained_logits(context, base, adapter, held, reference)
+            yield from trained_logits(context, base, adapter, held, reference, self.changes.resized)
         return reference
