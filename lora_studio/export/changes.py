@@ -184,6 +184,12 @@ class Changes:
         tree = tree_of(model)
         return cls(SavedAdapter.open(adapter, tree), tree, model, base)
 
+    @property
+    def trained_tokens(self) -> list[int]:
+        """Tokens that the base does not have, or whose rows were trained by themselves."""
+        new = range(self.vocabulary.base_rows, self.vocabulary.rows)
+        return sorted({*new, *(index for indices in self.adapter.token_indices.values() for index in indices)})
+
     def _take(self, parameter: str, change: Change) -> None:
         if parameter not in self._state:
             raise self._misfit(f"it has {parameter}, which the base has not")

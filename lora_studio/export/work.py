@@ -11,6 +11,7 @@ from lora_studio.core.errors import InputError
 from lora_studio.core.events import RunEvent
 from lora_studio.export.changes import Changes
 from lora_studio.export.gguf_adapter import refuse_beyond_gguf
+from lora_studio.export.gguf_fit import OTHER_VOCABULARY
 from lora_studio.export.gguf_model import check_outtype
 from lora_studio.export.held_base import hold
 from lora_studio.export.merge_plan import Held, MergePlan
@@ -18,6 +19,7 @@ from lora_studio.export.papers import Papers, papers_of
 from lora_studio.export.reference import Reference, most_tokens, reference_of, trained_logits
 from lora_studio.export.rows import comparison_rows
 from lora_studio.export.source import AdapterSource
+from lora_studio.models.facts import read_facts
 from lora_studio.models.quantization import NONE, quantization_finding
 
 if TYPE_CHECKING:
@@ -60,7 +62,7 @@ class Work:
         elif kind == "gguf-adapter":
             refuse_beyond_gguf(changes.adapter, base, changes.tree)
             if changes.resized:
-                raise InputError("A GGUF adapter has no place for the tokens that this adapter added.", "Export the merged model as GGUF.", "kind")
+                raise InputError(OTHER_VOCABULARY, "Export the merged model as GGUF.", "kind")
         held = Held(source.base_quantization, source.config.model.dtype) if into == "dequantized" and source.config else None
         plan = MergePlan.of(base, changes, dtype, held) if kind in ("merged", "gguf") else None
         return cls(source, base, changes, plan, papers_of(base, source.adapter, source.config), run)
@@ -72,8 +74,11 @@ class Work:
             context: The host's.
             dtypes: How its parameters are rounded, by name; None where none is.
         """
-        rows = comparison_rows(self.source.config, self.papers.tokenizer)
-        rows = rows.cut(most_tokens(len(rows.rows), len(self.papers.tokenizer)))
+        vocabulary, positions = self.changes.vocabulary, read_facts(self.base).max_position_embeddings
+        rows = comparison_rows(self.source.config, self.papers.tokenizer).with_tokens(self.changes.trained_tokens)
+        rows = rows.within(vocabulary.rows or len(self.papers.tokenizer))
+        most = most_tokens(len(rows.rows), vocabulary.rows or len(self.papers.tokenizer))
+        rows = rows.cut(min(most, positions) if positions else most)
         base, adapter, plan = self.base, self.source.adapter, self.plan
 
         def prepare(model: Any) -> None:

@@ -32,11 +32,13 @@ class Vocabulary:
         rows: Rows of embedding and head.
         base_rows: Rows that the base has by itself.
         unsaved: Names of embedding and head, where the adapter's file has no rows of it for the new tokens.
+        tokens: Tokens of the adapter's own tokenizer, where these are more than its base's.
     """
 
     rows: int = 0
     base_rows: int = 0
     unsaved: tuple[str, ...] = ()
+    tokens: int = 0
 
     @property
     def resized(self) -> bool:
@@ -59,22 +61,26 @@ class Vocabulary:
         if embedding is None:
             return cls()
         ends = [end for end in (embedding, head) if end is not None]
-        rows, base_rows = _rows(adapter, ends, base), _rows_of(embedding)
+        tokens, base_rows = _added_tokens(adapter.folder, base), _rows_of(embedding)
+        rows = _rows(adapter, ends, tokens)
         if rows == base_rows:
-            return cls(rows, base_rows)
+            return cls(rows, base_rows, tokens=tokens)
         new = set(range(base_rows, rows))
         unsaved = tuple(end.name for end in ends if not _is_known(adapter, end, ends if tree.tied_embeddings else [end], new))
-        is_likely = len(unsaved) < len(ends) or _added_tokens(adapter.folder, base) > base_rows
-        if unsaved and (rows < base_rows or not is_likely):
+        if len(unsaved) == len(ends) and not 0 < tokens <= rows:  # nothing but a number speaks for this base
             raise _misfit(adapter, f"it is of a vocabulary of {rows:,} tokens, the base's has {base_rows:,}")
-        return cls(rows, base_rows, unsaved)
+        return cls(rows, base_rows, unsaved if new else (), tokens)
 
     def findings(self, field: str = FIELD) -> list[Finding]:
-        """Say what there is to know of it; nothing where it is the base's."""
+        """Say what there is to know of it; nothing where it is the base's and fits its tokenizer."""
+        found: list[Finding] = []
+        if self.tokens > self.rows:
+            message = f"Its tokenizer has {self.tokens:,} tokens, its vocabulary {self.rows:,} rows: the last tokens cannot be used."
+            found.append(Finding("warning", "tokens_beyond", message, "Save the adapter again with the embeddings of its tokens.", field))
         if not self.resized:
-            return []
+            return found
         message = f"It comes with a vocabulary of {self.rows:,} tokens in place of the base's {self.base_rows:,}."
-        found = [Finding("note", "vocabulary_resized", message, "Embedding, head and config are resized with it.", field)]
+        found.append(Finding("note", "vocabulary_resized", message, "Embedding, head and config are resized with it.", field))
         if self.unsaved:
             named = " and ".join(self.unsaved)
             message = (f"Its file lacks rows of {named} for new tokens, which were not trained: the mean of the others stands there, as "
@@ -132,7 +138,7 @@ def _rows_of(end: ModuleInfo) -> int:
     return end.in_features if end.kind == "embedding" else end.out_features
 
 
-def _rows(adapter: SavedAdapter, ends: list[ModuleInfo], base: Path | None) -> int:
+def _rows(adapter: SavedAdapter, ends: list[ModuleInfo], tokens: int) -> int:
     """Give the rows that all parts of an adapter agree on; those of the base, or as many as there are tokens, where none says."""
     sizes = {f"{end.name} ({part})": size for end in ends for part, size in _saved_sizes(adapter, end).items()}
     if len(set(sizes.values())) > 1:
@@ -142,7 +148,7 @@ def _rows(adapter: SavedAdapter, ends: list[ModuleInfo], base: Path | None) -> i
     rows = next(iter(sizes.values()), 0)
     if rows and highest > rows:
         raise _misfit(adapter, f"it trained row {highest - 1:,} of a vocabulary of {rows:,}")
-    return rows or max(_rows_of(ends[0]), highest, _added_tokens(adapter.folder, base))
+    return rows or max(_rows_of(ends[0]), highest, tokens)
 
 
 def _saved_sizes(adapter: SavedAdapter, end: ModuleInfo) -> dict[str, int]:
