@@ -119,7 +119,7 @@ def _vocabulary_of(adapter: Path, tree: ModuleTree, base: Path) -> tuple[Vocabul
     try:
         return Vocabulary.of(saved, tree, base), None
     except InputError as error:
-        return Vocabulary(), InputError(error.message, error.hint, FIELD)
+        return Vocabulary(), InputError(error.message.replace(f" {adapter} ", " "), error.hint, FIELD)
 
 
 def _is_same(named: str, called: str) -> bool:

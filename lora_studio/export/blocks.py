@@ -132,7 +132,7 @@ def _expert_factors(update: AddUpdate, a: Tensor, b: Tensor) -> tuple[Tensor, Te
 
     A holds the ranks of one expert after another, B those of all experts rank by rank.
     """
-    experts = update.pair.experts
+    experts = max(1, update.pair.experts)
     of_a = a.reshape(experts, -1, a.shape[-1])
     of_b = b.reshape(b.shape[0], -1, experts).permute(2, 0, 1)
     return (of_a.transpose(1, 2), of_b.transpose(1, 2)) if update.turned else (of_b, of_a)

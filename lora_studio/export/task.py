@@ -75,7 +75,8 @@ def export(
     work = Work.of(found, base, kind, dtype, outtype, into, run=check == "auto" and fits_memory(base))
     check_space(target, _bytes_needed(work, kind))
     for finding in work.changes.vocabulary.findings():
-        yield Notice(level="warning" if finding.level == "warning" else "info", code=finding.code, message=finding.message, hint=finding.hint)
+        level = "warning" if finding.level == "warning" else "info"
+        yield Notice(level=level, code=finding.code, message=finding.message, hint=finding.hint)
     with alone_at(target), _told_when_disk_fails(target), whole_folder(target, overwrite=overwrite) as folder:
         certificate = _certificate(work, (yield from _make(context, work, folder, kind, outtype)))
         yield Phase(name="saving", message="Writing card and certificate")

@@ -2,8 +2,8 @@
 
 Loading costs seconds, so the base stays warm in `TaskContext.warm` from task to task. An adapter goes on for the length of a `with` block
 and comes off again, leaving the base bit for bit as it was; where an adapter trained the base's own parameters (`bias`,
-`modules_to_save`) or its vocabulary, the base is let go instead and loaded afresh when next asked for. Nobody else may hold the model: PEFT's
-`disable_adapter` flips `requires_grad` for everyone.
+`modules_to_save`) or resized its vocabulary, the base is let go instead and loaded afresh when next asked for. Nobody else may hold the
+model: PEFT's `disable_adapter` flips `requires_grad` for everyone.
 """
 
 from __future__ import annotations
@@ -168,7 +168,7 @@ def _resize(base: PreTrainedModel, folder: Path) -> None:
         adapter = SavedAdapter.open(folder, tree)
     except InputError:
         return  # PEFT knows more kinds of adapters, and says what is wrong with the rest
-    vocabulary = Vocabulary.of(adapter, tree, Path(base.name_or_path))
+    vocabulary = Vocabulary.of(adapter, tree, Path(base.name_or_path or ""))
     if vocabulary.resized:
         resize_vocabulary(base, vocabulary.rows)
 

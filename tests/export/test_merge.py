@@ -187,7 +187,7 @@ def test_a_stack_of_experts_is_merged_some_at_a_time(tmp_path: Path, monkeypatch
     check_bits(base, adapter, merged(base, adapter, tmp_path / "merged"))
 
 
-def test_where_some_experts_at_a_time_gave_other_bits_all_are_multiplied_out_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_experts_that_give_other_bits_some_at_a_time_are_multiplied_out_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     base = save_experts(tmp_path / "base", "gpt_oss")
     adapter = make_adapter(base, tmp_path / "adapter", target_modules=["q_proj"], target_parameters=EXPERTS)
     monkeypatch.setattr("lora_studio.export.blocks._gives_same_stack", lambda *_: False)
