@@ -12,9 +12,10 @@ from lora_studio.core.files import write_atomically
 from lora_studio.core.modules import ModuleTree
 from lora_studio.core.paths import studio_paths
 from lora_studio.export.compatibility import LLAMA_CPP_FAMILIES
-from lora_studio.export.gguf_fit import beyond_gguf
+from lora_studio.export.gguf_fit import OTHER_VOCABULARY, beyond_gguf
 from lora_studio.export.llama_cpp import find_converter
 from lora_studio.lora.saved_adapter import SavedAdapter
+from lora_studio.lora.vocabulary import Vocabulary
 from lora_studio.models.check import read_config
 from lora_studio.models.facts import read_facts
 from lora_studio.models.quantization import NONE
@@ -57,6 +58,7 @@ def offers(adapter: Path, base: Path | None) -> dict[Form, Offer]:
         tree = cached_tree(base) if base else None
         family = str(read_config(base).get("model_type", "")) if base else ""
         saved = SavedAdapter.open(adapter, tree)
+        resized = tree is not None and Vocabulary.of(saved, tree, base).resized
         converter = find_converter()
     except (StudioError, OSError):
         return found
@@ -64,7 +66,8 @@ def offers(adapter: Path, base: Path | None) -> dict[Form, Offer]:
     unknown = f"llama.cpp is not known to run models of the family {family}." if family and family not in LLAMA_CPP_FAMILIES else ""
     found["merged"] = Offer("merged", tied)
     found["gguf"] = Offer("gguf", tied or unknown, needs_converter=converter is None)
-    found["gguf-adapter"] = Offer("gguf-adapter", beyond_gguf(saved, family, tree) if family else "")
+    beyond = beyond_gguf(saved, family, tree) if family else ""
+    found["gguf-adapter"] = Offer("gguf-adapter", beyond or (OTHER_VOCABULARY if resized else ""))
     return found
 
 
@@ -76,11 +79,10 @@ def _unread(base: Path | None) -> str:
 
 def _tied(saved: SavedAdapter, tree: ModuleTree | None) -> str:
     """Say why an adapter on a tied weight is not merged; empty where there is none."""
-    whole = set(saved.trained_whole)
     for pair in saved.pairs.values():
         module = tree.by_name.get(pair.name) if tree else None
         partner = (module.tied_to or next((one.name for one in tree.modules if one.tied_to == pair.name), "")) if module and tree else ""
-        if module is not None and _MERGE_NOT in module.reason and f"{partner}.weight" not in whole:
+        if module is not None and _MERGE_NOT in module.reason and not saved.is_trained(f"{partner}.weight"):
             return f"{pair.name} is {module.reason.partition(':')[0]}, and an adapter there would act in both places."
     return ""
 

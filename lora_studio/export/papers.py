@@ -12,6 +12,7 @@ from typing import Any
 from lora_studio.core.config import RunConfig
 from lora_studio.core.errors import StudioError
 from lora_studio.data.template_source import choose_template
+from lora_studio.lora.vocabulary import own_tokenizer
 from lora_studio.models.check import read_json
 from lora_studio.models.load import load_tokenizer
 
@@ -69,6 +70,13 @@ def copy_papers(base: Path, adapter: Path, folder: Path, papers: Papers) -> None
         _set_template(folder, papers.template)
 
 
+def copy_own_tokenizer(adapter: Path, folder: Path) -> None:
+    """Copy an adapter's own tokenizer, where it carries one, beside a copy of it."""
+    for name in TOKENIZER_FILES if own_tokenizer(adapter) else ():
+        if (adapter / name).is_file():
+            shutil.copyfile(adapter / name, folder / name)
+
+
 def papers_fault(folder: Path, papers: Papers, config: Mapping[str, Any]) -> str:
     """Say what is wrong with an artefact's settings, tokenizer, chat template or end token; empty when nothing is.
 
@@ -102,7 +110,7 @@ def end_token_in_words(papers: Papers) -> str:
 
 def _tokenizer_folder(base: Path, adapter: Path) -> Path:
     """Say whose tokenizer it is: an adapter that added tokens carries its own."""
-    return adapter if (adapter / "tokenizer.json").is_file() and (adapter / "tokenizer_config.json").is_file() else base
+    return adapter if own_tokenizer(adapter) else base
 
 
 def _end_ids(folder: Path, tokenizer: Any) -> tuple[int, ...]:

@@ -18,6 +18,7 @@ from lora_studio.core.errors import InputError
 from lora_studio.core.events import Phase, RunEvent
 from lora_studio.export.comparison import LogitComparison, row_logits
 from lora_studio.export.rows import ComparisonRows
+from lora_studio.lora.vocabulary import resize_vocabulary
 from lora_studio.models.facts import read_facts
 from lora_studio.models.load import load_model
 
@@ -76,8 +77,7 @@ def with_adapter(model: Any, adapter: Path, resized: Mapping[str, int]) -> Any:
     Raises:
         InputError: It does not fit.
     """
-    if resized:
-        model.resize_token_embeddings(next(iter(resized.values())), mean_resizing=False)
+    resize_vocabulary(model, max(resized.values(), default=0))
     try:
         return PeftModel.from_pretrained(model, str(adapter), is_trainable=False).eval()
     except (RuntimeError, ValueError, KeyError) as error:
@@ -119,11 +119,11 @@ def reference_of(
 
 
 def trained_logits(
-    context: TaskContext, base: Path, adapter: Path, quantization: str, reference: Reference
+    context: TaskContext, base: Path, adapter: Path, quantization: str, reference: Reference, resized: Mapping[str, int]
 ) -> Generator[RunEvent]:
     """Compute what base + adapter answer with the base in fewer bits, as it was trained, into `reference.trained`."""
     yield Phase(name="loading", message="Loading the base as it was held in training")
-    model = with_adapter(load_model(base, torch.float32, torch.device("cpu"), quantization), adapter, {})
+    model = with_adapter(load_model(base, torch.float32, torch.device("cpu"), quantization), adapter, resized)
     yield from _compute(context, model, reference.rows, reference.trained, "Computing the base as it was held + adapter")
 
 

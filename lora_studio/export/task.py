@@ -14,7 +14,7 @@ from peft import __version__ as peft_version
 
 from lora_studio.core.control import TaskContext
 from lora_studio.core.errors import InputError, StudioError
-from lora_studio.core.events import Phase, RunEvent, RunFinished
+from lora_studio.core.events import Notice, Phase, RunEvent, RunFinished
 from lora_studio.core.files import bytes_below, sha256_of, whole_folder
 from lora_studio.export.card import public_name, write_card
 from lora_studio.export.certificate import Certificate, write_certificate
@@ -24,7 +24,7 @@ from lora_studio.export.gguf_export import make_gguf, make_gguf_adapter
 from lora_studio.export.into import AUTO, Original, find_original, merged_base
 from lora_studio.export.judge import Findings, judge
 from lora_studio.export.merge import merge_into
-from lora_studio.export.papers import copy_papers, end_token_in_words, papers_fault
+from lora_studio.export.papers import copy_own_tokenizer, copy_papers, end_token_in_words, papers_fault
 from lora_studio.export.reference import compare_with, fits_memory, load_artefact, with_adapter
 from lora_studio.export.request import check_request, check_space, needed_folders
 from lora_studio.export.source import CONFIG_NAME, WEIGHTS_NAME, AdapterSource
@@ -82,6 +82,9 @@ def export(
     runs = check == "auto" and fits_memory(base) and stored_finding(found.stored, NONE, "cpu") is None
     work = Work.of(found, base, kind, dtype, outtype, into, run=runs, original=original)
     check_space(target, _bytes_needed(work, kind))
+    for finding in work.changes.vocabulary.findings():
+        level = "warning" if finding.level == "warning" else "info"
+        yield Notice(level=level, code=finding.code, message=finding.message, hint=finding.hint)
     with alone_at(target), _told_when_disk_fails(target), whole_folder(target, overwrite=overwrite) as folder:
         certificate = _certificate(work, (yield from _make(context, work, folder, kind, outtype)))
         yield Phase(name="saving", message="Writing card and certificate")
@@ -94,7 +97,8 @@ def export(
         check_destination(target, overwrite=overwrite, needed=needed)  # someone may have put something there meanwhile
     yield RunFinished(result={
         "path": str(target), "kind": kind, "bytes": size, "dtype": certificate.dtype, "base_quantization": found.base_quantization,
-        "certificate": certificate.to_json(), **_servable(kind, target, base)})
+        "certificate": certificate.to_json(), "findings": [finding.to_json() for finding in work.changes.vocabulary.findings()],
+        **_servable(kind, target, base)})
 
 
 def _original(
@@ -154,6 +158,7 @@ def _bytes_needed(work: Work, kind: str) -> int:
 def _make_adapter(context: TaskContext, work: Work, folder: Path) -> Generator[RunEvent, None, Findings]:
     for name in (CONFIG_NAME, WEIGHTS_NAME):
         shutil.copyfile(work.source.adapter / name, folder / name)
+    copy_own_tokenizer(work.source.adapter, folder)
     findings = Findings(kind="adapter", dtype=_adapter_dtype(work), loaded_by=f"peft {peft_version}")
     same = sha256_of(folder / WEIGHTS_NAME) == sha256_of(work.source.adapter / WEIGHTS_NAME)
     findings.tensors, findings.wrong = len(work.changes.adapter.header.tensors), [] if same else [WEIGHTS_NAME]

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lora_studio.core.errors import InputError
 from lora_studio.core.events import RunEvent
 from lora_studio.export.changes import Changes
 from lora_studio.export.gguf_adapter import refuse_beyond_gguf
+from lora_studio.export.gguf_fit import OTHER_VOCABULARY
 from lora_studio.export.gguf_model import check_outtype
 from lora_studio.export.held_base import hold
 from lora_studio.export.into import Original
@@ -20,6 +22,7 @@ from lora_studio.export.public import public_name
 from lora_studio.export.reference import Reference, most_tokens, reference_of, trained_logits
 from lora_studio.export.rows import comparison_rows
 from lora_studio.export.source import AdapterSource
+from lora_studio.models.facts import read_facts
 from lora_studio.models.quantization import NONE, quantization_finding
 from lora_studio.models.stored_quantization import stored_finding
 
@@ -74,6 +77,8 @@ class Work:
             dtype = "bfloat16" if outtype == "bf16" else "float32"
         elif kind == "gguf-adapter":
             refuse_beyond_gguf(changes.adapter, base, changes.tree)
+            if changes.resized:
+                raise InputError(OTHER_VOCABULARY, "Export the merged model as GGUF.", "kind")
         held = Held(source.base_quantization, source.config.model.dtype) if into == "dequantized" and source.config else None
         plan = MergePlan.of(base, changes, dtype, held) if kind in ("merged", "gguf") else None
         return cls(source, base, changes, plan, papers_of(base, source.adapter, source.config), run, trained_base, name, apart)
@@ -95,8 +100,11 @@ class Work:
             context: The host's.
             dtypes: How its parameters are rounded, by name; None where none is.
         """
-        rows = comparison_rows(self.source.config, self.papers.tokenizer)
-        rows = rows.cut(most_tokens(len(rows.rows), len(self.papers.tokenizer)))
+        vocabulary, positions = self.changes.vocabulary, read_facts(self.base).max_position_embeddings
+        rows = comparison_rows(self.source.config, self.papers.tokenizer).with_tokens(self.changes.trained_tokens)
+        rows = rows.within(vocabulary.rows or len(self.papers.tokenizer))
+        most = most_tokens(len(rows.rows), vocabulary.rows or len(self.papers.tokenizer))
+        rows = rows.cut(min(most, positions) if positions else most)
         base, adapter, plan = self.base, self.source.adapter, self.plan
 
         def prepare(model: Any) -> None:
@@ -117,4 +125,4 @@ class Work:
         if held == NONE and self.trained_base == self.base:
             reference.trained = reference.expected  # in float32 packed weights give what they are unpacked to
             return
-        yield from trained_logits(context, self.trained_base, self.source.adapter, held, reference)
+        yield from trained_logits(context, self.trained_base, self.source.adapter, held, reference, self.changes.resized)

@@ -12,8 +12,10 @@ from lora_studio.core.settings import ModelSettings
 from lora_studio.data.rows import Message, Row, RowError
 from lora_studio.data.template import ChatTemplate
 from lora_studio.generate.adapters import AdapterSource, find_adapter
-from lora_studio.generate.ready import ReadyBase, ready_base
+from lora_studio.generate.ready import ready_base
 from lora_studio.generate.sampling import answer
+from lora_studio.lora.vocabulary import own_tokenizer
+from lora_studio.models.load import load_tokenizer
 
 
 def chat(context: TaskContext, source: str, prompt: str, compare: bool = False, max_new_tokens: int = 256) -> Iterator[RunEvent]:
@@ -33,15 +35,17 @@ def chat(context: TaskContext, source: str, prompt: str, compare: bool = False, 
         raise InputError("The prompt is empty.", "Write what to answer.")
     found = find_adapter(source)
     base = yield from ready_base(context, _model_settings(found), _device(found))
-    prompts = [prompt_ids(base.tokenizer, prompt, found.run.config.data.chat_template if found.run else None)]
+    template = found.run.config.data.chat_template if found.run else None
     result: dict[str, str | None] = {"base": None, "adapter": None}
     if compare or found.adapter is None:
         yield Phase(name="sampling", message="The base model answers")
-        result["base"] = _ask(context, base, base.model, prompts, max_new_tokens)
+        result["base"] = _ask(context, base.tokenizer, base.model, [prompt_ids(base.tokenizer, prompt, template)], max_new_tokens)
     if found.adapter is not None:
         yield Phase(name="sampling", message="The adapter answers")
+        tokenizer = load_tokenizer(found.adapter) if own_tokenizer(found.adapter) else base.tokenizer
+        prompts = [prompt_ids(tokenizer, prompt, template)]
         with base.host.with_adapter(found.adapter) as model:
-            result["adapter"] = _ask(context, base, model, prompts, max_new_tokens)
+            result["adapter"] = _ask(context, tokenizer, model, prompts, max_new_tokens)
     yield RunFinished(result=dict(result))
 
 
@@ -68,8 +72,8 @@ def prompt_ids(tokenizer: Any, prompt: str, chat_template: str | None = None) ->
     return list(tokenizer(rendered.text, add_special_tokens=False)["input_ids"])
 
 
-def _ask(context: TaskContext, base: ReadyBase, model: Any, prompts: list[list[int]], max_new_tokens: int) -> str:
-    text = answer(model, base.tokenizer, prompts, max_new_tokens, lambda: context.control.stopping)[0]
+def _ask(context: TaskContext, tokenizer: Any, model: Any, prompts: list[list[int]], max_new_tokens: int) -> str:
+    text = answer(model, tokenizer, prompts, max_new_tokens, lambda: context.control.stopping)[0]
     context.control.check()
     return text
 

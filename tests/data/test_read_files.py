@@ -271,7 +271,8 @@ def test_a_damaged_compressed_file_is_one_message(write_rows: Write, name: str, 
 
 
 @pytest.mark.parametrize(("content", "name", "told"), [
-    (gzip.compress(b'{"text": "a"}', mtime=0), "rows.jsonl", "Name it rows.jsonl.gz"), (b"PAR1....PAR1", "rows.jsonl", "Name it rows.parquet"),
+    (gzip.compress(b'{"text": "a"}', mtime=0), "rows.jsonl", "Name it rows.jsonl.gz"),
+    (b"PAR1....PAR1", "rows.jsonl", "Name it rows.parquet"),
     (b"PK\x03\x04....", "rows.csv", "Unpack it"),
 ])
 def test_a_file_of_another_kind_than_its_name_says_is_named(write_rows: Write, content: bytes, name: str, told: str) -> None:
