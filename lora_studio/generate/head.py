@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from lora_studio.core.errors import StudioError
 from lora_studio.generate.attention import ReadyAttention
 from lora_studio.generate.batches import Batch
+from lora_studio.generate.conduct import Conduct
 from lora_studio.generate.head_loss import frozen_head_loss
 from lora_studio.generate.packed import packed_masks
 
@@ -53,6 +54,11 @@ class SelectedHead:
     def joins(self) -> bool:
         """Whether rows are best laid end to end on a processor (`ReadyAttention.joins`)."""
         return self._attention.joins
+
+    @property
+    def conduct(self) -> Conduct:
+        """How the model takes rows."""
+        return self._attention.conduct
 
     @property
     def _head(self) -> nn.Module:
