@@ -99,6 +99,25 @@ def tiny_family_config(family: str, **changes: Any) -> Any:
     return config
 
 
+def tiny_family_model(family: str, **changes: Any) -> Any:
+    """Make a tiny model of a family, random from a fixed seed, with logits that are well apart."""
+    import torch
+    from torch import nn
+    from transformers import AutoModelForCausalLM
+
+    config = tiny_family_config(family, **changes)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        try:
+            model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
+        except ValueError:
+            model = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+        for module in model.modules():
+            if isinstance(module, nn.Linear | nn.Embedding):
+                nn.init.normal_(module.weight, std=0.08)
+    return model.eval()
+
+
 def _shrunk(default: dict[str, Any]) -> dict[str, Any]:
     """Give those of a config's fields that are sizes, smaller."""
     fields: dict[str, Any] = {}
@@ -113,6 +132,8 @@ def _shrunk(default: dict[str, Any]) -> dict[str, Any]:
             fields[name] = [_TOKENS[name]]
         elif name.endswith(("_token_id", "_token_index")) and isinstance(value, int):
             fields[name] = VOCABULARY - 1 - len(fields) % 8
+        elif ("drop" in name or "jitter" in name) and isinstance(value, float):
+            fields[name] = 0.0
         elif name in _SIZES and isinstance(value, int) and not isinstance(value, bool) and value:
             fields[name] = min(_SIZES[name], value) if name not in _LAYERS else _layers(default)
     if fields.get("num_key_value_heads") and ("kv_lora_rank" in default or "swa_num_key_value_heads" in default):
