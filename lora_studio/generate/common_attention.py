@@ -1,4 +1,8 @@
-"""Watches a model attend, to find out whether its layers go through transformers' attention functions with the masks these have in common."""
+"""Watches a model attend: do its layers go through transformers' attention functions, with the masks that these have in common?
+
+A short row does not show a window of thousands of tokens. So masks are asked, as they are made, about tokens far apart, and each call of
+the attention function is held against the mask that it is given.
+"""
 
 from __future__ import annotations
 

@@ -110,7 +110,7 @@ class _Trial:
             try:
                 alone = [self._logits(make_batch([row]))[0] for row in self._rows]
                 causal = self._is_causal(alone[0])
-            except Exception:  # noqa: BLE001 (whatever it is that a family wants besides, training is to say it)
+            except Exception:
                 return Conduct(common=False, joins=False, pads=False, packs=False, causal=True)
             watch = Watch(self._model)
             padded, joined = make_batch(self._rows), make_batch(self._rows, joined=True)
@@ -165,7 +165,7 @@ class _Trial:
     def _same(self, alone: list[Tensor], laid: Callable[[], list[Tensor]]) -> bool:
         try:
             found = laid()
-        except Exception:  # noqa: BLE001 (a family that cannot be laid so says it in many ways)
+        except Exception:
             return False
         return all(self._alike(one, other) for one, other in zip(alone, found))
 

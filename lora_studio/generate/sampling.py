@@ -58,10 +58,10 @@ def answer(
     order = sorted(range(len(prompts)), key=lambda number: len(prompts[number]))
     ends = end_tokens(model, tokenizer)
     with answering(model):
-        for group in _groups([len(prompts[number]) for number in order], pads=ReadyAttention(model).conduct.pads):
+        for places in _groups([len(prompts[number]) for number in order], pads=len(order) < 2 or ReadyAttention(model).conduct.pads):
             if interrupted():
                 break
-            group = [order[place] for place in group]
+            group = [order[place] for place in places]
             for number, ids in zip(group, _generate(model, [prompts[number] for number in group], ends, max_new_tokens, interrupted)):
                 answers[number] = str(tokenizer.decode(ids, skip_special_tokens=True)).strip()
     return answers

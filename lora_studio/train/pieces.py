@@ -66,7 +66,7 @@ class Pieces:
         if self.joins:
             return cut_end_to_end(numbers, sizes, self.at_once, min(self._most_tokens, _JOINED_TOKENS))
         if not self._pads:
-            return [piece for group in self._alike(numbers) for piece in self._padded(group, [int(self._rows.lengths[group[0]])] * len(group))]
+            return [piece for group in self._alike(numbers) for piece in self._padded(group, self._rows.lengths[group].tolist())]
         return self._padded(numbers, sizes)
 
     def _alike(self, rows: Sequence[int]) -> list[list[int]]:

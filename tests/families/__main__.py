@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from argparse import ArgumentParser
 from pathlib import Path
@@ -28,14 +29,15 @@ def main() -> None:
         parser.error(f"transformers {versions()['transformers']} has no causal language model of {', '.join(unknown)}")
     results = Results(chosen.results)
     for outcome in run_families(chosen.names or families(), results, chosen.limit, again=chosen.again):
-        print(line(outcome), flush=True)
+        sys.stdout.write(f"{line(outcome)}\n")
+        sys.stdout.flush()
     outcomes = [results.read(name) for name in families()]
     missing = sum(outcome is None for outcome in outcomes)
     if missing:
-        print(f"{missing} families have no outcome yet: {chosen.table} is left as it is.")
+        sys.stdout.write(f"{missing} families have no outcome yet: {chosen.table} is left as it is.\n")
         return
     chosen.table.write_text(table([outcome for outcome in outcomes if outcome is not None]), encoding="utf-8")
-    print(f"Written to {chosen.table}.")
+    sys.stdout.write(f"Written to {chosen.table}.\n")
 
 
 if __name__ == "__main__":

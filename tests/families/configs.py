@@ -8,7 +8,8 @@ VOCABULARY = 400
 """More than the tokenizer of `tests.tiny` has: tokens for images and the like stand behind its own."""
 
 _SIZES: dict[str, int] = {
-    **dict.fromkeys(("vocab_size", "vocab_size_per_layer_input", "decoder_vocab_size", "unpadded_vocab_size", "ngram_vocab_size_base"), VOCABULARY),
+    **dict.fromkeys(("vocab_size", "vocab_size_per_layer_input", "decoder_vocab_size", "unpadded_vocab_size",
+                     "ngram_vocab_size_base"), VOCABULARY),
     **dict.fromkeys(("hidden_size", "n_embd", "d_model", "embedding_size", "embedding_dim", "emb_dim", "word_embed_proj_dim",
                      "backbone_hidden_size", "attention_hidden_size", "lru_width", "input_embedding_size", "output_embedding_size",
                      "kv_lora_rank", "q_lora_rank", "mamba_d_ssm", "o_lora_rank", "index_head_dim"), 32),
@@ -17,7 +18,8 @@ _SIZES: dict[str, int] = {
     **dict.fromkeys(("moe_intermediate_size", "shared_expert_intermediate_size", "shared_intermediate_size", "expert_ffn_hidden_size",
                      "moe_shared_expert_intermediate_size", "shared_experts_intermediate_size", "mamba_d_state", "state_size",
                      "ssm_state_size", "linear_key_head_dim", "linear_value_head_dim", "sliding_window", "sliding_window_size",
-                     "attention_window_size", "mamba_chunk_size", "chunk_size", "router_hidden_size", "mamba_d_head", "linear_head_dim"), 16),
+                     "attention_window_size", "mamba_chunk_size", "chunk_size", "router_hidden_size", "mamba_d_head",
+                     "linear_head_dim"), 16),
     **dict.fromkeys(("num_hidden_layers", "n_layer", "n_layers", "num_layers", "decoder_layers", "encoder_layers", "num_blocks",
                      "num_decoder_layers", "num_encoder_layers"), 2),
     **dict.fromkeys(("num_attention_heads", "n_head", "n_heads", "num_heads", "decoder_attention_heads", "encoder_attention_heads",
@@ -49,8 +51,8 @@ OVERRIDES: dict[str, dict[str, Any]] = {
                                                 for kind in ("full_attention", "sliding_attention")}},
     "deepseek_v2": {"n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2, "first_k_dense_replace": 1},
     "dots1": {"n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2, "first_k_dense_replace": 1},
-    "dbrx": {"attn_config": {"kv_n_heads": 2, "rope_theta": 10000.0, "clip_qkv": 8.0}, "ffn_config": {"hidden_size": 32, "ffn_hidden_size": 16, "moe_num_experts": 4,
-                                                                                    "moe_top_k": 2}},
+    "dbrx": {"attn_config": {"kv_n_heads": 2, "rope_theta": 10000.0, "clip_qkv": 8.0},
+             "ffn_config": {"hidden_size": 32, "ffn_hidden_size": 16, "moe_num_experts": 4, "moe_top_k": 2}},
     "dots3_note_text": {"per_layer_config": {}, "head_dim": 16},
     "gemma3n_text": {"num_hidden_layers": 5, "num_kv_shared_layers": 0, "intermediate_size": [48] * 5,
                      "activation_sparsity_pattern": [0.5, 0.0, 0.0, 0.0, 0.0]},
@@ -64,12 +66,13 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "nemotron": {"num_key_value_heads": 2},
     "qwen4_exp_text": _QWEN4,
     "roc_bert": {"shape_vocab_size": 64, "pronunciation_vocab_size": 64, "shape_embed_dim": 16, "pronunciation_embed_dim": 16},
-    "zamba": {"layers_block_type": ["linear_attention", "hybrid", "linear_attention", "hybrid"], "num_hidden_layers": 4, "attention_hidden_size": 64,
-              "attention_head_dim": 16, "num_key_value_heads": 4, "mamba_dt_rank": 8},
+    "zamba": {"layers_block_type": ["linear_attention", "hybrid", "linear_attention", "hybrid"], "num_hidden_layers": 4,
+              "attention_hidden_size": 64, "attention_head_dim": 16, "num_key_value_heads": 4, "mamba_dt_rank": 8},
     "zamba2": {"layers_block_type": ["linear_attention", "hybrid", "linear_attention"], "hybrid_layer_ids": [1], "num_hidden_layers": 3,
                "attention_hidden_size": 64, "attention_head_dim": 16, "num_key_value_heads": 4, "n_mamba_heads": 4, "mamba_headdim": 16},
-    "reformer": {"axial_pos_shape": [4, 8], "axial_pos_embds_dim": [16, 16], "attn_layers": ["local", "lsh"], "lsh_attn_chunk_length": 8,
-                 "local_attn_chunk_length": 8, "num_buckets": 4, "hidden_size": 32, "max_position_embeddings": 32},
+    "reformer": {"axial_pos_shape": [4, 8], "axial_pos_embds_dim": [16, 16], "attn_layers": ["local", "lsh"],
+                 "lsh_attn_chunk_length": 8, "local_attn_chunk_length": 8,
+                 "num_buckets": 4, "hidden_size": 32, "max_position_embeddings": 32},
     "xmod": {"default_language": "en_XX"},
 }
 """What a family needs beyond smaller sizes."""

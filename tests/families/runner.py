@@ -6,6 +6,7 @@ import contextlib
 import gc
 import json
 import multiprocessing
+import multiprocessing.context
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -102,6 +103,6 @@ def _child(family: str, folder: str, results: str) -> None:
     torch.set_num_threads(1)
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    with open(os.devnull, "w", encoding="utf-8") as nowhere, contextlib.redirect_stderr(nowhere), contextlib.redirect_stdout(nowhere):
+    with Path(os.devnull).open("w", encoding="utf-8") as nowhere, contextlib.redirect_stderr(nowhere), contextlib.redirect_stdout(nowhere):
         outcome = go_through(family, Path(folder))
     Results(Path(results)).write(outcome)

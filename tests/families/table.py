@@ -62,8 +62,8 @@ def _cell(outcome: Outcome, check: str) -> str:
         return _mark(outcome, check)
     inside = re.search(r"\((.*)\)", said)
     told = inside.group(1) if inside else ""
-    short = {"inspect": told.removesuffix(" targetable"), "plan": told.removesuffix(" trained"), "packing": told.split(":")[0]}.get(check, told)
-    return short or _YES
+    told = told.removesuffix(" targetable").removesuffix(" trained")
+    return (told.split(":")[0] if check == "packing" else told) or _YES
 
 
 def _mark(outcome: Outcome, check: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from torch import nn
 
 from lora_studio.core.config import RunConfig
 from lora_studio.core.errors import InputError
+from lora_studio.data.plan import StepPlan
 from lora_studio.generate.attention import ReadyAttention
 from lora_studio.generate.conduct import Conduct
 from lora_studio.generate.sampling import answer
@@ -90,12 +92,14 @@ def test_rows_that_padding_would_change_share_a_micro_batch_by_length_alone(fami
     found = conduct(tiny_family_model(family))
     assert (found.pads, found.causal) == (False, True)
     rows = token_rows(12, longest=10)
+    held = Held(rows)
     config = RunConfig().replace({"training.per_device_train_batch_size": 12})
     for device in (CPU, torch.device("cuda")):
-        pieces = Pieces(Held(rows), config, device, joins=False, pads=False)
-        lengths = [[row.input_ids.size for row in piece] for piece in pieces.of(_step(rows, config))]
+        pieces = Pieces(held, config, device, joins=False, pads=False)
+        step = StepPlan(held.lengths, held.trained_counts, config.training).step(0)
+        lengths = [[row.input_ids.size for row in piece] for piece in pieces.of(step)]
         assert all(len(set(piece)) == 1 for piece in lengths)
-        assert sorted(sum(lengths, [])) == sorted(row.input_ids.size for row in rows)
+        assert sorted(itertools.chain.from_iterable(lengths)) == sorted(row.input_ids.size for row in rows)
         assert len(lengths) < len(rows)
     notice = found.notice()
     assert notice is not None
@@ -147,10 +151,3 @@ def test_a_model_is_tried_once_and_left_as_it_was() -> None:
     assert len(calls) == tried > 0
     assert [module.training for module in model.modules()] == modes
     assert torch.initial_seed() == 7
-
-
-def _step(rows: list, config: RunConfig) -> object:
-    from lora_studio.data.plan import StepPlan
-
-    held = Held(rows)
-    return StepPlan(held.lengths, held.trained_counts, config.training).step(0)
