@@ -43,6 +43,7 @@ class Conduct:
         pads: Rows padded on the right, without a mask, give what each gives alone.
         packs: So do rows packed into one with a mask that keeps them apart.
         causal: A token's logits do not depend on what comes behind it.
+        selects: The output layer takes one hidden state for each token, once a pass, so that it may be given those chosen alone.
     """
 
     common: bool
@@ -50,6 +51,7 @@ class Conduct:
     pads: bool
     packs: bool
     causal: bool
+    selects: bool = True
 
     def refuse_packing(self) -> None:
         """Raise `InputError` when packed rows would leak into each other."""
@@ -71,8 +73,8 @@ class Conduct:
         return None
 
 
-Logits = Callable[[Batch], Tensor]
-"""Gives (B, T, V) of a batch."""
+_UNKNOWN = Conduct(common=False, joins=False, pads=False, packs=False, causal=True, selects=False)
+"""Of a model that gave nothing to go by: each row by itself is always right."""
 
 
 def conduct_of(model: nn.Module, ours: Callable[[], contextlib.AbstractContextManager[Any]]) -> Conduct:
@@ -108,10 +110,13 @@ class _Trial:
         """Try everything; what raises an error is not to be done."""
         with _evaluating(self._model):
             try:
-                alone = [self._logits(make_batch([row]))[0] for row in self._rows]
+                with self._watching_head() as seen:
+                    alone = [self._logits(make_batch([row]))[0] for row in self._rows]
                 causal = self._is_causal(alone[0])
-            except Exception:
-                return Conduct(common=False, joins=False, pads=False, packs=False, causal=True)
+            except Exception:  # whatever it is that a family wants besides, training is to say it
+                return _UNKNOWN
+            if not all(bool(logits.isfinite().all()) for logits in alone):
+                return _UNKNOWN  # nothing can be compared; the first evaluation or step says what is wrong
             watch = Watch(self._model)
             padded, joined = make_batch(self._rows), make_batch(self._rows, joined=True)
             takes = causal and not _chooses(self._model)
@@ -119,7 +124,19 @@ class _Trial:
             common = pads and watch.is_common and self._same(alone, lambda: self._with_ours(padded))
             joins = common and self._same(alone, lambda: self._with_ours(joined))
             packs = joins if common else takes and self._same(alone, lambda: self._packed(joined))
-        return Conduct(common, joins, pads, packs and is_plain_attention(self._model), causal)
+        selects = seen == [(1, row.input_ids.size) for row in self._rows]
+        return Conduct(common, joins, pads, packs and is_plain_attention(self._model), causal, selects)
+
+    @contextlib.contextmanager
+    def _watching_head(self) -> Generator[list[tuple[int, ...]]]:
+        """Give rows and tokens of all that goes through the output layer meanwhile."""
+        seen: list[tuple[int, ...]] = []
+        head: Any = self._model.get_output_embeddings()  # type: ignore[operator]
+        handle = head.register_forward_pre_hook(lambda _head, inputs: seen.append(tuple(inputs[0].shape[:-1])))
+        try:
+            yield seen
+        finally:
+            handle.remove()
 
     def _vocabulary(self) -> int:
         return int(self._model.get_input_embeddings().weight.shape[0])  # type: ignore[operator]
@@ -165,7 +182,7 @@ class _Trial:
     def _same(self, alone: list[Tensor], laid: Callable[[], list[Tensor]]) -> bool:
         try:
             found = laid()
-        except Exception:
+        except Exception:  # a family that cannot be laid so says it in many ways
             return False
         return all(self._alike(one, other) for one, other in zip(alone, found))
 

@@ -70,9 +70,9 @@ OVERRIDES: dict[str, dict[str, Any]] = {
               "attention_hidden_size": 64, "attention_head_dim": 16, "num_key_value_heads": 4, "mamba_dt_rank": 8},
     "zamba2": {"layers_block_type": ["linear_attention", "hybrid", "linear_attention"], "hybrid_layer_ids": [1], "num_hidden_layers": 3,
                "attention_hidden_size": 64, "attention_head_dim": 16, "num_key_value_heads": 4, "n_mamba_heads": 4, "mamba_headdim": 16},
-    "reformer": {"axial_pos_shape": [4, 8], "axial_pos_embds_dim": [16, 16], "attn_layers": ["local", "lsh"],
+    "reformer": {"axial_pos_shape": [8, 8], "axial_pos_embds_dim": [16, 16], "attn_layers": ["local", "lsh"],
                  "lsh_attn_chunk_length": 8, "local_attn_chunk_length": 8,
-                 "num_buckets": 4, "hidden_size": 32, "max_position_embeddings": 32},
+                 "num_buckets": 4, "hidden_size": 32, "max_position_embeddings": 64},
     "xmod": {"default_language": "en_XX"},
 }
 """What a family needs beyond smaller sizes."""

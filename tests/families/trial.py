@@ -233,7 +233,7 @@ class _Trial:
         config = RunConfig().replace({
             "name": self._outcome.family, "model.name_or_path": str(self._base), "data.train": (str(self._data),), "data.max_length": 64,
             "data.eval_fraction": 0.0, "adapter.r": 4, "adapter.lora_alpha": 8, "adapter.lora_dropout": 0.0,
-            "adapter.target_modules": (), "training.learning_rate": 1e-2, "training.lr_scheduler_type": "constant",
+            "adapter.target_modules": (), "training.learning_rate": 1e-3, "training.lr_scheduler_type": "constant",
             "training.warmup_steps": 0, "training.per_device_train_batch_size": 4, "training.gradient_accumulation_steps": 1,
             "training.max_steps": _STEPS, "training.sample_rows": 0, "training.device": "cpu", "training.compute_dtype": "float32",
             "training.seed": _SEED,

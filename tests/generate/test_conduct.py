@@ -46,6 +46,7 @@ OWN_WAYS = {
     "looks ahead": ("xlnet", {}),
     "counts positions from a token": ("roberta", {}),
     "attends eagerly alone": ("mpt", {}),
+    "predicts several tokens": ("prophetnet", {}),
 }
 
 
@@ -137,6 +138,13 @@ def test_a_model_that_looks_ahead_is_told_of() -> None:
     notice = conduct(tiny_family_model("xlnet")).notice()
     assert notice is not None
     assert (notice.level, notice.code) == ("warning", "looks_ahead")
+
+
+def test_a_model_whose_numbers_are_broken_is_not_said_to_look_ahead() -> None:
+    model = tiny_family_model("llama")
+    torch.nn.init.constant_(model.model.norm.weight, torch.nan)
+    found = conduct(model)
+    assert (found.causal, found.pads, found.common) == (True, False, False)
 
 
 def test_a_model_is_tried_once_and_left_as_it_was() -> None:
