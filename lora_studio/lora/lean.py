@@ -122,9 +122,6 @@ def _scaled_b(b: Tensor, scaling: float, dtype: torch.dtype) -> Tensor:
     return scaled.contiguous() if dtype == torch.float32 else scaled
 
 
-_SHAPED: Any = getattr(torch.ops.aten, "_unsafe_view")  # noqa: B009 (no view of what is ours alone: some models add to it in its place)
-
-
 class _LeanLora(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -141,7 +138,7 @@ class _LeanLora(torch.autograd.Function):
             out = nn.functional.linear(flat, own_weight, own_bias).addmm_(low, own_b)
         keeps = low is not None and ctx.needs_input_grad[4] and keeps_a_output(a.shape[0], a.shape[1])
         ctx.save_for_backward(x, weight, own_a, b if b.dtype == dtype else own_b, low if keeps else None)
-        return _SHAPED(out, [*x.shape[:-1], weight.shape[0]])
+        return out.view(*x.shape[:-1], weight.shape[0])
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
