@@ -1,0 +1,184 @@
+"""One published template against all kinds of rows, counted."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from lora_studio.core.errors import InputError
+from lora_studio.data.encode import Encoder
+from lora_studio.data.formats import parse_row
+from lora_studio.data.rows import Row, RowError
+from lora_studio.data.template import ChatTemplate, Rendered, wanted_answers
+from tests.templates.kinds import KINDS
+from tests.templates.marks import tokenizer_for
+from tests.templates.oracle import judge, render, shapes, words_of
+
+COLUMNS = {
+    "rows": "rows", "rendered": "rendered", "told": "refused, reason true", "ids": "ids differ", "mask": "mask wrong", "stop": "stop token untrained",
+    "lost": "lost in silence", "needless": "needless refusals", "alarm": "false alarms", "opening": "opening unsaid", "broken": "broke",
+}
+WRONG = ("ids", "mask", "stop", "lost", "needless", "alarm", "opening", "broken")
+
+
+@dataclass
+class Tally:
+    """What was counted of one template, or of several."""
+
+    name: str
+    counts: Counter[str] = field(default_factory=Counter[str])
+    notes: list[str] = field(default_factory=list[str])
+
+    @property
+    def wrong(self) -> int:
+        """How many things are wrong."""
+        return sum(self.counts[column] for column in WRONG)
+
+    def add(self, column: str, kind: str, note: str = "") -> None:
+        """Count one."""
+        self.counts[column] += 1
+        if column not in ("rows", "rendered"):
+            self.notes.append(f"{column}: {kind}: {note}")
+
+    @classmethod
+    def sum(cls, tallies: Iterable[Tally]) -> Tally:
+        """Add up several."""
+        whole = cls("all")
+        for tally in tallies:
+            whole.counts.update(tally.counts)
+        return whole
+
+
+def look_at(path: Path, folder: Path, kinds: Iterable[str] = tuple(KINDS)) -> Tally:
+    """Try a template with rows of some kinds; `folder` keeps the tokenizer."""
+    tally = Tally(path.stem)
+    text = path.read_text(encoding="utf-8")
+    tokenizer = tokenizer_for(text, folder)
+    encoder = Encoder(tokenizer)
+    with ChatTemplate(tokenizer) as template:
+        for kind in kinds:
+            tally.counts["rows"] += 1
+            record = KINDS[kind]
+            try:
+                row = parse_row(record, "messages", "rows.jsonl", 1)
+                found = _rendered(template, row)
+            except RowError as error:
+                row, found = None, error
+            except InputError as error:
+                tally.add("broken", kind, error.message)
+                continue
+            if isinstance(found, RowError):
+                _refused(tally, kind, str(found), record, text, tokenizer)
+            else:
+                assert row is not None
+                _judge(tally, kind, record, row, found, text, tokenizer, encoder, template)
+    return tally
+
+
+def _rendered(template: ChatTemplate, row: Row) -> Rendered | RowError:
+    return template.render_rows([row], "assistant")[0]
+
+
+def _refused(tally: Tally, kind: str, reason: str, record: dict[str, Any], text: str, tokenizer: Any) -> None:
+    """Judge a refusal: needless where transformers renders the row whole and each answer stays as it was said."""
+    for messages in shapes(record["messages"]):
+        try:
+            whole = render(text, tokenizer, messages, record.get("tools"), {})
+        except Exception:
+            continue
+        if all(word in whole for word in words_of(messages)) and "is empty" not in reason and not _rewrites(messages, record, text, tokenizer):
+            tally.add("needless", kind, reason)
+            return
+    tally.add("told", kind, reason)
+
+
+def _rewrites(messages: list[dict[str, Any]], record: dict[str, Any], text: str, tokenizer: Any) -> bool:
+    """Say whether an answer stands otherwise in the whole than where it is the last one, but for its end."""
+    whole = render(text, tokenizer, messages, record.get("tools"), {})
+    for place, turn in enumerate(messages[:-1]):
+        if turn["role"] != "assistant":
+            continue
+        try:
+            alone = render(text, tokenizer, messages[: place + 1], record.get("tools"), {})
+        except Exception:
+            continue
+        ends = [alone.rfind(word) + len(word) for word in words_of([turn]) if word in alone]
+        if ends and not whole.startswith(alone[: max(ends)]):
+            return True
+    return False
+
+
+def _judge(
+    tally: Tally, kind: str, record: dict[str, Any], row: Row, found: Rendered, text: str, tokenizer: Any, encoder: Encoder, template: ChatTemplate,
+) -> None:
+    tally.add("rendered", kind)
+    tools, wanted = record.get("tools"), wanted_answers(row, "assistant") or []
+    fitting = [messages for messages in shapes(record["messages"]) if _same(text, tokenizer, messages, tools, found.text)]
+    tokens = encoder.encode_row(found)
+    encoding = tokenizer(found.text, add_special_tokens=False, return_offsets_mapping=True)
+    if not fitting or encoding["input_ids"] != tokens.input_ids.tolist():
+        tally.add("ids", kind, "another text" if not fitting else "other ids")
+        return
+    trained = [False] * len(found.text)
+    for (start, end), learned in zip(encoding["offset_mapping"], tokens.trained.tolist()):
+        trained[start:end] = [learned] * (end - start)
+    verdict = judge(found.text, trained, record["messages"], wanted, text)
+    unended = encoder.unended(encoder.encode([found]))
+    told = getattr(found, "opening", None)
+    for fault in verdict.mask[:1]:
+        tally.add("mask", kind, ", ".join(verdict.mask))
+    untrained = [fault for fault in verdict.stop if not (fault.startswith("none") and unended)]
+    for fault in untrained[:1]:
+        tally.add("stop", kind, ", ".join(untrained))
+    if verdict.lost and not getattr(found, "lost", ()):
+        tally.add("lost", kind, ", ".join(verdict.lost))
+    if getattr(found, "lost", ()) and not verdict.lost:
+        tally.add("alarm", kind, f"told lost: {found.lost}")
+    if unended and not any(fault.startswith("none") for fault in verdict.stop):
+        tally.add("alarm", kind, "told that no end is trained")
+    place = max(wanted, default=0)
+    try:
+        opened = render(text, tokenizer, fitting[0][:place], tools, {}, opened=True)
+    except Exception:
+        return
+    if wanted and not found.text.startswith(opened) and not told:
+        common = next((at for at, (a, b) in enumerate(zip(opened, found.text)) if a != b), 0)
+        tally.add("opening", kind, f"row {found.text[common - 20 : common + 20]!r}, prompt {opened[common - 20 :]!r}")
+    if told and found.text.startswith(opened):
+        tally.add("alarm", kind, "told another opening")
+
+
+def _same(text: str, tokenizer: Any, messages: list[dict[str, Any]], tools: Any, rendered: str) -> bool:
+    try:
+        return render(text, tokenizer, messages, tools, {}) == rendered
+    except Exception:
+        return False
+
+
+def printed(tally: Tally, *, verbose: bool) -> str:
+    """Give a line, and with `verbose` what is wrong below it."""
+    line = f"{tally.name[:46]:46} " + " ".join(f"{column}={tally.counts[column]}" for column in COLUMNS if tally.counts[column])
+    notes = [f"    {note[:400]}" for note in tally.notes if not note.startswith(("rendered", "rows"))] if verbose else []
+    return "\n".join([line, *notes])
+
+
+def page(tallies: list[Tally]) -> str:
+    """Give the table as a page of the docs."""
+    packages = ", ".join(f"{name} {version(name)}" for name in ("transformers", "tokenizers", "jinja2"))
+    head = ["template", *COLUMNS.values()]
+    lines = [[tally.name, *(str(tally.counts[column]) for column in COLUMNS)] for tally in [Tally.sum(tallies), *tallies]]
+    table = ["| " + " | ".join(cells) + " |" for cells in [head, ["---"] * len(head), *lines]]
+    return _HEAD.format(templates=len(tallies), kinds=len(KINDS), date=date.today().isoformat(), packages=packages) + "\n".join(table) + "\n"
+
+
+_HEAD = """# Chat templates that were tried
+
+{templates} published templates, each with {kinds} kinds of rows (`tests/templates/kinds.py`), on {date} with {packages}.
+
+"""
