@@ -66,7 +66,7 @@ class PreparedData:
         if not count:
             return []
         kept_at = self._store.folder / f"samples-{self.evaluation.fingerprint()[:16]}-{count}.json"
-        with ChatTemplate(self._tokenizer, self._settings.chat_template) as template:
+        with ChatTemplate.of(self._tokenizer, self._settings) as template:
             return sample_prompts(
                 self._settings, [self._place(row) for row in self._held_out[:count]], [self.evaluation[row] for row in range(count)],
                 template, Encoder(self._tokenizer), kept_at)
@@ -101,7 +101,7 @@ def prepare_data(settings: DataSettings, tokenizer: Any, seed: int, progress: Pr
         InputError: A file or row is bad (`on_bad_rows: stop`), the tokenizer cannot render or mask the rows, or no
             row is left to train on.
     """
-    with ChatTemplate(tokenizer, settings.chat_template) as template:
+    with ChatTemplate.of(tokenizer, settings) as template:
         store, cached = stored_tokens(settings, tokenizer, template, Encoder(tokenizer), progress)
         made_with = {"tokenizer": Encoder.identity(tokenizer), "chat_template": key_of(template.identity)}
     bad_rows = tuple(BadRow(*entry) for entry in store.manifest["bad_rows"])
