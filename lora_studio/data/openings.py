@@ -5,11 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from lora_studio.data.jinja_env import Span
-
 THINK_MARKS = re.compile(r"</?[\w:|]*think\w*\|?>|\[/?THINK\]|<\|(?:START|END)_THINKING\|>", re.IGNORECASE)
 _OPENS_THOUGHT = re.compile(rf"(?:{THINK_MARKS.pattern})\s*$", re.IGNORECASE)
 _SHOWN = 60
+_FURTHEST = 400  # characters that may stand between an answer's last word and its end, such as what closes a call
 
 
 class Marks:
@@ -19,7 +18,6 @@ class Marks:
         """Take the tokens, longest first."""
         self._pattern = re.compile("|".join(map(re.escape, tokens))) if tokens else None
         self._run = re.compile(f"(?:{self._pattern.pattern})+") if self._pattern else None
-        self._trailing = re.compile(rf"(?:\s*(?:{self._pattern.pattern}))*\s*\Z") if self._pattern else re.compile(r"\s*\Z")
         self._longest = max([24, *map(len, tokens)])
 
     def shared(self, one: str, other: str, known: int = 0) -> int:
@@ -38,9 +36,18 @@ class Marks:
         found = self._run.match(text, place) if self._run else None
         return found[0] if found else ""
 
-    def in_run(self, run: str) -> list[Span]:
-        """Give where each mark of a run starts and ends."""
-        return [mark.span() for mark in self._pattern.finditer(run)] if self._pattern else []
+    def all_in(self, text: str) -> list[str]:
+        """Give the marks of a text, in order."""
+        return self._pattern.findall(text) if self._pattern else []
+
+    def closing(self, text: str, said: int, openers: frozenset[str]) -> int:
+        """Give where the marks end that stand first behind a place, but for those that open a turn; the place where there are none."""
+        end = said
+        for mark in self._pattern.finditer(text, said, said + _FURTHEST) if self._pattern else ():
+            if mark[0] in openers or (end > said and text[end : mark.start()].strip()):
+                break
+            end = mark.end()
+        return end
 
     def ends(self, text: str) -> bool:
         """Say whether a text ends with a mark."""

@@ -156,12 +156,26 @@ class AnswerFinder:
             found.answers[place] = [span]
             return
         turns = messages[: place + 1]
-        alone = text if last else self.fill(turns, tools)
+        alone = text if last else self._tried(turns, tools)
+        if alone is None:  # the template does not take a conversation that ends here
+            found.answers[place] = [self._in_place(messages, tools, text, place)]
+            return
         end = self._end(turns, tools, alone, text, last=last)
         start, parted = self._start(turns, tools, text[:end], opened, answer)
         found.answers[place] = [(start, end)]
         if opened is not None and parted is not None:
             found.opening = endings(self._header(turns, tools, text, start), opened, parted)
+
+    def _in_place(self, messages: Turns, tools: list[Any] | None, text: str, place: int) -> Span:
+        """Find an answer by putting another word in its place."""
+        word, answer = stand_in(), str(messages[place]["content"] or "").strip()
+        turns = [*messages[:place], {**messages[place], "content": word}, *messages[place + 1 :]]
+        before, there, behind = self.fill(turns, tools).partition(word)
+        end = len(text) - len(behind)
+        if not (answer and there and text.startswith(before) and text.endswith(behind) and text[len(before) : end].strip() == answer):
+            raise RewrittenError(f"does not tell where turn {place + 1} begins and ends")
+        closing = next((closing for closing in self._closings if text.startswith(closing, end)), "")
+        return len(before), end + len(closing)
 
     def _directly_behind(self, opened: str, text: str, answer: str) -> Span | None:
         """Give the span of an answer that stands right behind the opened prompt, what closes it right behind it."""
@@ -198,7 +212,7 @@ class AnswerFinder:
         templates that close an answer otherwise, or only, once a turn follows.
         """
         after = self._tried(turns, tools, opened=True) if last else text
-        if last and after == alone:  # it opens nothing, or opens another answer whatever is asked
+        if last and after == alone and self._always_opens:
             after = self._tried([*turns, {"role": "user", "content": stand_in()}], tools)
             alone = alone if after is None else self._without_opener(alone[: self._marks.shared(alone, after)], after)
         bare = self._marks.bare(alone)
@@ -209,18 +223,34 @@ class AnswerFinder:
             closed = self._without_opener(alone[:shared], after or "").rstrip()
             if len(closed) > len(bare):
                 return len(closed)
-        elif not last:
-            bare = self._through_opening(turns, tools, alone, text)
-        return len(alone.rstrip()) if last else self._end_written_later(turns, tools, text, len(bare))
+        if last:
+            return len(alone.rstrip())
+        if shared < len(bare):
+            if not self._all_said(turns, alone, shared):
+                raise RewrittenError(self._how_rewritten(turns, alone, text))
+            bare = self._marks.bare(alone[:shared])
+        return self._end_written_later(turns, tools, text, len(bare))
 
-    def _through_opening(self, turns: Turns, tools: list[Any] | None, alone: str, text: str) -> str:
-        """Give the text up to an answer's last word where a template opens another answer behind it whatever is asked."""
-        following = self._tried([*turns, {"role": "user", "content": stand_in()}], tools)
-        bare = self._marks.bare(alone[: self._marks.shared(alone, following or "")])
-        known = self._tried(turns[:-1], tools) or ""
-        if len(bare) > len(known) and text.startswith(bare) and (turns[-1]["content"] or "").strip() in bare[self._marks.shared(known, bare) :]:
-            return bare
-        raise RewrittenError(self._how_rewritten(turns, alone, text))
+    @cached_property
+    def _always_opens(self) -> bool:
+        """Whether the template opens an answer whatever is asked: behind the last turn, even if that is an answer."""
+        asked, said, more = ({"role": role, "content": stand_in()} for role in ("user", "assistant", "user"))
+        alone, following = self._tried([asked, said], None), self._tried([asked, said, more], None)
+        unasked = self._tried([asked], None) == self._tried([asked], None, opened=True)
+        opens = alone is not None and alone == self._tried([asked, said], None, opened=True)
+        return unasked and opens and following is not None and not following.startswith((alone or "").rstrip())
+
+    def _all_said(self, turns: Turns, alone: str, shared: int) -> bool:
+        """Say whether all that an answer says stands where its text is the same alone and in the whole; then only the form differs."""
+        said = turns[-1]
+        pieces = [(said["content"] or "").strip(), *(str(said[key]).strip() for key in _THINKS if said.get(key))]
+        if found := TAGGED.match(pieces[0]):
+            pieces += [found[3].strip(), found[5].strip()]
+            del pieces[0]
+        pieces += [word for call in said.get("tool_calls") or () for word in _leaves(call["function"]["arguments"])]
+        pieces = list(filter(None, pieces)) or [call["function"]["name"] for call in said.get("tool_calls") or ()]
+        # What the template does not write even where the answer is the last one is a loss, and told of as one.
+        return any(piece in alone for piece in pieces) and all(alone.rfind(piece) + len(piece) <= shared for piece in pieces if piece in alone)
 
     def _end_written_later(self, turns: Turns, tools: list[Any] | None, text: str, said: int) -> int:
         """Give the end of an answer whose end stands there only because a turn follows."""
@@ -229,28 +259,25 @@ class AnswerFinder:
             closed = self._without_opener(text[:shared], text).rstrip()
             if len(closed) > said and self._marks.ends(closed):
                 return len(closed)
-        place = said
-        while text[place : place + 1].isspace():
-            place += 1
-        run = self._marks.run_at(text, place)
-        closing = [span for span in self._marks.in_run(run) if run[span[0] : span[1]] not in self._openers]
-        return place + closing[-1][1] if closing and closing[0][0] == 0 else said
+        return self._marks.closing(text, said, self._openers)
 
     def _without_opener(self, shared: str, text: str) -> str:
-        """Take a mark off the end behind which two ways to go on part in words: it opens a turn, whose role is the word."""
-        start = self._marks.start_of_last(shared)
-        if start is None or not text[len(shared) : len(shared) + 1].isalpha():
-            return shared
-        opens = self._marks.ends(shared[:start].rstrip()) or shared[start:] in self._openers
-        return shared[:start] if opens else shared
+        """Take the marks that open a turn off the end, where another mark stands before them: that ends one."""
+        while (start := self._marks.start_of_last(shared)) is not None and self._marks.ends(shared[:start].rstrip()):
+            # Where two ways to go on part in a word, that is the role, and the mark before it opens the turn.
+            if shared[start:] not in self._openers and not text[len(shared) : len(shared) + 1].isalpha():
+                break
+            shared = shared[:start]
+        return shared
 
     @cached_property
     def _openers(self) -> frozenset[str]:
-        """The marks before the first question: those of a turn's head, and of what stands before it."""
+        """The marks that open a conversation, and the one right before the first question."""
         asked = stand_in()
         text = self._tried([{"role": "user", "content": asked}], None) or ""
-        head = text[: text.find(asked)] if asked in text else ""
-        return frozenset(head[start:end] for start, end in self._marks.in_run(head))
+        head = text[: text.find(asked)].rstrip() if asked in text else ""
+        last = self._marks.start_of_last(head)
+        return frozenset([*self._marks.all_in(self._marks.run_at(text, 0)), *([] if last is None else [head[last:]])])
 
     def _start(self, turns: Turns, tools: list[Any] | None, text: str, opened: str | None, answer: str) -> tuple[int, int | None]:
         """Give where an answer starts, and where the row parts from the prompt if it does.
@@ -267,9 +294,9 @@ class AnswerFinder:
             return len(opened), None
         header = self._plain_header(turns, tools)
         known = self._marks.shared(closed or "", text)
-        if opened is None or opened == closed:
+        if opened is None or text.startswith(opened):
             start = self._start_unopened(closed, header, text, answer, known)
-            headed = opened is not None and text.startswith(opened) and text[len(opened) : start].strip()
+            headed = opened is not None and text[len(opened) : start].strip()
             return start, len(opened or "") if headed else None
         parted = self._marks.shared(text, opened)
         start = before_thought(text, min(parted, self._marks.shared(text, header)) if header else parted)
@@ -326,6 +353,15 @@ class AnswerFinder:
             return self.fill(messages, tools, opened=opened)
         except FAILURES:
             return None
+
+
+def _leaves(value: Any) -> list[str]:
+    """Give the texts within an object."""
+    if isinstance(value, dict):
+        return [leaf for inner in value.values() for leaf in _leaves(inner)]
+    if isinstance(value, list):
+        return [leaf for inner in value for leaf in _leaves(inner)]
+    return [value] if isinstance(value, str) and value.strip() else []
 
 
 def _join(spans: list[Span], span: Span, text: str) -> None:

@@ -56,6 +56,12 @@ def words_of(messages: list[dict[str, Any]]) -> set[str]:
     return set(_WORD.findall(str(messages)))
 
 
+def written_whole(text: str, messages: list[dict[str, Any]], tools: Any) -> bool:
+    """Say whether a text holds every word of a row, the tools' names too, and nothing written down as an object."""
+    names = [tool["function"]["name"] for tool in tools or ()]
+    return all(re.search(rf"\b{word}\b", text) for word in [*words_of(messages), *names]) and "'type': 'text'" not in text and '"type": "text"' not in text
+
+
 @dataclass
 class Verdict:
     """What is wrong with one row, empty lists where nothing is."""
@@ -99,6 +105,8 @@ def _untrained_stop(text: str, trained: list[bool], messages: list[dict[str, Any
             run.append(mark)
         elif run or mark[0] not in ends and any(other in mark[0].lower() for other in ("start", "user", "begin|", "inst]", "role")):
             break
+    if not run and any(trained[mark.start()] for mark in marks.finditer(text, start, stop)):
+        return ""  # an end by another name
     missed = [mark[0] for mark in run if not all(trained[mark.start() : mark.end()])]
     if missed:
         return f"{missed[0]} (turn {place + 1})"

@@ -18,7 +18,7 @@ from lora_studio.data.rows import Row, RowError
 from lora_studio.data.template import ChatTemplate, Rendered, wanted_answers
 from tests.templates.kinds import KINDS
 from tests.templates.marks import tokenizer_for
-from tests.templates.oracle import judge, render, shapes, words_of
+from tests.templates.oracle import judge, render, shapes, words_of, written_whole
 
 COLUMNS = {
     "rows": "rows", "rendered": "rendered", "told": "refused, reason true", "ids": "ids differ", "mask": "mask wrong", "stop": "stop token untrained",
@@ -92,7 +92,7 @@ def _refused(tally: Tally, kind: str, reason: str, record: dict[str, Any], text:
             whole = render(text, tokenizer, messages, record.get("tools"), {})
         except Exception:
             continue
-        if all(word in whole for word in words_of(messages)) and "is empty" not in reason and not _rewrites(messages, record, text, tokenizer):
+        if written_whole(whole, messages, record.get("tools")) and "is empty" not in reason and not _rewrites(messages, record, text, tokenizer):
             tally.add("needless", kind, reason)
             return
     tally.add("told", kind, reason)
@@ -108,7 +108,8 @@ def _rewrites(messages: list[dict[str, Any]], record: dict[str, Any], text: str,
             alone = render(text, tokenizer, messages[: place + 1], record.get("tools"), {})
         except Exception:
             continue
-        ends = [alone.rfind(word) + len(word) for word in words_of([turn]) if word in alone]
+        said = words_of([turn]) or {_text(turn)}
+        ends = [alone.rfind(word) + len(word) for word in said if word in alone]
         if ends and not whole.startswith(alone[: max(ends)]):
             return True
     return False
@@ -140,18 +141,25 @@ def _judge(
         tally.add("lost", kind, ", ".join(verdict.lost))
     if getattr(found, "lost", ()) and not verdict.lost:
         tally.add("alarm", kind, f"told lost: {found.lost}")
-    if unended and not any(fault.startswith("none") for fault in verdict.stop):
+    if unended and any(words_of([record["messages"][place]]) for place in wanted[-1:]) and not any(fault.startswith("none") for fault in verdict.stop):
         tally.add("alarm", kind, "told that no end is trained")
     place = max(wanted, default=0)
     try:
         opened = render(text, tokenizer, fitting[0][:place], tools, {}, opened=True)
     except Exception:
         return
-    if wanted and not found.text.startswith(opened) and not told:
+    before = next((at for at in range(len(opened), len(trained)) if trained[at]), len(opened))
+    alike = found.text.startswith(opened) and not found.text[len(opened) : before].strip()
+    if wanted and not alike and not told:
         common = next((at for at, (a, b) in enumerate(zip(opened, found.text)) if a != b), 0)
         tally.add("opening", kind, f"row {found.text[common - 20 : common + 20]!r}, prompt {opened[common - 20 :]!r}")
-    if told and found.text.startswith(opened):
-        tally.add("alarm", kind, "told another opening")
+    if told and alike and len(wanted) == 1:
+        tally.add("alarm", kind, f"told another opening: {told}")
+
+
+def _text(turn: dict[str, Any]) -> str:
+    content = turn["content"]
+    return content if isinstance(content, str) else "".join(part["text"] for part in content or ())
 
 
 def _same(text: str, tokenizer: Any, messages: list[dict[str, Any]], tools: Any, rendered: str) -> bool:
