@@ -19,7 +19,8 @@ ROLES = {
 # What may follow what: an answer may call a tool in its text alone, so a tool's word may follow any answer.
 # Two turns of one role in a row, and an answer that comes first, are the chat template's to take or to refuse.
 _NEXT = {
-    "system": ("user", "assistant"), "user": ("assistant", "user"), "assistant": ("user", "tool", "assistant"), "tool": ("assistant", "tool"),
+    "system": ("user", "assistant"), "user": ("assistant", "user"), "assistant": ("user", "tool", "assistant"),
+    "tool": ("assistant", "tool"),
 }
 
 

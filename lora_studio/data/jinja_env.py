@@ -136,12 +136,12 @@ def _values_tried(tree: nodes.Template, name: str) -> list[Any]:
     return list(dict.fromkeys([*values, False, True]))[:_MOST_VALUES] if values != [] else [False, True]
 
 
-class TemplateRefusal(TemplateError):
+class TemplateRefusalError(TemplateError):
     """What a template says by `raise_exception`, in its author's words."""
 
 
 def _refuse(message: str) -> NoReturn:
-    raise TemplateRefusal(message)
+    raise TemplateRefusalError(message)
 
 
 def _now(layout: str) -> str:

@@ -96,6 +96,11 @@ class RowRenderer:
             cure = self._cure("opening", lambda finder: finder.find(messages, tools, wanted).opening is None
                               and self._keeps(finder, messages, tools, wanted))
             notes["opening"] = [*found.opening, cure]
+        ended = self._finder.ended(found)
+        if not all(ended[:-1]):
+            notes["open"] = all(ended[-1:])
+        if not all(ended) and (cure := self._cure("end", lambda finder: all(finder.ended(finder.find(messages, tools, wanted))))):
+            notes["end_cure"] = cure
         return notes
 
     def _cure(self, what: str, helps: Callable[[AnswerFinder], bool]) -> dict[str, Any] | None:

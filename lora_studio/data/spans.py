@@ -47,7 +47,9 @@ class Found:
 class AnswerFinder:
     """One template at work on conversations."""
 
-    def __init__(self, template: CompiledTemplate, end_tokens: Sequence[str], *, train_opening: bool = True, shape: Shape | None = None) -> None:
+    def __init__(
+        self, template: CompiledTemplate, end_tokens: Sequence[str], *, train_opening: bool = True, shape: Shape | None = None,
+    ) -> None:
         """Take a template.
 
         Args:
@@ -94,6 +96,11 @@ class AnswerFinder:
             self._add_answer(found, messages, tools, place)
         return found
 
+    def ended(self, found: Found) -> list[bool]:
+        """Say of each answer whether it ends with a special token; none where all is learned."""
+        spans = [found.answers[place][-1] for place in sorted(found.answers) if found.answers[place]] if found.answers else []
+        return [self._marks.ends(found.text[start:end].rstrip()) for start, end in spans]
+
     # ------------------------------------------------------------------ generation marks
 
     def _by_marks(self, messages: Turns, tools: list[Any] | None, wanted: Sequence[int]) -> Found | None:
@@ -126,8 +133,8 @@ class AnswerFinder:
         """Say whether a conversation of this make was looked at before and opened its answers as the prompt does."""
         said = messages[place]
         signature = (
-            messages[0]["role"], messages[place - 1]["role"] if place else "", place == len(messages) - 1, bool(tools), bool(said["content"]),
-            bool(TAGGED.match(said["content"] or "")), tuple(sorted(said)), any("/no_think" in (turn["content"] or "") for turn in messages))
+            messages[0]["role"], messages[place - 1]["role"] if place else "", place == len(messages) - 1, bool(tools),
+            bool(said["content"]), bool(TAGGED.match(said["content"] or "")), tuple(sorted(said)), any("/no_think" in (turn["content"] or "") for turn in messages))
         known = signature in self._seen
         if len(self._seen) < _MOST_SIGNATURES:
             self._seen.add(signature)

@@ -6,8 +6,8 @@ A chat template is rendered by a child (`renderer`), a block of rows at a time, 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Self, cast
 
@@ -36,6 +36,8 @@ class Rendered:
         lost: Kinds of what the row says and the text does not.
         opening: How the row and the prompt at inference open its answer, where those differ.
         cure: Values of the template's variables with which they would not; None where none are known.
+        open_inside: Whether an answer before the last one has no end token.
+        end_cure: Values of the template's variables with which an answer that has no end token would have one.
     """
 
     text: str
@@ -44,6 +46,8 @@ class Rendered:
     lost: tuple[str, ...] = ()
     opening: tuple[str, str] | None = None
     cure: Mapping[str, Any] | None = None
+    open_inside: bool = False
+    end_cure: Mapping[str, Any] | None = None
 
 
 class ChatTemplate:
@@ -219,7 +223,7 @@ class ChatTemplate:
         if text is not None:
             row_opens, prompt_opens, cure = more.get("opening") or ("", "", None)
             return Rendered(text, tuple((start, end) for start, end in detail), closed=True, lost=tuple(more.get("lost", ())),
-                            opening=(row_opens, prompt_opens) if "opening" in more else None, cure=cure)
+                            opening=(row_opens, prompt_opens) if "opening" in more else None, cure=cure, open_inside=bool(more.get("open")), end_cure=more.get("end_cure"))
         return RowError(self._why_refused(detail, more, reply[3:]))
 
     def _why_refused(self, kind: str, said: str, more: list[Any]) -> str:
@@ -257,6 +261,16 @@ def _ways_out(kinds: Sequence[str], cure: Mapping[str, Any] | None) -> str:
         ways.append("set data.on_unwritten to without to train without it")
     ways.append("or set data.chat_template to one that does, such as instruct")
     return ", ".join(ways)
+
+
+def per_answer(row: Row) -> Iterator[Row]:
+    """Give a conversation as rows that each end with one of its answers; a row without several answers to learn stays as it is."""
+    wanted = wanted_answers(row, "assistant") or []
+    if len(wanted) < 2:
+        yield row
+        return
+    for place in wanted:
+        yield replace(row, messages=row.messages[: place + 1])
 
 
 def wanted_answers(row: Row, train_on: str) -> list[int] | None:

@@ -8,7 +8,7 @@ import traceback
 from jinja2 import UndefinedError
 from jinja2.exceptions import SecurityError
 
-from lora_studio.data.jinja_env import TemplateRefusal
+from lora_studio.data.jinja_env import TemplateRefusalError
 
 _MOST = 300
 _KINDS = {"dict": "an object", "list": "a list", "NoneType": "nothing", "int": "a number", "float": "a number", "str": "text", "bool": "a truth value"}
@@ -22,7 +22,7 @@ _NOT_TAKEN = re.compile(r"'(\w+)' object is not (?:iterable|subscriptable|callab
 def in_words(error: BaseException) -> str:
     """Say what is wrong: the author's own words where the template refuses, what it looks for and does not find where it fails."""
     said = " ".join(str(error).split())[:_MOST]
-    if isinstance(error, TemplateRefusal):
+    if isinstance(error, TemplateRefusalError):
         return f"refuses it: {said}" if said else "refuses it without a word"
     if isinstance(error, SecurityError):
         return f"refuses it: it reaches for what a template may not touch ({said})"

@@ -19,7 +19,6 @@ from lora_studio.data.rows import Message, Row, RowError
 from lora_studio.data.spans import AnswerFinder, RewrittenError
 from lora_studio.data.template import ChatTemplate, Rendered, wanted_answers
 from lora_studio.data.template_source import shipped_template, shipped_templates
-from lora_studio.data.traces import UnwrittenError
 from tests.data.conftest import HEADERS, MODEL_ROLE, REWRITING
 from tests.data.template_styles import BY_ARCHITECTURE, CHATML, QWEN3, Style
 
@@ -115,8 +114,8 @@ def test_a_short_answer_is_found_behind_its_heading(opened: Callable[..., ChatTe
 
 def spans_of(template: CompiledTemplate, messages: list[dict[str, Any]], wanted: list[int]) -> list[tuple[int, int]] | str:
     try:
-        return AnswerFinder(template, ["<|im_start|>", "<|im_end|>", "</s>"]).render(messages, None, wanted)[1]
-    except (RewrittenError, UnwrittenError, TemplateError) as error:
+        return AnswerFinder(template, ["<|im_start|>", "<|im_end|>", "</s>"]).find(messages, None, wanted).spans
+    except (RewrittenError, TemplateError) as error:
         return type(error).__name__
 
 
@@ -148,10 +147,12 @@ def test_answers_found_in_the_whole_text_are_those_found_in_its_parts(name: str,
 def test_an_answer_that_is_found_in_the_whole_text_costs_one_rendering(monkeypatch: pytest.MonkeyPatch) -> None:
     template = CompiledTemplate(CHATML.template, {})
     rendered: list[int] = []
+    finder = AnswerFinder(template, ["<|im_end|>"])
+    finder.find([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}], None, [1])  # how it closes answers is known then
     fill = CompiledTemplate.fill
     monkeypatch.setattr(CompiledTemplate, "fill", lambda *given, **named: (rendered.append(1), fill(*given, **named))[1])
     messages = [{"role": message.role, "content": message.content} for message in chat_row(4).messages]
-    AnswerFinder(template, ["<|im_end|>"]).render(messages, None, [1, 3, 5, 7])
+    finder.find(messages, None, [1, 3, 5, 7])
     assert len(rendered) == 5
 
 
