@@ -110,5 +110,5 @@ def _takes_thought(template: CompiledTemplate, shape: Shape) -> bool:
 def _tried(template: CompiledTemplate, shape: Shape, turns: Turns, tools: list[Any] | None = None) -> str:
     try:
         return template.fill(shape.of(turns), tools)
-    except FAILURES:
+    except (*FAILURES, MemoryError):
         return ""

@@ -59,7 +59,7 @@ class AnswerFinder:
             shape: How the template wants turns; found by trying where it is None.
         """
         self.template = template
-        self.shape = shape_of(template) if shape is None else shape
+        self._shape = shape
         self._marks = Marks(end_tokens)
         self._train_opening = train_opening
         self._seen: set[tuple[Any, ...]] = set()
@@ -67,9 +67,16 @@ class AnswerFinder:
     def given(self, variables: dict[str, Any]) -> AnswerFinder:
         """Give a finder for the same template with other values of its variables."""
         other = AnswerFinder.__new__(AnswerFinder)
-        other.template, other.shape, other._marks = self.template.given(variables), self.shape, self._marks
+        other.template, other._shape, other._marks = self.template.given(variables), self.shape, self._marks
         other._train_opening, other._seen = self._train_opening, set()
         return other
+
+    @property
+    def shape(self) -> Shape:
+        """How the template wants turns; found when the first row is there, whose time limit holds for it."""
+        if self._shape is None:
+            self._shape = shape_of(self.template)
+        return self._shape
 
     def fill(self, messages: Turns, tools: list[Any] | None, *, opened: bool = False) -> str:
         """Render turns in the shape that the template wants."""

@@ -176,10 +176,13 @@ def test_a_template_that_may_look_ahead_is_told_from_one_that_goes_forward(text:
 
 
 @pytest.mark.parametrize("template", [QWEN3.template, REWRITING])
-def test_a_template_that_drops_earlier_thinking_offers_the_last_answer(opened: Callable[..., ChatTemplate], template: str) -> None:
-    with pytest.raises(InputError, match=r"rows.jsonl:3: .* rewrites earlier turns") as raised:
-        opened(template).render_rows([chat_row(2)], "assistant")
-    assert raised.value.field == "data.train_on"
+def test_a_template_that_drops_earlier_thinking_refuses_such_rows_alone_and_says_why(
+    opened: Callable[..., ChatTemplate], template: str,
+) -> None:
+    refused, whole = opened(template).render_rows([chat_row(2), chat_row(1)], "assistant")
+    assert "writes turn 2 otherwise once later turns follow" in str(refused)
+    assert "data.train_on: last trains the last answer alone, each trains every answer in a row of its own" in str(refused)
+    assert isinstance(whole, Rendered)
 
 
 @pytest.mark.parametrize(
@@ -269,7 +272,7 @@ def test_a_row_is_refused_where_the_template_leaves_out_what_it_says(
 ) -> None:
     found = opened(template).render_rows([row_of(*turns, tools=tools)], train_on)[0]
     assert isinstance(found, RowError)
-    assert str(found).startswith(f"the chat template does not write {lost}; take that out of the row, or set data.chat_template")
+    assert str(found).startswith(f"the chat template does not write {lost}; take that out of the row, set data.")
 
 
 @pytest.mark.parametrize("tool", [{"function": "track"}, {"function": None}, {"function": {}}, {"name": 7}])
@@ -285,7 +288,6 @@ def test_tools_without_a_name_are_the_templates_to_judge(opened: Callable[..., C
     (BARE.replace("['user', ", "['user', 'system', ").replace("m.content", "m.content.replace('/no_think', '')"),
      [Message("system", "Be kind. /no_think"), Message("user", "a"), Message("assistant", "b")]),
     (BARE.replace("m.content", "m.content.split()|join(' ')"), [Message("user", "a"), Message("assistant", "b\n\n  c")]),
-    (BARE.replace("m.content", "m.content.split('</think>')[-1]"), [Message("user", "a"), Message("assistant", "<think>b</think>c")]),
 ])
 def test_what_a_template_lays_out_anew_is_not_missed(
     opened: Callable[..., ChatTemplate], template: str, turns: list[Message],
