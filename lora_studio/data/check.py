@@ -19,7 +19,8 @@ MOST_BAD_ROWS = 100_000
 """Bad rows that are kept with their reasons; further ones are counted."""
 _SHOWN_BAD_ROWS = 5
 _OFFERS = {
-    "data.train_on": "Set data.train_on to last, which trains the last answer alone, or to each, which trains every answer in a row of its own",
+    "data.train_on": "Set data.train_on to last, which trains the last answer alone, or to each, which trains every answer in a row of its "
+                     "own",
     "data.on_unwritten": "Set data.on_unwritten to content to keep thoughts and calls in the answers' text, or to without to train without",
 }
 _ROWS_BETWEEN_LOOKS = 2048

@@ -40,11 +40,14 @@ class Marks:
         """Give the marks of a text, in order."""
         return self._pattern.findall(text) if self._pattern else []
 
-    def closing(self, text: str, said: int, openers: frozenset[str]) -> int:
-        """Give where the marks end that stand first behind a place, but for those that open a turn; the place where there are none."""
+    def closing(self, text: str, said: int, limit: int, openers: frozenset[str]) -> int:
+        """Give where the marks end that stand first behind a place, but for those that open a turn; the place where there are none.
+
+        Up to `limit` something else may stand before them; beyond it white space alone.
+        """
         end = said
         for mark in self._pattern.finditer(text, said, said + _FURTHEST) if self._pattern else ():
-            if mark[0] in openers or (end > said and text[end : mark.start()].strip()):
+            if mark[0] in openers or ((end > said or mark.end() > limit) and text[end : mark.start()].strip()):
                 break
             end = mark.end()
         return end

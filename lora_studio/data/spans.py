@@ -112,7 +112,8 @@ class AnswerFinder:
 
     def _by_marks(self, messages: Turns, tools: list[Any] | None, wanted: Sequence[int]) -> Found | None:
         """Take the stretches that the template marks, those of an answer together; None where a wanted answer has none."""
-        text, marks = self.template.fill_marked(self.shape.of(messages), tools)
+        text, marked = self.template.fill_marked(self.shape.of(messages), tools)
+        marks = [mark for mark in marked if mark[0] < mark[1]]
         answers = [place for place, message in enumerate(messages) if message["role"] == "assistant"]
         owners = answers if len(marks) == len(answers) else self._owners(messages, tools, text, answers, marks)
         by_answer: dict[int, list[Span]] = {}
@@ -141,7 +142,8 @@ class AnswerFinder:
         said = messages[place]
         signature = (
             messages[0]["role"], messages[place - 1]["role"] if place else "", place == len(messages) - 1, bool(tools),
-            bool(said["content"]), bool(TAGGED.match(said["content"] or "")), tuple(sorted(said)), any("/no_think" in (turn["content"] or "") for turn in messages))
+            bool(said["content"]), bool(TAGGED.match(said["content"] or "")), tuple(sorted(said)),
+            any("/no_think" in (turn["content"] or "") for turn in messages))
         known = signature in self._seen
         if len(self._seen) < _MOST_SIGNATURES:
             self._seen.add(signature)
@@ -174,7 +176,7 @@ class AnswerFinder:
         if alone is None:  # the template does not take a conversation that ends here
             found.answers[place] = [self._in_place(messages, tools, text, place)]
             return
-        end = self._end(turns, tools, alone, text, last=last)
+        end = self._end(turns, tools, alone, text, None if last else str(messages[place + 1]["content"] or "").strip())
         start, parted = self._start(turns, tools, text[:end], opened, answer)
         found.answers[place] = [(start, end)]
         if opened is not None and parted is not None:
@@ -209,22 +211,30 @@ class AnswerFinder:
         """What closes an answer of plain text: the last one of a conversation, or an earlier one. Empty ones are left out."""
         asked, said, more, end = ({"role": role, "content": stand_in()} for role in ("user", "assistant", "user", "assistant"))
         found: list[str] = []
-        for turns, length in (([asked, said], 2), ([asked, said, more, end], 2)):
+        for turns, behind in (([asked, said], None), ([asked, said, more, end], more["content"])):
             try:
                 text = self.fill(turns, None)
-                alone = text if len(turns) == length else self.fill(turns[:length], None)
-                close = self._end(turns[:length], None, alone, text, last=len(turns) == length)
+                alone = text if behind is None else self.fill(turns[:2], None)
+                close = self._end(turns[:2], None, alone, text, behind)
                 found.append(text[text.rindex(said["content"]) + len(said["content"]) : close])
             except FAILURES:
                 continue
         return tuple(sorted({closing for closing in found if closing.strip()}, key=len, reverse=True))
 
-    def _end(self, turns: Turns, tools: list[Any] | None, alone: str, text: str, *, last: bool) -> int:
+    def _end(self, turns: Turns, tools: list[Any] | None, alone: str, text: str, behind: str | None) -> int:
         """Give where an answer ends in the text, the marks that close it included.
 
         What stands behind it alone and what stands behind it where something follows begin alike with what closes it, but for
         templates that close an answer otherwise, or only, once a turn follows.
+
+        Args:
+            turns: The conversation up to the answer.
+            tools: Tools that may be called.
+            alone: The text of that.
+            text: The text of the whole.
+            behind: What the turn behind it says; None where there is none.
         """
+        last = behind is None
         after = self._tried(turns, tools, opened=True) if last else text
         if last and after == alone and self._always_opens:
             after = self._tried([*turns, {"role": "user", "content": stand_in()}], tools)
@@ -243,7 +253,7 @@ class AnswerFinder:
             if not self._all_said(turns, alone, shared):
                 raise RewrittenError(self._how_rewritten(turns, alone, text))
             bare = self._marks.bare(alone[:shared])
-        return self._end_written_later(turns, tools, text, len(bare))
+        return self._end_written_later(turns, tools, text, len(bare), behind)
 
     @cached_property
     def _always_opens(self) -> bool:
@@ -264,16 +274,17 @@ class AnswerFinder:
         pieces += [word for call in said.get("tool_calls") or () for word in _leaves(call["function"]["arguments"])]
         pieces = list(filter(None, pieces)) or [call["function"]["name"] for call in said.get("tool_calls") or ()]
         # What the template does not write even where the answer is the last one is a loss, and told of as one.
-        return any(piece in alone for piece in pieces) and all(alone.rfind(piece) + len(piece) <= shared for piece in pieces if piece in alone)
+        written = [piece for piece in pieces if piece in alone]
+        return bool(written) and all(alone.rfind(piece) + len(piece) <= shared for piece in written)
 
-    def _end_written_later(self, turns: Turns, tools: list[Any] | None, text: str, said: int) -> int:
+    def _end_written_later(self, turns: Turns, tools: list[Any] | None, text: str, said: int, behind: str) -> int:
         """Give the end of an answer whose end stands there only because a turn follows."""
         other = self._tried(turns, tools, opened=True)
         if other is not None and (shared := self._marks.shared(text, other)) > said:
             closed = self._without_opener(text[:shared], text).rstrip()
             if len(closed) > said and self._marks.ends(closed):
                 return len(closed)
-        return self._marks.closing(text, said, self._openers)
+        return self._marks.closing(text, said, text.find(behind, said) if behind else said, self._openers)
 
     def _without_opener(self, shared: str, text: str) -> str:
         """Take the marks that open a turn off the end, where another mark stands before them: that ends one."""

@@ -210,7 +210,7 @@ class ChatTemplate:
             renderer.close()
             raise InputError(f"{what} cannot be read: {fault}.", self.source.way_out, self.source.field)
         if unknown := sorted(set(self._variables) - set(renderer.variables)):
-            known = f"It has {', '.join(renderer.variables)}." if renderer.variables else "It has none; leave data.chat_template_kwargs empty."
+            known = f"It has {', '.join(renderer.variables)}." if renderer.variables else "It has none."
             renderer.close()
             raise InputError(f"{what} has no variable {unknown[0]}.", known, "data.chat_template_kwargs")
 
@@ -223,12 +223,14 @@ class ChatTemplate:
         if text is not None:
             row_opens, prompt_opens, cure = more.get("opening") or ("", "", None)
             return Rendered(text, tuple((start, end) for start, end in detail), closed=True, lost=tuple(more.get("lost", ())),
-                            opening=(row_opens, prompt_opens) if "opening" in more else None, cure=cure, open_inside=bool(more.get("open")), end_cure=more.get("end_cure"))
+                            opening=(row_opens, prompt_opens) if "opening" in more else None, cure=cure,
+                            open_inside=bool(more.get("open")), end_cure=more.get("end_cure"))
         return RowError(self._why_refused(detail, more, reply[3:]))
 
     def _why_refused(self, kind: str, said: str, more: list[Any]) -> str:
         if kind == "rewritten":
-            return f"the chat template {said}; data.train_on: last trains the last answer alone, each trains every answer in a row of its own"
+            return (f"the chat template {said}; data.train_on: last trains the last answer alone, each trains every answer in a row of its "
+                    "own")
         if kind == "memory":
             return "the chat template takes too much memory for it"
         if kind == "unwritten":
@@ -276,7 +278,8 @@ def per_answer(row: Row) -> Iterator[Row]:
 def wanted_answers(row: Row, train_on: str) -> list[int] | None:
     """Give the places of the answers to learn among a row's messages; None for every token.
 
-    `each` is asked of rows that `per_answer` gives. `completion` takes the answers that are no part of the prompt; where a row does not part the two, those after the last question.
+    `each` is asked of rows that `per_answer` gives. `completion` takes the answers that are no part of the prompt; where a row does
+    not part the two, those after the last question.
     """
     if train_on == "all":
         return None

@@ -11,12 +11,16 @@ from jinja2.exceptions import SecurityError
 from lora_studio.data.jinja_env import TemplateRefusalError
 
 _MOST = 300
-_KINDS = {"dict": "an object", "list": "a list", "NoneType": "nothing", "int": "a number", "float": "a number", "str": "text", "bool": "a truth value"}
+_KINDS = {
+    "dict": "an object", "list": "a list", "NoneType": "nothing", "int": "a number", "float": "a number", "str": "text",
+    "bool": "a truth value",
+}
 _ATTRIBUTE = re.compile(r"'(\w+)(?: object)?' (?:object )?has no attribute '(\w+)'")
 _NO_ELEMENT = re.compile(r"(\w+) object has no element")
 _UNDEFINED = re.compile(r"'([\w.\[\]']+)' is undefined")
 _JOINED = re.compile(r'can only concatenate (\w+) \(not "(\w+)"\) to')
-_NOT_TAKEN = re.compile(r"'(\w+)' object is not (?:iterable|subscriptable|callable)|object of type '(\w+)' has no len|argument of type '(\w+)'")
+_NOT_TAKEN = re.compile(
+    r"'(\w+)' object is not (?:iterable|subscriptable|callable)|object of type '(\w+)' has no len|argument of type '(\w+)'")
 
 
 def in_words(error: BaseException) -> str:

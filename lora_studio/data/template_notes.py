@@ -63,18 +63,20 @@ def template_findings(manifest: Mapping[str, Any]) -> Iterator[Finding]:
         yield _of_opening(opening)
     if unended := int(manifest["unended_rows"]):
         yield Finding(
-            "warning", "rows_unended", f"{unended:,} {_rows(unended)} an answer without its end token: the chat template writes none there, "
-            "and a model learns from them not to stop.", _end_cure(manifest), "data.chat_template")
+            "warning", "rows_unended", f"{unended:,} {_rows(unended)} an answer without its end token: the chat template writes none "
+            "there, and a model learns from them not to stop.", _end_cure(manifest), "data.chat_template")
 
 
 def _of_loss(kind: str, count: int, places: Sequence[str]) -> Finding:
     if kind == CONTEXT:
         return Finding(
-            "note", "earlier_thoughts_left_out", f"In {count:,} rows thoughts of earlier turns are left out, as at inference.", "", "data.train_on")
+            "note", "earlier_thoughts_left_out", f"In {count:,} rows thoughts of earlier turns are left out, as at inference.", "",
+            "data.train_on")
     first = f" (the first is {places[0]})" if places else ""
     thinks = " A model that is trained on answers whose thoughts were cut out learns not to think." if kind == "thoughts" else ""
     return Finding(
-        "warning", "rows_left_out", f"{count:,} {_rows(count)} {kind} that the chat template does not write{first}; they are trained without.{thinks}",
+        "warning", "rows_left_out",
+        f"{count:,} {_rows(count)} {kind} that the chat template does not write{first}; they are trained without.{thinks}",
         "Set data.on_unwritten to content to keep thoughts and calls in the answer's text, or to refuse to leave such rows out.",
         "data.on_unwritten")
 
@@ -84,8 +86,8 @@ def _of_opening(opening: Mapping[str, Any]) -> Finding:
     count = int(opening["rows"])
     return Finding(
         "warning", "opening_differs",
-        f"{count:,} {'row opens its answer' if count == 1 else 'rows open their answers'} with {opening['row']!r}, and the prompt at inference "
-        f"ends with {opening['prompt']!r} (the first is {opening['first']}).",
+        f"{count:,} {'row opens its answer' if count == 1 else 'rows open their answers'} with {opening['row']!r}, and the prompt at "
+        f"inference ends with {opening['prompt']!r} (the first is {opening['first']}).",
         f"{cure}data.answer_opening to say whether the model learns to write the row's opening.", "data.answer_opening")
 
 

@@ -49,7 +49,8 @@ class StoreWriter:
         first = block.sizes.copy()
         first[counts > 0] = trained[before[0][counts > 0]] - starts[counts > 0]
         self._see(trained - np.repeat(starts, counts))
-        for name, values in (("length", block.sizes), ("first", first), ("count", counts), *zip(("file", "line", "turns"), np.array(places).T)):
+        placed = zip(("file", "line", "turns"), np.array(places).T)
+        for name, values in (("length", block.sizes), ("first", first), ("count", counts), *placed):
             self._numbers[name].frombytes(values.astype(np.int64).tobytes())
         for start, end in zip(starts.tolist(), ends.tolist()):
             self._numbers["content"].frombytes(hashlib.blake2b(block.input_ids[start:end].data, digest_size=8).digest())

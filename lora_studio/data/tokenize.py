@@ -101,7 +101,8 @@ def _write_rows(
             refused += [BadRow(row.file, row.line, str(fault)) for row, fault in zip(rows, rendered) if isinstance(fault, RowError)]
             notes.add(rows, rendered)
             whole = settings.train_on != "each"
-            places = [(numbers[row.file], row.line, 0 if whole else len(row.messages)) for row, text in zip(rows, rendered) if isinstance(text, Rendered)]
+            sound = [row for row, text in zip(rows, rendered) if isinstance(text, Rendered)]
+            places = [(numbers[row.file], row.line, 0 if whole else len(row.messages)) for row in sound]
             if places:
                 writer.add(tokens, places)
                 unended += encoder.unended(tokens) + sum(isinstance(text, Rendered) and text.open_inside for text in rendered)

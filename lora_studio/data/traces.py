@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -48,7 +48,7 @@ class _Word:
 
 
 def losses_of(
-    messages: Turns, tools: Sequence[Any] | None, text: str, answers: dict[int, Sequence[Span]] | None,
+    messages: Turns, tools: Sequence[Any] | None, text: str, answers: Mapping[int, Sequence[Span]] | None,
     fill: Callable[[Turns], str],
 ) -> list[Loss]:
     """Look for what a row says in its text.

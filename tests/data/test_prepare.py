@@ -341,7 +341,8 @@ def test_the_report_task_gives_the_report_with_its_bad_rows(write_rows: Write, t
     last = list(report(TaskContext(), config, str(tokenizer_folder)))[-1]
     assert isinstance(last, RunFinished)
     assert set(last.result) == {
-        *COUNTED, "untrained", "unended_rows", "train_rows", "eval_rows", "histogram", "packing", "cached", "template", "lengths", "findings"}
+        *COUNTED, "untrained", "unended_rows", "train_rows", "eval_rows", "histogram", "packing", "cached", "template", "lengths",
+        "findings"}
     assert last.result["bad_rows"] == [{"file": path, "line": 2, "reason": "a row is an object with keys, this is a list"}]
 
 

@@ -19,14 +19,15 @@ def main() -> int:
     arguments = parser.parse_args()
     paths = [path for path in published() if not arguments.names or any(name in path.name for name in arguments.names)]
     if not paths:
-        print("No published templates stand beside the checkout.", file=sys.stderr)
+        sys.stderr.write("No published templates stand beside the checkout.\n")
         return 2
     tallies: list[Tally] = []
     with tempfile.TemporaryDirectory() as folder:
         for path in paths:
             tallies.append(look_at(path, Path(folder)))
-            print(printed(tallies[-1], verbose=arguments.verbose), flush=True)
-    print(printed(Tally.sum(tallies), verbose=False))
+            sys.stdout.write(printed(tallies[-1], verbose=arguments.verbose) + "\n")
+            sys.stdout.flush()
+    sys.stdout.write(printed(Tally.sum(tallies), verbose=False) + "\n")
     if arguments.docs:
         arguments.docs.write_text(page(tallies), encoding="utf-8")
     return 1 if any(tally.wrong for tally in tallies) else 0

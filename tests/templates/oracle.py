@@ -11,12 +11,12 @@ from tests.templates.marks import is_end, marks_of
 _WORD = re.compile(r"\b(?:ASK|SYS|RES|SAY|CALL|MULL)\w+")
 
 
-def render(template: str, tokenizer: Any, messages: list[dict[str, Any]], tools: Any, variables: dict[str, Any], *, opened: bool = False) -> str:
+def render(template: str, tokenizer: Any, messages: list[dict[str, Any]], tools: Any, *, opened: bool = False) -> str:
     """Render as `apply_chat_template` does."""
     from transformers.utils.chat_template_utils import render_jinja_template
 
-    names = {name: value for name, value in tokenizer.special_tokens_map.items() if isinstance(value, str)}
-    found: Any = render_jinja_template([messages], chat_template=template, tools=tools, add_generation_prompt=opened, **{**names, **variables})
+    names: dict[str, Any] = {name: value for name, value in tokenizer.special_tokens_map.items() if isinstance(value, str)}
+    found: Any = render_jinja_template([messages], chat_template=template, tools=tools, add_generation_prompt=opened, **names)
     return found[0][0]
 
 
@@ -40,7 +40,10 @@ def _shaped(turn: dict[str, Any], empty: str | None, *, parts: bool, text: bool)
     content = turn.get("content")
     if isinstance(content, list):
         content = "".join(part["text"] for part in content)
-    shaped["content"] = ([{"type": "text", "text": content}] if parts else content) if content else empty if "tool_calls" in turn else content
+    if content:
+        shaped["content"] = [{"type": "text", "text": content}] if parts else content
+    else:
+        shaped["content"] = empty if "tool_calls" in turn else content
     if "tool_calls" in turn:
         calls: list[Any] = []
         for call in turn["tool_calls"]:
@@ -59,7 +62,8 @@ def words_of(messages: list[dict[str, Any]]) -> set[str]:
 def written_whole(text: str, messages: list[dict[str, Any]], tools: Any) -> bool:
     """Say whether a text holds every word of a row, the tools' names too, and nothing written down as an object."""
     names = [tool["function"]["name"] for tool in tools or ()]
-    return all(re.search(rf"\b{word}\b", text) for word in [*words_of(messages), *names]) and "'type': 'text'" not in text and '"type": "text"' not in text
+    as_object = "'type': 'text'" in text or '"type": "text"' in text
+    return not as_object and all(re.search(rf"\b{word}\b", text) for word in [*words_of(messages), *names])
 
 
 @dataclass
@@ -91,7 +95,9 @@ def judge(text: str, trained: list[bool], messages: list[dict[str, Any]], wanted
     return verdict
 
 
-def _untrained_stop(text: str, trained: list[bool], messages: list[dict[str, Any]], place: int, marks: re.Pattern[str], ends: list[str]) -> str:
+def _untrained_stop(
+    text: str, trained: list[bool], messages: list[dict[str, Any]], place: int, marks: re.Pattern[str], ends: list[str],
+) -> str:
     """Name the first end mark behind an answer where it is there and not trained, or `none` behind an answer that has no end."""
     said = [text.rfind(word) + len(word) for word in words_of([messages[place]]) if word in text]
     if not said:
@@ -103,7 +109,7 @@ def _untrained_stop(text: str, trained: list[bool], messages: list[dict[str, Any
     for mark in marks.finditer(text, start, stop):
         if mark[0] in ends and (not run or run[-1].end() == mark.start()):
             run.append(mark)
-        elif run or mark[0] not in ends and any(other in mark[0].lower() for other in ("start", "user", "begin|", "inst]", "role")):
+        elif run or (mark[0] not in ends and any(other in mark[0].lower() for other in ("start", "user", "begin|", "inst]", "role"))):
             break
     if not run and any(trained[mark.start()] for mark in marks.finditer(text, start, stop)):
         return ""  # an end by another name

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -21,7 +20,8 @@ from tests.templates.marks import tokenizer_for
 from tests.templates.oracle import judge, render, shapes, words_of, written_whole
 
 COLUMNS = {
-    "rows": "rows", "rendered": "rendered", "told": "refused, reason true", "ids": "ids differ", "mask": "mask wrong", "stop": "stop token untrained",
+    "rows": "rows", "rendered": "rendered", "told": "refused, reason true", "ids": "ids differ", "mask": "mask wrong",
+    "stop": "stop token untrained",
     "lost": "lost in silence", "needless": "needless refusals", "alarm": "false alarms", "opening": "opening unsaid", "broken": "broke",
 }
 WRONG = ("ids", "mask", "stop", "lost", "needless", "alarm", "opening", "broken")
@@ -77,7 +77,7 @@ def look_at(path: Path, folder: Path, kinds: Iterable[str] = tuple(KINDS)) -> Ta
                 _refused(tally, kind, str(found), record, text, tokenizer)
             else:
                 assert row is not None
-                _judge(tally, kind, record, row, found, text, tokenizer, encoder, template)
+                _judge(tally, kind, record, row, found, text, tokenizer, encoder)
     return tally
 
 
@@ -89,10 +89,11 @@ def _refused(tally: Tally, kind: str, reason: str, record: dict[str, Any], text:
     """Judge a refusal: needless where transformers renders the row whole and each answer stays as it was said."""
     for messages in shapes(record["messages"]):
         try:
-            whole = render(text, tokenizer, messages, record.get("tools"), {})
+            whole = render(text, tokenizer, messages, record.get("tools"))
         except Exception:
             continue
-        if written_whole(whole, messages, record.get("tools")) and "is empty" not in reason and not _rewrites(messages, record, text, tokenizer):
+        sound = written_whole(whole, messages, record.get("tools")) and "is empty" not in reason
+        if sound and not _rewrites(messages, record, text, tokenizer):
             tally.add("needless", kind, reason)
             return
     tally.add("told", kind, reason)
@@ -100,12 +101,12 @@ def _refused(tally: Tally, kind: str, reason: str, record: dict[str, Any], text:
 
 def _rewrites(messages: list[dict[str, Any]], record: dict[str, Any], text: str, tokenizer: Any) -> bool:
     """Say whether an answer stands otherwise in the whole than where it is the last one, but for its end."""
-    whole = render(text, tokenizer, messages, record.get("tools"), {})
+    whole = render(text, tokenizer, messages, record.get("tools"))
     for place, turn in enumerate(messages[:-1]):
         if turn["role"] != "assistant":
             continue
         try:
-            alone = render(text, tokenizer, messages[: place + 1], record.get("tools"), {})
+            alone = render(text, tokenizer, messages[: place + 1], record.get("tools"))
         except Exception:
             continue
         said = words_of([turn]) or {_text(turn)}
@@ -115,9 +116,7 @@ def _rewrites(messages: list[dict[str, Any]], record: dict[str, Any], text: str,
     return False
 
 
-def _judge(
-    tally: Tally, kind: str, record: dict[str, Any], row: Row, found: Rendered, text: str, tokenizer: Any, encoder: Encoder, template: ChatTemplate,
-) -> None:
+def _judge(tally: Tally, kind: str, record: dict[str, Any], row: Row, found: Rendered, text: str, tokenizer: Any, encoder: Encoder) -> None:
     tally.add("rendered", kind)
     tools, wanted = record.get("tools"), wanted_answers(row, "assistant") or []
     fitting = [messages for messages in shapes(record["messages"]) if _same(text, tokenizer, messages, tools, found.text)]
@@ -130,31 +129,41 @@ def _judge(
     for (start, end), learned in zip(encoding["offset_mapping"], tokens.trained.tolist()):
         trained[start:end] = [learned] * (end - start)
     verdict = judge(found.text, trained, record["messages"], wanted, text)
-    unended = encoder.unended(encoder.encode([found]))
-    told = getattr(found, "opening", None)
-    for fault in verdict.mask[:1]:
-        tally.add("mask", kind, ", ".join(verdict.mask))
+    unended = bool(encoder.unended(encoder.encode([found]))) or found.open_inside
     untrained = [fault for fault in verdict.stop if not (fault.startswith("none") and unended)]
-    for fault in untrained[:1]:
-        tally.add("stop", kind, ", ".join(untrained))
-    if verdict.lost and not getattr(found, "lost", ()):
-        tally.add("lost", kind, ", ".join(verdict.lost))
-    if getattr(found, "lost", ()) and not verdict.lost:
-        tally.add("alarm", kind, f"told lost: {found.lost}")
-    if unended and any(words_of([record["messages"][place]]) for place in wanted[-1:]) and not any(fault.startswith("none") for fault in verdict.stop):
-        tally.add("alarm", kind, "told that no end is trained")
-    place = max(wanted, default=0)
+    speaks = any(words_of([record["messages"][place]]) for place in wanted[-1:])
+    faults = {
+        "mask": ", ".join(verdict.mask), "stop": ", ".join(untrained), "lost": "" if found.lost else ", ".join(verdict.lost),
+        "alarm": _alarm(found, verdict.lost, unended=unended and speaks and not any(fault.startswith("none") for fault in verdict.stop)),
+    }
+    for column, fault in faults.items():
+        if fault:
+            tally.add(column, kind, fault)
+    if wanted:
+        _judge_opening(tally, kind, found, fitting[0][: max(wanted)], tools, trained, text, tokenizer, alone=len(wanted) == 1)
+
+
+def _alarm(found: Rendered, lost: list[str], *, unended: bool) -> str:
+    if found.lost and not lost:
+        return f"told lost: {found.lost}"
+    return "told that no end is trained" if unended else ""
+
+
+def _judge_opening(
+    tally: Tally, kind: str, found: Rendered, before: list[dict[str, Any]], tools: Any, trained: list[bool], text: str, tokenizer: Any,
+    *, alone: bool,
+) -> None:
     try:
-        opened = render(text, tokenizer, fitting[0][:place], tools, {}, opened=True)
+        opened = render(text, tokenizer, before, tools, opened=True)
     except Exception:
         return
-    before = next((at for at in range(len(opened), len(trained)) if trained[at]), len(opened))
-    alike = found.text.startswith(opened) and not found.text[len(opened) : before].strip()
-    if wanted and not alike and not told:
+    begins = next((at for at in range(len(opened), len(trained)) if trained[at]), len(opened))
+    alike = found.text.startswith(opened) and not found.text[len(opened) : begins].strip()
+    if not alike and not found.opening:
         common = next((at for at, (a, b) in enumerate(zip(opened, found.text)) if a != b), 0)
         tally.add("opening", kind, f"row {found.text[common - 20 : common + 20]!r}, prompt {opened[common - 20 :]!r}")
-    if told and alike and len(wanted) == 1:
-        tally.add("alarm", kind, f"told another opening: {told}")
+    if alike and found.opening and alone:
+        tally.add("alarm", kind, f"told another opening: {found.opening}")
 
 
 def _text(turn: dict[str, Any]) -> str:
@@ -164,7 +173,7 @@ def _text(turn: dict[str, Any]) -> str:
 
 def _same(text: str, tokenizer: Any, messages: list[dict[str, Any]], tools: Any, rendered: str) -> bool:
     try:
-        return render(text, tokenizer, messages, tools, {}) == rendered
+        return render(text, tokenizer, messages, tools) == rendered
     except Exception:
         return False
 
@@ -182,7 +191,8 @@ def page(tallies: list[Tally]) -> str:
     head = ["template", *COLUMNS.values()]
     lines = [[tally.name, *(str(tally.counts[column]) for column in COLUMNS)] for tally in [Tally.sum(tallies), *tallies]]
     table = ["| " + " | ".join(cells) + " |" for cells in [head, ["---"] * len(head), *lines]]
-    return _HEAD.format(templates=len(tallies), kinds=len(KINDS), date=date.today().isoformat(), packages=packages) + "\n".join(table) + "\n"
+    head_text = _HEAD.format(templates=len(tallies), kinds=len(KINDS), date=date.today().isoformat(), packages=packages)
+    return head_text + "\n".join(table) + "\n"
 
 
 _HEAD = """# Chat templates that were tried

@@ -51,7 +51,8 @@ def problems_of(config: RunConfig, check: DataCheck | None, report: Mapping[str,
         found += [*_encoding(check), *_unknown_keys(config, check), *_preference(config, check)]
         found += [*_bad_rows(config, check), *_repeats(check)]
     if report is not None:
-        found += [*_unended(report), *_of_template(report), *_lengths(report, config.data.max_length), *_untrained(report, config.data.max_length)]
+        found += [*_unended(report), *_of_template(report)]
+        found += [*_lengths(report, config.data.max_length), *_untrained(report, config.data.max_length)]
     return found
 
 
