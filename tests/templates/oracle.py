@@ -27,7 +27,15 @@ def shapes(messages: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
         for parts in (False, True):
             for text in (False, True):
                 found.append([_shaped(turn, empty, parts=parts, text=text) for turn in messages])
-    return found
+    return [*found, [_thinking(turn) for turn in found[0]]]
+
+
+def _thinking(turn: dict[str, Any]) -> dict[str, Any]:
+    """Give thoughts as a part of the content, as some reasoning models' templates want them."""
+    if "reasoning_content" not in turn:
+        return turn
+    said = [{"type": "text", "text": turn["content"]}] if turn["content"] else []
+    return {**turn, "content": [{"type": "thinking", "thinking": turn["reasoning_content"]}, *said]}
 
 
 def _shaped(turn: dict[str, Any], empty: str | None, *, parts: bool, text: bool) -> dict[str, Any]:

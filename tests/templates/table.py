@@ -14,14 +14,14 @@ from lora_studio.core.errors import InputError
 from lora_studio.data.encode import Encoder
 from lora_studio.data.formats import parse_row
 from lora_studio.data.rows import Row, RowError
-from lora_studio.data.template import ChatTemplate, Rendered, wanted_answers
+from lora_studio.data.template import ChatTemplate, Rendered, per_answer, wanted_answers
 from tests.templates.kinds import KINDS
 from tests.templates.marks import tokenizer_for
 from tests.templates.oracle import judge, render, shapes, words_of, written_whole
 
 COLUMNS = {
-    "rows": "rows", "rendered": "rendered", "told": "refused, reason true", "ids": "ids differ", "mask": "mask wrong",
-    "stop": "stop token untrained",
+    "rows": "rows", "rendered": "rendered", "told": "refused, reason true", "each": "rows by train_on: each",
+    "each_told": "of these refused", "ids": "ids differ", "mask": "mask wrong", "stop": "stop token untrained",
     "lost": "lost in silence", "needless": "needless refusals", "alarm": "false alarms", "opening": "opening unsaid", "broken": "broke",
 }
 WRONG = ("ids", "mask", "stop", "lost", "needless", "alarm", "opening", "broken")
@@ -75,14 +75,31 @@ def look_at(path: Path, folder: Path, kinds: Iterable[str] = tuple(KINDS)) -> Ta
                 continue
             if isinstance(found, RowError):
                 _refused(tally, kind, str(found), record, text, tokenizer)
+                if row is not None and "data.train_on" in str(found):
+                    _judge_each(tally, kind, record, row, text, tokenizer, encoder, template)
             else:
                 assert row is not None
+                tally.add("rendered", kind)
                 _judge(tally, kind, record, row, found, text, tokenizer, encoder)
     return tally
 
 
 def _rendered(template: ChatTemplate, row: Row) -> Rendered | RowError:
     return template.render_rows([row], "assistant")[0]
+
+
+def _judge_each(
+    tally: Tally, kind: str, record: dict[str, Any], row: Row, text: str, tokenizer: Any, encoder: Encoder, template: ChatTemplate,
+) -> None:
+    """Judge the rows that `train_on: each` makes of one that is refused as a whole."""
+    parts = list(per_answer(row))
+    for part, found in zip(parts, template.render_rows(parts, "each")):
+        if isinstance(found, Rendered):
+            tally.counts["each"] += 1
+            cut = {**record, "messages": record["messages"][: len(part.messages)]}
+            _judge(tally, f"{kind}, up to turn {len(part.messages)}", cut, part, found, text, tokenizer, encoder, "each")
+        else:
+            tally.counts["each_told"] += 1
 
 
 def _refused(tally: Tally, kind: str, reason: str, record: dict[str, Any], text: str, tokenizer: Any) -> None:
@@ -116,9 +133,11 @@ def _rewrites(messages: list[dict[str, Any]], record: dict[str, Any], text: str,
     return False
 
 
-def _judge(tally: Tally, kind: str, record: dict[str, Any], row: Row, found: Rendered, text: str, tokenizer: Any, encoder: Encoder) -> None:
-    tally.add("rendered", kind)
-    tools, wanted = record.get("tools"), wanted_answers(row, "assistant") or []
+def _judge(
+    tally: Tally, kind: str, record: dict[str, Any], row: Row, found: Rendered, text: str, tokenizer: Any, encoder: Encoder,
+    train_on: str = "assistant",
+) -> None:
+    tools, wanted = record.get("tools"), wanted_answers(row, train_on) or []
     fitting = [messages for messages in shapes(record["messages"]) if _same(text, tokenizer, messages, tools, found.text)]
     tokens = encoder.encode_row(found)
     encoding = tokenizer(found.text, add_special_tokens=False, return_offsets_mapping=True)
@@ -197,6 +216,16 @@ def page(tallies: list[Tally]) -> str:
 
 _HEAD = """# Chat templates that were tried
 
-{templates} published templates, each with {kinds} kinds of rows (`tests/templates/kinds.py`), on {date} with {packages}.
+{templates} published templates (llama.cpp's and TRL's, as `../shared/chat_templates` keeps them beside a checkout), each with {kinds} kinds
+of rows (`tests/templates/kinds.py`), on {date} with {packages}. Made by `python -m tests.templates --docs docs/TEMPLATES.md`; each
+template's own marks are special tokens of a small byte-level tokenizer.
+
+- *rendered* and *refused, reason true* are what became of the rows with `train_on: assistant`. A refusal is true where the template itself
+  refuses the row, leaves something of it out, or writes an answer otherwise once later turns follow.
+- *rows by train_on: each* are those that were refused for the last of these reasons, taken apart into one row an answer.
+- *ids differ*: not the tokens of what transformers renders. *mask wrong*: a word of an answer or its thoughts that is context, or a
+  word of anyone else that is trained. *stop token untrained*: an end behind an answer that is neither trained nor told to be missing.
+  *lost in silence*: a word of the row that is not in the text, unsaid. *opening unsaid*: the prompt at inference is not how the row
+  goes on to its answer, unsaid. *false alarms*: something was told that is not so.
 
 """
