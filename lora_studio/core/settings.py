@@ -5,7 +5,7 @@ A field's constraints give its editor's range, its description the tooltip. Name
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, NoReturn, Self, TypeVar
+from typing import Annotated, Any, Literal, NoReturn, Self, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -14,6 +14,7 @@ HUB_SCHEME = "hf://"
 """How the name of a Hub data set starts among files of rows."""
 
 Value = TypeVar("Value")
+_GIVEN_TO_TEMPLATES = ("messages", "tools", "documents", "add_generation_prompt", "bos_token", "eos_token")
 
 
 class FrozenDict(dict[str, Value]):
@@ -41,9 +42,18 @@ def _switch(value: object) -> object:
     return ("full" if value else "off") if isinstance(value, bool) else value
 
 
+def _template_variables(values: dict[str, Any]) -> dict[str, Any]:
+    """Refuse names that whoever renders a chat template gives it, or that no template can use."""
+    for name in values:
+        if not name.isidentifier() or name.startswith("_") or name in _GIVEN_TO_TEMPLATES:
+            raise ValueError(f"{name!r} is no variable of a chat template's own")
+    return values
+
+
 Names = Annotated[tuple[str, ...], BeforeValidator(_one_or_many)]
 RankPattern = Annotated[dict[str, Annotated[int, Field(ge=1, le=65536)]], AfterValidator(FrozenDict)]
 ColumnNames = Annotated[dict[str, str], AfterValidator(FrozenDict)]
+TemplateVariables = Annotated[dict[str, bool | int | float | str], AfterValidator(_template_variables), AfterValidator(FrozenDict)]
 AlphaPattern = Annotated[dict[str, Annotated[int | float, Field(gt=0)]], AfterValidator(FrozenDict)]
 
 
@@ -227,11 +237,33 @@ class DataSettings(Section):
         json_schema_extra={"editor": "template"},
         description="Empty for the model's own; else the name of one that ships with the studio, or a Jinja template.",
     )
-    train_on: Literal["assistant", "last", "completion", "all"] = Field(
+    chat_template_kwargs: TemplateVariables = Field(
+        default_factory=dict,
+        title="Template variables",
+        json_schema_extra={"more": True},
+        description="Values of the chat template's own variables, such as enable_thinking: false. Used in training, in samples and chats, "
+        "and written into the chat templates of exports as what they are where nobody says otherwise.",
+    )
+    train_on: Literal["assistant", "last", "each", "completion", "all"] = Field(
         default="assistant",
         title="Trained tokens",
-        description="assistant: every answer and its end token. last: the last answer only. completion: the answers of the completion, "
+        description="assistant: every answer and its end token. last: the last answer only. each: every answer, in a row of its own that "
+        "ends with it, for templates that rewrite earlier turns. completion: the answers of the completion, "
         "or all after the last question. all: every token. Plain text always trains on all.",
+    )
+    on_unwritten: Literal["refuse", "without", "content"] = Field(
+        default="refuse",
+        title="Left out by the template",
+        json_schema_extra={"more": True},
+        description="What becomes of thoughts, calls and turns that the chat template does not write. refuse: such a row is a bad row. "
+        "without: train without them; a reasoning model then learns not to think. content: keep thoughts and calls in the answer's text.",
+    )
+    answer_opening: Literal["trained", "context"] = Field(
+        default="trained",
+        title="Opening of answers",
+        json_schema_extra={"more": True},
+        description="Where a row opens an answer otherwise than the prompt at inference does, such as with empty thoughts. trained: the "
+        "model learns to write the row's opening. context: only what the row itself says is learned.",
     )
     max_length: int = Field(
         default=1024,

@@ -18,6 +18,11 @@ from lora_studio.data.rows import BadRow, Row, RowFormat
 MOST_BAD_ROWS = 100_000
 """Bad rows that are kept with their reasons; further ones are counted."""
 _SHOWN_BAD_ROWS = 5
+_OFFERS = {
+    "data.train_on": "Set data.train_on to last, which trains the last answer alone, or to each, which trains every answer in a row of its "
+                     "own",
+    "data.on_unwritten": "Set data.on_unwritten to content to keep thoughts and calls in the answers' text, or to without to train without",
+}
 _ROWS_BETWEEN_LOOKS = 2048
 _Found = TypeVar("_Found", Row, int)
 
@@ -232,9 +237,17 @@ def refuse_bad_rows(bad_rows: Sequence[BadRow], count: int = 0, encoding: str = 
     total = max(count, len(bad_rows))
     shown = "; ".join(map(str, bad_rows[:_SHOWN_BAD_ROWS]))
     more = f"; and {total - _SHOWN_BAD_ROWS:,} more" if total > _SHOWN_BAD_ROWS else ""
+    if (field := _setting_of(bad_rows)) and not encoding:
+        raise InputError(f"{total:,} bad {'row' if total == 1 else 'rows'}: {shown}{more}.",
+                         f"{_OFFERS[field]}, or set on_bad_rows to skip.", field)
     offer = f" Lines that are not UTF-8 read as {encoding}: set data.encoding to {encoding}." if encoding else ""
     raise InputError(f"{total:,} bad {'row' if total == 1 else 'rows'}: {shown}{more}.",
                      f"Mend them, or set on_bad_rows to skip.{offer}", "data.encoding" if encoding else "data.on_bad_rows")
+
+
+def _setting_of(bad_rows: Sequence[BadRow]) -> str:
+    """Give the setting that every bad row's reason names as the way out; empty where there is none."""
+    return next((field for field in _OFFERS if all(field in row.reason for row in bad_rows)), "")
 
 
 def refuse_no_rows(check: DataCheck) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -84,6 +85,20 @@ def refuse_foreign_marks(source: TemplateSource, tokens: Collection[str]) -> Non
 
 def _foreign_marks(name: str, tokens: Collection[str]) -> list[str]:
     return sorted(set(_TURN_MARKS.findall(_COMMENT.sub("", shipped_template(name)))) - set(tokens))
+
+
+def with_variables(template: str, variables: Mapping[str, Any]) -> str:
+    """Give a template whose variables have these values where whoever renders it says nothing else.
+
+    Written as plain Jinja before the template, so that every program that renders it does the same.
+    """
+    lines = [f"{{%- if {name} is not defined %}}{{%- set {name} = {_literal(value)} %}}{{%- endif %}}" for name, value in variables.items()]
+    # A line end behind a tag is taken for the tag's.
+    return "".join(lines) + ("\n" if lines and template.startswith("\n") else "") + template
+
+
+def _literal(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else json.dumps(value)
 
 
 def choose_template(setting: str | None, tokenizer: Any) -> TemplateSource:

@@ -11,7 +11,7 @@ from typing import Any
 
 from lora_studio.core.config import RunConfig
 from lora_studio.core.errors import StudioError
-from lora_studio.data.template_source import choose_template
+from lora_studio.data.template_source import choose_template, with_variables
 from lora_studio.lora.vocabulary import own_tokenizer
 from lora_studio.models.check import read_json
 from lora_studio.models.load import load_tokenizer
@@ -49,9 +49,11 @@ def papers_of(base: Path, adapter: Path, config: RunConfig | None) -> Papers:
     """
     folder = _tokenizer_folder(base, adapter)
     tokenizer = load_tokenizer(folder)
-    if config is not None and config.data.chat_template:
-        chosen = choose_template(config.data.chat_template, tokenizer)
-        return Papers(tokenizer, chosen.text, chosen.described, _end_ids(base, tokenizer))
+    if config is not None and (config.data.chat_template or config.data.chat_template_kwargs):
+        chosen, variables = choose_template(config.data.chat_template, tokenizer), config.data.chat_template_kwargs
+        told = "".join(f", {name} = {value} unless told otherwise" for name, value in variables.items())
+        text = chosen.text if chosen.text is None else with_variables(chosen.text, variables)
+        return Papers(tokenizer, text, chosen.described + told, _end_ids(base, tokenizer))
     own: Any = tokenizer.chat_template
     told = "no chat template" if not own else "the base model's chat template" if folder == base else "the adapter's chat template"
     return Papers(tokenizer, own if isinstance(own, str) else None, told, _end_ids(base, tokenizer))

@@ -72,6 +72,11 @@ class DataFigures(Protocol):
         """Rows with nothing to learn."""
         ...
 
+    @property
+    def findings(self) -> Sequence[Finding]:
+        """What the chat template made of the rows."""
+        ...
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -260,3 +265,4 @@ def _data_findings(config: RunConfig, data: DataFigures | None) -> Iterator[Find
         yield Finding(
             "warning", "rows_untrained", f"{data.untrained_rows} of {data.rows} rows have no trained token and are left out.",
             "Raise max_length, or look at the rows' answers.", "data.max_length")
+    yield from data.findings
