@@ -93,7 +93,7 @@ def resolve(adapter: AdapterSettings, tree: ModuleTree) -> Resolution:
         names = _module_names(effective, tree, findings)
     except InputError as error:
         return Resolution(adapter, (), (), (Finding("error", "setting_refused", error.message, error.hint, error.field),))
-    names |= _parameter_names(effective, tree, findings)
+    names |= _parameter_names(effective, adapter.target_parameters, tree, findings)
     chosen = [module for module in tree.modules if module.name in names] if names else []
     rank_of, alpha_of = ranks.lookup(effective.r), alphas.lookup(effective.lora_alpha)
     wrapped = _wrappable(chosen, findings)
@@ -181,7 +181,9 @@ def _names_hint(tree: ModuleTree) -> str:
     return f"This model has {', '.join(list(leaves)[:12])}." if leaves else "This model has no module an adapter can go on."
 
 
-def _parameter_names(adapter: AdapterSettings, tree: ModuleTree, findings: list[Finding]) -> set[str]:
+def _parameter_names(adapter: AdapterSettings, given: tuple[str, ...], tree: ModuleTree, findings: list[Finding]) -> set[str]:
+    """Give the parameters that are targeted; of the entries, only those given must be in the model, not what PEFT makes of others."""
+    rewritten = adapter.target_parameters != given and bool(adapter.target_modules)
     names = set[str]()
     for entry in adapter.target_parameters:
         found = {module.name for module in parameters_matching(entry, tree)}
@@ -191,7 +193,7 @@ def _parameter_names(adapter: AdapterSettings, tree: ModuleTree, findings: list[
             findings.append(Finding(
                 "error", "parameter_of_module", f"target_parameters: {entry!r} takes a plain parameter of {owner}.",
                 "Give the module's name in target_modules, or a longer name of the parameter meant.", "adapter.target_parameters"))
-        elif not found:
+        elif not found and (entry in given or not rewritten):
             findings.append(_unmatched("error", "target_parameters", entry, _parameters_hint(tree)))
     return names
 
