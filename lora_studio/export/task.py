@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 from collections.abc import Generator, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,9 @@ from lora_studio.export.compatibility import compatibility
 from lora_studio.export.destination import alone_at, check_destination, keep_as_failed
 from lora_studio.export.gguf_export import make_gguf, make_gguf_adapter
 from lora_studio.export.judge import Findings, judge
+from lora_studio.export.loading import THIS_FOLDER
 from lora_studio.export.merge import merge_into
+from lora_studio.export.other_class import other_class
 from lora_studio.export.papers import copy_papers, end_token_in_words, papers_fault
 from lora_studio.export.reference import compare_with, fits_memory, load_artefact, with_adapter
 from lora_studio.export.request import check_request, check_space, needed_folders
@@ -76,6 +79,8 @@ def export(
     check_space(target, _bytes_needed(work, kind))
     with alone_at(target), _told_when_disk_fails(target), whole_folder(target, overwrite=overwrite) as folder:
         certificate = _certificate(work, (yield from _make(context, work, folder, kind, outtype)))
+        if kind == "adapter":
+            certificate = replace(certificate, classes=_classes(work))
         yield Phase(name="saving", message="Writing card and certificate")
         write_card(folder, work.source, kind, certificate.dtype, certificate.to_json(), base)
         certificate = write_certificate(folder, certificate, context.control.check)
@@ -175,6 +180,12 @@ def _certificate(work: Work, findings: Findings) -> Certificate:
         base={"name": public_name(source.base_name), "revision": source.base_revision or "", "fingerprint": weight_fingerprint(work.base)},
         adapter={"name": source.label, "sha256": sha256_of(source.adapter / WEIGHTS_NAME)},
     )
+
+
+def _classes(work: Work) -> dict[str, Any]:
+    """Say what an adapter's modules are called in the class that the base's config names; empty where that is the one it is of."""
+    other = other_class(work.base, work.changes.tree, work.changes.adapter)
+    return other.to_json(public_name(work.source.base_name), THIS_FOLDER, work.source.base_revision or "") if other else {}
 
 
 def _adapter_dtype(work: Work) -> str:
