@@ -4,19 +4,26 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from lora_studio.core.config import RunConfig
 from lora_studio.core.modules import ModuleTree
 from lora_studio.core.settings import AdapterSettings
 from lora_studio.core.targets import PRESETS, Selection, compile_selection, resolve, targetable_below
+from lora_studio.lora.device import Device
 from lora_studio.lora.inject import inject
+from lora_studio.lora.plan import make_plan
+from lora_studio.lora.tiles import scores_at_once
+from lora_studio.models.facts import read_facts
 from lora_studio.models.inspect import tree_of
 from lora_studio.models.trial import idle_modules
-from tests.odd_families import family_model, meta_family
+from tests.odd_families import family_config, family_model, meta_family
 
 FAMILIES = ("falcon_h1", "mamba", "nemotron_h", "llama4_text", "phimoe", "recurrent_gemma", "deepseek_v32", "hunyuan_v1_moe", "opt", "gemma3")
+FAMILY_LAYERS = {"rwkv": 2, "mamba": 2, "mamba2": 2, "nemotron_h": 4, "falcon_h1": 4, "qwen3_5": 4}
 SIDES = {
     "falcon_h1": ({"self_attn"}, {"feed_forward"}),
     "mamba": (set[str](), set[str]()),
@@ -127,3 +134,19 @@ def test_all_linear_says_what_it_leaves_out() -> None:
     notes = [finding for finding in resolve(adapter({"target_modules": "all-linear"}), tried_tree("phimoe")).findings]
     assert [(note.level, note.code) for note in notes] == [("note", "all_linear_without")]
     assert "model.layers.0.mlp.router and 3 more" in notes[0].message
+
+
+@pytest.mark.parametrize("family", ["rwkv", "mamba", "mamba2", "nemotron_h", "falcon_h1", "qwen3_5"])
+@pytest.mark.parametrize("kind", ["cpu", "cuda"])
+def test_every_family_is_planned_whatever_heads_and_layers_its_config_names(tmp_path: Path, family: str, kind: str) -> None:
+    family_config(family).save_pretrained(tmp_path)
+    facts = read_facts(tmp_path)
+    config = RunConfig().replace({"adapter.target_modules": "all-linear"})
+    plan = make_plan(config, facts, tried_tree(family), device=Device(kind, "a device", 16_000_000_000, quick_bfloat16=True))
+    assert not [finding for finding in plan.findings if finding.level == "error"]
+    assert facts.layers == FAMILY_LAYERS[family]
+    assert plan.memory.peak_bytes > 0
+
+
+def test_a_model_without_attention_has_no_scores() -> None:
+    assert scores_at_once(documents=4, longest=512, heads=0, key_heads=0) == 0
