@@ -39,7 +39,8 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "llama4_text": {**_SHAPE, **_EXPERTS, "num_experts_per_tok": 1, "intermediate_size_mlp": 48, "interleave_moe_layer_step": 1},
     "phimoe": {**_SHAPE, **_EXPERTS},
     "recurrent_gemma": {
-        **_SHAPE, "num_hidden_layers": 3, "block_types": ("recurrent", "recurrent", "attention"), "lru_width": 32, "attention_window_size": 16,
+        **_SHAPE, "num_hidden_layers": 3, "block_types": ("recurrent", "recurrent", "attention"), "lru_width": 32,
+        "attention_window_size": 16,
     },
     "jamba": {
         **_SHAPE, "mamba_d_state": 8, "mamba_dt_rank": 4, "attn_layer_period": 4, "attn_layer_offset": 1, "num_experts": 4,
@@ -58,12 +59,19 @@ FAMILIES: dict[str, dict[str, Any]] = {
                           "patch_size": 14},
         "mm_tokens_per_image": 4,
     },
+    "qwen3_vl": {
+        "text_config": _SHAPE,
+        "vision_config": {"hidden_size": 16, "intermediate_size": 24, "depth": 1, "num_heads": 2, "out_hidden_size": 32,
+                          "deepstack_visual_indexes": [0]},
+    },
     "qwen3_5": {
         "text_config": {**_SHAPE, **_LINEAR},
         "vision_config": {"hidden_size": 16, "intermediate_size": 24, "depth": 1, "num_heads": 2, "out_hidden_size": 32},
     },
     "hunyuan_v1_moe": {**_SHAPE, "num_experts": 4, "moe_topk": 2},
-    "opt": {"vocab_size": 384, "hidden_size": 32, "ffn_dim": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "word_embed_proj_dim": 32},
+    "opt": {
+        "vocab_size": 384, "hidden_size": 32, "ffn_dim": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "word_embed_proj_dim": 32,
+    },
     "rwkv": {"vocab_size": 384, "hidden_size": 32, "attention_hidden_size": 32, "num_hidden_layers": 2, "context_length": 256},
 }
 

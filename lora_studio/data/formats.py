@@ -33,8 +33,8 @@ _PARTS = frozenset({"context", "passage", "document", "choices", "options", "inp
 _ANSWERS = ("output", "response", "completion", "answer")
 # A quick look takes no row that holds one of these.
 _MEDIA_NAMES = (
-    "image", "images", "image_path", "image_paths", "image_url", "image_urls", "img", "picture", "pictures", "video", "videos", "audio", "audios",
-    "pixel_values",
+    "image", "images", "image_path", "image_paths", "image_url", "image_urls", "img", "picture", "pictures", "video", "videos", "audio",
+    "audios", "pixel_values",
 )
 # What shows or sounds; text alone is trained.
 _MEDIA = frozenset({*_MEDIA_NAMES, *map(str.capitalize, _MEDIA_NAMES), *map(str.upper, _MEDIA_NAMES)})

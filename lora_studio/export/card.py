@@ -139,19 +139,24 @@ def _trained_on(source: AdapterSource, kind: str) -> str:
 
 
 def _loading(source: AdapterSource, kind: str, file: str, certificate: Mapping[str, Any]) -> str:
-    ways = loadings(kind, THIS_FOLDER, public_name(source.base_name), file, source.base_revision or "")
+    ways = loadings(kind, THIS_FOLDER, public_name(source.base_name), file, source.base_revision or "", _auto(certificate))
     told = "\n".join(f"{way.program}:\n\n```{way.language}\n{way.lines}```\n" for way in ways)
     return f"## Load it\n\n{told}{_other_class(certificate.get('classes') or {})}"
 
 
+def _auto(certificate: Mapping[str, Any]) -> str:
+    return str((certificate.get("classes") or {}).get("auto", ""))
+
+
 def _other_class(classes: Mapping[str, Any]) -> str:
     """Say how an adapter is loaded into the other class that the base's config names; loaded as it is, it would have no effect there."""
-    if not classes:
+    if "renames" not in classes:
         return ""
     named = ", ".join(f"{code(before)} is {code(after)}" for before, after in classes["renames"].items())
     return (
-        f"\nIts names are those of {code(classes['trained'])}, which `AutoModelForCausalLM` makes of the base. In {code(classes['other'])}, which "
-        f"the base's config names, {named}: loaded as above it would have no effect there. These lines load it there:\n\n"
+        f"\nIts names are those of {code(classes['trained'])}, which `AutoModelForCausalLM` makes of the base. In "
+        f"{code(classes['other'])}, which the base's config names, {named}: loaded as above it would have no effect there. These lines "
+        f"load it there:\n\n"
         f"```python\n{classes['lines']}```\n")
 
 

@@ -49,8 +49,8 @@ class Certificate:
         base: Name, revision and fingerprint of the base model.
         adapter: Name and sha256 of the adapter.
         trained_base: Where the adapter was trained on a quantized base: how far the artefact is from that base + adapter.
-        classes: Where the base's config names another class of transformers than the one the adapter's names are of: both, what its
-            names become there, and the lines that load it there; empty where one class is all there is.
+        classes: `auto`, the class that loads the base, where it is not AutoModelForCausalLM; and where the base's config names another
+            class than the one the adapter's names are of, both, what its names become there, and the lines that load it there.
         files: sha256 of every file of the artefact but the certificate's own.
     """
 

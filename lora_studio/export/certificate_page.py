@@ -104,11 +104,12 @@ def _found(certificate: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         if certificate.get(key):
             yield title, escape(str(certificate[key]))
     classes = certificate.get("classes")
-    if classes:
-        names = ", ".join(f"<code>{escape(before)}</code> is <code>{escape(after)}</code> there" for before, after in classes["renames"].items())
+    if classes and "renames" in classes:
+        renames: Mapping[str, str] = classes["renames"]
+        names = ", ".join(f"<code>{escape(before)}</code> is <code>{escape(after)}</code> there" for before, after in renames.items())
         yield "Class of the base", (
-            f"names are those of {escape(str(classes['trained']))}; the base's config names {escape(str(classes['other']))}: {names}. README.md "
-            "has the lines for both.")
+            f"names are those of {escape(str(classes['trained']))}; the base's config names {escape(str(classes['other']))}: {names}. "
+            "README.md has the lines for both.")
     trained = certificate.get("trained_base")
     if trained and "top1_agreement" in trained:
         yield (f"Against the base in {escape(str(trained['held_in']))} that it was trained on",

@@ -34,6 +34,7 @@ from lora_studio.export.tensor_check import TensorReport, check_tensors
 from lora_studio.export.work import Work
 from lora_studio.models.facts import read_facts
 from lora_studio.models.fingerprint import weight_fingerprint
+from lora_studio.models.inspect import auto_class, load_config
 from lora_studio.models.load import load_model
 from lora_studio.models.prepare import ready_model
 from lora_studio.models.stored_tensors import TORCH_NAMES, StoredTensors
@@ -79,8 +80,7 @@ def export(
     check_space(target, _bytes_needed(work, kind))
     with alone_at(target), _told_when_disk_fails(target), whole_folder(target, overwrite=overwrite) as folder:
         certificate = _certificate(work, (yield from _make(context, work, folder, kind, outtype)))
-        if kind == "adapter":
-            certificate = replace(certificate, classes=_classes(work))
+        certificate = replace(certificate, classes=_classes(work, kind))
         yield Phase(name="saving", message="Writing card and certificate")
         write_card(folder, work.source, kind, certificate.dtype, certificate.to_json(), base)
         certificate = write_certificate(folder, certificate, context.control.check)
@@ -182,10 +182,13 @@ def _certificate(work: Work, findings: Findings) -> Certificate:
     )
 
 
-def _classes(work: Work) -> dict[str, Any]:
-    """Say what an adapter's modules are called in the class that the base's config names; empty where that is the one it is of."""
-    other = other_class(work.base, work.changes.tree, work.changes.adapter)
-    return other.to_json(public_name(work.source.base_name), THIS_FOLDER, work.source.base_revision or "") if other else {}
+def _classes(work: Work, kind: str) -> dict[str, Any]:
+    """Say which class loads the base where it is not the usual one, and what an adapter is called in the one its config names."""
+    auto = auto_class(load_config(work.base)).__name__
+    told = {"auto": auto} if auto != "AutoModelForCausalLM" else {}
+    other = other_class(work.base, work.changes.tree, work.changes.adapter) if kind == "adapter" else None
+    named = public_name(work.source.base_name), THIS_FOLDER, work.source.base_revision or ""
+    return {**told, **(other.to_json(*named) if other else {})}
 
 
 def _adapter_dtype(work: Work) -> str:

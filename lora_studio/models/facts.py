@@ -124,7 +124,8 @@ def _sizes(config: dict[str, Any]) -> dict[str, int]:
     """Read the sizes of a model by whichever of their names its family uses."""
     hidden = _first_number(config, "hidden_size", "n_embd", "d_model", "dim")
     heads = _first_number(
-        config, "num_attention_heads", "n_head", "n_heads", "num_heads", "attention_heads", "decoder_attention_heads", "num_decoder_attention_heads")
+        config, "num_attention_heads", "n_head", "n_heads", "num_heads", "attention_heads", "decoder_attention_heads",
+        "num_decoder_attention_heads")
     inner = _first_number(config, "moe_intermediate_size", "intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size")
     if min(hidden, heads) < 0:
         raise InputError("config.json gives a negative size.", "Download or copy the model again.", FIELD)

@@ -68,12 +68,11 @@ def empty_model(folder: Path) -> PreTrainedModel:
         InputError: transformers does not know the family, or it generates no text, or the config contradicts itself.
     """
     import torch
-    from transformers import AutoModelForCausalLM
 
     config = load_config(folder)
     try:
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False, attn_implementation="eager")
+            model = auto_class(config).from_config(config, trust_remote_code=False, attn_implementation="eager")
     except ValueError as error:
         if "Unrecognized configuration class" in str(error):
             message = f"{folder} is of the family {config.model_type}, which is no causal language model."
@@ -83,6 +82,16 @@ def empty_model(folder: Path) -> PreTrainedModel:
         raise _contradiction(folder, error) from error
     model.tie_weights()
     return model
+
+
+def auto_class(config: Any) -> Any:
+    """Give the class of transformers that makes a model of a config: for text, or for text with images where a family has none for text."""
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+
+    known: list[Any] = [MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING]
+    of_text, of_images = (type(config) in mapping for mapping in known)
+    return AutoModelForImageTextToText if of_images and not of_text else AutoModelForCausalLM
 
 
 def load_config(folder: Path) -> Any:

@@ -9,7 +9,7 @@ from lora_studio.core.errors import InputError, StudioError
 from lora_studio.models.check import FIELD, check_folder, read_json, refuse_code
 from lora_studio.models.device import has_quick_bfloat16, pick_device, pick_dtype
 from lora_studio.models.engine import quieten
-from lora_studio.models.inspect import load_config
+from lora_studio.models.inspect import auto_class, load_config
 from lora_studio.models.quantization import NONE, quantization_finding
 
 if TYPE_CHECKING:
@@ -73,10 +73,8 @@ def _quantized(quantization: str, dtype: torch.dtype, device: torch.device) -> d
 
 def _read_weights(folder: Path, config: Any, dtype: torch.dtype, more: dict[str, Any]) -> PreTrainedModel:
     """Read a model, onto the CPU unless told otherwise, with PyTorch's attention where its family has it."""
-    from transformers import AutoModelForCausalLM
-
     def read(attention: str) -> tuple[PreTrainedModel, dict[str, Any]]:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = auto_class(config).from_pretrained(
             str(folder), config=config, dtype=dtype, attn_implementation=attention, use_safetensors=True,
             trust_remote_code=False, local_files_only=True, output_loading_info=True, **more,
         )

@@ -8,7 +8,7 @@ and little time. What a model asks of numbers is answered with zeros. Where that
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Generator, Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -61,7 +61,7 @@ class _Probes:
         self._owners = {name: name.rpartition(".") for name in names if name not in modules}
 
     @contextlib.contextmanager
-    def placed(self) -> Iterator[None]:
+    def placed(self) -> Generator[None]:
         """Watch the modules within a `with` block."""
         with contextlib.ExitStack() as hooks:
             for name, module in self._modules.items():

@@ -86,7 +86,8 @@ def _why_unlike(module: nn.Module) -> str:
     name = type(module).__name__
     plain = (nn.Linear, nn.Embedding, Conv1D)
     own_forward = not any(type(module).forward is known.forward for known in plain)
-    if not own_forward or not type(module).__module__.startswith("transformers.models.") or module.weight.numel() > _TRIED_WEIGHTS:
+    weight: Any = module.weight
+    if not own_forward or not type(module).__module__.startswith("transformers.models.") or weight.numel() > _TRIED_WEIGHTS:
         return ""
     wanted, found = _tried(module)
     if wanted is None:

@@ -58,7 +58,7 @@ def test_an_adapter_of_the_text_part_has_the_same_effect_in_the_class_of_the_con
     with_adapter = logits(PeftModel.from_pretrained(text, tmp_path / "out"))
     scope: dict[str, Any] = {}
     lines = classes["lines"].replace("PATH_TO_THIS_FOLDER", str(tmp_path / "out")).replace("'base'", repr(str(base)))
-    exec(lines, scope)  # noqa: S102 - the lines of the card, as a person would run them
+    exec(lines, scope)
     assert (with_adapter - before).abs().max() > 1e-3
     torch.testing.assert_close(logits(scope["model"]), with_adapter, rtol=1e-4, atol=1e-5)
 
@@ -69,3 +69,23 @@ def test_where_one_class_is_all_there_is_nothing_is_said(tmp_path: Path) -> None
     result = run_export(source=str(adapter), kind="adapter", to=str(tmp_path / "out"))
     assert result["certificate"]["classes"] == {}
     assert "which the base's config names" not in (tmp_path / "out" / "README.md").read_text()
+
+
+@pytest.mark.parametrize("kind", ["adapter", "merged"])
+def test_a_family_for_images_alone_is_loaded_by_the_class_that_knows_it(tmp_path: Path, kind: str) -> None:
+    base = image_base(tmp_path / "base", "qwen3_vl")
+    result = run_export(source=str(make_image_adapter(base, tmp_path / "adapter")), kind=kind, to=str(tmp_path / "out"))
+    assert result["certificate"]["classes"] == {"auto": "AutoModelForImageTextToText"}
+    assert result["certificate"]["verdict"] == "exact"
+    assert "AutoModelForImageTextToText.from_pretrained" in (tmp_path / "out" / "README.md").read_text()
+
+
+def make_image_adapter(base: Path, folder: Path) -> Path:
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForImageTextToText
+
+    torch.manual_seed(1)
+    model: Any = AutoModelForImageTextToText.from_pretrained(base)
+    targets = r"model\.language_model\..*\.(q_proj|down_proj)"
+    get_peft_model(model, LoraConfig(r=4, init_lora_weights=False, target_modules=targets)).save_pretrained(str(folder))
+    return folder

@@ -22,7 +22,8 @@ from lora_studio.models.inspect import tree_of
 from lora_studio.models.trial import idle_modules
 from tests.odd_families import family_config, family_model, meta_family
 
-FAMILIES = ("falcon_h1", "mamba", "nemotron_h", "llama4_text", "phimoe", "recurrent_gemma", "deepseek_v32", "hunyuan_v1_moe", "opt", "gemma3")
+FAMILIES = (
+    "falcon_h1", "mamba", "nemotron_h", "llama4_text", "phimoe", "recurrent_gemma", "deepseek_v32", "hunyuan_v1_moe", "opt", "gemma3")
 FAMILY_LAYERS = {"rwkv": 2, "mamba": 2, "mamba2": 2, "nemotron_h": 4, "falcon_h1": 4, "qwen3_5": 4}
 SIDES = {
     "falcon_h1": ({"self_attn"}, {"feed_forward"}),
@@ -131,7 +132,7 @@ def test_targets_that_all_learn_nothing_keep_a_run_from_starting() -> None:
 
 
 def test_all_linear_says_what_it_leaves_out() -> None:
-    notes = [finding for finding in resolve(adapter({"target_modules": "all-linear"}), tried_tree("phimoe")).findings]
+    notes = resolve(adapter({"target_modules": "all-linear"}), tried_tree("phimoe")).findings
     assert [(note.level, note.code) for note in notes] == [("note", "all_linear_without")]
     assert "model.layers.0.mlp.router and 3 more" in notes[0].message
 

@@ -82,7 +82,8 @@ def test_text_part_of_a_multimodal_config_is_what_counts(tiny_model: Callable[[s
 
 def test_the_text_part_is_found_however_deep_it_lies(tmp_path: Path) -> None:
     text = {"num_hidden_layers": 3, "hidden_size": 32, "num_attention_heads": 4}
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": "omni", "thinker_config": {"text_config": text}, "num_hidden_layers": 9}))
+    config = {"model_type": "omni", "thinker_config": {"text_config": text}, "num_hidden_layers": 9}
+    (tmp_path / "config.json").write_text(json.dumps(config))
     found = read_facts(tmp_path)
     assert (found.layers, found.hidden_size, found.heads) == (3, 32, 4)
 

@@ -60,7 +60,8 @@ def _print_tree(console: Console, name_or_path: str, facts: ModelFacts, tree: Mo
     rows = [("module", "class", "shape", "parameters", "target")]
     for names, module in _alike(tree):
         shape = "×".join(str(size) for size in module.shape)
-        rows.append((_spanning(names), module.class_name, shape, f"{module.parameters:,}", "yes" if module.targetable and not module.idle else module.remark))
+        target = "yes" if module.targetable and not module.idle else module.remark
+        rows.append((_spanning(names), module.class_name, shape, f"{module.parameters:,}", target))
     for line in table(rows, right=(3,)):
         console.say(line)
 

@@ -1,14 +1,14 @@
 """What a module is part of: attention, the MLP, or neither, by the classes above it and not by its name.
 
-Families name attributes as they like (`mixer`, `temporal_block`, `feed_forward`, `ffn`), while transformers names classes for what they are.
-So the classes from the numbered layer down to a module decide, without the family's name in front of them; only where they say nothing,
+Families name attributes as they like (`mixer`, `temporal_block`, `ffn`), while transformers names classes for what they are. So the
+classes from the numbered layer down to a module decide, without the family's name in front of them; only where they say nothing,
 attributes do.
 """
 
 from __future__ import annotations
 
-import os
 import re
+from itertools import takewhile
 from typing import Literal
 
 from lora_studio.core.modules import ModuleInfo, ModuleTree
@@ -66,7 +66,8 @@ class Blocks:
     def _words(self, class_name: str) -> frozenset[str]:
         known = self._known.get(class_name)
         if known is None:
-            own = class_name[len(os.path.commonprefix([class_name, self._family])) :] or class_name
+            shared = takewhile(lambda letters: letters[0] == letters[1], zip(class_name, self._family, strict=False))
+            own = class_name[sum(1 for _ in shared) :] or class_name
             known = self._known[class_name] = _words_of(own.replace("MoE", "Moe"))
         return known
 
