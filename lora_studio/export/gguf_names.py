@@ -93,7 +93,7 @@ class GgufNames:
         import gguf
 
         self.family = str(config.get("model_type", ""))
-        self._config = text_config(config)
+        self._config = text_config(dict(config))
         self.architecture = LLAMA_CPP_FAMILIES.get(self.family, "")
         kinds: dict[str, Any] = {name: kind for kind, name in gguf.MODEL_ARCH_NAMES.items()}
         if self.architecture not in kinds:
