@@ -76,7 +76,7 @@ def model_card(
         has_curves: Whether the picture of the curves stands beside it.
         file: Name of the GGUF file; empty for the usual one.
     """
-    parts = [front_matter(source, kind, facts), _title(source, kind, facts), _loading(source, kind, file)]
+    parts = [front_matter(source, kind, facts), _title(source, kind, facts), _loading(source, kind, file, certificate)]
     if kind == "adapter":
         parts.append(_compatibility(compatibility(source.adapter, facts)))
     parts.append(_settings(source, dtype))
@@ -137,9 +137,26 @@ def _trained_on(source: AdapterSource, kind: str) -> str:
     return f" The adapter was trained on the base held in {held}.{merged}"
 
 
-def _loading(source: AdapterSource, kind: str, file: str) -> str:
-    ways = loadings(kind, THIS_FOLDER, public_name(source.base_name), file, source.base_revision or "")
-    return "## Load it\n\n" + "\n".join(f"{way.program}:\n\n```{way.language}\n{way.lines}```\n" for way in ways)
+def _loading(source: AdapterSource, kind: str, file: str, certificate: Mapping[str, Any]) -> str:
+    ways = loadings(kind, THIS_FOLDER, public_name(source.base_name), file, source.base_revision or "", _auto(certificate))
+    told = "\n".join(f"{way.program}:\n\n```{way.language}\n{way.lines}```\n" for way in ways)
+    return f"## Load it\n\n{told}{_other_class(certificate.get('classes') or {})}"
+
+
+def _auto(certificate: Mapping[str, Any]) -> str:
+    return str((certificate.get("classes") or {}).get("auto", ""))
+
+
+def _other_class(classes: Mapping[str, Any]) -> str:
+    """Say how an adapter is loaded into the other class that the base's config names; loaded as it is, it would have no effect there."""
+    if "renames" not in classes:
+        return ""
+    named = ", ".join(f"{code(before)} is {code(after)}" for before, after in classes["renames"].items())
+    return (
+        f"\nIts names are those of {code(classes['trained'])}, which `AutoModelForCausalLM` makes of the base. In "
+        f"{code(classes['other'])}, which the base's config names, {named}: loaded as above it would have no effect there. These lines "
+        f"load it there:\n\n"
+        f"```python\n{classes['lines']}```\n")
 
 
 def _compatibility(found: list[Compatibility]) -> str:

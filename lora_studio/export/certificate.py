@@ -49,6 +49,8 @@ class Certificate:
         base: Name, revision and fingerprint of the base model.
         adapter: Name and sha256 of the adapter.
         trained_base: Where the adapter was trained on a quantized base: how far the artefact is from that base + adapter.
+        classes: `auto`, the class that loads the base, where it is not AutoModelForCausalLM; and where the base's config names another
+            class than the one the adapter's names are of, both, what its names become there, and the lines that load it there.
         files: sha256 of every file of the artefact but the certificate's own.
     """
 
@@ -74,6 +76,7 @@ class Certificate:
     base: Mapping[str, Any] = field(default_factory=dict[str, Any])
     adapter: Mapping[str, Any] = field(default_factory=dict[str, Any])
     trained_base: Mapping[str, Any] | None = None
+    classes: Mapping[str, Any] = field(default_factory=dict[str, Any])
     files: Mapping[str, str] = field(default_factory=dict[str, str])
     made_with: str = f"LoRA Studio {__version__}"
     schema_version: int = 2

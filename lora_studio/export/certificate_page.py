@@ -103,6 +103,13 @@ def _found(certificate: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for key, title in (("end_token", "End token"), ("chat_template", "Chat template")):
         if certificate.get(key):
             yield title, escape(str(certificate[key]))
+    classes = certificate.get("classes")
+    if classes and "renames" in classes:
+        renames: Mapping[str, str] = classes["renames"]
+        names = ", ".join(f"<code>{escape(before)}</code> is <code>{escape(after)}</code> there" for before, after in renames.items())
+        yield "Class of the base", (
+            f"names are those of {escape(str(classes['trained']))}; the base's config names {escape(str(classes['other']))}: {names}. "
+            "README.md has the lines for both.")
     trained = certificate.get("trained_base")
     if trained and trained.get("merged_into"):
         yield "Merged into", escape(str(trained["merged_into"]))

@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 Kind = Literal["adapter", "merged", "gguf", "gguf-adapter"]
 THIS_FOLDER = "PATH_TO_THIS_FOLDER"
 BASE_GGUF = "BASE_MODEL.gguf"
+_USUAL_CLASS = "AutoModelForCausalLM"
 USUAL_FILES = {"gguf": "model.gguf", "gguf-adapter": "adapter.gguf"}
 
 
@@ -26,7 +27,7 @@ class Loading(NamedTuple):
     lines: str
 
 
-def loadings(kind: str, folder: str, base: str, file: str = "", revision: str = "") -> list[Loading]:
+def loadings(kind: str, folder: str, base: str, file: str = "", revision: str = "", auto: str = "") -> list[Loading]:
     """Give the ways to load an artefact, the usual one first.
 
     Args:
@@ -35,37 +36,41 @@ def loadings(kind: str, folder: str, base: str, file: str = "", revision: str = 
         base: What the base model is called.
         file: Name of the GGUF file in the folder; empty for the usual one.
         revision: The base's, where one was named.
+        auto: The class of transformers that loads the base; empty for the usual one.
 
     Raises:
         KeyError: There is no such kind.
     """
+    auto = auto or _USUAL_CLASS
     if kind == "adapter":
-        return _adapter(folder, base, revision)
-    makers: dict[str, Callable[[str, str], list[Loading]]] = {"merged": _merged, "gguf": _gguf, "gguf-adapter": _gguf_adapter}
+        return _adapter(folder, base, revision, auto)
+    if kind == "merged":
+        return _merged(folder, auto)
+    makers: dict[str, Callable[[str, str], list[Loading]]] = {"gguf": _gguf, "gguf-adapter": _gguf_adapter}
     return makers[kind](folder, file or USUAL_FILES.get(kind, ""))
 
 
-def loading_lines(kind: str, folder: str, base: str, file: str = "", revision: str = "") -> str:
+def loading_lines(kind: str, folder: str, base: str, file: str = "", revision: str = "", auto: str = "") -> str:
     """Give the lines of all ways to load an artefact as one text to copy; where there are several, each under its program's name."""
-    ways = loadings(kind, folder, base, file, revision)
+    ways = loadings(kind, folder, base, file, revision, auto)
     return ways[0].lines if len(ways) == 1 else "\n".join(f"# {way.program}\n{way.lines}" for way in ways)
 
 
-def _adapter(folder: str, base: str, revision: str) -> list[Loading]:
+def _adapter(folder: str, base: str, revision: str, auto: str) -> list[Loading]:
     pinned = f", revision={revision!r}" if revision else ""
     return [Loading("PEFT", "python", (
         "from peft import PeftModel\n"
-        "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
-        f"base = AutoModelForCausalLM.from_pretrained({base!r}{pinned})\n"
+        f"from transformers import {auto}, AutoTokenizer\n\n"
+        f"base = {auto}.from_pretrained({base!r}{pinned})\n"
         f"model = PeftModel.from_pretrained(base, {folder!r})\n"
         f"tokenizer = AutoTokenizer.from_pretrained({base!r}{pinned})\n"
     ))]
 
 
-def _merged(folder: str, _file: str) -> list[Loading]:
+def _merged(folder: str, auto: str) -> list[Loading]:
     return [Loading("transformers", "python", (
-        "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
-        f"model = AutoModelForCausalLM.from_pretrained({folder!r})\n"
+        f"from transformers import {auto}, AutoTokenizer\n\n"
+        f"model = {auto}.from_pretrained({folder!r})\n"
         f"tokenizer = AutoTokenizer.from_pretrained({folder!r})\n"
     ))]
 

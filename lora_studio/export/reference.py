@@ -12,7 +12,6 @@ import psutil
 import torch
 from peft import PeftModel
 from torch import Tensor
-from transformers import AutoModelForCausalLM
 
 from lora_studio.core.errors import InputError
 from lora_studio.core.events import Phase, RunEvent
@@ -20,6 +19,7 @@ from lora_studio.export.comparison import LogitComparison, row_logits
 from lora_studio.export.rows import ComparisonRows
 from lora_studio.lora.vocabulary import resize_vocabulary
 from lora_studio.models.facts import read_facts
+from lora_studio.models.inspect import auto_class, load_config
 from lora_studio.models.load import load_model
 
 if TYPE_CHECKING:
@@ -145,7 +145,8 @@ def compare_with(
 
 def load_artefact(folder: Path) -> Any:
     """Load a written model again as anyone would, to compute in float32, so that only its weights' rounding shows."""
-    model: Any = AutoModelForCausalLM.from_pretrained(str(folder), dtype=torch.float32, trust_remote_code=False, use_safetensors=True)
+    made_by = auto_class(load_config(folder))
+    model: Any = made_by.from_pretrained(str(folder), dtype=torch.float32, trust_remote_code=False, use_safetensors=True)
     return model.eval()
 
 

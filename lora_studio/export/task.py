@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 from collections.abc import Generator, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,9 @@ from lora_studio.export.destination import alone_at, check_destination, keep_as_
 from lora_studio.export.gguf_export import make_gguf, make_gguf_adapter
 from lora_studio.export.into import AUTO, Original, find_original, merged_base
 from lora_studio.export.judge import Findings, judge
+from lora_studio.export.loading import THIS_FOLDER
 from lora_studio.export.merge import merge_into
+from lora_studio.export.other_class import other_class
 from lora_studio.export.papers import copy_own_tokenizer, copy_papers, end_token_in_words, papers_fault
 from lora_studio.export.reference import compare_with, fits_memory, load_artefact, with_adapter
 from lora_studio.export.request import check_request, check_space, needed_folders
@@ -32,6 +35,7 @@ from lora_studio.export.tensor_check import TensorReport, check_tensors
 from lora_studio.export.work import Work
 from lora_studio.models.facts import read_facts
 from lora_studio.models.fingerprint import weight_fingerprint
+from lora_studio.models.inspect import auto_class, load_config
 from lora_studio.models.load import load_model
 from lora_studio.models.prepare import ready_model
 from lora_studio.models.quantization import NONE
@@ -87,6 +91,7 @@ def export(
         yield Notice(level=level, code=finding.code, message=finding.message, hint=finding.hint)
     with alone_at(target), _told_when_disk_fails(target), whole_folder(target, overwrite=overwrite) as folder:
         certificate = _certificate(work, (yield from _make(context, work, folder, kind, outtype)))
+        certificate = replace(certificate, classes=_classes(work, kind))
         yield Phase(name="saving", message="Writing card and certificate")
         write_card(folder, work.source, kind, certificate.dtype, certificate.to_json(), base)
         certificate = write_certificate(folder, certificate, context.control.check)
@@ -201,6 +206,15 @@ def _certificate(work: Work, findings: Findings) -> Certificate:
         base={"name": public_name(source.base_name), "revision": source.base_revision or "", "fingerprint": fingerprint},
         adapter={"name": source.label, "sha256": sha256_of(source.adapter / WEIGHTS_NAME)},
     )
+
+
+def _classes(work: Work, kind: str) -> dict[str, Any]:
+    """Say which class loads the base where it is not the usual one, and what an adapter is called in the one its config names."""
+    auto = auto_class(load_config(work.base)).__name__
+    told = {"auto": auto} if auto != "AutoModelForCausalLM" else {}
+    other = other_class(work.base, work.changes.tree, work.changes.adapter) if kind == "adapter" else None
+    named = public_name(work.source.base_name), THIS_FOLDER, work.source.base_revision or ""
+    return {**told, **(other.to_json(*named) if other else {})}
 
 
 def _adapter_dtype(work: Work) -> str:

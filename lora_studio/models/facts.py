@@ -27,6 +27,8 @@ _BUFFER_ENDINGS = ("rotary_emb.inv_freq", "attn.masked_bias", "attention.masked_
 _TIED_BY_DEFAULT = (
     "gpt2", "gemma", "gemma2", "gemma3", "gemma3_text", "gemma4_text", "bloom", "opt", "gpt_bigcode", "falcon", "cohere", "cohere2",
 )
+# What families call the part of their config that is the language model's.
+_TEXT_PARTS = ("thinker_config", "text_config", "llm_config", "language_config", "language_model_config")
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ def read_facts(path: Path) -> ModelFacts:
     check_folder(path)
     config = read_config(path)
     headers = read_headers(path)
-    shape = _text_config(config)
+    shape = text_config(config)
     stored, tensors = _as_meant(path, config, headers)
     tied = _is_tied(config, shape, tensors)
     architectures: list[str] = config.get("architectures") or [""]
@@ -118,10 +120,13 @@ def _as_meant(
     return stored, {name: tensor.entry for name, tensor in unpacked.by_name.items()}
 
 
-def _text_config(config: dict[str, Any]) -> dict[str, Any]:
-    """Give the part of a config that describes the language model: of a multimodal one, its text_config."""
-    inner: Any = config.get("text_config")
-    return {**config, **inner} if isinstance(inner, dict) else config
+def text_config(config: dict[str, Any]) -> dict[str, Any]:
+    """Give the part of a config that describes the language model: of a multimodal one, its text_config, however deep it lies."""
+    for name in _TEXT_PARTS:
+        inner: Any = config.get(name)
+        if isinstance(inner, dict):
+            return text_config({**{key: value for key, value in config.items() if key != name}, **inner})
+    return config
 
 
 def _first_number(config: dict[str, Any], *keys: str) -> int:
@@ -135,12 +140,14 @@ def _first_number(config: dict[str, Any], *keys: str) -> int:
 def _sizes(config: dict[str, Any]) -> dict[str, int]:
     """Read the sizes of a model by whichever of their names its family uses."""
     hidden = _first_number(config, "hidden_size", "n_embd", "d_model", "dim")
-    heads = _first_number(config, "num_attention_heads", "n_head", "n_heads", "num_heads")
+    heads = _first_number(
+        config, "num_attention_heads", "n_head", "n_heads", "num_heads", "attention_heads", "decoder_attention_heads",
+        "num_decoder_attention_heads")
     inner = _first_number(config, "moe_intermediate_size", "intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size")
     if min(hidden, heads) < 0:
         raise InputError("config.json gives a negative size.", "Download or copy the model again.", FIELD)
     return {
-        "layers": _first_number(config, "num_hidden_layers", "n_layer", "n_layers", "num_layers"),
+        "layers": _layers(config),
         "hidden_size": hidden,
         "intermediate_size": inner or 4 * hidden,
         "vocab_size": _first_number(config, "vocab_size"),
@@ -151,6 +158,16 @@ def _sizes(config: dict[str, Any]) -> dict[str, int]:
         "experts": _first_number(config, "num_experts", "num_local_experts", "n_routed_experts"),
         "experts_per_token": _first_number(config, "num_experts_per_tok", "num_experts_per_token"),
     }
+
+
+def _layers(config: dict[str, Any]) -> int:
+    """Read how many decoder layers there are; some families list their kinds alone."""
+    for key in ("layers_block_type", "layer_types", "hybrid_override_pattern"):
+        kinds: Any = config.get(key)
+        listed = len(kinds) if isinstance(kinds, list | str) else 0
+        if listed and not config.get("num_hidden_layers"):
+            return listed
+    return _first_number(config, "num_hidden_layers", "n_layer", "n_layers", "num_layers", "decoder_layers", "num_decoder_layers")
 
 
 def _is_tied(config: dict[str, Any], shape: dict[str, Any], tensors: dict[str, TensorEntry]) -> bool:

@@ -9,7 +9,7 @@ from lora_studio.core.errors import InputError, StudioError
 from lora_studio.models.check import FIELD, check_folder, read_config, read_json, refuse_code
 from lora_studio.models.device import has_quick_bfloat16, pick_device, pick_dtype
 from lora_studio.models.engine import quieten
-from lora_studio.models.inspect import load_config
+from lora_studio.models.inspect import auto_class, load_config
 from lora_studio.models.quantization import NONE, quantization_finding
 from lora_studio.models.stored_quantization import stored_finding, stored_quantization
 
@@ -109,12 +109,10 @@ def _cast_the_rest(model: Any, dtype: torch.dtype) -> None:
 
 def _read_weights(folder: Path, config: Any, dtype: torch.dtype, more: dict[str, Any], family: Any = None) -> PreTrainedModel:
     """Read a model, onto the CPU unless told otherwise, with PyTorch's attention where its family has it."""
-    from transformers import AutoModelForCausalLM
-
     source: Any = None if family else str(folder)
 
     def read(attention: str) -> tuple[PreTrainedModel, dict[str, Any]]:
-        loaded: Any = (family or AutoModelForCausalLM).from_pretrained(
+        loaded: Any = (family or auto_class(config)).from_pretrained(
             source, config=config, dtype=dtype, attn_implementation=attention, use_safetensors=True,
             trust_remote_code=False, local_files_only=True, output_loading_info=True, **more,
         )

@@ -12,7 +12,7 @@ KNOWN: dict[str, dict[str, str]] = {
     "dots3_note": {"config": "a default config that is not consistent once its sizes are smaller"},
     "gemma3n": {"config": "needs pillow and timm"},
     "blt": {"config": "its default patcher has a hundred million parameters whatever the sizes"},
-    **dict.fromkeys(("musicgen", "musicgen_melody"), {"config": "has no default config of its own"}),
+    "musicgen": {"config": "has no default config of its own"}, "musicgen_melody": {"config": "has no default config of its own"},
     "reformer": _OWN_LENGTHS,
 }
 """Check by check; `config` where there is no tiny model of the family."""

@@ -50,7 +50,7 @@ def inspect_document(name_or_path: str, facts: ModelFacts, tree: ModuleTree) -> 
         },
         "modules": [
             {"name": module.name, "class": module.class_name, "shape": list(module.shape), "parameters": module.parameters,
-             "targetable": module.targetable, "reason": module.reason}
+             "targetable": module.targetable, "reason": module.remark}
             for module in tree.modules if module.name
         ],
     }
@@ -75,7 +75,8 @@ def _print_tree(console: Console, name_or_path: str, facts: ModelFacts, tree: Mo
     rows = [("module", "class", "shape", "parameters", "target")]
     for names, module in _alike(tree):
         shape = "×".join(str(size) for size in module.shape)
-        rows.append((_spanning(names), module.class_name, shape, f"{module.parameters:,}", "yes" if module.targetable else module.reason))
+        target = "yes" if module.targetable and not module.idle else module.remark
+        rows.append((_spanning(names), module.class_name, shape, f"{module.parameters:,}", target))
     for line in table(rows, right=(3,)):
         console.say(line)
 
@@ -86,7 +87,7 @@ def _alike(tree: ModuleTree) -> list[tuple[list[str], ModuleInfo]]:
     for module in tree.modules:
         if not module.name:
             continue
-        name, reason = _LAYER.sub("*", module.name), _LAYER.sub("*", module.reason)
+        name, reason = _LAYER.sub("*", module.name), _LAYER.sub("*", module.remark)
         key = (name, module.class_name, module.shape, module.parameters, module.targetable, reason)
         groups.setdefault(key, ([], module))[0].append(module.name)
     return list(groups.values())
