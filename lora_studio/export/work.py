@@ -14,7 +14,7 @@ from lora_studio.export.gguf_model import check_outtype
 from lora_studio.export.held_base import hold
 from lora_studio.export.merge_plan import Held, MergePlan
 from lora_studio.export.papers import Papers, papers_of
-from lora_studio.export.reference import Reference, most_tokens, reference_of, trained_logits
+from lora_studio.export.reference import Parts, Reference, most_tokens, reference_of, trained_logits
 from lora_studio.export.rows import comparison_rows
 from lora_studio.export.source import AdapterSource
 from lora_studio.models.quantization import NONE, quantization_finding
@@ -62,23 +62,21 @@ class Work:
         plan = MergePlan.of(base, changes, dtype, held) if kind in ("merged", "gguf") else None
         return cls(source, base, changes, plan, papers_of(base, source.adapter, source.config), run)
 
-    def reference(self, context: TaskContext, dtypes: Mapping[str, torch.dtype] | None = None) -> Generator[RunEvent, None, Reference]:
-        """Compute the logits that the artefact is held against.
-
-        Args:
-            context: The host's.
-            dtypes: How its parameters are rounded, by name; None where none is.
-        """
+    def reference(
+        self, context: TaskContext, dtypes: Mapping[str, torch.dtype] | None = None, *, exact: bool = True
+    ) -> Generator[RunEvent, None, Reference]:
+        """Compute the logits that the artefact is held against; see `reference_of`."""
         rows = comparison_rows(self.source.config, self.papers.tokenizer)
         rows = rows.cut(most_tokens(len(rows.rows), len(self.papers.tokenizer)))
-        base, adapter, plan = self.base, self.source.adapter, self.plan
+        plan = self.plan
 
         def prepare(model: Any) -> None:
             if plan is not None:
                 hold(model, plan.stored, plan.names)
 
-        reference = yield from reference_of(context, base, adapter, rows, self.changes.resized, dtypes, prepare)
+        parts = Parts(self.base, self.source.adapter, self.changes.resized, prepare)
+        reference = yield from reference_of(context, parts, rows, dtypes, exact=exact)
         held = self.source.base_quantization
         if plan is not None and held != NONE and quantization_finding(held, "cpu") is None:
-            yield from trained_logits(context, base, adapter, held, reference)
+            yield from trained_logits(context, self.base, self.source.adapter, held, reference)
         return reference
