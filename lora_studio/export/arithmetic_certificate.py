@@ -17,6 +17,8 @@ from lora_studio.export.destination import CERTIFICATE_NAME, CERTIFICATE_PAGE
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from lora_studio.lora.deltas import Delta
+
 _ROUNDINGS = 2.0**-22
 """What rounding A, B and their scale to float32 may change in an entry of B·A, as a share of |B|·|A|: four roundings.
 
@@ -38,6 +40,7 @@ class Errors:
         error: ‖written − meant‖² over all.
         rounded: What rounding may cost at most, as ‖error‖² over all.
         beyond: Modules with an entry further from what was meant than rounding can have put it.
+        changed: The same, from what was worked out and given to be written.
         least: The least ‖written − meant‖² possible at the ranks written, where it is known of all modules.
         finite: Whether every figure is a number.
     """
@@ -48,20 +51,24 @@ class Errors:
     error: float = 0.0
     rounded: float = 0.0
     beyond: list[str] = field(default_factory=list[str])
+    changed: list[str] = field(default_factory=list[str])
     least: float | None = 0.0
     finite: bool = True
 
-    def add(self, name: str, b: Tensor, a: Tensor, expected: Tensor, least: float | None) -> None:
+    def add(self, name: str, written: Delta, worked_out: Delta, expected: Tensor, least: float | None) -> None:
         """Take a module in.
 
         Args:
             name: Its name.
-            b: The written B, out × r, in float64 and with what scales the update.
-            a: The written A, r × in.
+            written: Its update, as it was read again.
+            worked_out: The update that was given to be written.
             expected: The update that was meant.
             least: The least squared error possible at its rank; None where that is not known.
         """
-        apart, room = (b @ a - expected).abs_(), (b.abs() @ a.abs()).mul_(_ROUNDINGS)
+        found, room = written.dense(), (written.b.abs() @ written.a.abs()).mul_(_ROUNDINGS)
+        if bool(((found - worked_out.dense()).abs_() > room).any()):
+            self.changed.append(name)
+        apart = (found - expected).abs_()
         size, error, rounded = (float(values.square().sum()) for values in (expected, apart, room))
         if bool((apart > room).any()):
             self.beyond.append(name)
@@ -117,9 +124,9 @@ def _fault(errors: Errors, *, exact: bool) -> str:
         return f"{len(errors.missing)} updates were not written, the first is that of {errors.missing[0]}"
     if not errors.finite:
         return "an update is not finite"
-    if exact and errors.beyond:
-        first = errors.beyond[0]
-        return f"{len(errors.beyond)} updates are further from what was meant than rounding puts them, the first is that of {first}"
+    astray = errors.changed or (errors.beyond if exact else [])
+    if astray:
+        return f"{len(astray)} updates are further from what was meant than rounding puts them, the first is that of {astray[0]}"
     if not exact and errors.least is not None and math.sqrt(errors.error) > math.sqrt(errors.least * (1 + _SLACK)) + math.sqrt(errors.rounded):
         return f"the updates are {errors.relative:.2%} from what was meant, and could be nearer at their ranks"
     return ""
