@@ -93,7 +93,7 @@ def check_base(adapter: Path, base: Path, called: str = "", named: str = "") -> 
         InputError: A module is missing in the base model, or has another size.
     """
     tensors = adapter_tensors(adapter)
-    misfits = list(_misfits(tensors, _tree_of(base)))
+    misfits = list(_misfits(tensors, tree_of(base)))
     if misfits:
         more = f", and {len(misfits) - 1:,} more" if len(misfits) > 1 else ""
         meant = f" It was trained on {named}." if named else ""
@@ -110,7 +110,8 @@ def _is_same(named: str, called: str) -> bool:
     return named == called or last_part(named).lower() == last_part(called).lower()
 
 
-def _tree_of(base: Path) -> ModuleTree:
+def tree_of(base: Path) -> ModuleTree:
+    """Give a base model's modules."""
     known = cached_tree(base)
     if known is not None:
         return known

@@ -105,12 +105,11 @@ class _InFloat64(TorchDispatchMode):
         self.narrowed = False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None) -> Any:
-        asked = dict(kwargs or {})
-        if asked.get("dtype") is torch.float32:
-            asked["dtype"] = torch.float64
-        result = func(*args, **asked)
+        given = tuple(_widened(value) for value in args)
+        asked = {name: _widened(value) for name, value in (kwargs or {}).items()}
+        result = func(*given, **asked)
         if not self.narrowed and _has(result, _is_narrow):
-            self.narrowed = _has((args, asked), lambda tensor: tensor.dtype is torch.float64)
+            self.narrowed = _has((given, asked), lambda tensor: tensor.dtype is torch.float64)
         return result
 
 
@@ -141,6 +140,10 @@ _TURNED: dict[Any, Callable[[Sequence[Any]], Iterable[Any]]] = {
     functional.linear: _turned_linear, torch.addmm: _turned_sum, torch.baddbmm: _turned_sum,
     **dict.fromkeys((torch.matmul, torch.mm, torch.bmm, Tensor.matmul, Tensor.mm, Tensor.bmm, Tensor.__matmul__), _turned_product),
 }
+
+
+def _widened(value: Any) -> Any:
+    return torch.float64 if value is torch.float32 else value
 
 
 def _is_narrow(tensor: Tensor) -> bool:
