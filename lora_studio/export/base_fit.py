@@ -93,7 +93,7 @@ def check_base(adapter: Path, base: Path, called: str = "", named: str = "") -> 
     Raises:
         InputError: A module is missing in the base model, or has another size.
     """
-    tensors, tree = adapter_tensors(adapter), _tree_of(base)
+    tensors, tree = adapter_tensors(adapter), tree_of(base)
     vocabulary, contradiction = _vocabulary_of(adapter, tree, base)
     misfits = list(_misfits(tensors, tree, vocabulary))
     if misfits:
@@ -127,7 +127,8 @@ def _is_same(named: str, called: str) -> bool:
     return named == called or last_part(named).lower() == last_part(called).lower()
 
 
-def _tree_of(base: Path) -> ModuleTree:
+def tree_of(base: Path) -> ModuleTree:
+    """Give a base model's modules."""
     known = cached_tree(base)
     if known is not None:
         return known

@@ -8,7 +8,7 @@ from typing import Any
 
 _TITLES = {"adapter": "Adapter", "merged": "Merged model", "gguf": "GGUF model", "gguf-adapter": "GGUF adapter"}
 _VERDICTS = {
-    "exact": "The artefact is the base model and the adapter, to within the noise of float32.",
+    "exact": "The artefact is the base model and the adapter, and no more than the rounding of float32 apart.",
     "rounded": "Every tensor is the correct rounding of the exact sum.",
     "approximate": "It is as near to what was meant as its ranks allow.",
     "failed": "Do not use this artefact.",
@@ -82,12 +82,15 @@ def _compared(certificate: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "Weights written as", escape(str(certificate["dtype"]))
     if logits:
         yield "Rows", f"{certificate['rows']} ({escape(str(certificate['rows_from']))}), {certificate['positions']:,} positions"
+    if certificate.get("computed_in"):
+        yield "Computed in", escape(str(certificate["computed_in"]))
 
 
 def _found(certificate: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     figures = (
         ("max_abs_logit_difference", "Largest logit difference from base + adapter", "{:.2e}"),
         ("exact_logit_difference", "Largest logit difference from PEFT's merge, rounded alike", "{:.2e}"),
+        ("logit_noise", "Noise: the same computed in another order", "{:.2e}"),
         ("top1_agreement", "Positions with the same likeliest token", "{:.2%}"),
         ("kl_divergence", "Mean KL divergence of a position, in nats", "{:.2e}"),
         ("effect_lost", "Share of the adapter's effect on the logits lost", "{:.2%}"),

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lora_studio.export.certificate import Certificate, Grade, Verdict
-from lora_studio.export.comparison import EXACT_WITHIN, Comparison
+from lora_studio.export.comparison import Comparison
 from lora_studio.export.llama_check import LlamaComparison
 from lora_studio.export.reference import Compared
 
@@ -75,16 +75,13 @@ class Findings:
     @property
     def fault(self) -> str:
         """Say why the artefact may not be used; empty when it may."""
-        expected, exact = (self.compared.expected, self.compared.exact) if self.compared else (None, None)
-        if expected is not None and not expected.finite:
+        if self.compared is not None and not self.compared.expected.finite:
             return "it gives logits that are not finite, or of another shape"
         if self.wrong:
             return f"{len(self.wrong)} of its tensors are not what they should be, the first is {sorted(self.wrong)[0]}"
         if self.papers_fault:
             return self.papers_fault
-        if exact is not None and exact.largest > EXACT_WITHIN:
-            return f"its logits differ by {exact.largest:.2e} from {self._meant}, more than {EXACT_WITHIN:.0e}"
-        return self._llama_fault
+        return (self.compared.fault if self.compared else "") or self._llama_fault
 
     @property
     def _llama_fault(self) -> str:
@@ -103,10 +100,6 @@ class Findings:
             return f"in llama.cpp a log-probability differs by {found.largest:.2e} from base + adapter, more than {limit.difference:g}"
         return ""
 
-    @property
-    def _meant(self) -> str:
-        return "base + adapter rounded alike" if self.rounded else "base + adapter"
-
 
 def judge(
     findings: Findings, *, end_token: str, chat_template: str, base: Mapping[str, Any], adapter: Mapping[str, Any]
@@ -124,6 +117,8 @@ def judge(
         base=base, adapter=adapter,
         rows=measured.rows if measured else 0, positions=measured.positions if measured else 0,
         max_abs_logit_difference=measured.largest if measured else None, exact_logit_difference=exact.largest if exact else None,
+        computed_in=findings.compared.reference.precision.name if findings.compared else "",
+        logit_noise=findings.compared.reference.noise.largest if findings.compared else None,
         top1_agreement=measured.agreement if measured else None, kl_divergence=measured.kl_divergence if measured else None,
         effect_lost=expected.effect_lost if expected else None, trained_base=_against_trained(findings),
     )

@@ -19,7 +19,7 @@ from lora_studio.export.merge_plan import Held, MergePlan
 from lora_studio.export.original import weights_apart
 from lora_studio.export.papers import Papers, papers_of
 from lora_studio.export.public import public_name
-from lora_studio.export.reference import Reference, most_tokens, reference_of, trained_logits
+from lora_studio.export.reference import Parts, Reference, most_tokens, reference_of, trained_logits
 from lora_studio.export.rows import comparison_rows
 from lora_studio.export.source import AdapterSource
 from lora_studio.models.facts import read_facts
@@ -93,25 +93,23 @@ class Work:
             return {"held_in": source.held_in, "merged_into": f"{self.merged_into}, in full precision", "weights_apart": self.weights_apart}
         return {"held_in": source.held_in, "merged_into": f"{self.merged_into}, unpacked to {self.plan.dtype}"}
 
-    def reference(self, context: TaskContext, dtypes: Mapping[str, torch.dtype] | None = None) -> Generator[RunEvent, None, Reference]:
-        """Compute the logits that the artefact is held against.
-
-        Args:
-            context: The host's.
-            dtypes: How its parameters are rounded, by name; None where none is.
-        """
+    def reference(
+        self, context: TaskContext, dtypes: Mapping[str, torch.dtype] | None = None, *, exact: bool = True
+    ) -> Generator[RunEvent, None, Reference]:
+        """Compute the logits that the artefact is held against; see `reference_of`."""
         vocabulary, positions = self.changes.vocabulary, read_facts(self.base).max_position_embeddings
         rows = comparison_rows(self.source.config, self.papers.tokenizer).with_tokens(self.changes.trained_tokens)
         rows = rows.within(vocabulary.rows or len(self.papers.tokenizer))
         most = most_tokens(len(rows.rows), vocabulary.rows or len(self.papers.tokenizer))
         rows = rows.cut(min(most, positions) if positions else most)
-        base, adapter, plan = self.base, self.source.adapter, self.plan
+        plan = self.plan
 
         def prepare(model: Any) -> None:
             if plan is not None:
                 hold(model, plan.stored, plan.names)
 
-        reference = yield from reference_of(context, base, adapter, rows, self.changes.resized, dtypes, prepare)
+        parts = Parts(self.base, self.source.adapter, self.changes.resized, prepare)
+        reference = yield from reference_of(context, parts, rows, dtypes, exact=exact)
         if plan is not None and self.source.held_in:
             yield from self._as_trained(context, reference)
         return reference
