@@ -18,10 +18,10 @@ KNOWN: dict[str, dict[str, str]] = {
     "dots3_note": _all("its default config is not consistent once its sizes are smaller", "config"),
     "gemma3n": _all("needs pillow and timm", "config"),
     **_of(("musicgen", "musicgen_melody"), "has no default config of its own", "config"),
-    **_of(("emu3", "mllama"), "transformers saves its text part as a family of which it loads no causal language model", "config", "inspect"),
-    **_of(("gemma4_assistant", "gemma4_unified_assistant"), "wants hidden states of another model, no text alone", "config", "rows", "steps"),
+    **_of(("emu3", "mllama"), "transformers saves its text part as a family of which it loads no causal model", "config", "inspect"),
+    **_of(("gemma4_assistant", "gemma4_unified_assistant"), "wants hidden states of another model, not text", "config", "rows", "steps"),
     "reformer": _all("transformers trains it on rows of a multiple of its chunks alone", "rows", "steps"),
-    **_of(("apertus", "apertus1p5_text"), "its activation has parameters without a dimension, which our merge does not go over", "merged"),
+    **_of(("apertus", "apertus1p5_text"), "its activation has parameters without a dimension, that our merge does not go over", "merged"),
     "laguna": _all("its shared experts' names on disk are not found again: the certificate refuses the file", "merged"),
     **_of(("inkling2_text", "inkling2_loop_text"), "convolutions of its last layer are not found again on disk: the certificate refuses the "
           "file", "merged"),
