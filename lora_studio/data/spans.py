@@ -325,11 +325,18 @@ class AnswerFinder:
             return start, len(opened or "") if headed else None
         parted = self._marks.shared(text, opened)
         start = before_thought(text, min(parted, self._marks.shared(text, header)) if header else parted)
-        if start < self._marks.shared(self._marks.bare(closed or ""), text):
+        early = start < self._marks.shared(self._marks.bare(closed or ""), text)
+        if early or self._before_last_turn(turns, text, start, answer):
             start = self._start_unopened(closed, header, text, answer, known)
         elif not self._train_opening:
             start = max(start, self._said_from(turns, tools, text, header))
         return start, parted
+
+    def _before_last_turn(self, turns: Turns, text: str, start: int, answer: str) -> bool:
+        """Say whether the turn before an answer stands behind a place: the template writes that turn otherwise once the answer is there."""
+        before = str(turns[-2]["content"] or "").strip() if len(turns) > 1 else ""
+        place = text.find(before, start, text.rfind(answer) if answer else None) if before else -1
+        return place >= 0 and answer != before
 
     def _said_from(self, turns: Turns, tools: list[Any] | None, text: str, header: str) -> int:
         """Give the first character that the row itself says in an answer: its thoughts, or its content."""
@@ -345,7 +352,8 @@ class AnswerFinder:
     def _start_unopened(self, closed: str | None, header: str, text: str, answer: str, known: int) -> int:
         """Give the start of an answer that the template does not open by itself, or opens otherwise than it renders one."""
         if header and text.startswith(header) and text[len(header) :].lstrip().startswith(answer):
-            return len(closed) if closed and header.startswith(closed) and not header[len(closed) :].strip() else len(header)
+            bare = closed and header.startswith(closed) and not header[len(closed) :].strip()
+            return len(closed or "") if bare else before_thought(text, len(header))
         if header and known and (begun := before_thought(text, self._marks.shared(text, header))) >= known:
             return begun
         if answer and (found := text.rfind(answer, known if closed and known == len(closed) else 0)) >= 0:

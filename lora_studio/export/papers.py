@@ -58,6 +58,12 @@ def papers_of(base: Path, adapter: Path, config: RunConfig | None) -> Papers:
     return Papers(tokenizer, own if isinstance(own, str) else None, told, _end_ids(base, tokenizer))
 
 
+def copy_template(folder: Path, papers: Papers) -> None:
+    """Put the template that an adapter was trained with into its folder, where it is not the tokenizer's own."""
+    if papers.template is not None and papers.template != papers.tokenizer.chat_template:
+        (folder / _TEMPLATE).write_text(papers.template, encoding="utf-8")
+
+
 def copy_papers(base: Path, adapter: Path, folder: Path, papers: Papers) -> None:
     """Copy tokenizer and settings into an artefact's folder, with the template that the adapter was trained with."""
     source = _tokenizer_folder(base, adapter)

@@ -23,7 +23,7 @@ from lora_studio.export.destination import alone_at, check_destination, keep_as_
 from lora_studio.export.gguf_export import make_gguf, make_gguf_adapter
 from lora_studio.export.judge import Findings, judge
 from lora_studio.export.merge import merge_into
-from lora_studio.export.papers import copy_papers, end_token_in_words, papers_fault
+from lora_studio.export.papers import copy_papers, copy_template, end_token_in_words, papers_fault
 from lora_studio.export.reference import compare_with, fits_memory, load_artefact, with_adapter
 from lora_studio.export.request import check_request, check_space, needed_folders
 from lora_studio.export.source import CONFIG_NAME, WEIGHTS_NAME
@@ -134,6 +134,7 @@ def _bytes_needed(work: Work, kind: str) -> int:
 def _make_adapter(context: TaskContext, work: Work, folder: Path) -> Generator[RunEvent, None, Findings]:
     for name in (CONFIG_NAME, WEIGHTS_NAME):
         shutil.copyfile(work.source.adapter / name, folder / name)
+    copy_template(folder, work.papers)
     findings = Findings(kind="adapter", dtype=_adapter_dtype(work), loaded_by=f"peft {peft_version}")
     same = sha256_of(folder / WEIGHTS_NAME) == sha256_of(work.source.adapter / WEIGHTS_NAME)
     findings.tensors, findings.wrong = len(work.changes.adapter.header.tensors), [] if same else [WEIGHTS_NAME]

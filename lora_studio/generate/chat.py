@@ -33,7 +33,7 @@ def chat(context: TaskContext, source: str, prompt: str, compare: bool = False, 
         raise InputError("The prompt is empty.", "Write what to answer.")
     found = find_adapter(source)
     base = yield from ready_base(context, _model_settings(found), _device(found))
-    prompts = [prompt_ids(base.tokenizer, prompt, found.run.config.data if found.run else None)]
+    prompts = [prompt_ids(base.tokenizer, prompt, _data_settings(found))]
     result: dict[str, str | None] = {"base": None, "adapter": None}
     if compare or found.adapter is None:
         yield Phase(name="sampling", message="The base model answers")
@@ -78,6 +78,14 @@ def _model_settings(found: AdapterSource) -> ModelSettings:
     if found.run is not None:
         return found.run.config.model
     return ModelSettings(name_or_path=found.base, revision=found.revision)
+
+
+def _data_settings(found: AdapterSource) -> DataSettings | None:
+    """Give the template that an adapter was trained with, and its variables; an exported one carries both in one file."""
+    if found.run is not None:
+        return found.run.config.data
+    template = found.adapter / "chat_template.jinja" if found.adapter else None
+    return DataSettings(chat_template=template.read_text(encoding="utf-8")) if template and template.is_file() else None
 
 
 def _device(found: AdapterSource) -> str:
