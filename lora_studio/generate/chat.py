@@ -11,6 +11,7 @@ from lora_studio.core.events import Phase, RunEvent, RunFinished
 from lora_studio.core.settings import DataSettings, ModelSettings
 from lora_studio.data.rows import Message, Row, RowError
 from lora_studio.data.template import ChatTemplate
+from lora_studio.data.template_source import adapters_template
 from lora_studio.generate.adapters import AdapterSource, find_adapter
 from lora_studio.generate.ready import ReadyBase, ready_base
 from lora_studio.generate.sampling import answer
@@ -84,8 +85,8 @@ def _data_settings(found: AdapterSource) -> DataSettings | None:
     """Give the template that an adapter was trained with, and its variables; an exported one carries both in one file."""
     if found.run is not None:
         return found.run.config.data
-    template = found.adapter / "chat_template.jinja" if found.adapter else None
-    return DataSettings(chat_template=template.read_text(encoding="utf-8")) if template and template.is_file() else None
+    template = adapters_template(found.adapter) if found.adapter else None
+    return DataSettings(chat_template=template) if template else None
 
 
 def _device(found: AdapterSource) -> str:
