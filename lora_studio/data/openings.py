@@ -74,9 +74,10 @@ class Marks:
 
 
 def before_thought(text: str, place: int) -> int:
-    """Give the place before the tag of thoughts that a text has up to a place, if it ends with one there."""
-    found = _OPENS_THOUGHT.search(text[max(0, place - _SHOWN) : place])
-    return place if found is None else max(0, place - _SHOWN) + found.start()
+    """Give the place before the tags of thoughts that a text has up to a place, if it ends with some there."""
+    while found := _OPENS_THOUGHT.search(text[max(0, place - _SHOWN) : place]):
+        place = max(0, place - _SHOWN) + found.start()
+    return place
 
 
 def endings(row: str, prompt: str, place: int) -> tuple[str, str]:

@@ -21,8 +21,9 @@ from jinja2 import TemplateSyntaxError
 from lora_studio.data.jinja_env import CompiledTemplate
 from lora_studio.data.row_rendering import RowRenderer, UnwrittenError
 from lora_studio.data.shapes import FAILURES
-from lora_studio.data.spans import AnswerFinder, RewrittenError
+from lora_studio.data.spans import AnswerFinder
 from lora_studio.data.template_errors import in_words
+from lora_studio.data.turn_ends import RewrittenError
 
 MOST_BYTES = 2 << 30
 SIZE_BYTES = 8  # of a frame, before it, little end first

@@ -8,8 +8,9 @@ from typing import Any
 
 from lora_studio.data.jinja_env import REASONING
 from lora_studio.data.shapes import FAILURES, Turns
-from lora_studio.data.spans import AnswerFinder, Found, RewrittenError
+from lora_studio.data.spans import AnswerFinder, Found
 from lora_studio.data.traces import Loss, losses_of
+from lora_studio.data.turn_ends import RewrittenError
 
 CONTEXT = "earlier thoughts"
 _TAGS = (("[THINK]", "[/THINK]"), ("<think>", "</think>"))

@@ -8,20 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
-from lora_studio.data.jinja_env import CompiledTemplate, Span
-from lora_studio.data.openings import Marks, before_thought, endings
-from lora_studio.data.shapes import FAILURES, Shape, Turns, shape_of, stand_in
+from lora_studio.data.jinja_env import REASONING, CompiledTemplate, Span
+from lora_studio.data.openings import before_thought, endings
+from lora_studio.data.shapes import Shape, Turns, stand_in
 from lora_studio.data.traces import TAGGED
+from lora_studio.data.turn_ends import RewrittenError, TurnEnds
 
-_THINKS = ("reasoning_content", "thinking", "reasoning")
 _MOST_SIGNATURES = 256
-
-
-class RewrittenError(ValueError):
-    """The template changes earlier turns once later ones follow, so the answers in them cannot be told apart; the text says how."""
 
 
 @dataclass
@@ -44,7 +39,7 @@ class Found:
         return [(0, len(self.text))] if self.answers is None else sorted(span for spans in self.answers.values() for span in spans)
 
 
-class AnswerFinder:
+class AnswerFinder(TurnEnds):
     """One template at work on conversations."""
 
     def __init__(
@@ -58,29 +53,13 @@ class AnswerFinder:
             train_opening: Whether the model learns how a row opens an answer, where the prompt does so otherwise.
             shape: How the template wants turns; found by trying where it is None.
         """
-        self.template = template
-        self._shape = shape
-        self._marks = Marks(end_tokens)
+        super().__init__(template, end_tokens, shape)
         self._train_opening = train_opening
         self._seen: set[tuple[Any, ...]] = set()
 
     def given(self, variables: dict[str, Any]) -> AnswerFinder:
         """Give a finder for the same template with other values of its variables."""
-        other = AnswerFinder.__new__(AnswerFinder)
-        other.template, other._shape, other._marks = self.template.given(variables), self.shape, self._marks
-        other._train_opening, other._seen = self._train_opening, set()
-        return other
-
-    @property
-    def shape(self) -> Shape:
-        """How the template wants turns; found when the first row is there, whose time limit holds for it."""
-        if self._shape is None:
-            self._shape = shape_of(self.template)
-        return self._shape
-
-    def fill(self, messages: Turns, tools: list[Any] | None, *, opened: bool = False) -> str:
-        """Render turns in the shape that the template wants."""
-        return self.template.fill(self.shape.of(messages), tools, opened=opened)
+        return AnswerFinder(self.template.given(variables), self._end_tokens, train_opening=self._train_opening, shape=self.shape)
 
     def find(self, messages: Turns, tools: list[Any] | None, wanted: Sequence[int] | None) -> Found:
         """Render a conversation and find the answers that are wanted.
@@ -206,104 +185,6 @@ class AnswerFinder:
             return None
         return next(((len(opened), end + len(closing)) for closing in self._closings if text.startswith(closing, end)), None)
 
-    @cached_property
-    def _closings(self) -> tuple[str, ...]:
-        """What closes an answer of plain text: the last one of a conversation, or an earlier one. Empty ones are left out."""
-        asked, said, more, end = ({"role": role, "content": stand_in()} for role in ("user", "assistant", "user", "assistant"))
-        found: list[str] = []
-        for turns, behind in (([asked, said], None), ([asked, said, more, end], more["content"])):
-            try:
-                text = self.fill(turns, None)
-                alone = text if behind is None else self.fill(turns[:2], None)
-                close = self._end(turns[:2], None, alone, text, behind)
-                found.append(text[text.rindex(said["content"]) + len(said["content"]) : close])
-            except FAILURES:
-                continue
-        return tuple(sorted({closing for closing in found if closing.strip()}, key=len, reverse=True))
-
-    def _end(self, turns: Turns, tools: list[Any] | None, alone: str, text: str, behind: str | None) -> int:
-        """Give where an answer ends in the text, the marks that close it included.
-
-        What stands behind it alone and what stands behind it where something follows begin alike with what closes it, but for
-        templates that close an answer otherwise, or only, once a turn follows.
-
-        Args:
-            turns: The conversation up to the answer.
-            tools: Tools that may be called.
-            alone: The text of that.
-            text: The text of the whole.
-            behind: What the turn behind it says; None where there is none.
-        """
-        last = behind is None
-        after = self._tried(turns, tools, opened=True) if last else text
-        if last and after == alone and self._always_opens:
-            after = self._tried([*turns, {"role": "user", "content": stand_in()}], tools)
-            alone = alone if after is None else self._without_opener(alone[: self._marks.shared(alone, after)], after)
-        bare = self._marks.bare(alone)
-        shared = self._marks.shared(alone, after or "")
-        if shared >= len(bare):
-            if alone[:shared].rstrip() != bare and not alone[shared:].strip():
-                return len(alone[:shared].rstrip())
-            closed = self._without_opener(alone[:shared], after or "").rstrip()
-            if len(closed) > len(bare):
-                return len(closed)
-        if last:
-            return len(alone.rstrip())
-        if shared < len(bare):
-            if not self._all_said(turns, alone, shared):
-                raise RewrittenError(self._how_rewritten(turns, alone, text))
-            bare = self._marks.bare(alone[:shared])
-        return self._end_written_later(turns, tools, text, len(bare), behind)
-
-    @cached_property
-    def _always_opens(self) -> bool:
-        """Whether the template opens an answer whatever is asked: behind the last turn, even if that is an answer."""
-        asked, said, more = ({"role": role, "content": stand_in()} for role in ("user", "assistant", "user"))
-        alone, following = self._tried([asked, said], None), self._tried([asked, said, more], None)
-        unasked = self._tried([asked], None) == self._tried([asked], None, opened=True)
-        opens = alone is not None and alone == self._tried([asked, said], None, opened=True)
-        return unasked and opens and following is not None and not following.startswith((alone or "").rstrip())
-
-    def _all_said(self, turns: Turns, alone: str, shared: int) -> bool:
-        """Say whether all that an answer says stands where its text is the same alone and in the whole; then only the form differs."""
-        said = turns[-1]
-        pieces = [(said["content"] or "").strip(), *(str(said[key]).strip() for key in _THINKS if said.get(key))]
-        if found := TAGGED.match(pieces[0]):
-            pieces += [found[3].strip(), found[5].strip()]
-            del pieces[0]
-        pieces += [word for call in said.get("tool_calls") or () for word in _leaves(call["function"]["arguments"])]
-        pieces = list(filter(None, pieces)) or [call["function"]["name"] for call in said.get("tool_calls") or ()]
-        # What the template does not write even where the answer is the last one is a loss, and told of as one.
-        written = [piece for piece in pieces if piece in alone]
-        return bool(written) and all(alone.rfind(piece) + len(piece) <= shared for piece in written)
-
-    def _end_written_later(self, turns: Turns, tools: list[Any] | None, text: str, said: int, behind: str) -> int:
-        """Give the end of an answer whose end stands there only because a turn follows."""
-        other = self._tried(turns, tools, opened=True)
-        if other is not None and (shared := self._marks.shared(text, other)) > said:
-            closed = self._without_opener(text[:shared], text).rstrip()
-            if len(closed) > said and self._marks.ends(closed):
-                return len(closed)
-        return self._marks.closing(text, said, text.find(behind, said) if behind else said, self._openers)
-
-    def _without_opener(self, shared: str, text: str) -> str:
-        """Take the marks that open a turn off the end, where another mark stands before them: that ends one."""
-        while (start := self._marks.start_of_last(shared)) is not None and self._marks.ends(shared[:start].rstrip()):
-            # Where two ways to go on part in a word, that is the role, and the mark before it opens the turn.
-            if shared[start:] not in self._openers and not text[len(shared) : len(shared) + 1].isalpha():
-                break
-            shared = shared[:start]
-        return shared
-
-    @cached_property
-    def _openers(self) -> frozenset[str]:
-        """The marks that open a conversation, and the one right before the first question."""
-        asked = stand_in()
-        text = self._tried([{"role": "user", "content": asked}], None) or ""
-        head = text[: text.find(asked)].rstrip() if asked in text else ""
-        last = self._marks.start_of_last(head)
-        return frozenset([*self._marks.all_in(self._marks.run_at(text, 0)), *([] if last is None else [head[last:]])])
-
     def _start(self, turns: Turns, tools: list[Any] | None, text: str, opened: str | None, answer: str) -> tuple[int, int | None]:
         """Give where an answer starts, and where the row parts from the prompt if it does.
 
@@ -325,18 +206,25 @@ class AnswerFinder:
             return start, len(opened or "") if headed else None
         parted = self._marks.shared(text, opened)
         start = before_thought(text, min(parted, self._marks.shared(text, header)) if header else parted)
-        if start < self._marks.shared(self._marks.bare(closed or ""), text):
+        early = start < self._marks.shared(self._marks.bare(closed or ""), text)
+        if early or self._before_last_turn(turns, text, start, answer):
             start = self._start_unopened(closed, header, text, answer, known)
         elif not self._train_opening:
             start = max(start, self._said_from(turns, tools, text, header))
         return start, parted
+
+    def _before_last_turn(self, turns: Turns, text: str, start: int, answer: str) -> bool:
+        """Say whether the turn before an answer stands behind a place: the template writes that turn otherwise once the answer is there."""
+        before = str(turns[-2]["content"] or "").strip() if len(turns) > 1 else ""
+        place = text.find(before, start, text.rfind(answer) if answer else None) if before else -1
+        return place >= 0 and answer != before
 
     def _said_from(self, turns: Turns, tools: list[Any] | None, text: str, header: str) -> int:
         """Give the first character that the row itself says in an answer: its thoughts, or its content."""
         if header and text.startswith(header):
             return len(header)
         thought = stand_in()
-        said = {**turns[-1], **{key: thought for key in _THINKS if turns[-1].get(key)}}
+        said = {**turns[-1], **{key: thought for key in REASONING if turns[-1].get(key)}}
         if found := TAGGED.match(said["content"] or ""):
             said["content"] = f"{found[1]}{found[2]}{thought}{found[4]}{found[5]}"
         before, there, _ = (self._tried([*turns[:-1], said], tools) or "").partition(thought)
@@ -345,7 +233,8 @@ class AnswerFinder:
     def _start_unopened(self, closed: str | None, header: str, text: str, answer: str, known: int) -> int:
         """Give the start of an answer that the template does not open by itself, or opens otherwise than it renders one."""
         if header and text.startswith(header) and text[len(header) :].lstrip().startswith(answer):
-            return len(closed) if closed and header.startswith(closed) and not header[len(closed) :].strip() else len(header)
+            bare = closed and header.startswith(closed) and not header[len(closed) :].strip()
+            return len(closed or "") if bare else before_thought(text, len(header))
         if header and known and (begun := before_thought(text, self._marks.shared(text, header))) >= known:
             return begun
         if answer and (found := text.rfind(answer, known if closed and known == len(closed) else 0)) >= 0:
@@ -365,29 +254,6 @@ class AnswerFinder:
         """Give the text up to the first word of the answer that the row itself says, as far as it can be told."""
         header = self._plain_header(turns, tools)
         return text[: max(start, self._said_from(turns, tools, text, header))]
-
-    def _how_rewritten(self, turns: Turns, alone: str, text: str) -> str:
-        turn = f"turn {len(turns)}"
-        if any(turns[-1].get(key) for key in _THINKS) or TAGGED.match(turns[-1]["content"] or ""):
-            return f"leaves out the thoughts of {turn} once later turns follow"
-        place = self._marks.shared(alone, text)
-        return (f"writes {turn} otherwise once later turns follow ({alone[place : place + 24]!r} becomes {text[place : place + 24]!r})")
-
-    def _tried(self, messages: Turns, tools: list[Any] | None, *, opened: bool = False) -> str | None:
-        try:
-            return self.fill(messages, tools, opened=opened)
-        except FAILURES:
-            return None
-
-
-def _leaves(value: Any) -> list[str]:
-    """Give the texts within an object."""
-    if isinstance(value, dict):
-        return [leaf for inner in value.values() for leaf in _leaves(inner)]
-    if isinstance(value, list):
-        return [leaf for inner in value for leaf in _leaves(inner)]
-    return [value] if isinstance(value, str) and value.strip() else []
-
 
 def _join(spans: list[Span], span: Span, text: str) -> None:
     """Add a stretch; one behind which nothing but white space parts it from the next grows by that."""

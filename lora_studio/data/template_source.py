@@ -6,12 +6,14 @@ import json
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from lora_studio.core.errors import InputError
 from lora_studio.core.paths import resources_folder
 
 FIELD = "data.chat_template"
+ADAPTERS_TEMPLATE = "chat_template.jinja"
 MODEL_FIELD = "model.name_or_path"
 _COMMENT = re.compile(r"\{#.*?#\}", re.DOTALL)
 _TURN_MARKS = re.compile(r"<\|\w+\|>|<\w+_of_turn>")
@@ -87,6 +89,20 @@ def _foreign_marks(name: str, tokens: Collection[str]) -> list[str]:
     return sorted(set(_TURN_MARKS.findall(_COMMENT.sub("", shipped_template(name)))) - set(tokens))
 
 
+def adapters_template(folder: Path) -> str | None:
+    """Give the chat template that lies in an adapter's folder: the one it was trained with, its variables set; None where none does."""
+    try:
+        text = (folder / ADAPTERS_TEMPLATE).read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return None
+    return text if is_jinja(text) else None
+
+
+def is_jinja(text: str) -> bool:
+    """Tell a template from a template's name."""
+    return "{{" in text or "{%" in text
+
+
 def with_variables(template: str, variables: Mapping[str, Any]) -> str:
     """Give a template whose variables have these values where whoever renders it says nothing else.
 
@@ -108,7 +124,7 @@ def choose_template(setting: str | None, tokenizer: Any) -> TemplateSource:
         InputError: No shipped template has that name, or the tokenizer has several and none is the default.
     """
     if setting is not None and setting.strip():
-        if "{{" in setting or "{%" in setting:
+        if is_jinja(setting):
             return TemplateSource(setting, "settings")
         return TemplateSource(shipped_template(setting.strip()), "studio", setting.strip())
     if not tokenizer.chat_template:

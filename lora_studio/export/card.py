@@ -184,6 +184,7 @@ def _training(run_dir: Path, config: RunConfig, history: RunHistory, *, has_curv
         f"global batch {training.rows_per_step} rows",
         f"learning rate {training.learning_rate:g}, {training.lr_scheduler_type}",
         f"seed {training.seed}",
+        *(f"chat template with {code(name)} = {code(str(value))}" for name, value in config.data.chat_template_kwargs.items()),
         *_results(history), *data_lines(run_dir / "data.json"),
     ]
     picture = f"\n![Training and evaluation loss over the steps]({CURVES_NAME})\n" if has_curves else ""

@@ -11,7 +11,7 @@ from typing import Any
 
 from lora_studio.core.config import RunConfig
 from lora_studio.core.errors import StudioError
-from lora_studio.data.template_source import choose_template, with_variables
+from lora_studio.data.template_source import ADAPTERS_TEMPLATE, adapters_template, choose_template, with_variables
 from lora_studio.lora.vocabulary import own_tokenizer
 from lora_studio.models.check import read_json
 from lora_studio.models.load import load_tokenizer
@@ -21,7 +21,7 @@ TOKENIZER_FILES = (
     "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "tekken.json", "chat_template.jinja",
 )
 _BESIDE = ("generation_config.json", "LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE", "NOTICE.txt")
-_TEMPLATE = "chat_template.jinja"
+_TEMPLATE = ADAPTERS_TEMPLATE
 
 
 @dataclass(frozen=True)
@@ -54,9 +54,17 @@ def papers_of(base: Path, adapter: Path, config: RunConfig | None) -> Papers:
         told = "".join(f", {name} = {value} unless told otherwise" for name, value in variables.items())
         text = chosen.text if chosen.text is None else with_variables(chosen.text, variables)
         return Papers(tokenizer, text, chosen.described + told, _end_ids(base, tokenizer))
+    if config is None and folder == base and (text := adapters_template(adapter)):
+        return Papers(tokenizer, text, "the adapter's chat template", _end_ids(base, tokenizer))
     own: Any = tokenizer.chat_template
     told = "no chat template" if not own else "the base model's chat template" if folder == base else "the adapter's chat template"
     return Papers(tokenizer, own if isinstance(own, str) else None, told, _end_ids(base, tokenizer))
+
+
+def copy_template(folder: Path, papers: Papers) -> None:
+    """Put the template that an adapter was trained with into its folder, where it is not the tokenizer's own."""
+    if papers.template is not None and papers.template != papers.tokenizer.chat_template:
+        (folder / _TEMPLATE).write_text(papers.template, encoding="utf-8")
 
 
 def copy_papers(base: Path, adapter: Path, folder: Path, papers: Papers) -> None:

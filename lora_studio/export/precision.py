@@ -117,7 +117,7 @@ class _OtherOrder(TorchFunctionMode):
     """Takes the sums of matrix products from their other end: the same function, other roundings."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None) -> Any:
-        turn = _TURNED.get(func)
+        turn = _TURNED.get(func) if len(args) > 1 else None  # factors given by name stay as they are
         return func(*(turn(args) if turn else args), **(kwargs or {}))
 
 
@@ -132,6 +132,8 @@ def _turned_product(given: Sequence[Any]) -> Iterable[Any]:
 
 
 def _turned_sum(given: Sequence[Any]) -> Iterable[Any]:
+    if len(given) < 3:
+        return given
     added, left, right, *others = given
     return (added, left.flip(-1), right.flip(-2), *others)
 

@@ -27,7 +27,7 @@ from lora_studio.export.judge import Findings, judge
 from lora_studio.export.loading import THIS_FOLDER
 from lora_studio.export.merge import merge_into
 from lora_studio.export.other_class import other_class
-from lora_studio.export.papers import copy_own_tokenizer, copy_papers, end_token_in_words, papers_fault
+from lora_studio.export.papers import copy_own_tokenizer, copy_papers, copy_template, end_token_in_words, papers_fault
 from lora_studio.export.reference import compare_with, fits_memory, load_artefact, with_adapter
 from lora_studio.export.request import check_request, check_space, needed_folders
 from lora_studio.export.source import CONFIG_NAME, WEIGHTS_NAME, AdapterSource
@@ -164,6 +164,7 @@ def _make_adapter(context: TaskContext, work: Work, folder: Path) -> Generator[R
     for name in (CONFIG_NAME, WEIGHTS_NAME):
         shutil.copyfile(work.source.adapter / name, folder / name)
     copy_own_tokenizer(work.source.adapter, folder)
+    copy_template(folder, work.papers)
     findings = Findings(kind="adapter", dtype=_adapter_dtype(work), loaded_by=f"peft {peft_version}")
     same = sha256_of(folder / WEIGHTS_NAME) == sha256_of(work.source.adapter / WEIGHTS_NAME)
     findings.tensors, findings.wrong = len(work.changes.adapter.header.tensors), [] if same else [WEIGHTS_NAME]

@@ -11,6 +11,7 @@ from lora_studio.core.events import Phase, RunEvent, RunFinished
 from lora_studio.core.settings import DataSettings, ModelSettings
 from lora_studio.data.rows import Message, Row, RowError
 from lora_studio.data.template import ChatTemplate
+from lora_studio.data.template_source import adapters_template
 from lora_studio.generate.adapters import AdapterSource, find_adapter
 from lora_studio.generate.ready import ready_base
 from lora_studio.generate.sampling import answer
@@ -35,7 +36,7 @@ def chat(context: TaskContext, source: str, prompt: str, compare: bool = False, 
         raise InputError("The prompt is empty.", "Write what to answer.")
     found = find_adapter(source)
     base = yield from ready_base(context, _model_settings(found), _device(found))
-    data = found.run.config.data if found.run else None
+    data = _data_settings(found)
     result: dict[str, str | None] = {"base": None, "adapter": None}
     if compare or found.adapter is None:
         yield Phase(name="sampling", message="The base model answers")
@@ -82,6 +83,14 @@ def _model_settings(found: AdapterSource) -> ModelSettings:
     if found.run is not None:
         return found.run.config.model
     return ModelSettings(name_or_path=found.base, revision=found.revision)
+
+
+def _data_settings(found: AdapterSource) -> DataSettings | None:
+    """Give the template that an adapter was trained with, and its variables; an exported one carries both in one file."""
+    if found.run is not None:
+        return found.run.config.data
+    template = adapters_template(found.adapter) if found.adapter else None
+    return DataSettings(chat_template=template) if template else None
 
 
 def _device(found: AdapterSource) -> str:

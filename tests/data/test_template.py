@@ -18,9 +18,10 @@ from lora_studio.data import template as template_module
 from lora_studio.data.encode import Encoder
 from lora_studio.data.jinja_env import CompiledTemplate
 from lora_studio.data.rows import Message, Row, RowError
-from lora_studio.data.spans import AnswerFinder, RewrittenError
+from lora_studio.data.spans import AnswerFinder
 from lora_studio.data.template import ChatTemplate, Rendered, wanted_answers
 from lora_studio.data.template_source import shipped_template, shipped_templates
+from lora_studio.data.turn_ends import RewrittenError
 from tests.data.conftest import HEADERS, MODEL_ROLE, REWRITING
 from tests.data.template_styles import BY_ARCHITECTURE, CHATML, QWEN3, Style
 
