@@ -13,6 +13,7 @@ from lora_studio.export.shards import SAFETENSORS_NAMES, Layout
 from lora_studio.lora.saved_adapter import SavedAdapter
 from lora_studio.models.check import WEIGHTS_NAME, read_config
 from lora_studio.models.checkpoint_names import CheckpointNames, Group
+from lora_studio.models.spellings import both_spellings
 from lora_studio.models.stored_tensors import StoredTensor, StoredTensors
 
 if TYPE_CHECKING:
@@ -88,6 +89,7 @@ class MergePlan:
         plan._refuse_lost_changes()
         plan.config.pop("torch_dtype", None)
         plan.config["dtype"] = dtype or plan._main_dtype()
+        plan.config = both_spellings(plan.config)
         return plan
 
     @property

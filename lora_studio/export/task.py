@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import shutil
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -26,9 +27,10 @@ from lora_studio.export.merge import merge_into
 from lora_studio.export.papers import copy_papers, end_token_in_words, papers_fault
 from lora_studio.export.reference import compare_with, fits_memory, load_artefact, with_adapter
 from lora_studio.export.request import check_request, check_space, needed_folders
-from lora_studio.export.source import CONFIG_NAME, WEIGHTS_NAME
+from lora_studio.export.source import CONFIG_NAME, WEIGHTS_NAME, read_adapter_config
 from lora_studio.export.tensor_check import TensorReport, check_tensors
 from lora_studio.export.work import Work
+from lora_studio.lora.portable_config import portable
 from lora_studio.models.facts import read_facts
 from lora_studio.models.fingerprint import weight_fingerprint
 from lora_studio.models.load import load_model
@@ -132,8 +134,9 @@ def _bytes_needed(work: Work, kind: str) -> int:
 
 
 def _make_adapter(context: TaskContext, work: Work, folder: Path) -> Generator[RunEvent, None, Findings]:
-    for name in (CONFIG_NAME, WEIGHTS_NAME):
-        shutil.copyfile(work.source.adapter / name, folder / name)
+    shutil.copyfile(work.source.adapter / WEIGHTS_NAME, folder / WEIGHTS_NAME)
+    settings = portable(read_adapter_config(work.source.adapter))
+    (folder / CONFIG_NAME).write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     findings = Findings(kind="adapter", dtype=_adapter_dtype(work), loaded_by=f"peft {peft_version}")
     same = sha256_of(folder / WEIGHTS_NAME) == sha256_of(work.source.adapter / WEIGHTS_NAME)
     findings.tensors, findings.wrong = len(work.changes.adapter.header.tensors), [] if same else [WEIGHTS_NAME]
