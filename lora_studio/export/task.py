@@ -19,7 +19,7 @@ from lora_studio.core.events import Phase, RunEvent, RunFinished
 from lora_studio.core.files import bytes_below, sha256_of, whole_folder
 from lora_studio.export.card import public_name, write_card
 from lora_studio.export.certificate import Certificate, write_certificate
-from lora_studio.export.compatibility import compatibility
+from lora_studio.export.compatibility import compatibility, merged_compatibility
 from lora_studio.export.destination import alone_at, check_destination, keep_as_failed
 from lora_studio.export.gguf_export import make_gguf, make_gguf_adapter
 from lora_studio.export.judge import Findings, judge
@@ -31,6 +31,7 @@ from lora_studio.export.source import CONFIG_NAME, WEIGHTS_NAME, read_adapter_co
 from lora_studio.export.tensor_check import TensorReport, check_tensors
 from lora_studio.export.work import Work
 from lora_studio.lora.portable_config import portable
+from lora_studio.models.check import read_config
 from lora_studio.models.facts import read_facts
 from lora_studio.models.fingerprint import weight_fingerprint
 from lora_studio.models.load import load_model
@@ -92,10 +93,15 @@ def export(
 
 
 def _servable(kind: str, folder: Path, base: Path) -> dict[str, Any]:
-    """Say of an adapter which programs serve it."""
-    if kind != "adapter":
-        return {}
-    return {"compatibility": [found.to_json() for found in compatibility(folder, read_facts(base))]}
+    """Say which programs serve an adapter, and which were measured to compute the same from a merged model."""
+    match kind:
+        case "adapter":
+            found = compatibility(folder, read_facts(base), read_config(base))
+        case "merged":
+            found = merged_compatibility(read_config(folder))
+        case _:
+            return {}
+    return {"compatibility": [entry.to_json() for entry in found]}
 
 
 def _refusal(kind: str, reason: str, kept: Path) -> StudioError:

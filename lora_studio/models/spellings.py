@@ -37,6 +37,7 @@ _PATTERN_NAMES = {"gemma3_text": "sliding_window_pattern", "cohere2": "sliding_w
                   "modernbert-decoder": "global_attn_every_n_layers"}
 _RENAMED = {  # model_type: what transformers 5 writes, and what the same was called before
     "qwen3_moe": (("num_local_experts", "num_experts"),), "longcat_flash": (("num_layers", "num_hidden_layers"),),
+    "gpt2": (("n_positions", "n_ctx"),),
 }
 _NOT_OF_SCALING = ("rope_theta", "partial_rotary_factor")
 

@@ -63,7 +63,7 @@ def run(console: Console, arguments: Namespace) -> int:
 
 
 def export_document(result: dict[str, Any]) -> dict[str, Any]:
-    """Give `export --json`: the whole certificate, of an adapter where it can be served, and what the base was held in while training."""
+    """Give `export --json`: the whole certificate, where it can be served, and what the base was held in while training."""
     document = {"path": result["path"], "kind": result["kind"], "bytes": result["bytes"], "certificate": result["certificate"]}
     if "compatibility" in result:
         document["compatibility"] = result["compatibility"]
@@ -87,4 +87,8 @@ def _told(result: dict[str, Any]) -> Iterator[str]:
     if trained:
         against = f": same first choice at {trained['top1_agreement']:.1%} of positions" if "top1_agreement" in trained else ""
         yield f"The adapter was trained on the base held in {trained['held_in']}; set against that{against or ' it was not compared'}"
+    if result["kind"] == "merged":
+        for program in result.get("compatibility", ()):
+            if program["answer"] == "no":
+                yield f"{program['program']} {program['reason']}. {program['remedy']}".strip()
     yield f"The whole certificate: {Path(result['path']) / CERTIFICATE_PAGE}"

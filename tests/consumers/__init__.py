@@ -1,0 +1,1 @@
+"""What other programs read of what we write: a long suite, outside CI. `python -m tests.consumers`."""
