@@ -59,7 +59,8 @@ def write_card(
     files = sorted(path.name for path in folder.glob("*.gguf"))
     facts = read_facts(base) if base else None
     served = _served(folder, source, kind, facts, base)
-    card = model_card(source, kind, dtype, certificate, facts, history, has_curves=bool(curves), file=files[0] if files else "", served=served)
+    card = model_card(
+        source, kind, dtype, certificate, facts, history, has_curves=bool(curves), file=files[0] if files else "", served=served)
     (folder / CARD_NAME).write_text(card, encoding="utf-8")
 
 

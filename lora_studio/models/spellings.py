@@ -1,9 +1,9 @@
 """Both spellings of a model's settings: as transformers 5 writes them, and as every program reads them that came before it. No torch.
 
-transformers 5 keeps rotary settings in one table, `rope_parameters`, and writes that alone. transformers 4 (to 4.57) and mlx-lm (0.32) do not
-look there and compute with their family's default `rope_theta`, without a word. Its tokenizer class, `TokenizersBackend`, opens in no other
-program, and its list `extra_special_tokens` is none that transformers 4 reads. Here the names of before are put beside those of
-now, with the values that transformers 5 goes by, so that each reader finds its own and all compute the same.
+transformers 5 keeps rotary settings in one table, `rope_parameters`, and writes that alone. transformers 4 (to 4.57) and mlx-lm (0.32) do
+not look there and compute with their family's default `rope_theta`, without a word. Its tokenizer class, `TokenizersBackend`, opens in
+no other program, and its list `extra_special_tokens` is none that transformers 4 reads. Here the names of before are put beside
+those of now, with the values that transformers 5 goes by, so that each reader finds its own and all compute the same.
 
 Sources: the `configuration_*.py` of transformers 4.51, 4.57 and 5.24; `mlx_lm/models/rope_utils.py`, `gemma3_text.py`.
 """
@@ -105,7 +105,7 @@ def mend_folder(folder: Path) -> None:
 
 
 def what_older_readers_lack(config: Mapping[str, Any]) -> str:
-    """Say, as a sentence, what of a model no older name says, so that transformers 4 and mlx-lm would compute something else; else nothing."""
+    """Say, as a sentence, what of a model no older name says, so that programs which read those compute something else; else nothing."""
     inner = config.get("text_config")
     shape = cast("dict[str, Any]", inner) if isinstance(inner, dict) else config
     family = str(shape.get("model_type", ""))

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from tests.consumers import say
 from tests.consumers.llama import read_in_llama
 from tests.consumers.readers import READERS, read_in
 from tests.consumers.subjects import make_subjects
@@ -49,7 +50,7 @@ def _run(chosen: Any, folder: Path) -> None:
     from lora_studio.export.measured import Measured
 
     told = [one.told() for one in subjects]
-    print(page({"date": date, "here": here, "subjects": told, "results": [Measured.of(found).to_json() for found in results]}))
+    say(page({"date": date, "here": here, "subjects": told, "results": [Measured.of(found).to_json() for found in results]}))
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import importlib.metadata
 from pathlib import Path
 from typing import Any
 
+from tests.consumers import say
 from tests.consumers.subjects import Subject
 
 
@@ -19,7 +20,7 @@ def read_in_llama(subjects: list[Subject], folder: Path) -> list[dict[str, Any]]
     version = importlib.metadata.version("xllamacpp")
     found: list[dict[str, Any]] = []
     for subject in subjects:
-        print(f"llama.cpp: {subject.name}", flush=True)
+        say(f"llama.cpp: {subject.name}")
         for form, kind in (("merged", "gguf"), ("adapter", "gguf-adapter")):
             place = folder / f"{Path(subject.merged).parent.name}-{kind}"
             found.append({"form": form, "subject": subject.name, "program": f"llama.cpp (xllamacpp {version})",

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.consumers import say
+
 _INSIDE = Path(__file__).parent / "inside"
 TORCH = ("torch==2.13.0", "numpy<2.4")
 _BESIDE = ("sentencepiece==0.2.2", "protobuf==7.36.2")
@@ -60,7 +62,7 @@ def read_in(reader: Reader, folder: Path, subjects: Path, torch: Path) -> list[d
         subjects: `subjects.json`.
         torch: Where torch lies, or is put the first time.
     """
-    print(f"installing {', '.join(reader.packages)}", flush=True)
+    say(f"installing {', '.join(reader.packages)}")
     place = folder / reader.name
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(place)], check=True)
     python = place / "bin" / "python"
@@ -69,7 +71,7 @@ def read_in(reader: Reader, folder: Path, subjects: Path, torch: Path) -> list[d
     _pip("--python", str(python), "install", "-q", *reader.packages)
     results = folder / f"{reader.name}.json"
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | {"HF_HUB_OFFLINE": "1"}
-    print(f"reading in {reader.name}", flush=True)
+    say(f"reading in {reader.name}")
     with (folder / f"{reader.name}.log").open("w") as log:
         command = [str(python), str(_INSIDE / reader.script), str(subjects), str(results)]
         ended = subprocess.run(command, env=environment, stdout=log, stderr=log, check=False)

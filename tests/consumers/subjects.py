@@ -9,12 +9,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.consumers import say
+
 _TEXT = "Dear support,\n\nmy parcel no. 12345 never arrived; the link has expired. <|im_end|>"
 _MESSAGES = [{"role": "user", "content": "How do I reset my password?"}]
 _POSITIONS = 40
 _SHAPE: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 96, "head_dim": 16}
 _SHAPES: dict[str, dict[str, Any]] = {
-    "gpt2": {}, "gpt_neox": {"hidden_size": 64, "intermediate_size": 256}, "phi3": {"hidden_size": 128, "intermediate_size": 96}}
+    "gpt2": {}, "gpt_neox": {"hidden_size": 64, "intermediate_size": 256}, "phi3": {"hidden_size": 128, "intermediate_size": 96},
+    "gemma3": {**_SHAPE, "num_hidden_layers": 6, "query_pre_attn_scalar": 16,
+               "layer_types": ["sliding_attention"] * 5 + ["full_attention"]}}
 _PARTS = [1.0] * 8, [2.0] * 8
 # Name: architecture, what of its rotary settings is no default, and the changes that make it so. Thetas are nobody's default.
 TINY: dict[str, tuple[str, str, dict[str, Any]]] = {
@@ -30,7 +34,8 @@ TINY: dict[str, tuple[str, str, dict[str, Any]]] = {
     "qwen3, yarn": ("qwen3", "yarn", {"max_position_embeddings": 16384, "rope_parameters": {
         "rope_type": "yarn", "rope_theta": 70000.0, "factor": 4.0, "original_max_position_embeddings": 4096}}),
     "gemma3": ("gemma3", "", {"rope_parameters": {
-        "full_attention": {"rope_type": "default", "rope_theta": 300000.0}, "sliding_attention": {"rope_type": "default", "rope_theta": 5000.0}}}),
+        "full_attention": {"rope_type": "default", "rope_theta": 300000.0},
+        "sliding_attention": {"rope_type": "default", "rope_theta": 5000.0}}}),
     "gemma3, linear scaling": ("gemma3", "linear", {"rope_parameters": {
         "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 300000.0},
         "sliding_attention": {"rope_type": "default", "rope_theta": 5000.0}}}),
@@ -38,7 +43,8 @@ TINY: dict[str, tuple[str, str, dict[str, Any]]] = {
     "phi3, partial rotation": ("phi3", "partial", {"rope_parameters": {
         "rope_type": "default", "rope_theta": 70000.0, "partial_rotary_factor": 0.5}}),
     "phi3, longrope": ("phi3", "longrope", {"original_max_position_embeddings": 128, "rope_parameters": {
-        "rope_type": "longrope", "rope_theta": 70000.0, "partial_rotary_factor": 0.5, "short_factor": _PARTS[0], "long_factor": _PARTS[1]}}),
+        "rope_type": "longrope", "rope_theta": 70000.0, "partial_rotary_factor": 0.5, "short_factor": _PARTS[0],
+        "long_factor": _PARTS[1]}}),
     "gpt_neox": ("gpt_neox", "", {"rope_parameters": {"rope_type": "default", "rope_theta": 70000.0, "partial_rotary_factor": 0.5}}),
     "qwen3_moe": ("qwen3_moe", "", {"rope_parameters": {"rope_type": "default", "rope_theta": 70000.0}}),
     "qwen3_moe, experts adapted": ("qwen3_moe", "", {"rope_parameters": {"rope_type": "default", "rope_theta": 70000.0}}),
@@ -89,7 +95,7 @@ def make_subjects(folder: Path, names: list[str]) -> list[Subject]:
     """Make bases and adapters in a folder, export them, and compute what they answer; tell of it as it goes."""
     made: list[Subject] = []
     for subject in _bases(folder, names):
-        print(f"exporting {subject.name}", flush=True)
+        say(f"exporting {subject.name}")
         _fill(subject, folder / subject.name.replace(", ", "-").replace(" ", "-"))
         made.append(subject)
     (folder / "subjects.json").write_text(json.dumps([asdict(subject) for subject in made], indent=1), encoding="utf-8")

@@ -11,10 +11,10 @@ from tests.consumers.subjects import Subject
 
 _HEAD = """# What other programs read of what we write
 
-Made by `python -m tests.consumers`; not to be edited. Measured on {date}, on a processor, in float32, with the versions named: the starter and tiny
-random models, each with an adapter that changes it, exported by this program and read by others. A cell gives the largest difference of
-any log-probability from base + adapter in plain PEFT ({here}); *other* means that the program computes something else, *no* that
-it does not read it, with the reasons below. What has no row or column was not measured.
+Made by `python -m tests.consumers --write`; not to be edited. Measured on {date}, on a processor, in float32, with the versions named:
+the starter and tiny random models, each with an adapter that changes it, exported by this program and read by others. A cell gives the
+largest difference of any log-probability from base + adapter in plain PEFT ({here}); *other* means that the program computes something
+else, *no* that it does not read it, with the reasons below. What has no row or column was not measured.
 
 Same: at most {same:g}. Near: at most {near:g} with the same likeliest tokens everywhere (the program rounds or approximates otherwise).
 """

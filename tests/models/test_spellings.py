@@ -163,7 +163,8 @@ def test_a_base_converted_earlier_is_mended_in_place(tiny_model: Callable[[str],
     *_, last = prepare(TaskContext(), str(file))
     folder = Path(last.result["path"])
     fresh = {name: (folder / name).read_text() for name in ("config.json", "tokenizer_config.json")}
-    config = {key: value for key, value in json.loads(fresh["config.json"]).items() if key not in ("rope_theta", "rope_scaling", "torch_dtype")}
+    newer = ("rope_theta", "rope_scaling", "torch_dtype")
+    config = {key: value for key, value in json.loads(fresh["config.json"]).items() if key not in newer}
     settings = {**json.loads(fresh["tokenizer_config.json"]), "tokenizer_class": "TokenizersBackend"}
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
