@@ -15,13 +15,14 @@ from lora_studio.core.config import RunConfig
 from lora_studio.core.events import Evaluation, Step, read_events
 from lora_studio.core.history import RunHistory
 from lora_studio.core.settings import TrainingSettings
-from lora_studio.export.compatibility import Compatibility, compatibility
+from lora_studio.export.compatibility import Compatibility, compatibility, merged_compatibility
 from lora_studio.export.curves import curves_svg
 from lora_studio.export.data_summary import data_lines
 from lora_studio.export.front_matter import front_matter, licence_note
 from lora_studio.export.loading import THIS_FOLDER, loading_lines, loadings
 from lora_studio.export.public import code, plain, public_name
 from lora_studio.export.source import AdapterSource
+from lora_studio.models.check import read_config
 from lora_studio.models.facts import ModelFacts, read_facts
 
 __all__ = ["CARD_NAME", "CURVES_NAME", "loading_lines", "model_card", "public_name", "write_card"]
@@ -56,13 +57,15 @@ def write_card(
         (folder / CURVES_NAME).write_text(curves, encoding="utf-8")
     files = sorted(path.name for path in folder.glob("*.gguf"))
     facts = read_facts(base) if base else None
-    card = model_card(source, kind, dtype, certificate, facts, history, has_curves=bool(curves), file=files[0] if files else "")
+    served = _served(folder, source, kind, facts, base)
+    card = model_card(
+        source, kind, dtype, certificate, facts, history, has_curves=bool(curves), file=files[0] if files else "", served=served)
     (folder / CARD_NAME).write_text(card, encoding="utf-8")
 
 
 def model_card(
     source: AdapterSource, kind: str, dtype: str, certificate: Mapping[str, Any], facts: ModelFacts | None = None,
-    history: RunHistory | None = None, *, has_curves: bool = False, file: str = "",
+    history: RunHistory | None = None, *, has_curves: bool = False, file: str = "", served: list[Compatibility] | None = None,
 ) -> str:
     """Give the card of an artefact as Markdown with the Hub's front matter.
 
@@ -75,15 +78,25 @@ def model_card(
         history: As `history_of` gives it; None to read it here.
         has_curves: Whether the picture of the curves stands beside it.
         file: Name of the GGUF file; empty for the usual one.
+        served: Which programs serve it; None to find out here, for an adapter.
     """
     parts = [front_matter(source, kind, facts), _title(source, kind, facts), _loading(source, kind, file, certificate)]
-    if kind == "adapter":
-        parts.append(_compatibility(compatibility(source.adapter, facts)))
+    if served is None and kind == "adapter":
+        served = compatibility(source.adapter, facts)
+    if served:
+        parts.append(_compatibility(served))
     parts.append(_settings(source, dtype))
     if source.run_dir and source.config:
         parts.append(_training(source.run_dir, source.config, history or history_of(source), has_curves=has_curves))
     parts.append(_certificate(certificate))
     return "\n".join(parts)
+
+
+def _served(folder: Path, source: AdapterSource, kind: str, facts: ModelFacts | None, base: Path | None) -> list[Compatibility] | None:
+    """Say which programs serve what was written; None where nothing is known of that."""
+    if kind == "merged" and (folder / "config.json").is_file():
+        return merged_compatibility(read_config(folder))
+    return compatibility(source.adapter, facts, read_config(base) if base else None) if kind == "adapter" else None
 
 
 def history_of(source: AdapterSource) -> RunHistory:

@@ -1,6 +1,6 @@
-"""Where an adapter can be served, and what would make it so where it cannot: from its config and header alone. No torch here.
+"""Where an export can be served, and what would make it so where it cannot: from configs and headers alone. No torch here.
 
-What each program takes was read in its source:
+What was run is told from `measured`, with versions. What else each program takes of adapters was read in its source:
 - vLLM 0.22 (`vllm/config/lora.py`, `vllm/lora/peft_helper.py`, `vllm/lora/lora_model.py`, `docs/models/supported_models.md`).
 - llama.cpp of 2026 (`convert_lora_to_gguf.py`, `src/llama-adapter.cpp`); that the scale is one `alpha / rank` does not matter here,
   since our GGUF adapters carry each module's scale in B.
@@ -15,10 +15,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from lora_studio.export.gguf_fit import beyond_gguf
+from lora_studio.export.llama_families import ADAPTER_FAMILIES, LLAMA_CPP_FAMILIES, family_in_llama_cpp, model_beyond_gguf
+from lora_studio.export.measured import Reader, readers
 from lora_studio.export.public import plain
 from lora_studio.export.source import WEIGHTS_NAME, read_adapter_config
+from lora_studio.lora.saved_adapter import SavedAdapter
 from lora_studio.models.facts import ModelFacts
 from lora_studio.models.safetensors_header import read_header
+from lora_studio.models.spellings import what_older_readers_lack
 
 VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 VLLM_USUAL_RANK = 16
@@ -33,16 +38,6 @@ _VLLM_FAMILIES = frozenset({
     "Phi3ForCausalLM", "PhiForCausalLM", "PhiMoEForCausalLM", "Qwen2ForCausalLM", "Qwen2MoeForCausalLM", "Qwen3ForCausalLM",
     "Qwen3MoeForCausalLM", "Qwen3NextForCausalLM", "SeedOssForCausalLM", "SmolLM3ForCausalLM", "Starcoder2ForCausalLM",
 })
-# transformers' model_type: llama.cpp's name of the family.
-LLAMA_CPP_FAMILIES = {
-    "bloom": "bloom", "cohere": "command-r", "cohere2": "cohere2", "deepseek_v2": "deepseek2", "deepseek_v3": "deepseek2",
-    "falcon": "falcon", "gemma": "gemma", "gemma2": "gemma2", "gemma3": "gemma3", "gemma3_text": "gemma3", "gemma4_text": "gemma4",
-    "glm4": "glm4", "gpt2": "gpt2", "gpt_bigcode": "starcoder", "gpt_neox": "gptneox", "gpt_oss": "gpt-oss", "granite": "granite",
-    "granitemoe": "granitemoe", "llama": "llama", "mistral": "llama", "mixtral": "llama", "mpt": "mpt", "nemotron": "nemotron",
-    "olmo": "olmo", "olmo2": "olmo2", "olmoe": "olmoe", "phi": "phi2", "phi3": "phi3", "phimoe": "phimoe", "qwen2": "qwen2",
-    "qwen2_moe": "qwen2moe", "qwen3": "qwen3", "qwen3_moe": "qwen3moe", "smollm3": "smollm3", "stablelm": "stablelm",
-    "starcoder2": "starcoder2",
-}
 _OLLAMA_ENGINE = frozenset({
     "deepseek2", "gemma3", "gemma3n", "gemma4", "gpt-oss", "llama4", "mistral3", "nemotron_h", "olmo3", "qwen3", "qwen3moe", "qwen35",
     "qwen35moe", "qwen3next", "qwen3vl", "qwen3vlmoe", "lfm2", "lfm2moe",
@@ -51,6 +46,8 @@ _EMBEDDINGS = ("embed_tokens", "wte", "embed_in", "word_embeddings", "tok_embedd
 _HEADS = ("lm_head", "embed_out", "output_layer")
 
 _MERGE = "Merge it into the base model"
+_NOT_RUN = " (by its source; it was not run)"
+_NEWER = "Load it with the releases of PEFT and transformers that it was made with, or merge it into the base model."
 _TO_GGUF = "Merge it and export the model as GGUF"
 
 
@@ -130,27 +127,49 @@ class _Problem:
     alone: str = ""
 
 
-def compatibility(adapter: Path, facts: ModelFacts | None) -> list[Compatibility]:
+def compatibility(adapter: Path, facts: ModelFacts | None, config: Mapping[str, Any] | None = None) -> list[Compatibility]:
     """Say for PEFT, vLLM, llama.cpp, Ollama and MLX whether they serve an adapter, and in what form.
 
     Args:
         adapter: A PEFT LoRA folder.
         facts: Of its base model; None where that is not here, and then its family is not looked at.
+        config: Its base model's `config.json`, by which it is known what was measured; None where that is not here.
 
     Raises:
         InputError: There is no sound adapter in the folder.
     """
     header = read_header(adapter / WEIGHTS_NAME)
     found = _Adapter(read_adapter_config(adapter), {name: entry.shape for name, entry in header.tensors.items()})
-    gguf = _llama_cpp_problems(found, facts)
+    gguf = _llama_cpp_problems(adapter, found, facts)
     unseen = "" if facts else "; whether it takes this family of models was not looked at"
     return [
         Compatibility("PEFT", "yes", "this folder, by PeftModel.from_pretrained"),
-        _judged("vLLM", _vllm_problems(found, facts), f"this folder, by --enable-lora{unseen}", _MERGE),
+        _judged("vLLM", _vllm_problems(found, facts), f"this folder, by --enable-lora{unseen}{_NOT_RUN}", _MERGE),
         _judged("llama.cpp", gguf, f"as a GGUF adapter, by --lora{unseen}", _TO_GGUF),
-        _judged("Ollama", [*gguf, *_ollama_problems(facts)], f"as a GGUF adapter, by ADAPTER in a Modelfile{unseen}", _TO_GGUF),
+        _judged("Ollama", [*gguf, *_ollama_problems(facts)], f"as a GGUF adapter, by ADAPTER in a Modelfile{unseen}{_NOT_RUN}", _TO_GGUF),
         Compatibility("MLX", "no", "mlx-lm reads adapters of a format of its own", f"{_MERGE}: mlx-lm loads the merged folder."),
+        *_measured(readers(config or {}, "adapter", experts=found.has_experts), _NEWER),
     ]
+
+
+def merged_compatibility(config: Mapping[str, Any]) -> list[Compatibility]:
+    """Say of a merged model which programs were measured to compute the same from it, and which not.
+
+    Args:
+        config: Its `config.json`.
+    """
+    lacking = what_older_readers_lack(config)
+    told = [Compatibility("Older programs", "no", lacking.rstrip("."), "Load it with transformers 5.")] if lacking else []
+    return [*_measured(readers(config, "merged"), "Load it with transformers 5."), *told]
+
+
+def _measured(found: list[Reader], remedy: str) -> list[Compatibility]:
+    """Turn what was measured into answers: one for all programs that compute the same, one for each that does not."""
+    same = [reader for reader in found if reader.outcome == "same"]
+    told = [Compatibility("Measured", "yes", f"{', '.join(reader.program for reader in same)}: {same[0].told}")] if same else []
+    return told + [
+        Compatibility(reader.program, "yes" if reader.outcome == "near" else "no", reader.told, "" if reader.outcome == "near" else remedy)
+        for reader in found if reader.outcome != "same"]
 
 
 def _judged(program: str, problems: list[_Problem], form: str, merge: str) -> Compatibility:
@@ -196,22 +215,32 @@ def _vllm_problems(adapter: _Adapter, facts: ModelFacts | None) -> list[_Problem
     return found
 
 
-def _llama_cpp_problems(adapter: _Adapter, facts: ModelFacts | None) -> list[_Problem]:
-    if facts and family_in_llama_cpp(facts) is None:
+def _llama_cpp_problems(folder: Path, adapter: _Adapter, facts: ModelFacts | None) -> list[_Problem]:
+    """What stands against it as a GGUF adapter: last of all, what the export itself would refuse."""
+    if facts and family_in_llama_cpp(facts.model_type) is None:
         return [_Problem(f"it is not known to have the family {plain(facts.model_type)}", alone="Serve it with PEFT.")]
     found = _shared_problems(adapter)
     if adapter.is_on(_EMBEDDINGS + _HEADS):
         found.append(_Problem("adapters on the embedding or the head are not written as GGUF", "train without them as targets"))
-    return found
+    if not facts or found:
+        return found
+    refused = beyond_gguf(SavedAdapter.open(folder), _model_type(facts), None)
+    if not refused:
+        return []
+    alone = "Merge it into the base model, or serve it with PEFT." if model_beyond_gguf(_model_type(facts)) else ""
+    return [_Problem(f"{refused[:1].lower()}{refused[1:].rstrip('.')}", alone=alone)]
+
+
+def _model_type(facts: ModelFacts) -> str:
+    """Give transformers' word for the family; of a GGUF file, that which its conversion will have."""
+    if facts.architecture != facts.model_type:
+        return facts.model_type
+    return next((name for name, family in LLAMA_CPP_FAMILIES.items() if family == facts.model_type and name in ADAPTER_FAMILIES),
+                facts.model_type)
 
 
 def _ollama_problems(facts: ModelFacts | None) -> list[_Problem]:
-    family = family_in_llama_cpp(facts) if facts else None
+    family = family_in_llama_cpp(facts.model_type) if facts else None
     if family in _OLLAMA_ENGINE:
         return [_Problem(f"its own engine runs the family {family} and takes no adapters", "serve it with llama.cpp")]
     return []
-
-
-def family_in_llama_cpp(facts: ModelFacts) -> str | None:
-    """Give llama.cpp's name of a base model's family; None where it is not known to have it. A GGUF file names it itself."""
-    return facts.model_type if facts.model_type in LLAMA_CPP_FAMILIES.values() else LLAMA_CPP_FAMILIES.get(facts.model_type)

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 _MADE_TENSORS = ("rope_freqs.weight",)  # the converter computes them from the settings
+_ROTATED_SHARE = {"gpt_neox": 0.25, "cohere2": 1.0}  # of a head that is rotated, where a model does not say it
 _MASK = re.compile(r"(transformer\.)?h\.\d+\.attn\.(masked_)?bias")  # GPT-2's: a triangle of ones
 
 
@@ -39,9 +40,9 @@ def _complete_settings(models: Any) -> None:
         found = read(*arguments, **named)
         if found.get("model_type") == "gpt2":
             found.setdefault("n_ctx", found.get("n_positions", 1024))
-        if found.get("model_type") == "gpt_neox":
+        if found.get("model_type") in _ROTATED_SHARE:
             rotated: Any = found.get("rope_parameters") or {}
-            found.setdefault("rotary_pct", rotated.get("partial_rotary_factor", 0.25))
+            found.setdefault("rotary_pct", rotated.get("partial_rotary_factor", _ROTATED_SHARE[found["model_type"]]))
         return found
 
     models.load_hparams = staticmethod(completed)

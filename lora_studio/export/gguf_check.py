@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from lora_studio.export.gguf_names import EXACT_FAMILIES, ROPE_FACTORS, Conversion, GgufNames
+from lora_studio.export.gguf_names import ROPE_FACTORS, Conversion, GgufNames
+from lora_studio.export.llama_families import EXACT_FAMILIES
 from lora_studio.models.check import read_config
 from lora_studio.models.gguf_header import GgufTensor, read_gguf
 from lora_studio.models.gguf_tensors import map_tensor, unpack

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lora_studio.export.gguf_names import ADAPTER_FAMILIES
+from lora_studio.export.llama_families import adapter_beyond_gguf
 
 if TYPE_CHECKING:
     from lora_studio.core.modules import ModuleInfo, ModuleTree
@@ -21,8 +21,9 @@ def beyond_gguf(adapter: SavedAdapter, family: str, tree: ModuleTree | None) -> 
         family: `model_type` of its base.
         tree: The base's modules, where they are known.
     """
-    if family not in ADAPTER_FAMILIES:
-        return f"How llama.cpp lays out the layers of the family {family} is not known here."
+    unknown = adapter_beyond_gguf(family)
+    if unknown:
+        return unknown
     if adapter.config.get("use_dora"):
         return "llama.cpp has no DoRA in adapters."
     trained = adapter.trained_whole or list(adapter.token_rows)

@@ -18,8 +18,9 @@ from lora_studio.core.errors import InputError
 from lora_studio.core.events import Phase, RunEvent
 from lora_studio.export.blocks import read_into, refuse_overflow
 from lora_studio.export.gguf_headers import write_header
-from lora_studio.export.gguf_names import EXACT_FAMILIES, ROPE_FACTORS, Conversion, GgufNames
+from lora_studio.export.gguf_names import ROPE_FACTORS, Conversion, GgufNames
 from lora_studio.export.llama_cpp import Converter, convert, find_quantize, quantize, require_converter
+from lora_studio.export.llama_families import EXACT_FAMILIES
 from lora_studio.export.request import K_QUANTS, OUTTYPES, PLAIN_TYPES
 from lora_studio.export.shards import put_at
 from lora_studio.models.check import read_config

@@ -11,25 +11,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lora_studio.core.errors import InputError
-from lora_studio.export.compatibility import LLAMA_CPP_FAMILIES
+from lora_studio.export.llama_families import LLAMA_CPP_FAMILIES, ROTATED
 from lora_studio.models.facts import text_config
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-_ROTATED = frozenset({"llama", "mistral"})  # llama.cpp turns pairs next to each other, transformers those half a head apart
-_PLAIN = frozenset({"qwen2", "qwen3"})
 _NO_WEIGHTS = (".rotary_emb.inv_freq", ".attention.bias", ".attention.masked_bias")  # buffers of old checkpoints, not taken along
 _TURNED = ("c_attn.weight", "c_proj.weight", "c_fc.weight")
-EXACT_FAMILIES = _ROTATED | _PLAIN | {"gemma3_text", "gpt2"}
-"""`model_type`s whose conversion is known here tensor by tensor."""
-
 ROPE_FACTORS = "rope_freqs.weight"
 """What Llama 3 divides its rotary frequencies by: in transformers a setting, in llama.cpp a tensor."""
-
-
-ADAPTER_FAMILIES = EXACT_FAMILIES | {"gemma", "gemma2", "phi3", "gpt_neox"}
-"""Those whose linear layers are known to be taken as they are, or with rows moved as `GgufNames.conversion` says."""
 
 
 @dataclass(frozen=True)
@@ -109,9 +100,9 @@ class GgufNames:
 
     def conversion(self, name: str) -> Conversion:
         """Say what is done to a tensor, by its name in transformers, with `.weight` or `.bias`."""
-        if self.family in _ROTATED and ".q_proj." in name:
+        if self.family in ROTATED and ".q_proj." in name:
             return Conversion(rows=Rows(self._number("num_attention_heads")))
-        if self.family in _ROTATED and ".k_proj." in name:
+        if self.family in ROTATED and ".k_proj." in name:
             return Conversion(rows=Rows(self._number("num_key_value_heads", "num_attention_heads")))
         if self.family == "gpt_neox" and ".query_key_value." in name:
             return Conversion(rows=Rows(self._number("num_attention_heads"), fused=True))

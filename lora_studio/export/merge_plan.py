@@ -14,6 +14,7 @@ from lora_studio.lora.saved_adapter import SavedAdapter
 from lora_studio.models.check import WEIGHTS_NAME, read_config
 from lora_studio.models.checkpoint_names import CheckpointNames, Group
 from lora_studio.models.reading import facing
+from lora_studio.models.spellings import both_spellings
 from lora_studio.models.stored_quantization import without_quantization
 from lora_studio.models.stored_tensors import StoredTensor, StoredTensors
 from lora_studio.models.unpacked import open_tensors
@@ -92,6 +93,7 @@ class MergePlan:
         plan._refuse_lost_changes()
         plan.config.pop("torch_dtype", None)
         plan.config["dtype"] = dtype or plan._main_dtype()
+        plan.config = both_spellings(plan.config)
         return plan
 
     @property

@@ -11,9 +11,9 @@ from lora_studio.core.errors import StudioError
 from lora_studio.core.files import write_atomically
 from lora_studio.core.modules import ModuleTree
 from lora_studio.core.paths import studio_paths
-from lora_studio.export.compatibility import LLAMA_CPP_FAMILIES
 from lora_studio.export.gguf_fit import OTHER_VOCABULARY, beyond_gguf
 from lora_studio.export.llama_cpp import find_converter
+from lora_studio.export.llama_families import model_beyond_gguf
 from lora_studio.lora.saved_adapter import SavedAdapter
 from lora_studio.lora.vocabulary import Vocabulary
 from lora_studio.models.check import read_config
@@ -63,7 +63,7 @@ def offers(adapter: Path, base: Path | None) -> dict[Form, Offer]:
     except (StudioError, OSError):
         return found
     tied = _tied(saved, tree) or _unread(base)
-    unknown = f"llama.cpp is not known to run models of the family {family}." if family and family not in LLAMA_CPP_FAMILIES else ""
+    unknown = model_beyond_gguf(family) if family else ""
     found["merged"] = Offer("merged", tied)
     found["gguf"] = Offer("gguf", tied or unknown, needs_converter=converter is None)
     beyond = beyond_gguf(saved, family, tree) if family else ""

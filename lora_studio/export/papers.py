@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,17 +10,18 @@ from typing import Any
 
 from lora_studio.core.config import RunConfig
 from lora_studio.core.errors import StudioError
-from lora_studio.data.template_source import ADAPTERS_TEMPLATE, adapters_template, choose_template, with_variables
+from lora_studio.data.template_source import adapters_template, choose_template, with_variables
 from lora_studio.lora.vocabulary import own_tokenizer
 from lora_studio.models.check import read_json
 from lora_studio.models.load import load_tokenizer
+from lora_studio.models.spellings import CHAT_TEMPLATE_FILE, mend_tokenizer
 
 TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", "vocab.txt",
-    "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "tekken.json", "chat_template.jinja",
+    "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "tekken.json", CHAT_TEMPLATE_FILE,
 )
+_PROBE = "Dear support,\n\n  it's no. 12345: naïve café, 你好 🙂\tend. "
 _BESIDE = ("generation_config.json", "LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE", "NOTICE.txt")
-_TEMPLATE = ADAPTERS_TEMPLATE
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def papers_of(base: Path, adapter: Path, config: RunConfig | None) -> Papers:
 def copy_template(folder: Path, papers: Papers) -> None:
     """Put the template that an adapter was trained with into its folder, where it is not the tokenizer's own."""
     if papers.template is not None and papers.template != papers.tokenizer.chat_template:
-        (folder / _TEMPLATE).write_text(papers.template, encoding="utf-8")
+        (folder / CHAT_TEMPLATE_FILE).write_text(papers.template, encoding="utf-8")
 
 
 def copy_papers(base: Path, adapter: Path, folder: Path, papers: Papers) -> None:
@@ -76,8 +76,9 @@ def copy_papers(base: Path, adapter: Path, folder: Path, papers: Papers) -> None
     for name in _BESIDE:
         if (base / name).is_file():
             shutil.copyfile(base / name, folder / name)
-    if papers.template is not None and papers.template != papers.tokenizer.chat_template:
-        _set_template(folder, papers.template)
+    if papers.template is not None:
+        (folder / CHAT_TEMPLATE_FILE).write_text(papers.template, encoding="utf-8")
+    mend_tokenizer(folder)
 
 
 def copy_own_tokenizer(adapter: Path, folder: Path) -> None:
@@ -107,10 +108,17 @@ def papers_fault(folder: Path, papers: Papers, config: Mapping[str, Any]) -> str
         return f"it does not carry {papers.template_from}"
     if found.get_vocab() != papers.tokenizer.get_vocab():
         return "its tokenizer has another vocabulary than the base's"
+    if _probe_ids(found) != _probe_ids(papers.tokenizer):
+        return "its tokenizer splits a text otherwise than the base's"
     ends = _end_ids(folder, found)
     if ends != papers.end_ids:
         return f"it ends at the tokens {list(ends)}, the base at {list(papers.end_ids)}"
     return ""
+
+
+def _probe_ids(tokenizer: Any) -> list[int]:
+    """Split a text with words, numbers, line ends, other scripts and the tokenizer's special tokens."""
+    return list(tokenizer(_PROBE + " ".join(sorted(tokenizer.all_special_tokens))).input_ids)
 
 
 def end_token_in_words(papers: Papers) -> str:
@@ -129,12 +137,3 @@ def _end_ids(folder: Path, tokenizer: Any) -> tuple[int, ...]:
     told: Any = read_json(path).get("eos_token_id") if path.is_file() else None
     listed = told if isinstance(told, list) else [told]
     return tuple(sorted({number for number in (*listed, tokenizer.eos_token_id) if isinstance(number, int)}))
-
-
-def _set_template(folder: Path, template: str) -> None:
-    """Write a chat template where transformers looks first, and take another one out of the settings."""
-    (folder / _TEMPLATE).write_text(template, encoding="utf-8")
-    path = folder / "tokenizer_config.json"
-    settings: Any = read_json(path) if path.is_file() else {}
-    if settings.pop("chat_template", None) is not None:
-        path.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

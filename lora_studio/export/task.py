@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import shutil
 from collections.abc import Generator, Iterator
 from dataclasses import replace
@@ -19,7 +20,7 @@ from lora_studio.core.events import Notice, Phase, RunEvent, RunFinished
 from lora_studio.core.files import bytes_below, sha256_of, whole_folder
 from lora_studio.export.card import public_name, write_card
 from lora_studio.export.certificate import Certificate, write_certificate
-from lora_studio.export.compatibility import compatibility
+from lora_studio.export.compatibility import compatibility, merged_compatibility
 from lora_studio.export.destination import alone_at, check_destination, keep_as_failed
 from lora_studio.export.gguf_export import make_gguf, make_gguf_adapter
 from lora_studio.export.into import AUTO, Original, find_original, merged_base
@@ -30,9 +31,11 @@ from lora_studio.export.other_class import other_class
 from lora_studio.export.papers import copy_own_tokenizer, copy_papers, copy_template, end_token_in_words, papers_fault
 from lora_studio.export.reference import compare_with, fits_memory, load_artefact, with_adapter
 from lora_studio.export.request import check_request, check_space, needed_folders
-from lora_studio.export.source import CONFIG_NAME, WEIGHTS_NAME, AdapterSource
+from lora_studio.export.source import CONFIG_NAME, WEIGHTS_NAME, AdapterSource, read_adapter_config
 from lora_studio.export.tensor_check import TensorReport, check_tensors
 from lora_studio.export.work import Work
+from lora_studio.lora.portable_config import portable
+from lora_studio.models.check import read_config
 from lora_studio.models.facts import read_facts
 from lora_studio.models.fingerprint import weight_fingerprint
 from lora_studio.models.inspect import auto_class, load_config
@@ -118,10 +121,15 @@ def _original(
 
 
 def _servable(kind: str, folder: Path, base: Path) -> dict[str, Any]:
-    """Say of an adapter which programs serve it."""
-    if kind != "adapter":
-        return {}
-    return {"compatibility": [found.to_json() for found in compatibility(folder, read_facts(base))]}
+    """Say which programs serve an adapter, and which were measured to compute the same from a merged model."""
+    match kind:
+        case "adapter":
+            found = compatibility(folder, read_facts(base), read_config(base))
+        case "merged":
+            found = merged_compatibility(read_config(folder))
+        case _:
+            return {}
+    return {"compatibility": [entry.to_json() for entry in found]}
 
 
 def _refusal(kind: str, reason: str, kept: Path) -> StudioError:
@@ -161,8 +169,9 @@ def _bytes_needed(work: Work, kind: str) -> int:
 
 
 def _make_adapter(context: TaskContext, work: Work, folder: Path) -> Generator[RunEvent, None, Findings]:
-    for name in (CONFIG_NAME, WEIGHTS_NAME):
-        shutil.copyfile(work.source.adapter / name, folder / name)
+    shutil.copyfile(work.source.adapter / WEIGHTS_NAME, folder / WEIGHTS_NAME)
+    settings = portable(read_adapter_config(work.source.adapter))
+    (folder / CONFIG_NAME).write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     copy_own_tokenizer(work.source.adapter, folder)
     copy_template(folder, work.papers)
     findings = Findings(kind="adapter", dtype=_adapter_dtype(work), loaded_by=f"peft {peft_version}")

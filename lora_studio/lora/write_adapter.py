@@ -13,6 +13,7 @@ import torch
 from lora_studio.core.targets.compile import compile_patterns
 from lora_studio.core.targets.selection import Selection
 from lora_studio.lora.deltas import Delta
+from lora_studio.lora.portable_config import portable
 from lora_studio.lora.saved_adapter import CONFIG_NAME, PREFIX, WEIGHTS_NAME
 
 
@@ -38,7 +39,7 @@ def write_adapter(folder: Path, config: Mapping[str, Any], deltas: Mapping[str, 
         "use_rslora": False, "lora_dropout": 0.0, "target_modules": sorted(deltas), "exclude_modules": None, "layers_to_transform": None,
         "layers_pattern": None, "modules_to_save": None, "bias": "none", "init_lora_weights": True, "inference_mode": True,
     }
-    (folder / CONFIG_NAME).write_text(json.dumps({**config, **changed}, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    (folder / CONFIG_NAME).write_text(json.dumps(portable({**config, **changed}), indent=2, sort_keys=True) + "\n", encoding="utf-8")
     tensors: dict[str, torch.Tensor] = {}
     for name, delta in deltas.items():
         a, b = ("lora_embedding_A", "lora_embedding_B") if delta.embedding else ("lora_A.weight", "lora_B.weight")

@@ -24,6 +24,7 @@ from lora_studio.models.errors import IncompleteModelError
 from lora_studio.models.facts import gguf_dtype
 from lora_studio.models.gguf_header import GgufHeader, read_gguf
 from lora_studio.models.gguf_tokenizer import gguf_tokenizer
+from lora_studio.models.spellings import mend_folder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -48,6 +49,7 @@ def convert_gguf(file: Path, name: str, context: TaskContext) -> Generator[RunEv
     """
     target = converted_folder(file)
     if target.is_dir():
+        mend_folder(target)  # releases before wrote transformers 5's names alone
         return target
     converted_root().mkdir(parents=True, exist_ok=True)
     lock = yield from _take_lock(converted_root() / f".{target.name}.lock", context)
@@ -85,6 +87,7 @@ def _convert_into(folder: Path, file: Path, name: str, context: TaskContext) -> 
     yield Phase(name="converting", message="Writing safetensors", done=total, total=total, unit="tensors")
     context.control.check()
     model.save_pretrained(folder)
+    mend_folder(folder)
     licence = str(header.settings.get("general.license", "")) or (_STARTER_LICENCE if name == STARTER_MODEL else "")
     ConvertedFrom(str(file), name, licence, gguf_dtype(header)).write(folder)
 

@@ -11,6 +11,7 @@ from lora_studio.core.errors import InputError
 from lora_studio.core.events import RunEvent, RunFinished
 from lora_studio.models.check import FIELD
 from lora_studio.models.sources import ModelSource, find_model
+from lora_studio.models.spellings import mend_folder
 
 
 def prepare(context: TaskContext, name_or_path: str, revision: str | None = None, *, weights: bool = True) -> Iterator[RunEvent]:
@@ -41,6 +42,8 @@ def ready_model(
     if source.needs == "weights" and weights:
         raise InputError(f"{source.path} has a config.json but no weights.", "Put the model's *.safetensors files beside it.", FIELD)
     assert source.path is not None
+    if source.file is not None:
+        mend_folder(source.path)  # converted by a release that wrote transformers 5's names alone
     return source.path
 
 

@@ -10,9 +10,10 @@ from typing import Any
 from lora_studio.core.files import write_atomically
 from lora_studio.core.modules import TREE_VERSION, ModuleTree
 from lora_studio.core.paths import resources_folder, studio_paths
+from lora_studio.models.spellings import OLDER_ROPE_NAMES
 
 INSPECTOR_VERSION = 2  # raise it when `inspect` would say something else of the same config
-_NO_SHAPE = ("transformers_version", "_name_or_path", "dtype", "torch_dtype")
+_NO_SHAPE = ("transformers_version", "_name_or_path", "dtype", "torch_dtype", *OLDER_ROPE_NAMES)
 
 
 def config_hash(folder: Path) -> str:

@@ -22,6 +22,7 @@ from lora_studio.core.files import sha256_of, whole_folder
 from lora_studio.core.runs import RunFolder, checkpoint_order
 from lora_studio.generate.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, MANIFEST
 from lora_studio.generate.host import active_config
+from lora_studio.lora.portable_config import portable
 from lora_studio.train.progress import Progress
 from lora_studio.train.stepper import Stepper
 
@@ -164,11 +165,8 @@ def write_adapter(model: PeftModel, folder: Path, run: RunFolder) -> None:
     config.inference_mode = True
     config.base_model_name_or_path = run.config.model.name_or_path
     config.revision = run.config.model.revision
-    for name, value in vars(config).items():
-        if isinstance(value, set):
-            setattr(config, name, sorted(value))
-    config.save_pretrained(str(folder))
-    assert (folder / ADAPTER_CONFIG).is_file()
+    told = {name: sorted(value) if isinstance(value, set) else value for name, value in config.to_dict().items()}
+    (folder / ADAPTER_CONFIG).write_text(json.dumps(portable(told), indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _storable(tensor: Tensor) -> Tensor:

@@ -142,7 +142,7 @@ def test_the_card_of_a_broken_record_is_written_without_it(run: Path) -> None:
 
 def test_an_adapter_says_where_it_can_be_served(run: Path) -> None:
     card = model_card(find_source(run), "adapter", "float32", CERTIFICATE, FACTS)
-    assert "| vLLM | yes | This folder, by --enable-lora. |" in card
+    assert "| vLLM | yes | This folder, by --enable-lora (by its source; it was not run). |" in card
     assert "Where it can be served" not in model_card(find_source(run), "merged", "float32", CERTIFICATE, FACTS)
 
 

@@ -9,7 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lora_studio.export.compatibility import Compatibility, compatibility
+from lora_studio.export.compatibility import Compatibility, compatibility, merged_compatibility
+from lora_studio.export.gguf_fit import beyond_gguf
+from lora_studio.export.llama_families import LLAMA_CPP_FAMILIES, model_beyond_gguf
+from lora_studio.lora.saved_adapter import SavedAdapter
 from lora_studio.models.facts import ModelFacts
 from tests.export.handmade import tensors_of, write_adapter
 
@@ -120,3 +123,51 @@ def test_without_the_base_it_says_that_its_family_was_not_looked_at(tmp_path: Pa
     found = answers(tmp_path, None)
     assert found["vLLM"].answer == "yes"
     assert "was not looked at" in found["vLLM"].reason
+
+
+@pytest.mark.parametrize("family", [*sorted(LLAMA_CPP_FAMILIES), "gemma3", "gpt_oss", "novel"])
+def test_llama_cpp_is_promised_where_the_exporter_writes_and_nowhere_else(family: str, tmp_path: Path) -> None:
+    found = answers(tmp_path, replace(LLAMA, architecture="SomeForCausalLM", model_type=family))
+    written = not beyond_gguf(SavedAdapter.open(tmp_path), family, None)
+    assert (found["llama.cpp"].answer == "yes") == written
+    assert written or found["Ollama"].answer == "no"
+    if model_beyond_gguf(family):
+        assert "GGUF" not in found["llama.cpp"].remedy, "a merged model of that family is not written as GGUF either"
+
+
+@pytest.mark.parametrize("family", ["gemma3", "gpt_oss"])
+def test_what_is_refused_as_a_gguf_adapter_is_not_promised(family: str, tmp_path: Path) -> None:
+    found = answers(tmp_path, replace(LLAMA, architecture="SomeForCausalLM", model_type=family))
+    assert (found["llama.cpp"].answer, found["Ollama"].answer) == ("no", "no")
+    assert family in found["llama.cpp"].reason
+
+
+def test_a_measured_family_names_programs_versions_and_the_date() -> None:
+    found = merged_compatibility({"model_type": "llama", "rope_parameters": {"rope_type": "default", "rope_theta": 1e5}})
+    told = {entry.program: entry for entry in found}["Measured"]
+    assert told.answer == "yes"
+    assert "transformers 4.57.6" in told.reason
+    assert "measured on" in told.reason
+
+
+@pytest.mark.parametrize("config", [
+    {"model_type": "novel"}, {"model_type": "llama", "rope_parameters": {"rope_type": "unheard_of", "rope_theta": 1e4}},
+])
+def test_of_what_was_not_measured_nothing_is_said(config: dict[str, Any]) -> None:
+    assert merged_compatibility(config) == []
+
+
+def test_what_a_family_cannot_do_in_a_program_is_said() -> None:
+    longrope = {"model_type": "phi3", "rope_parameters": {"rope_type": "longrope", "rope_theta": 1e4, "partial_rotary_factor": 1.0}}
+    (found,) = [entry for entry in merged_compatibility(longrope) if entry.program.startswith("mlx-lm")]
+    assert found.answer == "no"
+    assert "computes something else" in found.reason
+
+
+def test_experts_in_older_peft_are_told_of_and_attention_alone_is_not(tmp_path: Path) -> None:
+    config = {"model_type": "qwen3_moe", "rope_parameters": {"rope_type": "default", "rope_theta": 1e4}}
+    facts = replace(LLAMA, architecture="Qwen3MoeForCausalLM", model_type="qwen3_moe")
+    experts = compatibility(write_adapter(tmp_path / "experts", None, target_parameters=["mlp.experts.down_proj"]), facts, config)
+    assert any(entry.program.startswith("peft 0.15.2") and entry.answer == "no" for entry in experts)
+    plain = compatibility(write_adapter(tmp_path / "plain", None), facts, config)
+    assert not any(entry.program.startswith("peft") for entry in plain)

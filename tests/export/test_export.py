@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lora_studio.core.control import TaskContext
-from lora_studio.core.errors import Cancelled, InputError
+from lora_studio.core.errors import Cancelled, InputError, StudioError
 from lora_studio.core.events import Phase
 from lora_studio.export import task
 from tests.export.adapters import PLAIN, TARGETS, logits, make_adapter, run_export
@@ -185,3 +185,32 @@ def test_an_adapter_of_another_base_is_refused_with_the_reason(tiny_model: Calla
 def test_requests_that_cannot_be_met_say_what_can(arguments: dict[str, str], told: str, llama_adapter: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=told):
         run_export(source=str(llama_adapter), to=str(tmp_path / "out"), **arguments)
+
+
+def test_a_merged_folder_has_the_names_that_older_programs_read(tmp_path: Path) -> None:
+    base = save_tiny_model(tmp_path / "base", "llama", rope_parameters={"rope_type": "default", "rope_theta": 70000.0})
+    assert "rope_theta" not in json.loads((base / "config.json").read_text())
+    adapter = make_adapter(base, tmp_path / "made", **PLAIN)
+    told = run_export(source=str(adapter), kind="merged", to=str(tmp_path / "merged"), dtype="bfloat16")
+    config, settings = (json.loads((tmp_path / "merged" / name).read_text()) for name in ("config.json", "tokenizer_config.json"))
+    assert (config["rope_theta"], config["rope_scaling"], config["torch_dtype"], config["dtype"]) == (70000.0, None, "bfloat16", "bfloat16")
+    assert settings["tokenizer_class"] == "PreTrainedTokenizerFast"
+    assert settings["chat_template"] == (tmp_path / "merged" / "chat_template.jinja").read_text()
+    assert any("transformers 4.57.6" in entry["reason"] for entry in told["compatibility"])
+    assert "transformers 4.57.6" in (tmp_path / "merged" / "README.md").read_text()
+
+
+def test_a_tokenizer_that_splits_otherwise_is_refused(
+    tiny_model: Callable[[str], Path], llama_adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = task.copy_papers
+
+    def copy_wrongly(base: Path, adapter: Path, folder: Path, papers: Any) -> None:
+        copy(base, adapter, folder, papers)
+        parts = json.loads((folder / "tokenizer.json").read_text())
+        parts["model"]["merges"] = parts["model"]["merges"][1:]
+        (folder / "tokenizer.json").write_text(json.dumps(parts))
+
+    monkeypatch.setattr(task, "copy_papers", copy_wrongly)
+    with pytest.raises(StudioError, match="splits a text otherwise"):
+        run_export(source=str(llama_adapter), kind="merged", to=str(tmp_path / "merged"), check="tensors")

@@ -65,7 +65,7 @@ def run(console: Console, arguments: Namespace) -> int:
 
 
 def export_document(result: dict[str, Any]) -> dict[str, Any]:
-    """Give `export --json`: the whole certificate, of an adapter where it can be served, and what the base was held in while training."""
+    """Give `export --json`: the whole certificate, where it can be served, and what the base was held in while training."""
     document = {"path": result["path"], "kind": result["kind"], "bytes": result["bytes"], "certificate": result["certificate"]}
     if "compatibility" in result:
         document["compatibility"] = result["compatibility"]
@@ -92,4 +92,8 @@ def _told(result: dict[str, Any]) -> Iterator[str]:
         if "merged_into" in trained:
             apart = f", whose weights differ by {trained['weights_apart']:.1%}" if "weights_apart" in trained else ""
             yield f"Merged into {trained['merged_into']}{apart}"
+    if result["kind"] == "merged":
+        for program in result.get("compatibility", ()):
+            if program["answer"] == "no":
+                yield f"{program['program']} {program['reason']}. {program['remedy']}".strip()
     yield f"The whole certificate: {Path(result['path']) / CERTIFICATE_PAGE}"

@@ -1,0 +1,41 @@
+"""llama.cpp, which runs here: our GGUF exports of every subject, models and adapters, run by xllamacpp as the certificate runs them."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from pathlib import Path
+from typing import Any
+
+from tests.consumers import say
+from tests.consumers.subjects import Subject
+
+
+def read_in_llama(subjects: list[Subject], folder: Path) -> list[dict[str, Any]]:
+    """Export each subject as GGUF, model and adapter, and give what llama.cpp made of it."""
+    from lora_studio.core.control import TaskContext
+    from lora_studio.export.llama_cpp import fetch_converter, find_converter
+
+    if find_converter() is None:
+        list(fetch_converter(TaskContext()))
+    version = importlib.metadata.version("xllamacpp")
+    found: list[dict[str, Any]] = []
+    for subject in subjects:
+        say(f"llama.cpp: {subject.name}")
+        for form, kind in (("merged", "gguf"), ("adapter", "gguf-adapter")):
+            place = folder / f"{Path(subject.merged).parent.name}-{kind}"
+            found.append({"form": form, "subject": subject.name, "program": f"llama.cpp (xllamacpp {version})",
+                          "versions": {"xllamacpp": version}, **_exported(subject, kind, place)})
+    return found
+
+
+def _exported(subject: Subject, kind: str, place: Path) -> dict[str, Any]:
+    from lora_studio.core.errors import StudioError
+    from tests.export.adapters import run_export
+
+    try:
+        told = run_export(source=str(Path(subject.adapter).parent / "source"), kind=kind, to=str(place), outtype="f32")["certificate"]
+    except StudioError as error:
+        return {"error": error.message}
+    if told["grade"] != "logits":
+        return {"error": "it was written, and not run: llama.cpp is not here"}
+    return {"difference": told["max_abs_logit_difference"], "top1": told["top1_agreement"]}
