@@ -39,6 +39,10 @@ _RENAMED = {  # model_type: what transformers 5 writes, and what the same was ca
     "qwen3_moe": (("num_local_experts", "num_experts"),), "longcat_flash": (("num_layers", "num_hidden_layers"),),
     "gpt2": (("n_positions", "n_ctx"),),
 }
+_KINDS = {  # families whose kinds of layers were renamed; transformers 5 takes both names, 4 the older alone
+    "granitemoehybrid": ("layer_types", {"linear_attention": "mamba", "full_attention": "attention"}),
+    "zamba": ("layers_block_type", {"linear_attention": "mamba"}), "zamba2": ("layers_block_type", {"linear_attention": "mamba"}),
+}
 _NOT_OF_SCALING = ("rope_theta", "partial_rotary_factor")
 
 
@@ -58,7 +62,7 @@ def both_spellings(config: Mapping[str, Any]) -> dict[str, Any]:
     for name, older in _RENAMED.get(family, ()):
         if name in found:
             found.setdefault(older, found[name])
-    return {**found, **_rotary(found, family), **_pattern(found, family)}
+    return {**found, **_rotary(found, family), **_pattern(found, family), **_kinds(found, family)}
 
 
 def spelled_tokenizer(settings: Mapping[str, Any], chat_template: str | None) -> dict[str, Any]:
@@ -112,7 +116,9 @@ def what_older_readers_lack(config: Mapping[str, Any]) -> str:
     nested = _nested(shape)
     if nested and family not in _BY_LAYER_TYPE:
         return f"transformers 4 and programs of its time have no names for the rotary settings of {family}, one set for each kind of layer."
-    if family in _PATTERN_NAMES and isinstance(shape.get("layer_types"), list) and _regular(shape["layer_types"]) is None:
+    if family == "dbrx":
+        return "transformers 4 refuses what transformers 5 writes into the attn_config and ffn_config of dbrx."
+    if family in _PATTERN_NAMES and isinstance(shape.get("layer_types"), list) and not _pattern(shape, family):
         return (f"The layers of this {family} slide by no regular pattern: programs that read {_PATTERN_NAMES[family]} "
                 "(transformers before 4.53, mlx-lm) would compute with another.")
     return ""
@@ -159,6 +165,13 @@ def _scaling(rope: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, An
         told.pop("original_max_position_embeddings", None)  # phi3 of transformers 4 refuses more than three keys
         return {"type": kind, **told}
     return {"rope_type": kind, "type": kind, **told}
+
+
+def _kinds(config: Mapping[str, Any], family: str) -> dict[str, list[str]]:
+    """Give kinds of layers by their older names, where they were renamed."""
+    name, older = _KINDS.get(family, ("", dict[str, str]()))
+    kinds: Any = config.get(name)
+    return {name: [older.get(kind, kind) for kind in cast("list[str]", kinds)]} if isinstance(kinds, list) else {}
 
 
 def _pattern(config: Mapping[str, Any], family: str) -> dict[str, int]:

@@ -114,6 +114,18 @@ def test_a_config_inside_a_config_has_them_too() -> None:
     assert found["text_config"]["torch_dtype"] == "bfloat16"
 
 
+@pytest.mark.parametrize(("family", "name"), [
+    ("granitemoehybrid", "layer_types"), ("zamba", "layers_block_type"), ("zamba2", "layers_block_type"),
+])
+def test_kinds_of_layers_have_names_that_both_read(family: str, name: str, tmp_path: Path) -> None:
+    AutoConfig.for_model(family).save_pretrained(tmp_path)
+    before = getattr(AutoConfig.from_pretrained(tmp_path), name)
+    mend_folder(tmp_path)
+    written = json.loads((tmp_path / "config.json").read_text())
+    assert set(written[name]) <= {"mamba", "attention", "hybrid"}
+    assert getattr(AutoConfig.from_pretrained(tmp_path), name) == before
+
+
 def test_kinds_of_layers_that_no_older_program_knew_are_told_of() -> None:
     told = what_older_readers_lack({"model_type": "gemma4_text", "rope_parameters": GEMMA3})
     assert "gemma4_text" in told
