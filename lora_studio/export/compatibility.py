@@ -5,7 +5,7 @@ What each program takes was read in its source:
 - llama.cpp of 2026 (`convert_lora_to_gguf.py`, `src/llama-adapter.cpp`); that the scale is one `alpha / rank` does not matter here,
   since our GGUF adapters carry each module's scale in B.
 - Ollama of 2026 (`fs/ggml/ggml.go`: families that its own engine runs; `runner/ollamarunner/runner.go`: that engine takes no adapters).
-- mlx-lm (`mlx_lm/tuner/utils.py`): `adapters.safetensors`, with names and a config of its own.
+- mlx-lm 0.32 (`mlx_lm/tuner/utils.py`): `adapters.safetensors`, with names and a config of its own, which `mlx_adapter` writes.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from lora_studio.export.mlx_format import MLX_FAMILIES
 from lora_studio.export.public import plain
 from lora_studio.export.source import WEIGHTS_NAME, read_adapter_config
 from lora_studio.models.facts import ModelFacts
@@ -51,6 +52,7 @@ _EMBEDDINGS = ("embed_tokens", "wte", "embed_in", "word_embeddings", "tok_embedd
 _HEADS = ("lm_head", "embed_out", "output_layer")
 
 _MERGE = "Merge it into the base model"
+_TO_MLX = f"{_MERGE}: mlx-lm loads the merged folder"
 _TO_GGUF = "Merge it and export the model as GGUF"
 
 
@@ -149,7 +151,7 @@ def compatibility(adapter: Path, facts: ModelFacts | None) -> list[Compatibility
         _judged("vLLM", _vllm_problems(found, facts), f"this folder, by --enable-lora{unseen}", _MERGE),
         _judged("llama.cpp", gguf, f"as a GGUF adapter, by --lora{unseen}", _TO_GGUF),
         _judged("Ollama", [*gguf, *_ollama_problems(facts)], f"as a GGUF adapter, by ADAPTER in a Modelfile{unseen}", _TO_GGUF),
-        Compatibility("MLX", "no", "mlx-lm reads adapters of a format of its own", f"{_MERGE}: mlx-lm loads the merged folder."),
+        _judged("MLX", _mlx_problems(found, facts), f"as an MLX adapter, by --adapter-path{unseen}", _TO_MLX),
     ]
 
 
@@ -203,6 +205,12 @@ def _llama_cpp_problems(adapter: _Adapter, facts: ModelFacts | None) -> list[_Pr
     if adapter.is_on(_EMBEDDINGS + _HEADS):
         found.append(_Problem("adapters on the embedding or the head are not written as GGUF", "train without them as targets"))
     return found
+
+
+def _mlx_problems(adapter: _Adapter, facts: ModelFacts | None) -> list[_Problem]:
+    if facts and facts.model_type not in MLX_FAMILIES:
+        return [_Problem(f"what it calls the layers of the family {plain(facts.model_type)} is not known")]
+    return [problem for problem in _shared_problems(adapter) if "DoRA" not in problem.reason]
 
 
 def _ollama_problems(facts: ModelFacts | None) -> list[_Problem]:

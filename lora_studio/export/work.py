@@ -13,6 +13,7 @@ from lora_studio.export.gguf_adapter import refuse_beyond_gguf
 from lora_studio.export.gguf_model import check_outtype
 from lora_studio.export.held_base import hold
 from lora_studio.export.merge_plan import Held, MergePlan
+from lora_studio.export.mlx_adapter import refuse_beyond_mlx
 from lora_studio.export.papers import Papers, papers_of
 from lora_studio.export.reference import Parts, Reference, most_tokens, reference_of, trained_logits
 from lora_studio.export.rows import comparison_rows
@@ -58,6 +59,8 @@ class Work:
             dtype = "bfloat16" if outtype == "bf16" else "float32"
         elif kind == "gguf-adapter":
             refuse_beyond_gguf(changes.adapter, base, changes.tree)
+        elif kind == "mlx-adapter":
+            refuse_beyond_mlx(changes.adapter, base, changes.tree)
         held = Held(source.base_quantization, source.config.model.dtype) if into == "dequantized" and source.config else None
         plan = MergePlan.of(base, changes, dtype, held) if kind in ("merged", "gguf") else None
         return cls(source, base, changes, plan, papers_of(base, source.adapter, source.config), run)
