@@ -127,6 +127,8 @@ def _fault(errors: Errors, *, exact: bool) -> str:
     astray = errors.changed or (errors.beyond if exact else [])
     if astray:
         return f"{len(astray)} updates are further from what was meant than rounding puts them, the first is that of {astray[0]}"
-    if not exact and errors.least is not None and math.sqrt(errors.error) > math.sqrt(errors.least * (1 + _SLACK)) + math.sqrt(errors.rounded):
+    if exact or errors.least is None:
+        return ""
+    if math.sqrt(errors.error) > math.sqrt(errors.least * (1 + _SLACK)) + math.sqrt(errors.rounded):
         return f"the updates are {errors.relative:.2%} from what was meant, and could be nearer at their ranks"
     return ""

@@ -46,7 +46,7 @@ def write_card(
     Args:
         folder: The artefact's, its files written.
         source: What was exported.
-        kind: "adapter", "merged", "gguf" or "gguf-adapter".
+        kind: "adapter", "merged", "gguf", "gguf-adapter" or "mlx-adapter".
         dtype: Of the written weights, such as "float32" or "q8_0".
         certificate: As `Certificate.to_json`.
         base: The base model's folder, for its licence and family; None where it is not here.
@@ -71,7 +71,7 @@ def model_card(
 
     Args:
         source: What was exported.
-        kind: "adapter", "merged", "gguf" or "gguf-adapter".
+        kind: "adapter", "merged", "gguf", "gguf-adapter" or "mlx-adapter".
         dtype: Of the written weights, such as "float32".
         certificate: As `Certificate.to_json`.
         facts: Of the base model; None where they are not known.
@@ -121,7 +121,7 @@ def _title(source: AdapterSource, kind: str, facts: ModelFacts | None) -> str:
     merged = f"{base} with a LoRA adapter merged into its weights"
     what = {
         "adapter": f"A LoRA adapter for {base}.", "merged": f"{merged}.", "gguf": f"{merged}, as GGUF.",
-        "gguf-adapter": f"A LoRA adapter for {base}, as GGUF for llama.cpp.",
+        "gguf-adapter": f"A LoRA adapter for {base}, as GGUF for llama.cpp.", "mlx-adapter": f"A LoRA adapter for {base}, for mlx-lm.",
     }[kind]
     licence = licence_note(facts)
     return f"# {plain(source.label)}\n\n{what}{_trained_on(source, kind)}\n" + (f"\n{licence}\n" if licence else "")

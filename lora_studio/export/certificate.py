@@ -24,7 +24,7 @@ class Certificate:
     """What was found when an artefact was loaded again, by the program that will serve it.
 
     Attributes:
-        kind: `adapter`, `merged`, `gguf` or `gguf-adapter`.
+        kind: `adapter`, `merged`, `gguf`, `gguf-adapter` or `mlx-adapter`.
         dtype: Of the written weights.
         verdict: `exact` (float32, the function of base + adapter), `rounded` (each tensor is the rounding of the exact sum), or
             `failed`.

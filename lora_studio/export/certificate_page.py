@@ -6,7 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from html import escape
 from typing import Any
 
-_TITLES = {"adapter": "Adapter", "merged": "Merged model", "gguf": "GGUF model", "gguf-adapter": "GGUF adapter"}
+_TITLES = {
+    "adapter": "Adapter", "merged": "Merged model", "gguf": "GGUF model", "gguf-adapter": "GGUF adapter", "mlx-adapter": "MLX adapter"}
 _VERDICTS = {
     "exact": "The artefact is the base model and the adapter, and no more than the rounding of float32 apart.",
     "rounded": "Every tensor is the correct rounding of the exact sum.",

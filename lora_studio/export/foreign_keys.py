@@ -6,7 +6,6 @@ Beside the weights themselves nothing tells them apart: a wrapper's name in betw
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -90,9 +89,9 @@ def _written(path: Path, names: Mapping[str, str], what: str) -> list[Finding]:
         raise InputError(f"{path.name} holds some tensors twice, under two names.", "Save the adapter with PEFT again.", FIELD)
     beside = path.with_suffix(".renamed")
     write_renamed(path, beside, (Renamed(new, old) for old, new in names.items()))
-    os.replace(beside, path)
+    beside.replace(path)
     old, new = next(iter(changed.items()))
-    message = f"The {what} of {len(changed):,} of its tensors were not as PEFT writes them and were changed: {old[:120]} is {new[:120]} now."
+    message = f"The {what} of {len(changed):,} of its tensors were not as PEFT writes them: {old[:120]} is {new[:120]} now."
     return [Finding("note", "renamed_keys", message, "", FIELD)]
 
 

@@ -6,7 +6,6 @@ PEFT does this whenever it loads such an adapter. Done once, as it is taken in, 
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -56,7 +55,7 @@ def fuse_experts(adapter: Path, base: Path, config: dict[str, Any]) -> tuple[dic
         raise _not_fused(f"there is no rule for {next(name for name in fused if _SEPARATE.search(name))}")
     beside = path.with_suffix(".fused")
     save_file({name: tensor.contiguous() for name, tensor in fused.items()}, beside, metadata={"format": "pt"})
-    os.replace(beside, path)
+    beside.replace(path)
     changed: dict[str, Any] = {key: sorted(value) if isinstance(value, set) else value for key, value in settings.to_dict().items()}
     message = "Its updates of single experts, as transformers 4 names them, are updates of the fused parameters of transformers 5 now."
     kept = {key: changed[key] for key in ("target_modules", "target_parameters", "rank_pattern", "alpha_pattern", "exclude_modules")}

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from lora_studio.core.modules import ModuleInfo, ModuleTree
     from lora_studio.lora.saved_adapter import SavedAdapter, SavedPair
 
-OTHER_VOCABULARY = "A GGUF adapter has no place for another vocabulary than its base's."
+OTHER_VOCABULARY = "An adapter in this format has no place for another vocabulary than its base's."
 
 
 def beyond_gguf(adapter: SavedAdapter, family: str, tree: ModuleTree | None) -> str:

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
-Kind = Literal["adapter", "merged", "gguf", "gguf-adapter"]
+Kind = Literal["adapter", "merged", "gguf", "gguf-adapter", "mlx-adapter"]
 THIS_FOLDER = "PATH_TO_THIS_FOLDER"
 BASE_GGUF = "BASE_MODEL.gguf"
 _USUAL_CLASS = "AutoModelForCausalLM"
@@ -31,7 +31,7 @@ def loadings(kind: str, folder: str, base: str, file: str = "", revision: str = 
     """Give the ways to load an artefact, the usual one first.
 
     Args:
-        kind: "adapter", "merged", "gguf" or "gguf-adapter".
+        kind: "adapter", "merged", "gguf", "gguf-adapter" or "mlx-adapter".
         folder: Where it lies, or a word for that.
         base: What the base model is called.
         file: Name of the GGUF file in the folder; empty for the usual one.
@@ -46,6 +46,8 @@ def loadings(kind: str, folder: str, base: str, file: str = "", revision: str = 
         return _adapter(folder, base, revision, auto)
     if kind == "merged":
         return _merged(folder, auto)
+    if kind == "mlx-adapter":
+        return [_mlx_adapter(folder, base)]
     makers: dict[str, Callable[[str, str], list[Loading]]] = {"gguf": _gguf, "gguf-adapter": _gguf_adapter}
     return makers[kind](folder, file or USUAL_FILES.get(kind, ""))
 
@@ -65,6 +67,11 @@ def _adapter(folder: str, base: str, revision: str, auto: str) -> list[Loading]:
         f"model = PeftModel.from_pretrained(base, {folder!r})\n"
         f"tokenizer = AutoTokenizer.from_pretrained({base!r}{pinned})\n"
     ))]
+
+
+def _mlx_adapter(folder: str, base: str) -> Loading:
+    """The command of mlx-lm 0.32, tried with its wheel."""
+    return Loading("mlx-lm", "sh", f"mlx_lm.generate --model {shlex.quote(base)} --adapter-path {shlex.quote(folder)} --prompt Hello\n")
 
 
 def _merged(folder: str, auto: str) -> list[Loading]:

@@ -1,7 +1,9 @@
 """The adapters of mlx-lm: y = W·x + scale · (x·A)·B, with A in × r and B r × out; of DoRA the length of each row of out beside them.
 
 `adapter_config.json` names rank and scale once for all modules. `keys` are modules of each of the last `num_layers` layers, or modules by
-their whole name; weights lie in `adapters.safetensors`. Source: `mlx_lm/tuner/utils.py`, `lora.py` and `dora.py` of mlx-lm 0.32. No torch here.
+their whole name; weights lie in `adapters.safetensors`. No torch here.
+
+Source: `mlx_lm/tuner/utils.py`, `lora.py` and `dora.py` of mlx-lm 0.32.
 """
 
 from __future__ import annotations
@@ -57,7 +59,8 @@ def from_mlx(folder: Path) -> list[Finding]:
     write_renamed(folder / MLX_WEIGHTS, folder / ADAPTER_WEIGHTS, renamed)
     (folder / MLX_WEIGHTS).unlink()
     (folder / ADAPTER_CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    return [Finding("note", "from_mlx", "It was written by mlx-lm; its values stand in PEFT's layout now, none of them changed.", "", FIELD)]
+    message = "It was written by mlx-lm; its values stand in PEFT's layout now, none of them changed."
+    return [Finding("note", "from_mlx", message, "", FIELD)]
 
 
 def _settings(path: Path) -> dict[str, Any]:
@@ -98,13 +101,11 @@ def _targets(name: str) -> Iterator[str]:
 
 
 def _rank(name: str, parts: Mapping[str, TensorEntry]) -> int:
-    a, b = (parts[part].shape if part in parts else () for part in ("lora_a", "lora_b"))
-    if _SWITCH.fullmatch(name):
-        is_sound = len(a) == len(b) == 3 and a[0] == b[0] and a[1] == b[2]
-        rank = a[1] if is_sound else 0
+    a, b = (list(parts[part].shape) if part in parts else [] for part in ("lora_a", "lora_b"))
+    if _SWITCH.fullmatch(name):  # experts × r × in, and experts × out × r
+        rank = a[1] if len(a) == len(b) == 3 and a[0] == b[0] and a[1] == b[2] else 0
     else:
-        is_sound = len(a) == len(b) == 2 and a[1] == b[0]
-        rank = a[1] if is_sound else 0
+        rank = a[1] if len(a) == len(b) == 2 and a[1] == b[0] else 0
     if not rank:
         raise _refused(f"{name[:80]} has no A and B that fit each other", "Download or copy the adapter again.")
     return rank

@@ -14,6 +14,7 @@ from lora_studio.core.paths import studio_paths
 from lora_studio.export.gguf_fit import OTHER_VOCABULARY, beyond_gguf
 from lora_studio.export.llama_cpp import find_converter
 from lora_studio.export.llama_families import model_beyond_gguf
+from lora_studio.export.mlx_fit import beyond_mlx
 from lora_studio.lora.saved_adapter import SavedAdapter
 from lora_studio.lora.vocabulary import Vocabulary
 from lora_studio.models.check import read_config
@@ -22,11 +23,11 @@ from lora_studio.models.quantization import NONE
 from lora_studio.models.stored_quantization import stored_finding, stored_quantization
 from lora_studio.models.tree_cache import cached_tree
 
-Form = Literal["adapter", "merged", "gguf", "gguf-adapter"]
-FORMS: tuple[Form, ...] = ("adapter", "merged", "gguf", "gguf-adapter")
+Form = Literal["adapter", "merged", "gguf", "gguf-adapter", "mlx-adapter"]
+FORMS: tuple[Form, ...] = ("adapter", "merged", "gguf", "gguf-adapter", "mlx-adapter")
 _MERGE_NOT = "an adapter here would merge wrongly"
 # Seconds for each GB of the base in float32, certificate and all: two cores, until this machine's own exports tell.
-_USUAL_PACE = {"adapter": 10.0, "merged": 20.0, "gguf": 35.0, "gguf-adapter": 30.0}
+_USUAL_PACE = {"adapter": 10.0, "merged": 20.0, "gguf": 35.0, "gguf-adapter": 30.0, "mlx-adapter": 1.0}
 _BITS = {"f32": 32.0, "f16": 16.0, "bf16": 16.0, "q8_0": 8.5, "q6_k": 6.6, "q5_k_m": 5.7, "q5_k_s": 5.5, "q4_k_m": 4.9, "q4_k_s": 4.6,
          "q3_k_m": 3.9, "q2_k": 3.0}
 
@@ -68,6 +69,8 @@ def offers(adapter: Path, base: Path | None) -> dict[Form, Offer]:
     found["gguf"] = Offer("gguf", tied or unknown, needs_converter=converter is None)
     beyond = beyond_gguf(saved, family, tree) if family else ""
     found["gguf-adapter"] = Offer("gguf-adapter", beyond or (OTHER_VOCABULARY if resized else ""))
+    beyond = beyond_mlx(saved, family, tree) if family else ""
+    found["mlx-adapter"] = Offer("mlx-adapter", beyond or (OTHER_VOCABULARY if resized else ""))
     return found
 
 

@@ -1,7 +1,7 @@
 """Computing a model so that what its weights are can be told from how they are added up: in float64 throughout, and in another order.
 
-Two right models differ by the noise of float32, which grows with depth and width: 1e-4 of a logit for the starter. In float64 it is a billion
-times smaller. Many families compute norms, rotations and softmax in float32 by name; here those are float64 too.
+Two right models differ by the noise of float32, which grows with depth and width: 1e-4 of a logit for the starter. In float64 it is a
+billion times smaller. Many families compute norms, rotations and softmax in float32 by name; here those are float64 too.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from lora_studio.export.destination import check_destination
 from lora_studio.export.into import AUTO, check_into
 from lora_studio.export.source import AdapterSource, find_source
 
-KINDS = ("adapter", "merged", "gguf", "gguf-adapter")
+KINDS = ("adapter", "merged", "gguf", "gguf-adapter", "mlx-adapter")
 PLAIN_TYPES = ("f32", "f16", "bf16", "q8_0")
 K_QUANTS = ("q6_k", "q5_k_m", "q5_k_s", "q4_k_m", "q4_k_s", "q3_k_m", "q2_k")
 OUTTYPES = (*PLAIN_TYPES, *K_QUANTS)

@@ -27,6 +27,7 @@ from lora_studio.export.into import AUTO, Original, find_original, merged_base
 from lora_studio.export.judge import Findings, judge
 from lora_studio.export.loading import THIS_FOLDER
 from lora_studio.export.merge import merge_into
+from lora_studio.export.mlx_adapter import mlx_adapter_fault, write_mlx_adapter
 from lora_studio.export.other_class import other_class
 from lora_studio.export.papers import copy_own_tokenizer, copy_papers, copy_template, end_token_in_words, papers_fault
 from lora_studio.export.reference import compare_with, fits_memory, load_artefact, with_adapter
@@ -53,7 +54,7 @@ def export(
     context: TaskContext, source: str, kind: str, to: str, dtype: str | None = None, overwrite: bool = False, check: str = "auto",
     into: str = AUTO, outtype: str = "f16",
 ) -> Iterator[RunEvent]:
-    """Export a run, a checkpoint or a PEFT folder as an adapter folder, a merged model, a GGUF model or a GGUF adapter.
+    """Export a run, a checkpoint or a PEFT folder as an adapter folder, merged model, GGUF model, GGUF adapter or adapter of mlx-lm.
 
     Works in fp32 on the CPU, so it disturbs no training on a GPU and its sums are exact before they are rounded once. The base is the one
     on disk, in full precision, whatever it was held in while the adapter was trained: merged into 4 bits, an update would be lost.
@@ -61,7 +62,7 @@ def export(
     Args:
         context: The host's.
         source: A run, a checkpoint or any PEFT adapter folder.
-        kind: "adapter", "merged", "gguf" or "gguf-adapter".
+        kind: "adapter", "merged", "gguf", "gguf-adapter" or "mlx-adapter".
         to: The folder to make.
         dtype: Of the merged weights: "float32", "bfloat16", "float16"; None keeps each tensor's own, or is float32 where that is none of
             them.
@@ -156,6 +157,8 @@ def _make(context: TaskContext, work: Work, folder: Path, kind: str, outtype: st
             return (yield from _make_merged(context, work, folder))
         case "gguf":
             return (yield from make_gguf(context, work, folder, outtype, reference))
+        case "mlx-adapter":
+            return _make_mlx_adapter(work, folder)
         case _:
             return (yield from make_gguf_adapter(context, work, folder, reference))
 
@@ -183,6 +186,14 @@ def _make_adapter(context: TaskContext, work: Work, folder: Path) -> Generator[R
         findings.compared = yield from compare_with(context, model, reference)
         findings.rows_from = reference.rows.origin
     return findings
+
+
+def _make_mlx_adapter(work: Work, folder: Path) -> Findings:
+    adapter, tree = work.changes.adapter, work.changes.tree
+    write_mlx_adapter(adapter, tree, work.source.base_name, folder)
+    count, fault = mlx_adapter_fault(adapter, tree, folder)
+    return Findings(kind="mlx-adapter", dtype=_adapter_dtype(work), loaded_by="its own config and weights", tensors=2 * count,
+                    papers_fault=fault, held_in=work.source.held_in)
 
 
 def _make_merged(context: TaskContext, work: Work, folder: Path) -> Generator[RunEvent, None, Findings]:

@@ -16,6 +16,7 @@ from lora_studio.export.gguf_model import check_outtype
 from lora_studio.export.held_base import hold
 from lora_studio.export.into import Original
 from lora_studio.export.merge_plan import Held, MergePlan
+from lora_studio.export.mlx_adapter import refuse_beyond_mlx
 from lora_studio.export.original import weights_apart
 from lora_studio.export.papers import Papers, papers_of
 from lora_studio.export.public import public_name
@@ -75,10 +76,11 @@ class Work:
         if kind == "gguf":
             check_outtype(outtype)
             dtype = "bfloat16" if outtype == "bf16" else "float32"
-        elif kind == "gguf-adapter":
-            refuse_beyond_gguf(changes.adapter, base, changes.tree)
+        elif kind in ("gguf-adapter", "mlx-adapter"):
+            refuse = refuse_beyond_gguf if kind == "gguf-adapter" else refuse_beyond_mlx
+            refuse(changes.adapter, base, changes.tree)
             if changes.resized:
-                raise InputError(OTHER_VOCABULARY, "Export the merged model as GGUF.", "kind")
+                raise InputError(OTHER_VOCABULARY, "Export the merged model.", "kind")
         held = Held(source.base_quantization, source.config.model.dtype) if into == "dequantized" and source.config else None
         plan = MergePlan.of(base, changes, dtype, held) if kind in ("merged", "gguf") else None
         return cls(source, base, changes, plan, papers_of(base, source.adapter, source.config), run, trained_base, name, apart)

@@ -119,7 +119,11 @@ def test_a_spoiled_merge_fails_and_is_kept_under_a_name_that_says_so(
 def loud_model(folder: Path) -> Path:
     """A model whose logits are in the thousands, so that float32's noise alone is more than 1e-4, as a deep model's is."""
     base = save_tiny_model(folder, "llama")
-    change_weights(base, lambda tensors: tensors["lm_head.weight"].mul_(2000))
+
+    def louder(tensors: dict[str, torch.Tensor]) -> None:
+        tensors["lm_head.weight"] *= 2000
+
+    change_weights(base, louder)
     return base
 
 

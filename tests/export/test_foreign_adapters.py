@@ -16,8 +16,10 @@ from transformers import AutoModelForCausalLM
 
 from lora_studio.core.control import TaskContext
 from lora_studio.core.errors import InputError
+from lora_studio.export.base_search import full_precision_name
 from lora_studio.export.imports import import_task
 from tests.export.adapters import logits, make_adapter, run_export, targets_of, with_adapter
+from tests.export.handmade import write_adapter
 from tests.tiny import save_tiny_model
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -79,7 +81,8 @@ def test_an_adapter_of_mlx_lm_does_what_it_did_there(changes: dict[str, Any], ti
     assert (logits(with_adapter(base, Path(told["path"]))) - expected).abs().max() < 1e-5
     assert (expected - logits(AutoModelForCausalLM.from_pretrained(base))).abs().max() > 1e-2
     kept = load_file(Path(told["path"]) / "adapter_model.safetensors")
-    assert torch.equal(kept["base_model.model.model.layers.1.self_attn.q_proj.lora_A.weight"], tensors["model.layers.1.self_attn.q_proj.lora_a"].T)
+    name = "model.layers.1.self_attn.q_proj"
+    assert torch.equal(kept[f"base_model.model.{name}.lora_A.weight"], tensors[f"{name}.lora_a"].T)
 
 
 def test_what_was_imported_from_mlx_lm_merges(tiny_model: Tiny, tmp_path: Path) -> None:
@@ -103,8 +106,8 @@ def test_experts_of_mlx_lm_become_the_fused_ones(tiny_model: Tiny, tmp_path: Pat
     save_file(tensors, tmp_path / "mlx/adapters.safetensors")
     told = imported(tmp_path / "mlx")
     assert sorted(codes(told)) == ["from_mlx", "fused_experts"]
-    updates = {which: 7.0 * tensors[f"model.layers.1.mlp.switch_mlp.{which}.lora_b"] @ tensors[f"model.layers.1.mlp.switch_mlp.{which}.lora_a"]
-               for which in sizes}
+    switch = "model.layers.1.mlp.switch_mlp"
+    updates = {which: 7.0 * tensors[f"{switch}.{which}.lora_b"] @ tensors[f"{switch}.{which}.lora_a"] for which in sizes}
     expected = with_experts(base, 1, updates)
     assert (logits(with_adapter(base, Path(told["path"]))) - expected).abs().max() < 1e-5
 
@@ -216,3 +219,35 @@ def test_an_adapter_as_torchtune_writes_it_in_safetensors_is_imported(tiny_model
     told = imported(folder)
     assert codes(told) == ["files_left"]
     assert torch.equal(logits(with_adapter(base, Path(told["path"]))), expected)
+
+
+@pytest.mark.parametrize(("named", "full"), [
+    ("unsloth/Qwen3-8B-unsloth-bnb-4bit", "Qwen3-8B"), ("unsloth/llama-3-8b-Instruct-bnb-4bit", "llama-3-8b-Instruct"),
+    ("mlx-community/Qwen2.5-7B-Instruct-4bit", "Qwen2.5-7B-Instruct"), ("TheBloke/Mistral-7B-v0.1-GPTQ", "Mistral-7B-v0.1"),
+    ("Qwen/Qwen2.5-7B-Instruct-GPTQ-Int4", "Qwen2.5-7B-Instruct"), ("Qwen/Qwen2.5-7B-Instruct-AWQ", "Qwen2.5-7B-Instruct"),
+    ("Qwen/Qwen3-8B-FP8", "Qwen3-8B"), ("Qwen/Qwen3-8B", ""), ("meta-llama/Llama-2-7b-hf", ""), ("microsoft/bitnet-b1.58-2B-4T", ""),
+])
+def test_the_full_precision_of_a_quantized_model_is_read_from_its_name(named: str, full: str) -> None:
+    assert full_precision_name(named) == full
+
+
+def test_a_base_named_in_few_bits_is_asked_for_in_full_precision(tmp_path: Path) -> None:
+    folder = write_adapter(tmp_path / "mine", base_model_name_or_path="unsloth/tiny-llama-bnb-4bit")
+    with pytest.raises(InputError) as raised:
+        imported(folder)
+    assert raised.value.field == "base"
+    assert "Give the model in full precision, tiny-llama" in raised.value.hint
+
+
+def test_the_full_precision_of_a_base_in_few_bits_is_taken_where_it_is_here(
+    tiny_model: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    snapshot = tmp_path / "hub/models--somebody--tiny-llama/snapshots" / ("ab" * 20)
+    snapshot.parent.mkdir(parents=True)
+    shutil.copytree(tiny_model("llama"), snapshot)
+    refs = snapshot.parents[1] / "refs"
+    refs.mkdir()
+    (refs / "main").write_text("ab" * 20)
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    told = imported(write_adapter(tmp_path / "mine", base_model_name_or_path="unsloth/Tiny-Llama-unsloth-bnb-4bit"))
+    assert (told["base"], codes(told)[0]) == ("somebody/tiny-llama", "full_precision_base")

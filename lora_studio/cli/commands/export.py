@@ -1,4 +1,4 @@
-"""`lora-studio export SOURCE --as adapter|merged|gguf|gguf-adapter --to PATH`: an artefact and its certificate."""
+"""`lora-studio export SOURCE --as adapter|merged|gguf|gguf-adapter|mlx-adapter --to PATH`: an artefact and its certificate."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("source", metavar="SOURCE", type=Path, help="a run, a checkpoint or any PEFT adapter folder")
     parser.add_argument("--as", dest="kind", choices=KINDS, required=True,
                         help="adapter: a folder for PeftModel.from_pretrained; merged: one for AutoModelForCausalLM.from_pretrained; "
-                        "gguf: the merged model for llama.cpp and Ollama; gguf-adapter: the adapter for llama.cpp")
+                        "gguf: the merged model for llama.cpp and Ollama; gguf-adapter: the adapter for llama.cpp; "
+                        "mlx-adapter: the adapter for mlx-lm")
     parser.add_argument("--to", metavar="PATH", type=Path, required=True, help="the folder to make")
     parser.add_argument("--dtype", choices=list(BYTES_OF_DTYPE), help="of the merged weights; by default each tensor's own")
     parser.add_argument("--quantize", dest="outtype", choices=OUTTYPES, default="f16", help="how a GGUF model's weights are written")

@@ -145,6 +145,7 @@ class FormPage(QWidget):
             "merged": (tr("Merged model"), tr("base and adapter in one; loads in transformers")),
             "gguf": (tr("GGUF model"), tr("base and adapter in one file for llama.cpp and Ollama")),
             "gguf-adapter": (tr("GGUF adapter"), tr("for llama.cpp, on a GGUF of the base model")),
+            "mlx-adapter": (tr("MLX adapter"), tr("for mlx-lm on Apple machines, on the base model")),
         }
         self._forms = QButtonGroup(self)
         self._told: dict[Form, Any] = {}
@@ -243,7 +244,7 @@ class FormPage(QWidget):
         return f"{self.form}{how}{step}"
 
     def _size_text(self) -> str:
-        if self.form in ("adapter", "gguf-adapter"):
+        if self.form in ("adapter", "gguf-adapter", "mlx-adapter"):
             return format_bytes(weights_bytes(self._subject.weights(self.source)))
         if self._facts is None or not self._facts.parameters:
             return tr("not known: the base model cannot be read")
