@@ -16,6 +16,7 @@ from lora_studio.core.paths import resources_folder
 SAME, NEAR = 2e-4, 1e-2
 """Largest difference of a log-probability: of the same computation in float32, and of one that approximates a function."""
 _LLAMA3_LENGTH = 8192  # of the models of that name; a program that takes it for granted is right for them
+_GPT_NEOX_THETA = 10000  # of all models of that family; some programs have no setting for it
 Outcome = Literal["same", "near", "other", "no"]
 _OUTCOMES: tuple[Outcome, ...] = ("same", "near", "other", "no")
 Form = Literal["merged", "adapter"]
@@ -92,6 +93,8 @@ def rotary_of(config: Mapping[str, Any]) -> str:
         return "llama3 of another length"
     if kind != "default":
         return kind
+    if shape.get("model_type") == "gpt_neox" and (full or {}).get("rope_theta", _GPT_NEOX_THETA) != _GPT_NEOX_THETA:
+        return "another theta"
     share = (full or {}).get("partial_rotary_factor", shape.get("partial_rotary_factor", 1.0))
     return "partial" if shape.get("model_type") != "gpt_neox" and share not in (None, 1.0) else ""
 

@@ -43,7 +43,10 @@ _KINDS = {  # families whose kinds of layers were renamed; transformers 5 takes 
     "granitemoehybrid": ("layer_types", {"linear_attention": "mamba", "full_attention": "attention"}),
     "zamba": ("layers_block_type", {"linear_attention": "mamba"}), "zamba2": ("layers_block_type", {"linear_attention": "mamba"}),
 }
-_NOT_OF_SCALING = ("rope_theta", "partial_rotary_factor")
+
+
+_LONGROPE = {"short_factor": True, "long_factor": True, "rope_theta": False, "original_max_position_embeddings": False}
+"""What phi3 of transformers 4 takes in `rope_scaling`, and what it wants beside it: it refuses a table of more than these and the type."""
 
 
 def both_spellings(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -156,14 +159,16 @@ def _rotary(config: Mapping[str, Any], family: str) -> dict[str, Any]:
 
 
 def _scaling(rope: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Give `rope_scaling` as it was: nothing for plain rotation, else the method under both of its names and what it needs."""
+    """Give `rope_scaling` as it was: nothing for plain rotation, else the method under both of its names and what it needs.
+
+    `rope_theta` stays in it, where ctranslate2 looks for it and transformers 4 passes over it.
+    """
     kind = str(rope.get("rope_type") or rope.get("type") or "default")
-    told = {key: value for key, value in rope.items() if key not in (*_NOT_OF_SCALING, "rope_type", "type")}
-    if kind == "default" and not told:
+    told = {key: value for key, value in rope.items() if key not in ("partial_rotary_factor", "rope_type", "type")}
+    if kind == "default" and not told.keys() - {"rope_theta"}:
         return None
-    if "original_max_position_embeddings" in config and kind == "longrope":
-        told.pop("original_max_position_embeddings", None)  # phi3 of transformers 4 refuses more than three keys
-        return {"type": kind, **told}
+    if kind == "longrope" and "original_max_position_embeddings" in config and told.keys() <= _LONGROPE.keys():
+        return {"type": kind, **{key: told[key] for key in told if _LONGROPE[key]}}
     return {"rope_type": kind, "type": kind, **told}
 
 

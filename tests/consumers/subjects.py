@@ -45,7 +45,9 @@ TINY: dict[str, tuple[str, str, dict[str, Any]]] = {
     "phi3, longrope": ("phi3", "longrope", {"original_max_position_embeddings": 128, "rope_parameters": {
         "rope_type": "longrope", "rope_theta": 70000.0, "partial_rotary_factor": 0.5, "short_factor": _PARTS[0],
         "long_factor": _PARTS[1]}}),
-    "gpt_neox": ("gpt_neox", "", {"rope_parameters": {"rope_type": "default", "rope_theta": 70000.0, "partial_rotary_factor": 0.5}}),
+    "gpt_neox": ("gpt_neox", "", {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5}}),
+    "gpt_neox, another theta": ("gpt_neox", "another theta", {"rope_parameters": {
+        "rope_type": "default", "rope_theta": 70000.0, "partial_rotary_factor": 0.5}}),
     "qwen3_moe": ("qwen3_moe", "", {"rope_parameters": {"rope_type": "default", "rope_theta": 70000.0}}),
     "qwen3_moe, experts adapted": ("qwen3_moe", "", {"rope_parameters": {"rope_type": "default", "rope_theta": 70000.0}}),
     "gpt2": ("gpt2", "", {}),
@@ -121,8 +123,18 @@ def _bases(folder: Path, names: list[str]) -> Iterator[Subject]:
             shape = {**_SHAPES.get(architecture, _SHAPE), "vocab_size": len(tokenizer), **ids}
             save_tiny_model(base, architecture, **{**shape, **changes})
             tokenizer.save_pretrained(base)
+            if architecture == "gpt2":
+                _name_as_on_the_hub(base)
             family = json.loads((base / "config.json").read_text(encoding="utf-8"))["model_type"]
             yield Subject(name, family, rotary, experts="experts" in name, base=str(base))
+
+
+def _name_as_on_the_hub(base: Path) -> None:
+    """Give GPT-2's weights the names that its published files have; transformers reads both."""
+    from safetensors.torch import load_file, save_file
+
+    file = base / "model.safetensors"
+    save_file({name.removeprefix("transformer."): tensor for name, tensor in load_file(file).items()}, file, metadata={"format": "pt"})
 
 
 def _fill(subject: Subject, folder: Path) -> None:

@@ -52,7 +52,7 @@ def test_flat_names_say_what_transformers_5_computes_with(architecture: str, rop
         assert found["rope_scaling"] is None
     else:
         assert method(found["rope_scaling"]) == {**method(meant), "type": meant["rope_type"]}
-        assert "rope_theta" not in found["rope_scaling"]
+        assert found["rope_scaling"]["rope_theta"] == meant["rope_theta"]
 
 
 def test_phi3_has_its_share_and_no_more_than_the_three_keys_that_it_knew(tmp_path: Path) -> None:
@@ -62,13 +62,19 @@ def test_phi3_has_its_share_and_no_more_than_the_three_keys_that_it_knew(tmp_pat
     assert found["rope_scaling"] == {"type": "longrope", "short_factor": [1.0] * 2, "long_factor": [2.0] * 2}
 
 
+def test_a_longrope_with_more_to_say_loses_nothing_in_transformers_5(tmp_path: Path) -> None:
+    written("phi3", tmp_path, rope_parameters={**LONGROPE, "attention_factor": 1.5})
+    mend_folder(tmp_path)
+    assert AutoConfig.from_pretrained(tmp_path).rope_parameters["attention_factor"] == 1.5
+
+
 def test_gemma3_has_both_thetas_its_scaling_and_its_pattern(tmp_path: Path) -> None:
     kinds = ["sliding_attention", "sliding_attention", "full_attention"] * 2
     found = both_spellings(written("gemma3", tmp_path, rope_parameters=GEMMA3, layer_types=kinds, num_hidden_layers=6))
     meant = AutoConfig.from_pretrained(tmp_path).rope_parameters
     assert found["rope_theta"] == meant["full_attention"]["rope_theta"] == 3e5
     assert found["rope_local_base_freq"] == meant["sliding_attention"]["rope_theta"] == 2e4
-    assert found["rope_scaling"] == {"rope_type": "linear", "type": "linear", "factor": 8.0}
+    assert found["rope_scaling"] == {"rope_type": "linear", "type": "linear", "factor": 8.0, "rope_theta": 3e5}
     assert found["sliding_window_pattern"] == 3
 
 
