@@ -9,10 +9,9 @@ from typing import Any
 from lora_studio.data.jinja_env import REASONING
 from lora_studio.data.shapes import FAILURES, Turns
 from lora_studio.data.spans import AnswerFinder, Found
-from lora_studio.data.traces import Loss, losses_of
+from lora_studio.data.traces import CONTEXT, Loss, losses_of
 from lora_studio.data.turn_ends import RewrittenError
 
-CONTEXT = "earlier thoughts"
 _TAGS = (("[THINK]", "[/THINK]"), ("<think>", "</think>"))
 
 
@@ -47,11 +46,11 @@ class RowRenderer:
             UnwrittenError: The template leaves out something that the row says, and the settings refuse that.
         """
         found, losses = self._looked_at(self._finder, messages, tools, wanted)
-        lost = [loss for loss in losses if loss.kind != CONTEXT]
+        lost = [loss for loss in losses if loss.kind not in CONTEXT]
         if lost and self._on_unwritten == "content" and (kept := _in_content(messages, lost, self._tags())) is not None:
             messages = kept
             found, losses = self._looked_at(self._finder, messages, tools, wanted)
-            lost = [loss for loss in losses if loss.kind != CONTEXT]
+            lost = [loss for loss in losses if loss.kind not in CONTEXT]
         if lost and self._on_unwritten != "without":
             raise UnwrittenError(lost, self._cure("lost " + lost[0].kind, lambda finder: self._keeps(finder, messages, tools, wanted)))
         return [found.text, found.spans, self._notes(found, losses, messages, tools, wanted)]
@@ -85,7 +84,7 @@ class RowRenderer:
     def _keeps(self, finder: AnswerFinder, messages: Turns, tools: list[Any] | None, wanted: Sequence[int] | None) -> bool:
         found = finder.find(messages, tools, wanted)
         losses = losses_of(messages, tools, found.text, found.answers, lambda turns: finder.fill(turns, tools))
-        return all(loss.kind == CONTEXT for loss in losses)
+        return all(loss.kind in CONTEXT for loss in losses)
 
     def _notes(
         self, found: Found, losses: list[Loss], messages: Turns, tools: list[Any] | None, wanted: Sequence[int] | None,

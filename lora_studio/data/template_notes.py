@@ -10,10 +10,10 @@ from typing import Any
 from lora_studio.core.findings import Finding
 from lora_studio.data.rows import Row, RowError
 from lora_studio.data.template import Rendered
+from lora_studio.data.traces import CONTEXT
 
 _MOST_OPENINGS = 20
 _MOST_NAMED = 1000
-CONTEXT = "earlier thoughts"
 
 
 @dataclass
@@ -40,7 +40,7 @@ class TemplateNotes:
             if isinstance(found, RowError):
                 continue
             self.lost.update(found.lost)
-            if set(found.lost) - {CONTEXT} and len(self.lost_rows) < _MOST_NAMED:
+            if set(found.lost) - CONTEXT and len(self.lost_rows) < _MOST_NAMED:
                 self.lost_rows.append(f"{row.file}:{row.line}")
             self.end_cure = self.end_cure or (dict(found.end_cure) if found.end_cure else None)
             if found.opening and (found.opening in self.openings or len(self.openings) < _MOST_OPENINGS):
@@ -68,9 +68,9 @@ def template_findings(manifest: Mapping[str, Any]) -> Iterator[Finding]:
 
 
 def _of_loss(kind: str, count: int, places: Sequence[str]) -> Finding:
-    if kind == CONTEXT:
+    if kind in CONTEXT:
         return Finding(
-            "note", "earlier_thoughts_left_out", f"In {count:,} rows thoughts of earlier turns are left out, as at inference.", "",
+            "note", "context_left_out", f"In {count:,} rows {kind} are left out, which are context, as at inference.", "",
             "data.train_on")
     first = f" (the first is {places[0]})" if places else ""
     thinks = " A model that is trained on answers whose thoughts were cut out learns not to think." if kind == "thoughts" else ""

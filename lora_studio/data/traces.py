@@ -15,7 +15,9 @@ from typing import Any, Literal
 from lora_studio.data.jinja_env import REASONING, Span
 from lora_studio.data.shapes import FAILURES, Turns, stand_in
 
-Kind = Literal["thoughts", "calls", "answers", "questions", "system turns", "results", "tools", "earlier thoughts"]
+Kind = Literal["thoughts", "calls", "answers", "questions", "system turns", "results", "tools", "earlier thoughts", "earlier answers"]
+CONTEXT = frozenset({"earlier thoughts", "earlier answers"})
+"""What is lost of answers that are context: at inference the model does not see it either."""
 _STEERING = re.compile(r"/\w+")
 _WORDS = re.compile(r"\w+")
 TAGGED = re.compile(r"(?s)^(.*?)(<think(?:ing)?>|\[THINK\])(.*?)(</think(?:ing)?>|\[/THINK\])(.*)$")
@@ -27,7 +29,7 @@ class Loss:
     """Something of a row that its text lacks.
 
     Attributes:
-        kind: What it is; `earlier thoughts` are those of turns that are context, which are left out at inference, too.
+        kind: What it is; those of `CONTEXT` are of answers that are not learned.
         said: What a sentence calls it, with its turn.
         place: Its turn.
     """
@@ -81,8 +83,11 @@ def _of_answers(messages: Turns, said: dict[int, str], text: str, fill: Callable
             if word.place in said and word.said not in told.setdefault(word.place, set()):
                 told[word.place].add(word.said)
                 yield Loss(word.kind, word.said, word.place)
-            elif word.place not in said and word.kind == "thoughts":
-                yield Loss("earlier thoughts", word.said, word.place)
+            elif word.place not in said:
+                yield Loss("earlier thoughts" if word.kind == "thoughts" else "earlier answers", word.said, word.place)
+    for place, turn in enumerate(messages):
+        if turn["role"] == "assistant" and place not in said and not _thinks(turn) and not _longest_stands(turn["content"] or "", text):
+            yield Loss("earlier answers", f"what the assistant says in turn {place + 1}", place)
     for place, part in said.items():
         yield from (loss for loss in _of_answer(messages[place], part, place) if loss.said not in told.get(place, ()))
 

@@ -210,6 +210,28 @@ def test_rows_by_answer_are_held_out_together_and_their_prompts_end_before_them(
     assert [sample.reference for sample in samples] == ["One.", "Two.", "Three."]
 
 
+def test_the_report_counts_what_is_left_out_and_tells_both_openings_with_the_way_out(tokenizer_with: Make, write_rows: Make) -> None:
+    thought = {**chat("Where is it?", "In Celle.")["messages"][1], "reasoning_content": "They ask where."}
+    rows = [{"messages": [{"role": "user", "content": "Where is it?"}, thought]}, chat("Who?", "He.")]
+    settings = RunConfig().replace({"data.train": (write_rows(rows),), "data.on_unwritten": "without", "data.eval_fraction": 0}).data
+    opening = DEAF.replace("assistant\\n' }}{% endif %}", "assistant\\n' + ('' if effort == 'none' else '<think>') }}{% endif %}")
+    left_out, differs = prepare_data(settings, tokenizer_with(opening), seed=0).report.findings
+    assert (left_out.code, left_out.field) == ("rows_left_out", "data.on_unwritten")
+    assert left_out.message.startswith("1 row has thoughts that the chat template does not write (the first is ")
+    assert "learns not to think" in left_out.message
+    assert (differs.code, differs.field) == ("opening_differs", "data.answer_opening")
+    assert "2 rows open their answers with" in differs.message
+    assert "assistant\\n<think>'" in differs.message
+    assert "{'effort': 'none'}" in differs.hint
+
+
+def test_an_answer_before_the_last_that_is_left_out_of_the_context_is_a_note(opened: Opened) -> None:
+    template = DEAF.replace("m.content", "(m.content if loop.last or m.role == 'user' else '')")
+    (found,) = opened(template).render_rows([row_of(ASK, Message("assistant", "Nowhere."), ASK, SAY)], "last")
+    assert isinstance(found, Rendered)
+    assert found.lost == ("earlier answers",)
+
+
 def test_a_variable_that_the_template_does_not_have_is_named_with_those_it_has(opened: Opened) -> None:
     with pytest.raises(InputError, match="has no variable thinking") as raised:
         opened(SWITCHED, variables={"thinking": True}).render_rows([row_of(ASK, SAY)], "assistant")
