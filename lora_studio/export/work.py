@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from lora_studio.core.events import RunEvent
 from lora_studio.export.changes import Changes
 from lora_studio.export.gguf_adapter import refuse_beyond_gguf
-from lora_studio.export.gguf_model import check_outtype
+from lora_studio.export.gguf_model import check_outtype, refuse_model_beyond_gguf
 from lora_studio.export.held_base import hold
 from lora_studio.export.merge_plan import Held, MergePlan
 from lora_studio.export.papers import Papers, papers_of
@@ -55,6 +55,7 @@ class Work:
         changes = Changes.of(base, source.adapter)
         if kind == "gguf":
             check_outtype(outtype)
+            refuse_model_beyond_gguf(base)
             dtype = "bfloat16" if outtype == "bf16" else "float32"
         elif kind == "gguf-adapter":
             refuse_beyond_gguf(changes.adapter, base, changes.tree)
