@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lora_studio.export.gguf_fit import beyond_gguf
-from lora_studio.export.llama_families import ADAPTER_FAMILIES, LLAMA_CPP_FAMILIES, family_in_llama_cpp, model_beyond_gguf
+from lora_studio.export.llama_families import ADAPTER_FAMILIES, LLAMA_CPP_FAMILIES, family_beyond_gguf, family_in_llama_cpp
 from lora_studio.export.measured import Reader, readers
 from lora_studio.export.mlx_format import MLX_FAMILIES
 from lora_studio.export.public import plain
@@ -43,6 +43,8 @@ _OLLAMA_ENGINE = frozenset({
     "deepseek2", "gemma3", "gemma3n", "gemma4", "gpt-oss", "llama4", "mistral3", "nemotron_h", "olmo3", "qwen3", "qwen3moe", "qwen35",
     "qwen35moe", "qwen3next", "qwen3vl", "qwen3vlmoe", "lfm2", "lfm2moe",
 })
+# Families whose merged GGUF was never seen to answer as base + adapter here: it may be offered, for the certificate to judge, not promised.
+_UNPROVEN = frozenset({"cohere2", "falcon", "gemma3", "gemma4_text", "gpt_oss", "olmoe", "phi"})
 _EMBEDDINGS = ("embed_tokens", "wte", "embed_in", "word_embeddings", "tok_embeddings")
 _HEADS = ("lm_head", "embed_out", "output_layer")
 
@@ -229,7 +231,8 @@ def _llama_cpp_problems(folder: Path, adapter: _Adapter, facts: ModelFacts | Non
     refused = beyond_gguf(SavedAdapter.open(folder), _model_type(facts), None)
     if not refused:
         return []
-    alone = "Merge it into the base model, or serve it with PEFT." if model_beyond_gguf(_model_type(facts)) else ""
+    is_proven = not family_beyond_gguf(_model_type(facts)) and _model_type(facts) not in _UNPROVEN
+    alone = "" if is_proven else "Merge it into the base model, or serve it with PEFT."
     return [_Problem(f"{refused[:1].lower()}{refused[1:].rstrip('.')}", alone=alone)]
 
 

@@ -19,6 +19,7 @@ from lora_studio.export.gguf_model import write_gguf_model
 from lora_studio.export.judge import LLAMA_LIMIT_OF_OTHERS, LLAMA_LIMITS, Findings
 from lora_studio.export.llama_check import compare_in_llama, llama_available, llama_version
 from lora_studio.export.llama_cpp import find_converter
+from lora_studio.export.llama_families import model_beyond_gguf
 from lora_studio.export.merge import merge_into
 from lora_studio.export.modelfile import modelfile
 from lora_studio.export.papers import copy_papers, papers_fault
@@ -96,7 +97,9 @@ def make_gguf_adapter(
         kind="gguf-adapter", dtype="f32", loaded_by="its own header and weights", tensors=2 * count, papers_fault=fault,
         held_in=work.source.held_in, llama_limit=LLAMA_LIMITS["f32"])
     (folder / "Modelfile").write_text(modelfile(file.name, lambda _messages: None, base="BASE_MODEL"), encoding="utf-8")
-    if reference is not None and work.source.stored is None and llama_available() and find_converter() is not None:
+    converter = find_converter()
+    runs = llama_available() and converter is not None and not model_beyond_gguf(work.base, own_converter=converter.is_own)
+    if reference is not None and work.source.stored is None and runs:
         base = folder / "base.gguf"
         try:
             yield from write_gguf_model(context, work.base, base, "f32")

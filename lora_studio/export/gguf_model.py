@@ -20,7 +20,7 @@ from lora_studio.export.blocks import read_into, refuse_overflow
 from lora_studio.export.gguf_headers import write_header
 from lora_studio.export.gguf_names import ROPE_FACTORS, Conversion, GgufNames
 from lora_studio.export.llama_cpp import Converter, convert, find_quantize, quantize, require_converter
-from lora_studio.export.llama_families import EXACT_FAMILIES
+from lora_studio.export.llama_families import EXACT_FAMILIES, model_beyond_gguf
 from lora_studio.export.request import K_QUANTS, OUTTYPES, PLAIN_TYPES
 from lora_studio.export.shards import put_at
 from lora_studio.models.check import read_config
@@ -48,6 +48,17 @@ def check_outtype(outtype: str) -> None:
         raise InputError(
             f"Writing {outtype} needs llama.cpp's program llama-quantize, which is not here.",
             f"Build llama.cpp and put it on the search path, or choose one of: {', '.join(PLAIN_TYPES)}.", "outtype")
+
+
+def refuse_model_beyond_gguf(folder: Path) -> None:
+    """See that a model is one that the converter takes, as far as that is known before it is asked.
+
+    Raises:
+        InputError: It is not, or there is no converter.
+    """
+    reason = model_beyond_gguf(folder, own_converter=require_converter().is_own)
+    if reason:
+        raise InputError(reason, "Export it as a merged model.", "kind")
 
 
 def write_gguf_model(context: TaskContext, folder: Path, target: Path, outtype: str, name: str = "") -> Generator[RunEvent]:

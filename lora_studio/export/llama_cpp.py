@@ -55,6 +55,11 @@ class Converter:
     origin: str
 
     @property
+    def is_own(self) -> bool:
+        """Whether a person named it, so that nothing is known here of what it takes."""
+        return self.origin != _PACKAGE
+
+    @property
     def environment(self) -> dict[str, str]:
         """What its process is given."""
         paths = dict.fromkeys(str(path) for path in (*self.paths, self.script.parent))

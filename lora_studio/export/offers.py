@@ -64,7 +64,7 @@ def offers(adapter: Path, base: Path | None) -> dict[Form, Offer]:
     except (StudioError, OSError):
         return found
     tied = _tied(saved, tree) or _unread(base)
-    unknown = model_beyond_gguf(family) if family else ""
+    unknown = model_beyond_gguf(base, own_converter=bool(converter and converter.is_own)) if base else ""
     found["merged"] = Offer("merged", tied)
     found["gguf"] = Offer("gguf", tied or unknown, needs_converter=converter is None)
     beyond = beyond_gguf(saved, family, tree) if family else ""

@@ -12,7 +12,7 @@ from lora_studio.core.events import RunEvent
 from lora_studio.export.changes import Changes
 from lora_studio.export.gguf_adapter import refuse_beyond_gguf
 from lora_studio.export.gguf_fit import OTHER_VOCABULARY
-from lora_studio.export.gguf_model import check_outtype
+from lora_studio.export.gguf_model import check_outtype, refuse_model_beyond_gguf
 from lora_studio.export.held_base import hold
 from lora_studio.export.into import Original
 from lora_studio.export.merge_plan import Held, MergePlan
@@ -75,6 +75,7 @@ class Work:
         changes = Changes.of(base, source.adapter)
         if kind == "gguf":
             check_outtype(outtype)
+            refuse_model_beyond_gguf(base)
             dtype = "bfloat16" if outtype == "bf16" else "float32"
         elif kind in ("gguf-adapter", "mlx-adapter"):
             refuse = refuse_beyond_gguf if kind == "gguf-adapter" else refuse_beyond_mlx

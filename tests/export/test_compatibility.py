@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 
 from lora_studio.export.compatibility import Compatibility, compatibility, merged_compatibility
 from lora_studio.export.gguf_fit import beyond_gguf
-from lora_studio.export.llama_families import LLAMA_CPP_FAMILIES, model_beyond_gguf
+from lora_studio.export.llama_families import LLAMA_CPP_FAMILIES, family_beyond_gguf, model_beyond_gguf
 from lora_studio.lora.saved_adapter import SavedAdapter
 from lora_studio.models.facts import ModelFacts
 from tests.export.handmade import tensors_of, write_adapter
@@ -131,7 +132,7 @@ def test_llama_cpp_is_promised_where_the_exporter_writes_and_nowhere_else(family
     written = not beyond_gguf(SavedAdapter.open(tmp_path), family, None)
     assert (found["llama.cpp"].answer == "yes") == written
     assert written or found["Ollama"].answer == "no"
-    if model_beyond_gguf(family):
+    if family_beyond_gguf(family):
         assert "GGUF" not in found["llama.cpp"].remedy, "a merged model of that family is not written as GGUF either"
 
 
@@ -171,3 +172,16 @@ def test_experts_in_older_peft_are_told_of_and_attention_alone_is_not(tmp_path: 
     assert any(entry.program.startswith("peft 0.15.2") and entry.answer == "no" for entry in experts)
     plain = compatibility(write_adapter(tmp_path / "plain", None), facts, config)
     assert not any(entry.program.startswith("peft") for entry in plain)
+
+
+@pytest.mark.parametrize(("family", "file", "beyond"), [
+    ("llama", "", False), ("glm4", "", True), ("phi3", "", True), ("phi3", "tokenizer.model", False), ("novel", "", True),
+])
+def test_a_model_that_the_converter_stops_at_is_not_offered_as_gguf(family: str, file: str, beyond: bool, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": family}))
+    if file:
+        (tmp_path / file).touch()
+    reason = model_beyond_gguf(tmp_path)
+    assert bool(reason) == beyond
+    assert not beyond or family in reason
+    assert bool(model_beyond_gguf(tmp_path, own_converter=True)) == (beyond and family != "glm4")
