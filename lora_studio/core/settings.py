@@ -5,9 +5,9 @@ A field's constraints give its editor's range, its description the tooltip. Name
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, NoReturn, Self, TypeVar
+from typing import Annotated, Any, Literal, NoReturn, Self, TypeVar, cast
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, StrictFloat, StrictInt
 
 STARTER_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 HUB_SCHEME = "hf://"
@@ -42,6 +42,29 @@ def _switch(value: object) -> object:
     return ("full" if value else "off") if isinstance(value, bool) else value
 
 
+def _written_variables(value: object) -> object:
+    """Read `name=value`, or several of these, as a line of a form holds them."""
+    parts = [value] if isinstance(value, str) else value
+    if not isinstance(parts, list | tuple):
+        return value
+    pairs = [str(part).partition("=") for part in cast("list[object]", parts)]
+    if wrong := next((name for name, sign, _ in pairs if not sign), None):
+        raise ValueError(f"{wrong!r} gives no value; write name=value")
+    return {name.strip(): _scalar(text.strip()) for name, _, text in pairs}
+
+
+def _scalar(text: str) -> bool | int | float | str:
+    """Read what a person writes for a truth value, a number or a word."""
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
 def _template_variables(values: dict[str, Any]) -> dict[str, Any]:
     """Refuse names that whoever renders a chat template gives it, or that no template can use."""
     for name in values:
@@ -53,7 +76,10 @@ def _template_variables(values: dict[str, Any]) -> dict[str, Any]:
 Names = Annotated[tuple[str, ...], BeforeValidator(_one_or_many)]
 RankPattern = Annotated[dict[str, Annotated[int, Field(ge=1, le=65536)]], AfterValidator(FrozenDict)]
 ColumnNames = Annotated[dict[str, str], AfterValidator(FrozenDict)]
-TemplateVariables = Annotated[dict[str, bool | int | float | str], AfterValidator(_template_variables), AfterValidator(FrozenDict)]
+TemplateVariables = Annotated[
+    dict[str, StrictBool | StrictInt | StrictFloat | str], BeforeValidator(_written_variables), AfterValidator(_template_variables),
+    AfterValidator(FrozenDict),
+]
 AlphaPattern = Annotated[dict[str, Annotated[int | float, Field(gt=0)]], AfterValidator(FrozenDict)]
 
 

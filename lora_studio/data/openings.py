@@ -83,6 +83,7 @@ def before_thought(text: str, place: int) -> int:
 def endings(row: str, prompt: str, place: int) -> tuple[str, str]:
     """Give both ways to open an answer, from a little before where they part."""
     start = max(0, place - _SHOWN // 3)
+    start = max([start - _SHOWN, 0, *(row.rfind(mark, 0, start + 1) for mark in "\n<[")])  # no mark is cut
     return row[start:], prompt[start:]
 
 

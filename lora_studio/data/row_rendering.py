@@ -82,9 +82,12 @@ class RowRenderer:
                    for other in losses_of(turns, tools, text, None, lambda said: finder.fill(said, tools)))
 
     def _keeps(self, finder: AnswerFinder, messages: Turns, tools: list[Any] | None, wanted: Sequence[int] | None) -> bool:
+        return self._lost(finder, messages, tools, wanted) <= CONTEXT
+
+    def _lost(self, finder: AnswerFinder, messages: Turns, tools: list[Any] | None, wanted: Sequence[int] | None) -> set[str]:
         found = finder.find(messages, tools, wanted)
         losses = losses_of(messages, tools, found.text, found.answers, lambda turns: finder.fill(turns, tools))
-        return all(loss.kind in CONTEXT for loss in losses)
+        return {loss.kind for loss in losses}
 
     def _notes(
         self, found: Found, losses: list[Loss], messages: Turns, tools: list[Any] | None, wanted: Sequence[int] | None,
@@ -93,8 +96,9 @@ class RowRenderer:
         if losses:
             notes["lost"] = sorted({loss.kind for loss in losses})
         if found.opening:
+            lost = {loss.kind for loss in losses}
             cure = self._cure("opening", lambda finder: finder.find(messages, tools, wanted).opening is None
-                              and self._keeps(finder, messages, tools, wanted))
+                              and self._lost(finder, messages, tools, wanted) <= lost)
             notes["opening"] = [*found.opening, cure]
         ended = self._finder.ended(found)
         if not all(ended[:-1]):

@@ -84,7 +84,7 @@ def test_data_reports_rows_and_tokens(command: Command, write_config: WriteConfi
     assert set(document) == {"rows", "format", "tokens", "bad_rows", "truncated_rows", "untrained_rows",
                              "files", "bad_count", "duplicate_rows", "shared_rows", "encoding_offer",
                              "untrained",
-                             "unended_rows", "train_rows", "eval_rows", "histogram", "packing", "cached", "template", "lengths"}
+                             "unended_rows", "train_rows", "eval_rows", "histogram", "packing", "cached", "template", "lengths", "findings"}
     assert (document["rows"], document["format"], document["bad_rows"]) == (24, "messages", [])
     assert 0 < document["tokens"]["trained"] < document["tokens"]["total"]
 

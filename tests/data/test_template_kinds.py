@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,11 +11,12 @@ import pytest
 from lora_studio.core.config import RunConfig
 from lora_studio.core.config_files import validate_config
 from lora_studio.core.errors import InputError
+from lora_studio.core.settings import DataSettings
 from lora_studio.data.encode import Encoder
 from lora_studio.data.prepare import prepare_data
 from lora_studio.data.rows import Message, Row, RowError
 from lora_studio.data.template import ChatTemplate, Rendered, per_answer
-from lora_studio.data.template_source import with_variables
+from lora_studio.data.template_source import adapters_template, with_variables
 from tests.data.conftest import chat
 from tests.data.template_styles import CHATML
 
@@ -253,9 +255,28 @@ def test_a_name_that_is_no_variable_of_a_template_is_refused(name: str) -> None:
         validate_config({"data": {"chat_template_kwargs": {name: True}}})
 
 
+def test_variables_are_read_as_a_form_writes_them() -> None:
+    config = validate_config({"data": {"chat_template_kwargs": ["enable_thinking=false", "effort=low", "budget=7"]}})
+    assert config.data.chat_template_kwargs == {"enable_thinking": False, "effort": "low", "budget": 7}
+    with pytest.raises(InputError, match="write name=value"):
+        validate_config({"data": {"chat_template_kwargs": ["enable_thinking"]}})
+
+
 def test_an_exported_template_has_the_trained_values_unless_it_is_told_otherwise() -> None:
     from lora_studio.data.jinja_env import CompiledTemplate
 
     template = with_variables("{{ enable_thinking }} {{ effort }}", {"enable_thinking": False, "effort": 'so "so"\u00fc'})
     assert CompiledTemplate(template, {}).fill([], None) == 'False so "so"\u00fc'
     assert CompiledTemplate(template, {}, {"enable_thinking": True}).fill([], None) == 'True so "so"\u00fc'
+
+
+def test_a_chat_and_an_adapters_folder_use_the_values_of_the_run(tokenizer_with: Make, tmp_path: Path) -> None:
+    from lora_studio.export.papers import Papers, copy_template
+    from lora_studio.generate.chat import prompt_ids
+
+    tokenizer, settings = tokenizer_with(SWITCHED), DataSettings(chat_template_kwargs={"enable_thinking": False})
+    asked = prompt_ids(tokenizer, "Where is it?", settings)
+    assert tokenizer.decode(asked).endswith("<think>\n\n</think>\n\n")
+    copy_template(tmp_path, Papers(tokenizer, with_variables(SWITCHED, settings.chat_template_kwargs), "", ()))
+    carried = adapters_template(tmp_path)
+    assert prompt_ids(tokenizer, "Where is it?", DataSettings(chat_template=carried)) == asked
