@@ -54,9 +54,11 @@ def fit_keys(adapter: Path, tree: ModuleTree) -> list[Finding]:
     if not modules or all(_plain(module) in known for module in modules):
         return []
     for taken, given in _parents(next(module for module in sorted(modules) if _plain(module) not in known), tree):
-        moved = [parted(_moved(name, taken, given, known)) for name in names]
-        if all(_plain(found[0]) in known for found in moved if found):
-            return _written(path, {name: _moved(name, taken, given, known) for name in names}, "parents")
+        renamed = {name: _moved(name, taken, given, known) for name in names}
+        moved = map(parted, renamed.values())
+        # names that would fall together are of more layers than the base has, not of another parent
+        if len(set(renamed.values())) == len(names) and all(_plain(found[0]) in known for found in moved if found):
+            return _written(path, renamed, "parents")
     return []
 
 
