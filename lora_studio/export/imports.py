@@ -23,8 +23,8 @@ from lora_studio.export.base_fit import adapted_names, adapter_tensors, check_ba
 from lora_studio.export.base_search import FoundBase, find_base
 from lora_studio.export.foreign_config import read_foreign_config, replace_patterns
 from lora_studio.export.foreign_keys import fit_keys, rename_keys
-from lora_studio.export.fused_experts import fuse_experts, has_separate_experts
-from lora_studio.export.mlx_format import from_mlx, is_mlx
+from lora_studio.export.fused_experts import MERGE, fuse_experts, is_on_parameters, refuse_lost
+from lora_studio.export.mlx_format import FUSE, from_mlx, is_mlx, refuse_tied
 from lora_studio.generate.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, base_of
 from lora_studio.models.check import read_json, refuse_code
 
@@ -113,7 +113,7 @@ def import_adapter(
             findings += [*taken_over, *_without_code(folder), *found.findings, *_left(left)]
             if found.folder is not None:
                 tell(f"Comparing with {found.name}")
-                config, fitted = _fitted(folder, found, config)
+                config, fitted = _fitted(folder, found, config, by_mlx=bool(taken_over))
                 findings += [*fitted, *check_base(folder, found.folder, found.name, named)]
             _write(folder, config, found, named, findings)
     except OSError as error:
@@ -175,16 +175,23 @@ def _looked_at(folder: Path) -> tuple[dict[str, Any], list[Finding]]:
     return config, [*findings, *replaced]
 
 
-def _fitted(folder: Path, base: FoundBase, config: dict[str, Any]) -> tuple[dict[str, Any], list[Finding]]:
+def _fitted(folder: Path, base: FoundBase, config: dict[str, Any], *, by_mlx: bool) -> tuple[dict[str, Any], list[Finding]]:
     """Bring an adapter's names and experts to what its base has."""
     assert base.folder is not None
     fused: list[Finding] = []
-    if has_separate_experts(folder):
-        config, fused = fuse_experts(folder, base.folder, config)
     tree = tree_of(base.folder)
+    way_out = FUSE if by_mlx else MERGE
+    if is_on_parameters(folder, config, tree):
+        config, fused = fuse_experts(folder, base.folder, config, way_out)
     moved = fit_keys(folder, tree)
+    adapted = adapted_names(adapter_tensors(folder))
     if moved:  # names in the settings are endings for PEFT, and may be whole names of the old parents
-        config = {**config, "target_modules": adapted_names(adapter_tensors(folder)), "layers_to_transform": None, "layers_pattern": None}
+        config = {**config, "target_modules": adapted, "layers_to_transform": None, "layers_pattern": None}
+    if by_mlx:
+        refuse_tied(adapted, tree)
+    if any(module.kind == "experts" for module in tree.modules):
+        (folder / ADAPTER_CONFIG).write_text(json.dumps(config), encoding="utf-8")
+        refuse_lost(folder, base.folder, way_out)
     return config, [*fused, *moved]
 
 

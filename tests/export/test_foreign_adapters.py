@@ -62,8 +62,9 @@ def plain(base: Path, tensors: dict[str, Tensor], scale: float) -> Tensor:
     model: Any = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     with torch.no_grad():
         for name in (name.removesuffix(".lora_a") for name in tensors if name.endswith(".lora_a")):
-            weight = model.get_submodule(name).weight
-            weight += scale * (tensors[f"{name}.lora_a"].float() @ tensors[f"{name}.lora_b"].float()).T
+            module = model.get_submodule(name)
+            weight, update = module.weight, scale * (tensors[f"{name}.lora_a"].float() @ tensors[f"{name}.lora_b"].float())
+            weight += update if isinstance(module, torch.nn.Embedding) else update.T
             if f"{name}.m" in tensors:
                 weight *= (tensors[f"{name}.m"] / weight.norm(dim=1))[:, None]
     return logits(model)

@@ -23,7 +23,11 @@ Tiny = Callable[[str], Path]
 CASES: list[tuple[str, dict[str, Any]]] = [
     ("llama", {}), ("phi3", {}), ("gemma3", {}), ("qwen3", {"use_rslora": True}), ("llama", {"use_dora": True}),
     ("llama", {"rank_pattern": {"q_proj": 2}, "alpha_pattern": {"down_proj": 32}}), ("llama", {"layers_to_transform": [0]}),
-    ("llama", {"target_modules": ["lm_head", "q_proj"]}),
+    ("llama", {"target_modules": ["lm_head", "q_proj"]}), ("llama", {"target_modules": ["embed_tokens", "lm_head"]}),
+    ("llama", {"target_modules": ["lm_head", "q_proj"], "use_dora": True}), ("llama", {"target_modules": "all-linear"}),
+    ("qwen3", {"use_rslora": True, "rank_pattern": {"q_proj": 2}, "alpha_pattern": {"down_proj": 3}}),
+    ("llama", {"use_dora": True, "rank_pattern": {"q_proj": 2}, "alpha_pattern": {"down_proj": 32}}),
+    ("llama", {"target_modules": r"model\.layers\.(0\.mlp\.up_proj|1\.self_attn\.[qv]_proj)"}),
 ]
 
 
