@@ -122,23 +122,23 @@ def _scale(settings: dict[str, Any], r: int) -> tuple[float, list[Finding]]:
     `lora_layers` for `num_layers`, and from 0.13 on whether they `use_dora`.
     """
     parameters: Any = settings.get("lora_parameters")
-    scale, alpha = (parameters.get(key) if isinstance(parameters, dict) else None for key in ("scale", "alpha"))
-    if not _is_number(scale):
+    scale, alpha = (_number(parameters.get(key)) if isinstance(parameters, dict) else None for key in ("scale", "alpha"))
+    if scale is None:
         raise _refused(f"its {ADAPTER_CONFIG} names no scale", "Write lora_parameters.scale, as it was trained with, into it.")
-    if not _is_number(alpha) or alpha == r or "lora_layers" not in settings or "num_layers" in settings:
+    if alpha is None or alpha == r or "lora_layers" not in settings or "num_layers" in settings:
         return scale, []
     product = scale * alpha / r
     if "use_dora" not in settings:
         message = f"mlx-lm up to 0.12 wrote it, which multiplies updates by scale · alpha / rank: {product:g}."
         return product, [Finding("note", "mlx_alpha", message, "", FIELD)]
-    message = (f"It was written by mlx-lm 0.13, in which updates are multiplied by scale · alpha / rank ({product:g}), or by 0.14 to 0.18, in "
-               f"which they are by scale ({scale:g}); its settings are the same in both. {scale:g} was taken.")
-    hint = f"Where it was 0.13, write {product:g} as lora_parameters.scale into its {ADAPTER_CONFIG}, take alpha out, and import it again."
+    message = (f"It was written by mlx-lm 0.13, in which updates are multiplied by scale · alpha / rank ({product:g}), or by 0.14 to 0.18, "
+               f"in which they are by scale ({scale:g}); its settings are the same in both. {scale:g} was taken.")
+    hint = f"Was it 0.13, write {product:g} as lora_parameters.scale into its {ADAPTER_CONFIG}, take alpha out, and import it again."
     return scale, [Finding("warning", "mlx_alpha", message, hint, FIELD)]
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+def _number(value: Any) -> float | None:
+    return value if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) else None
 
 
 def _targets(name: str) -> Iterator[str]:

@@ -85,14 +85,24 @@ def one_bit(folder: Path, _base: Path) -> None:
     path.write_bytes(raw)
 
 
+def one_element(folder: Path, _base: Path) -> None:
+    """One element of one tensor, a hundredth too large."""
+    def change(tensors: dict[str, torch.Tensor]) -> None:
+        element = tensors[QUERY["llama"]][3]
+        element[int(element.abs().argmax())] *= 1.01
+
+    change_weights(folder, change)
+
+
 CASES: list[tuple[str, Spoil, dict[str, Any]]] = [
     ("llama", unmerged, {}), ("llama", wrong_scale, {}), ("gpt2", transposed, {}), ("llama", other_template, {}), ("llama", other_end, {}),
     ("qwen3", tied_again, {"modules_to_save": ["lm_head"]}), ("llama", one_bit, {}),
+    ("llama", one_element, {}),
 ]
 
 
 @pytest.mark.parametrize("check", ["auto", "tensors"])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 @pytest.mark.parametrize(("architecture", "spoil", "settings"), CASES, ids=[spoil.__name__ for _, spoil, _ in CASES])
 def test_a_spoiled_merge_fails_and_is_kept_under_a_name_that_says_so(
     architecture: str, spoil: Spoil, settings: dict[str, Any], dtype: str, check: str,
@@ -163,27 +173,27 @@ def test_every_family_computes_in_float64_throughout(architecture: str, tiny_mod
     assert 1e-9 < told["max_abs_logit_difference"] < 1e-5
 
 
-def one_element(folder: Path, _base: Path) -> None:
-    """One element of one tensor, a hundredth too large."""
-    def change(tensors: dict[str, torch.Tensor]) -> None:
-        element = tensors[QUERY["llama"]][3]
-        element[int(element.abs().argmax())] *= 1.01
-
-    change_weights(folder, change)
+SHAPES: dict[str, dict[str, int]] = {
+    "tiny": {}, "larger": {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 6},
+    "deep": {"num_hidden_layers": 30},  # as deep as the starter
+}
 
 
-@pytest.mark.parametrize(("spoil", "dtype", "computed_in"), [
+PLANTED: list[tuple[Spoil, str, str]] = [
     (wrong_scale, "bfloat16", "float64"), (wrong_scale, "float32", "float64"), (one_element, "bfloat16", "float64"),
     (one_element, "float32", "float64"), (wrong_scale, "bfloat16", "float32"), (wrong_scale, "float32", "float32"),
-    (one_element, "float32", "float32"),
-])
-@pytest.mark.parametrize("size", ["tiny", "larger", "loud"])
+    (one_element, "float32", "float32"), (one_element, "float16", "float64"),
+]
+SIZED = [(size, *planted) for size in ("tiny", "larger", "loud") for planted in PLANTED]
+DEEP = [("deep", one_element, "float16", "float64"), ("deep", one_element, "float32", "float32")]
+
+
+@pytest.mark.parametrize(("size", "spoil", "dtype", "computed_in"), [*SIZED, *DEEP])
 def test_logits_alone_tell_a_wrong_merge_too(
     size: str, spoil: Spoil, dtype: str, computed_in: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The two checks do not lean on each other: with the tensors' left out, the logits' catches what was spoiled."""
-    larger = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 6} if size == "larger" else {}
-    base = loud_model(tmp_path / "base") if size == "loud" else save_tiny_model(tmp_path / "base", "llama", **larger)
+    base = loud_model(tmp_path / "base") if size == "loud" else save_tiny_model(tmp_path / "base", "llama", **SHAPES[size])
     sound = task.copy_papers
     adapter = make_adapter(base, tmp_path / "adapter", **targets_of("llama"))
     monkeypatch.setattr(task, "check_tensors", unread)

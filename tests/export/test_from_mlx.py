@@ -130,7 +130,7 @@ def test_an_update_of_a_tied_embedding_is_refused(tiny_model: Tiny, tmp_path: Pa
     save_file(
         {"model.embed_tokens.lora_a": torch.randn(384, 3), "model.embed_tokens.lora_b": torch.randn(3, 32)},
         tmp_path / "mlx/adapters.safetensors")
-    with pytest.raises(InputError, match="written by mlx-lm.*tied to lm_head.*acts in both places") as raised:
+    with pytest.raises(InputError, match=r"written by mlx-lm.*tied to lm_head.*acts in both places") as raised:
         imported(tmp_path / "mlx")
     assert "mlx_lm.fuse" in raised.value.hint
 
