@@ -24,6 +24,7 @@ from lora_studio.export.base_search import FoundBase, find_base
 from lora_studio.export.foreign_config import read_foreign_config, replace_patterns
 from lora_studio.export.foreign_keys import fit_keys, rename_keys
 from lora_studio.export.fused_experts import MERGE, fuse_experts, is_on_parameters, refuse_lost
+from lora_studio.export.litgpt_format import from_litgpt, is_litgpt
 from lora_studio.export.mlx_format import FUSE, from_mlx, is_mlx, refuse_tied
 from lora_studio.generate.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, base_of
 from lora_studio.models.check import read_json, refuse_code
@@ -105,7 +106,8 @@ def import_adapter(
     try:
         with whole_folder(into) as folder:
             left = take_adapter(path, folder, look)
-            taken_over = from_mlx(folder) if is_mlx(folder) else []
+            by_mlx = is_mlx(folder)
+            taken_over = from_mlx(folder) if by_mlx else from_litgpt(folder) if is_litgpt(folder) else []
             config, findings = _looked_at(folder)
             named = str(config.get("base_model_name_or_path") or "")
             tell("Finding the base model")
@@ -113,7 +115,7 @@ def import_adapter(
             findings += [*taken_over, *_without_code(folder), *found.findings, *_left(left)]
             if found.folder is not None:
                 tell(f"Comparing with {found.name}")
-                config, fitted = _fitted(folder, found, config, by_mlx=bool(taken_over))
+                config, fitted = _fitted(folder, found, config, by_mlx=by_mlx)
                 findings += [*fitted, *check_base(folder, found.folder, found.name, named)]
             _write(folder, config, found, named, findings)
     except OSError as error:
