@@ -26,8 +26,9 @@ from lora_studio.export.foreign_keys import fit_keys, rename_keys
 from lora_studio.export.fused_experts import MERGE, fuse_experts, is_on_parameters, refuse_lost
 from lora_studio.export.litgpt_format import from_litgpt, is_litgpt
 from lora_studio.export.mlx_format import FUSE, from_mlx, is_mlx, refuse_tied
+from lora_studio.export.torchtune_fit import refuse_unsaid_dora, torchtune_findings
 from lora_studio.generate.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, base_of
-from lora_studio.models.check import read_json, refuse_code
+from lora_studio.models.check import read_config, read_json, refuse_code
 
 RECORD_NAME = "imported.json"
 _NAME = re.compile(r"[\w][\w.-]{0,79}")
@@ -115,6 +116,8 @@ def import_adapter(
             findings += [*taken_over, *_without_code(folder), *found.findings, *_left(left)]
             if found.folder is not None:
                 tell(f"Comparing with {found.name}")
+                family = str(read_config(found.folder).get("model_type", ""))
+                findings += torchtune_findings(config, adapted_names(adapter_tensors(folder)), left, family)
                 config, fitted = _fitted(folder, found, config, by_mlx=by_mlx)
                 findings += [*fitted, *check_base(folder, found.folder, found.name, named)]
             _write(folder, config, found, named, findings)
@@ -173,6 +176,7 @@ def _looked_at(folder: Path) -> tuple[dict[str, Any], list[Finding]]:
     config, findings = read_foreign_config(folder)
     findings += rename_keys(folder)
     tensors = adapter_tensors(folder)
+    refuse_unsaid_dora(config, (tensor.part for tensor in tensors))
     config, replaced = replace_patterns(config, adapted_names(tensors))
     return config, [*findings, *replaced]
 

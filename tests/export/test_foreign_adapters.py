@@ -222,6 +222,36 @@ def test_an_adapter_as_torchtune_writes_it_in_safetensors_is_imported(tiny_model
     assert torch.equal(logits(with_adapter(base, Path(told["path"]))), expected)
 
 
+def as_torchtune_writes(folder: Path, base: Path, *, its_own: bool) -> Path:
+    """Leave an adapter the settings that torchtune writes, and its own file beside or not."""
+    (folder / "adapter_config.json").write_text(json.dumps({
+        "r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "down_proj"], "peft_type": "LORA", "base_model_name_or_path": str(base)}))
+    if its_own:
+        (folder / "adapter_model.pt").write_bytes(b"x")
+    return folder
+
+
+@pytest.mark.parametrize("its_own", [True, False])
+def test_rows_that_torchtune_mixes_up_are_told(its_own: bool, tiny_model: Tiny, tmp_path: Path) -> None:
+    """Query and key of qwen are not turned in torchtune, but turned back; where it is not certain who wrote it, a warning has to do."""
+    base = tiny_model("qwen3")
+    folder = as_torchtune_writes(make_adapter(base, tmp_path / "mine", **targets_of("qwen3")), base, its_own=its_own)
+    if its_own:
+        with pytest.raises(InputError, match=r"written by torchtune.*mixes up the rows") as raised:
+            imported(folder)
+        assert "adapter extract" in raised.value.hint
+    else:
+        assert codes(imported(folder)) == ["torchtune_rows"]
+
+
+def test_lengths_of_a_dora_that_does_not_say_so_are_not_left_out_in_silence(tiny_model: Tiny, tmp_path: Path) -> None:
+    base = tiny_model("llama")
+    made = make_adapter(base, tmp_path / "mine", **targets_of("llama"), use_dora=True)
+    with pytest.raises(InputError, match="do not say use_dora") as raised:
+        imported(as_torchtune_writes(made, base, its_own=True))
+    assert "torchtune" in raised.value.hint
+
+
 @pytest.mark.parametrize(("named", "full"), [
     ("unsloth/Qwen3-8B-unsloth-bnb-4bit", "Qwen3-8B"), ("unsloth/llama-3-8b-Instruct-bnb-4bit", "llama-3-8b-Instruct"),
     ("mlx-community/Qwen2.5-7B-Instruct-4bit", "Qwen2.5-7B-Instruct"), ("TheBloke/Mistral-7B-v0.1-GPTQ", "Mistral-7B-v0.1"),
