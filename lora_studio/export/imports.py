@@ -120,6 +120,7 @@ def import_adapter(
                 findings += torchtune_findings(config, adapted_names(adapter_tensors(folder)), left, family)
                 config, fitted = _fitted(folder, found, config, by_mlx=by_mlx)
                 findings += [*fitted, *check_base(folder, found.folder, found.name, named)]
+            refuse_unsaid_dora(config, (tensor.part for tensor in adapter_tensors(folder)))
             _write(folder, config, found, named, findings)
     except OSError as error:
         hint = "Nothing was kept. Free some space, then try again."
@@ -176,7 +177,6 @@ def _looked_at(folder: Path) -> tuple[dict[str, Any], list[Finding]]:
     config, findings = read_foreign_config(folder)
     findings += rename_keys(folder)
     tensors = adapter_tensors(folder)
-    refuse_unsaid_dora(config, (tensor.part for tensor in tensors))
     config, replaced = replace_patterns(config, adapted_names(tensors))
     return config, [*findings, *replaced]
 
