@@ -61,7 +61,7 @@ def _on_disk(model: PreTrainedModel, key: str) -> str:
     from transformers.core_model_loading import WeightRenaming, rename_source_key
 
     rules: list[Any] = get_model_conversion_mapping(model)
-    back = [copy.deepcopy(rule).reverse_transform() for rule in reversed(rules) if isinstance(rule, WeightRenaming)]
+    back: list[Any] = [copy.deepcopy(rule).reverse_transform() for rule in reversed(rules) if isinstance(rule, WeightRenaming)]
     module, mark, part = key.removeprefix(PREFIX).partition(".lora_")
     named, _ = rename_source_key(f"{module}.weight", back, [])
     return f"{PREFIX}{named.removesuffix('.weight')}{mark}{part}"

@@ -38,8 +38,8 @@ def told_fault(error: BaseException, safe: str) -> StudioError | None:
 def _refusing_family(error: BaseException) -> str:
     """Name the family whose own code in transformers raised an error, of what it was given; empty where no such code did."""
     frames = traceback.extract_tb(error.__traceback__)
-    parts = Path(frames[-1].filename).parts if frames else ()
-    return parts[-2] if parts[-4:-2] == ("transformers", "models") else ""
+    family = Path(frames[-1].filename if frames else "").parent
+    return family.name if family.parts[-3:-1] == ("transformers", "models") else ""
 
 
 def is_lost_device(error: BaseException) -> bool:
