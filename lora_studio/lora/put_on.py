@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,14 +59,15 @@ def set_tensors(model: PeftModel, tensors: Mapping[str, Tensor]) -> tuple[set[st
     return set(outcome.missing_keys) - placed, list(outcome.unexpected_keys)
 
 
-def _misread(model: Any, keys: set[str] | Any) -> dict[str, Tensor]:
+def _misread(model: Any, keys: Set[str]) -> dict[str, Tensor]:
     """Find the parameters whose names PEFT takes for others, by their keys."""
     own: dict[str, Tensor] = {}
     for name, parameter in model.named_parameters():
-        if ".lora_" in name:
-            key = name.replace(_ADAPTER, "", 1)
-            own[key if key in keys or not key.endswith("magnitude_vector.weight") else key.removesuffix(".weight")] = parameter
-    return {key: own[key] for key in names_for_peft(model.get_base_model(), own.keys() & keys)}
+        key = name.replace(_ADAPTER, "", 1)
+        key = key if key in keys else key.removesuffix(".weight")  # PEFT leaves it out behind DoRA's lengths
+        if ".lora_" in key and key in keys:
+            own[key] = parameter
+    return {key: own[key] for key in names_for_peft(model.get_base_model(), own.keys())}
 
 
 def _put(key: str, parameter: Tensor, tensor: Tensor) -> None:

@@ -85,8 +85,9 @@ def test_parameters_that_are_single_numbers_are_kept_and_replaced_like_any_tenso
     assert_merged(made, tmp_path / "merged", getattr(torch, dtype))
 
 
-def test_an_adapter_goes_on_whole_where_peft_alone_loses_modules(tmp_path: Path) -> None:
-    made = make(tmp_path, "laguna", SHARED)
+@pytest.mark.parametrize("use_dora", [False, True])
+def test_an_adapter_goes_on_whole_where_peft_alone_loses_modules(use_dora: bool, tmp_path: Path) -> None:
+    made = make(tmp_path, "laguna", SHARED, use_dora=use_dora)
     alone = logits(with_adapter(made.base, made.adapter))
     assert (alone - made.logits).abs().max() > 1e-3, "PEFT reads these names by now: this can go"
     found = put_on(AutoModelForCausalLM.from_pretrained(made.base), made.adapter)
@@ -107,7 +108,7 @@ def test_a_checkpoints_tensors_all_go_back(tmp_path: Path) -> None:
 
 
 def test_an_exported_adapter_is_read_whole_by_peft_itself_and_again_here(tmp_path: Path) -> None:
-    made = make(tmp_path, "laguna", SHARED)
+    made = make(tmp_path, "laguna", SHARED, use_dora=True)
     out = tmp_path / "exported"
     told = run_export(source=str(made.adapter), kind="adapter", to=str(out))
     assert told["certificate"]["verdict"] == "exact"
