@@ -244,10 +244,14 @@ def refuse_changed_base(adapter: SavedAdapter) -> None:
             "Save it as a plain LoRA where it was trained: save_pretrained(…, path_initial_model_for_weight_conversion=…).", "source")
 
 
-def in_blocks(tensor: Tensor) -> Iterator[slice]:
-    """Cut the first axis into runs of rows that fit a core's cache."""
-    rows = max(1, _BLOCK_VALUES // max(1, tensor.numel() // max(1, tensor.shape[0]))) if tensor.dim() else 1
-    return (slice(first, first + rows) for first in range(0, tensor.shape[0], rows))
+def in_blocks(tensor: Tensor) -> Iterator[Tensor]:
+    """Give a tensor's rows in runs that fit a core's cache; a single number, which has no axis, is one run of one."""
+    if not tensor.dim():
+        return iter((tensor.view(1),))
+    if not tensor.numel():
+        return iter(())
+    rows = max(1, _BLOCK_VALUES // max(1, tensor.numel() // max(1, tensor.shape[0])))
+    return iter(tensor.split(rows))
 
 
 def vocabulary_weights(model: PreTrainedModel) -> set[str]:

@@ -15,7 +15,7 @@ from lora_studio.core.findings import Finding
 from lora_studio.core.modules import ModuleTree
 from lora_studio.export.renamed_tensors import Renamed, write_renamed
 from lora_studio.generate.adapters import ADAPTER_WEIGHTS
-from lora_studio.lora.saved_adapter import PREFIX, parted
+from lora_studio.lora.saved_adapter import PREFIX, parted, with_own_names
 from lora_studio.models.safetensors_header import read_header
 
 FIELD = "path"
@@ -33,10 +33,12 @@ def rename_keys(adapter: Path) -> list[Finding]:
         InputError: It is damaged, or holds several adapters.
     """
     path = adapter / ADAPTER_WEIGHTS
+    _, stored = with_own_names(path)
+    own = {key: name for name, key in stored.items()}
     tensors = read_header(path).tensors
     if not any(".lora_" in name for name in tensors) or any(entry.dtype not in _FLOATS for entry in tensors.values()):
         return []  # what it is instead is said where its tensors are looked at
-    names = _without_adapter({name: _unwrapped(name) for name in tensors})
+    names = _without_adapter({name: _unwrapped(own.get(name, name)) for name in tensors})
     return _written(path, names, "names")
 
 

@@ -185,8 +185,8 @@ class _Merging:
         dtype = self._plan.torch_dtype(name)
         first = 0
         for rows in in_blocks(tensor):
-            refuse_not_finite(name, tensor[rows])
-            rounded = tensor[rows].to(dtype)
+            refuse_not_finite(name, rows)
+            rounded = rows.to(dtype)
             refuse_overflow(name, rounded)
             self._writer.write_part(name, first, rounded)
             first += rounded.numel()

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_studio.core.errors import InputError, StudioError
+from lora_studio.core.errors import InputError
 from lora_studio.export.changes import AddUpdate, Change, Changes, Replace, ReplaceRows, Resize
 from lora_studio.export.held_base import HeldTensors
 from lora_studio.export.shards import SAFETENSORS_NAMES, Layout
@@ -154,13 +154,12 @@ class MergePlan:
         """See that every change has a place on disk where it can be made.
 
         Raises:
-            InputError: DoRA, rows or a bias would change a weight that lies in parts.
-            StudioError: A changed parameter is nowhere in the files.
+            InputError: DoRA, rows or a bias would change a weight that lies in parts, or a changed parameter is nowhere in the files.
         """
         for parameter, changes in self.changes.by_parameter.items():
             group = self.names.by_parameter.get(parameter)
             if group is None and parameter not in self.new:
-                raise StudioError(f"{parameter} is in none of the files of {self.stored.folder}.", _INSTEAD, "kind")
+                raise _not_stored(parameter, self.stored.folder)
             if group is not None and group.converter is not None and not all(_works_in_parts(change) for change in changes):
                 raise InputError(f"{parameter} lies in the base's files in parts, to which such a change cannot be made.", _INSTEAD, "kind")
 
@@ -234,6 +233,12 @@ class MergePlan:
             weights[entry.dtype] = weights.get(entry.dtype, 0) + entry.bytes
         short = max(weights, key=lambda key: weights[key])
         return next(word for word, code in SAFETENSORS_NAMES.items() if code == short)
+
+
+def _not_stored(parameter: str, folder: Path) -> InputError:
+    module = parameter.rpartition(".")[0]
+    message = f"The adapter changes {module}, whose {parameter} is in none of the files of {folder}: there is nothing to merge into."
+    return InputError(message, "Export the adapter instead of merging it, or train again without this target.", "kind")
 
 
 def _written_as(stored: StoredTensor, dtype: str | None) -> str:

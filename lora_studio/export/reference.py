@@ -19,6 +19,7 @@ from lora_studio.core.events import Phase, RunEvent
 from lora_studio.export.comparison import LogitComparison
 from lora_studio.export.precision import Precision
 from lora_studio.export.rows import ComparisonRows
+from lora_studio.lora.put_on import put_on
 from lora_studio.lora.vocabulary import resize_vocabulary
 from lora_studio.models.facts import read_facts
 from lora_studio.models.inspect import auto_class, load_config
@@ -114,15 +115,15 @@ def fits_memory(base: Path, bytes_each: int = 4) -> bool:
     return (facts.parameters or facts.bytes_on_disk // 2) * bytes_each * _ROOM < psutil.virtual_memory().available
 
 
-def with_adapter(model: Any, adapter: Path, resized: Mapping[str, int]) -> Any:
-    """Put an adapter on a loaded base, as anyone would: `PeftModel.from_pretrained`.
+def with_adapter(model: Any, adapter: Path, resized: Mapping[str, int], *, as_anyone: bool = False) -> Any:
+    """Put an adapter on a loaded base, every tensor where it belongs; or `as_anyone` would, by `PeftModel.from_pretrained` alone.
 
     Raises:
         InputError: It does not fit.
     """
     resize_vocabulary(model, max(resized.values(), default=0))
     try:
-        return PeftModel.from_pretrained(model, str(adapter), is_trainable=False).eval()
+        return (PeftModel.from_pretrained(model, str(adapter), is_trainable=False) if as_anyone else put_on(model, adapter)).eval()
     except (RuntimeError, ValueError, KeyError) as error:
         message = f"The adapter {adapter} does not fit this base model: {str(error).splitlines()[0]}"
         raise InputError(message, "Give the base model it was trained on.", "source") from error

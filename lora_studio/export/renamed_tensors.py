@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,13 +33,14 @@ class Renamed:
     part: int | None = None
 
 
-def write_renamed(path: Path, to: Path, tensors: Iterable[Renamed]) -> None:
+def write_renamed(path: Path, to: Path, tensors: Iterable[Renamed], metadata: Mapping[str, str] | None = None) -> None:
     """Write a file's tensors under other names.
 
     Args:
         path: The old file; of floating-point numbers of 16 bits and more.
         to: The new one.
         tensors: What it is to hold.
+        metadata: What its header is to say besides.
 
     Raises:
         InputError: The old file is damaged.
@@ -49,7 +50,7 @@ def write_renamed(path: Path, to: Path, tensors: Iterable[Renamed]) -> None:
     old: Any = numpy.memmap(path, dtype=numpy.uint8, mode="r")
     data = old[int.from_bytes(old[:8].tobytes(), "little") + 8 :]
     chosen = list(tensors)
-    told = json.dumps({"__metadata__": {"format": "pt"}, **_header(header, chosen)}).encode()
+    told = json.dumps({"__metadata__": {"format": "pt", **(metadata or {})}, **_header(header, chosen)}).encode()
     told += b" " * (-len(told) % 8)
     with to.open("xb") as out:
         out.write(len(told).to_bytes(8, "little") + told)

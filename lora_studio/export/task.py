@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shutil
 from collections.abc import Generator, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +29,7 @@ from lora_studio.export.merge import merge_into
 from lora_studio.export.mlx_adapter import mlx_adapter_fault, write_mlx_adapter
 from lora_studio.export.other_class import other_class
 from lora_studio.export.papers import copy_own_tokenizer, copy_papers, copy_template, end_token_in_words, papers_fault
+from lora_studio.export.readable_names import write_readable
 from lora_studio.export.reference import compare_with, fits_memory, load_artefact, with_adapter
 from lora_studio.export.request import check_request, check_space, needed_folders
 from lora_studio.export.source import CONFIG_NAME, WEIGHTS_NAME, AdapterSource, read_adapter_config
@@ -172,17 +172,16 @@ def _bytes_needed(work: Work, kind: str) -> int:
 
 
 def _make_adapter(context: TaskContext, work: Work, folder: Path) -> Generator[RunEvent, None, Findings]:
-    shutil.copyfile(work.source.adapter / WEIGHTS_NAME, folder / WEIGHTS_NAME)
     settings = portable(read_adapter_config(work.source.adapter))
     (folder / CONFIG_NAME).write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    wrong = write_readable(work.changes, folder)
     copy_own_tokenizer(work.source.adapter, folder)
     copy_template(folder, work.papers)
     findings = Findings(kind="adapter", dtype=_adapter_dtype(work), loaded_by=f"peft {peft_version}")
-    same = sha256_of(folder / WEIGHTS_NAME) == sha256_of(work.source.adapter / WEIGHTS_NAME)
-    findings.tensors, findings.wrong = len(work.changes.adapter.header.tensors), [] if same else [WEIGHTS_NAME]
+    findings.tensors, findings.wrong = len(work.changes.adapter.header.tensors), wrong
     if work.run:
         reference = yield from work.reference(context)
-        model = with_adapter(load_model(work.base, torch.float32, _CPU, unpack=True), folder, work.changes.resized)
+        model = with_adapter(load_model(work.base, torch.float32, _CPU, unpack=True), folder, work.changes.resized, as_anyone=True)
         findings.compared = yield from compare_with(context, model, reference)
         findings.rows_from = reference.rows.origin
     return findings

@@ -108,15 +108,16 @@ class _Check:
         if name not in self.found.by_name:
             return
         written = self._compare(name, exact)
-        for rows in in_blocks(exact):
-            self._report.lost += float((written[rows].double() - exact[rows].double()).square().sum())
-            if base.shape == exact.shape:
-                self._report.update += float((exact[rows].double() - base[rows].double()).square().sum())
+        for found, wanted in zip(in_blocks(written), in_blocks(exact), strict=True):
+            self._report.lost += float((found.double() - wanted.double()).square().sum())
+        if base.shape == exact.shape:
+            for wanted, before in zip(in_blocks(exact), in_blocks(base), strict=True):
+                self._report.update += float((wanted.double() - before.double()).square().sum())
 
     def _compare(self, name: str, expected: Tensor) -> Tensor:
         written = self.found.read(name)
         self._report.checked += 1
-        same = written.shape == expected.shape and all(_same_bits(written[rows], expected[rows]) for rows in in_blocks(written))
+        same = written.shape == expected.shape and all(map(_same_bits, in_blocks(written), in_blocks(expected)))
         if not same:
             self._report.wrong.append(name)
             return expected

@@ -20,6 +20,7 @@ from lora_studio.export.mlx_adapter import refuse_beyond_mlx
 from lora_studio.export.original import weights_apart
 from lora_studio.export.papers import Papers, papers_of
 from lora_studio.export.public import public_name
+from lora_studio.export.readable_names import refuse_unread
 from lora_studio.export.reference import Parts, Reference, most_tokens, reference_of, trained_logits
 from lora_studio.export.rows import comparison_rows
 from lora_studio.export.source import AdapterSource
@@ -82,6 +83,8 @@ class Work:
             refuse(changes.adapter, base, changes.tree)
             if changes.resized:
                 raise InputError(OTHER_VOCABULARY, "Export the merged model.", "kind")
+        elif kind == "adapter":
+            refuse_unread(changes)
         held = Held(source.base_quantization, source.config.model.dtype) if into == "dequantized" and source.config else None
         plan = MergePlan.of(base, changes, dtype, held) if kind in ("merged", "gguf") else None
         return cls(source, base, changes, plan, papers_of(base, source.adapter, source.config), run, trained_base, name, apart)

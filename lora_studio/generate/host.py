@@ -17,12 +17,13 @@ from typing import Any
 import torch
 from peft import PeftModel, get_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lora_studio.core.control import TaskContext
 from lora_studio.core.errors import InputError
-from lora_studio.lora.saved_adapter import SavedAdapter
+from lora_studio.lora.put_on import put_on
+from lora_studio.lora.saved_adapter import SavedAdapter, with_own_names
 from lora_studio.lora.vocabulary import Vocabulary, resize_vocabulary
 from lora_studio.models.inspect import tree_of
 from lora_studio.models.load import load_model, load_tokenizer
@@ -152,7 +153,7 @@ def load_adapter(base: PreTrainedModel, folder: Path) -> PeftModel:
         )
     _resize(base, folder)
     try:
-        model = PeftModel.from_pretrained(base, str(folder), is_trainable=False)
+        model = put_on(base, folder)
         _refuse_other_keys(model, folder)
     except (ValueError, RuntimeError, KeyError, OSError, TypeError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -181,8 +182,8 @@ def _vocabulary_rows(base: PreTrainedModel) -> int:
 def _refuse_other_keys(model: PeftModel, folder: Path) -> None:
     """Refuse an adapter some of whose weights found no place, or are missing: PEFT only warns of either."""
     wanted: set[str] = set(get_peft_model_state_dict(model, save_embedding_layers=False))
-    with safe_open(folder / "adapter_model.safetensors", framework="pt") as file:
-        found = {str(name) for name in file.keys()}  # noqa: SIM118  # no mapping
+    header, _ = with_own_names(folder / "adapter_model.safetensors")
+    found = header.tensors.keys()
     lost = sorted(wanted - found) or sorted(name for name in found - wanted if ".lora_" in name)
     if lost:
         raise ValueError(f"{len(lost)} tensors differ, first {lost[0]}")

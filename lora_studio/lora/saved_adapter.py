@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from lora_studio.core.errors import InputError
 from lora_studio.core.modules import ModuleTree
 from lora_studio.core.targets.patterns import PatternTable
+from lora_studio.models.peft_names import PREFIX
 from lora_studio.models.safetensors_header import SafetensorsHeader, read_header
 
 if TYPE_CHECKING:
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
 CONFIG_NAME = "adapter_config.json"
 WEIGHTS_NAME = "adapter_model.safetensors"
 FIELD = "source"
-PREFIX = "base_model.model."
-"""What PEFT puts before every name in an adapter's file."""
+OWN_NAMES = "lora_studio.own_names"
+"""Key of a file's metadata that says, as JSON, what tensors are called in memory that it has under other names (`models.peft_names`)."""
 _LORA_PART = re.compile(
     r"(?P<module>.+?)\.(?P<part>lora_A\.weight|lora_B\.weight|lora_embedding_A|lora_embedding_B|lora_B\.bias|lora_magnitude_vector(?:\.weight)?"
     r"|token_adapter\.trainable_tokens_delta)")
@@ -76,6 +77,7 @@ class SavedAdapter:
         whole: Keys of tensors that take a base parameter's place, by that parameter's name, such as `lm_head.weight`: `modules_to_save`,
             trained biases, embeddings PEFT saved beside an adapter.
         token_rows: Keys of trained rows by the name of the embedding they replace rows of; `token_indices` says which.
+        stored: What the file calls tensors that are called otherwise here, by their key.
     """
 
     folder: Path
@@ -84,6 +86,7 @@ class SavedAdapter:
     pairs: Mapping[str, SavedPair]
     whole: Mapping[str, str] = field(default_factory=dict[str, str])
     token_rows: Mapping[str, str] = field(default_factory=dict[str, str])
+    stored: Mapping[str, str] = field(default_factory=dict[str, str])
 
     @classmethod
     def open(cls, folder: Path, tree: ModuleTree | None = None) -> SavedAdapter:
@@ -99,8 +102,8 @@ class SavedAdapter:
         config = read_adapter_config(folder)
         if not (folder / WEIGHTS_NAME).is_file():
             raise InputError(f"{folder / WEIGHTS_NAME} is missing.", "Give a folder with the adapter's weights.", FIELD)
-        header = read_header(folder / WEIGHTS_NAME)
-        return _Reading(folder, config, header, tree).result()
+        header, stored = with_own_names(folder / WEIGHTS_NAME)
+        return replace(_Reading(folder, config, header, tree).result(), stored=stored)
 
     @property
     def trained_whole(self) -> list[str]:
@@ -152,12 +155,32 @@ class AdapterTensors:
 
     def get(self, key: str) -> Tensor:
         """Read one tensor as it lies in the file."""
-        return self._file.get_tensor(key)
+        return self._file.get_tensor(self._adapter.stored.get(key, key))
 
     def factors(self, name: str) -> tuple[Tensor, Tensor]:
         """Give A and B of a module in float32."""
         pair = self._adapter.pairs[name]
         return self.get(pair.a_key).float(), self.get(pair.b_key).float()
+
+
+def with_own_names(path: Path) -> tuple[SafetensorsHeader, dict[str, str]]:
+    """Read an adapter file's header with its tensors named as PEFT has them in memory; and what the file calls those it names otherwise.
+
+    Raises:
+        InputError: The file is damaged, or gives two tensors one name.
+    """
+    header = read_header(path)
+    try:
+        told: Any = json.loads(header.metadata.get(OWN_NAMES, "{}"))
+    except (ValueError, RecursionError):
+        told = {}
+    names = {key: str(own) for key, own in told.items() if key in header.tensors} if isinstance(told, dict) else {}
+    if not names:
+        return header, {}
+    tensors = {names.get(key, key): entry for key, entry in header.tensors.items()}
+    if len(tensors) != len(header.tensors):
+        raise InputError(f"{path} gives several tensors one name.", _AGAIN, FIELD)
+    return SafetensorsHeader(tensors, header.metadata), {own: key for key, own in names.items()}
 
 
 def parted(key: str) -> tuple[str, str] | None:

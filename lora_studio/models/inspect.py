@@ -18,6 +18,7 @@ from lora_studio.core.errors import InputError
 from lora_studio.core.events import Phase, RunEvent, RunFinished
 from lora_studio.core.modules import ModuleInfo, ModuleTree
 from lora_studio.models.check import FIELD, read_config
+from lora_studio.models.peft_names import UNREAD, unread_modules
 from lora_studio.models.prepare import prepare
 from lora_studio.models.tree_cache import cached_tree, keep_tree
 from lora_studio.models.wrappable import Refusals, adapter_sizes, lone_parameters
@@ -138,6 +139,7 @@ def tree_of(model: PreTrainedModel) -> ModuleTree:
     for name, module in model.named_modules():
         modules.append(_describe(name, module, sharing, refusals))
         modules.extend(lone_parameters(name, module))
+    unread = unread_modules(model, [module.name for module in modules if module.targetable and module.kind != "experts"])
     named = dict(model.named_parameters())
     return ModuleTree(
         architecture=type(model).__name__,
@@ -146,7 +148,7 @@ def tree_of(model: PreTrainedModel) -> ModuleTree:
         tied_embeddings=output is not None and len(sharing.get(id(output.weight), ())) > 1,
         output_module=next((name for name, module in model.named_modules() if module is output), ""),
         bias_parameters=sum(elements(parameter) for name, parameter in named.items() if "bias" in name),
-        modules=tuple(modules),
+        modules=tuple(replace(module, targetable=False, reason=UNREAD) if module.name in unread else module for module in modules),
     )
 
 

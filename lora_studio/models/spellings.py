@@ -36,7 +36,7 @@ _OWN_NAMES = {  # theta and rotated share where a family had names of its own fo
 _PATTERN_NAMES = {"gemma3_text": "sliding_window_pattern", "cohere2": "sliding_window_pattern",
                   "modernbert-decoder": "global_attn_every_n_layers"}
 _RENAMED = {  # model_type: what transformers 5 writes, and what the same was called before
-    "qwen3_moe": (("num_local_experts", "num_experts"),), "longcat_flash": (("num_layers", "num_hidden_layers"),),
+    "qwen3_moe": (("num_local_experts", "num_experts"),),
     "gpt2": (("n_positions", "n_ctx"),),
 }
 _KINDS = {  # families whose kinds of layers were renamed; transformers 5 takes both names, 4 the older alone
@@ -65,6 +65,8 @@ def both_spellings(config: Mapping[str, Any]) -> dict[str, Any]:
     for name, older in _RENAMED.get(family, ()):
         if name in found:
             found.setdefault(older, found[name])
+    if family == "longcat_flash" and isinstance(found.get("num_layers"), int):  # transformers 5 halves what stands there as it reads
+        found.setdefault("num_hidden_layers", 2 * found["num_layers"])
     return {**found, **_rotary(found, family), **_pattern(found, family), **_kinds(found, family)}
 
 

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+from peft import PeftModel, get_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -23,6 +23,7 @@ from lora_studio.core.runs import RunFolder, checkpoint_order
 from lora_studio.generate.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, MANIFEST
 from lora_studio.generate.host import active_config
 from lora_studio.lora.portable_config import portable
+from lora_studio.lora.put_on import set_tensors
 from lora_studio.train.progress import Progress
 from lora_studio.train.stepper import Stepper
 
@@ -129,12 +130,12 @@ def load_weights(folder: Path, stepper: Stepper) -> None:
 
 def _put_back(folder: Path, stepper: Stepper, adapter: dict[str, Tensor]) -> None:
     try:
-        outcome: Any = set_peft_model_state_dict(stepper.model, adapter)
+        missing, unexpected = set_tensors(stepper.model, adapter)
     except RuntimeError as error:
         raise _unfit(folder, " ".join(str(error).split())[:300]) from error
-    lost = stepper.parameters.keys() & set(outcome.missing_keys)
-    if lost or outcome.unexpected_keys:
-        raise _unfit(folder, f"it does not match the adapter at {next(iter(lost or outcome.unexpected_keys))}")
+    lost = stepper.parameters.keys() & missing
+    if lost or unexpected:
+        raise _unfit(folder, f"it does not match the adapter at {next(iter(lost or unexpected))}")
 
 
 def read_state(folder: Path) -> CheckpointState:

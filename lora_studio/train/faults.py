@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 
@@ -14,7 +16,7 @@ _LOST_DEVICE = ("cuda error", "cublas_status", "cudnn_status", "hip error", "dev
 
 
 def told_fault(error: BaseException, safe: str) -> StudioError | None:
-    """Tell an error out of the loop that is a want of memory or a lost device; None for any other.
+    """Tell an error out of the loop that is a want of memory, a lost device or a model's own refusal; None for any other.
 
     Args:
         error: What was raised.
@@ -25,7 +27,19 @@ def told_fault(error: BaseException, safe: str) -> StudioError | None:
     if is_lost_device(error):
         first = str(error).strip().splitlines()[0][:200]
         return StudioError(f"The graphics card failed or is gone: {first}.", f"{safe} Start the program again, then resume the run.")
+    family = _refusing_family(error)
+    if family:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0][:300].rstrip(".")
+        return StudioError(f"transformers does not train the family {family} on these rows: {first}.",
+                           f"Choose another base model. {safe}", "model.name_or_path")
     return None
+
+
+def _refusing_family(error: BaseException) -> str:
+    """Name the family whose own code in transformers raised an error, of what it was given; empty where no such code did."""
+    frames = traceback.extract_tb(error.__traceback__)
+    family = Path(frames[-1].filename if frames else "").parent
+    return family.name if family.parts[-3:-1] == ("transformers", "models") else ""
 
 
 def is_lost_device(error: BaseException) -> bool:

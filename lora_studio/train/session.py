@@ -159,7 +159,7 @@ class Session:
                 if self.step > self._saved_step:
                     yield from self._save()
                 raise Cancelled from None
-            except (RuntimeError, MemoryError) as error:
+            except (RuntimeError, MemoryError, ValueError, TypeError, AttributeError, LookupError) as error:
                 lost = self._ranks.lost(error)
                 if lost is not None:
                     yield from self._save_alone()

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+from peft import PeftModel, get_peft_model_state_dict
 from peft.utils.other import get_pattern_key
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -16,6 +16,8 @@ from torch import Tensor
 from lora_studio.core.errors import InputError
 from lora_studio.generate.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, find_adapter
 from lora_studio.generate.host import active_config
+from lora_studio.lora.put_on import set_tensors
+from lora_studio.lora.saved_adapter import with_own_names
 
 FIELD = "adapter.warm_start"
 _DOWN, _UP = "lora_A", "lora_B"
@@ -58,14 +60,16 @@ def warm_up(model: PeftModel, source: str) -> list[str]:
         message = f"The adapter to begin from has {_listed(lost)}, which are no targets here."
         raise InputError(message, "Tick them, or choose another adapter.", FIELD)
     taken = {key: _fitted(key, tensor, own[key], config, model) for key, tensor in given.items()}
-    set_peft_model_state_dict(model, {**own, **taken})
+    set_tensors(model, {**own, **taken})
     return sorted({_module_of(key) for key in own.keys() - given.keys()})
 
 
 def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
         config: dict[str, Any] = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
-        return config, load_file(folder / ADAPTER_WEIGHTS)
+        _, stored = with_own_names(folder / ADAPTER_WEIGHTS)
+        own = {key: name for name, key in stored.items()}
+        return config, {own.get(key, key): tensor for key, tensor in load_file(folder / ADAPTER_WEIGHTS).items()}
     except (OSError, ValueError, SafetensorError) as error:
         raise InputError(f"The adapter in {folder} cannot be read: {error}.", "Copy it again from where it came from.", FIELD) from error
 

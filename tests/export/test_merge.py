@@ -246,6 +246,21 @@ def test_an_adapter_that_began_by_changing_its_base_is_refused(start: str, tiny_
         merged(base, adapter, tmp_path / "merged")
 
 
+def test_a_change_of_what_is_in_none_of_the_files_is_refused_before_anything_is_written(
+    tiny_model: Callable[[str], Path], tmp_path: Path,
+) -> None:
+    base = shutil.copytree(tiny_model("llama"), tmp_path / "base")
+    adapter = make_adapter(base, tmp_path / "adapter", **PLAIN)
+    tensors = load_file(base / "model.safetensors")
+    del tensors["model.layers.1.self_attn.q_proj.weight"]
+    save_file(tensors, base / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(InputError, match=r"changes model\.layers\.1\.self_attn\.q_proj, whose .*q_proj\.weight is in none") as told:
+        run_export(source=str(adapter), kind="merged", to=str(tmp_path / "merged"))
+    assert "Export the adapter" in told.value.hint
+    assert "without this target" in told.value.hint
+    assert not (tmp_path / "merged").exists()
+
+
 def test_a_bias_that_the_base_has_no_place_for_is_refused(tiny_model: Callable[[str], Path], tmp_path: Path) -> None:
     base = tiny_model("llama")
     adapter = make_adapter(base, tmp_path / "adapter", **PLAIN, lora_bias=True)

@@ -47,13 +47,23 @@ _QWEN4: dict[str, Any] = {
     "hc_lowrank": 8, "ple_embed_dim": 32,
 }
 OVERRIDES: dict[str, dict[str, Any]] = {
+    "blt": {"vocab_size": VOCABULARY, "encoder_hash_byte_group_vocab": 64, "encoder_hash_byte_group_size": [3, 4],
+            "patcher_config": {"vocab_size": VOCABULARY},
+            "encoder_config": {"vocab_size": VOCABULARY, "hidden_size_global": 32},
+            "decoder_config": {"vocab_size": VOCABULARY, "hidden_size_global": 32}},
     "cohere_compass_text": {"rope_parameters": {kind: {"rope_type": "default", "rope_theta": 10000.0}
                                                 for kind in ("full_attention", "sliding_attention")}},
     "deepseek_v2": {"n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2, "first_k_dense_replace": 1},
     "dots1": {"n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2, "first_k_dense_replace": 1},
     "dbrx": {"attn_config": {"kv_n_heads": 2, "rope_theta": 10000.0, "clip_qkv": 8.0},
              "ffn_config": {"hidden_size": 32, "ffn_hidden_size": 16, "moe_num_experts": 4, "moe_top_k": 2}},
+    "dots3_note": {
+        "text_config": {"per_layer_config": {}, "head_dim": 16},
+        "vision_config": {"per_layer_config": {}, "adapter_in_dim": 32, "adapter_out_dim": 32},
+        "audio_config": {"adapter_input_size": 32, "adapter_out_dim": 32, "conv_output_size": 7680}},
     "dots3_note_text": {"per_layer_config": {}, "head_dim": 16},
+    "emu3": {"vocabulary_map": {"<image>": VOCABULARY - 1},
+             "vq_config": {"codebook_size": 16, "base_channels": 32, "channel_multiplier": [1, 1], "num_res_blocks": 1}},
     "gemma3n_text": {"num_hidden_layers": 5, "num_kv_shared_layers": 0, "intermediate_size": [48] * 5,
                      "activation_sparsity_pattern": [0.5, 0.0, 0.0, 0.0, 0.0]},
     "gpt_neo": {"attention_types": [[["global", "local"], 1]], "window_size": 8},
@@ -70,12 +80,14 @@ OVERRIDES: dict[str, dict[str, Any]] = {
               "attention_hidden_size": 64, "attention_head_dim": 16, "num_key_value_heads": 4, "mamba_dt_rank": 8},
     "zamba2": {"layers_block_type": ["linear_attention", "hybrid", "linear_attention"], "hybrid_layer_ids": [1], "num_hidden_layers": 3,
                "attention_hidden_size": 64, "attention_head_dim": 16, "num_key_value_heads": 4, "n_mamba_heads": 4, "mamba_headdim": 16},
-    "reformer": {"axial_pos_shape": [8, 8], "axial_pos_embds_dim": [16, 16], "attn_layers": ["local", "lsh"],
+    "reformer": {"vocab_size": VOCABULARY, "axial_pos_shape": [8, 8], "axial_pos_embds_dim": [16, 16], "attn_layers": ["local", "lsh"],
                  "lsh_attn_chunk_length": 8, "local_attn_chunk_length": 8,
                  "num_buckets": 4, "hidden_size": 32, "max_position_embeddings": 64},
     "xmod": {"default_language": "en_XX"},
 }
 """What a family needs beyond smaller sizes."""
+_PUBLISHED_WHOLE = ("emu3", "mllama")
+"""Families whose files are of the model with images; of the text part alone, transformers saves a config that it does not load again."""
 
 
 def families() -> list[str]:
@@ -94,7 +106,7 @@ def tiny_family_config(family: str, **changes: Any) -> Any:
         default: dict[str, Any] = CONFIG_MAPPING[family]().to_dict()
     except Exception:  # some validate their own defaults away
         default = {}
-    fields = {**_shrunk(default), **OVERRIDES.get(family, {}), **changes}
+    fields = {**_overridden(_shrunk(default), OVERRIDES.get(family, {})), **changes}
     if f"{family}_text" in OVERRIDES and "text_config" in fields:
         fields["text_config"].update(OVERRIDES[f"{family}_text"])
     config = AutoConfig.for_model(family, **fields)
@@ -107,19 +119,26 @@ def tiny_family_model(family: str, **changes: Any) -> Any:
     """Make a tiny model of a family, random from a fixed seed, with logits that are well apart."""
     import torch
     from torch import nn
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
     config = tiny_family_config(family, **changes)
+    made_by: Any = AutoModelForImageTextToText if family in _PUBLISHED_WHOLE else AutoModelForCausalLM
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         try:
-            model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
+            model = made_by.from_config(config, attn_implementation="sdpa")
         except ValueError:
-            model = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+            model = made_by.from_config(config, attn_implementation="eager")
         for module in model.modules():
             if isinstance(module, nn.Linear | nn.Embedding):
                 nn.init.normal_(module.weight, std=0.08)
     return model.eval()
+
+
+def _overridden(fields: dict[str, Any], by: dict[str, Any]) -> dict[str, Any]:
+    """Give fields with others in their place; those of a config within are taken one by one."""
+    both = {name: _overridden(fields[name], value) for name, value in by.items() if name.endswith("_config") and name in fields}
+    return {**fields, **by, **both}
 
 
 def _shrunk(default: dict[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import time
+import warnings
 from datetime import date
 from pathlib import Path
 
@@ -16,9 +16,8 @@ from tests.families.table import line, table
 from tests.families.trial import CHECKS, Outcome
 
 _DOZEN = 12
-_SECONDS = 50.0
-"""After these no further family is begun: on a busy machine there are fewer of them."""
-_LIMIT = 300.0
+_SECONDS = 75.0
+"""Of a processor: after these no further family is begun. A dozen takes about half of them, on a busy machine too."""
 
 
 def dozen(day: int) -> list[str]:
@@ -40,12 +39,14 @@ def news(outcome: Outcome) -> dict[str, str]:
 def test_a_dozen_families_are_inspected_planned_trained_and_exported_as_plain_transformers_has_it(tmp_path: Path) -> None:
     names = dozen(date.today().toordinal())
     print("families of the day:", ",".join(names))  # noqa: T201 (shown where the test fails, to run them again)
-    began, found = time.monotonic(), []
-    for outcome in run_families(names, Results(tmp_path), _LIMIT):
+    found: list[Outcome] = []
+    for outcome in run_families(names, Results(tmp_path)):
         print(line(outcome))  # noqa: T201
         found.append(outcome)
-        if time.monotonic() - began > _SECONDS:
+        if sum(one.seconds for one in found) > _SECONDS:
             break
+    if len(found) < len(names):
+        warnings.warn(f"Of {len(names)} families {len(found)} were tried: these took {_SECONDS:.0f} s of a processor.", stacklevel=1)
     assert {outcome.family: news(outcome) for outcome in found if news(outcome)} == {}
 
 

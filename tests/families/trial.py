@@ -28,6 +28,7 @@ from lora_studio.data.token_rows import TokenRow, end_to_end
 from lora_studio.export.task import export
 from lora_studio.generate.batches import make_batch
 from lora_studio.generate.head import SelectedHead
+from lora_studio.generate.host import load_adapter
 from lora_studio.generate.packed import refuse_unpackable
 from lora_studio.lora.config import to_lora_config
 from lora_studio.lora.inject import inject
@@ -57,7 +58,7 @@ class Outcome:
         architecture: The class that its config makes.
         parameters: Of the tiny model.
         checks: What each of CHECKS said: "yes" (and how), or what falls short; one that could not be tried any more is left out.
-        seconds: It took.
+        seconds: Of a processor that it took.
     """
 
     family: str
@@ -78,7 +79,7 @@ class Outcome:
 
 def go_through(family: str, folder: Path) -> Outcome:
     """Take a family through all checks, in an empty folder; what fails is what the outcome says."""
-    began = time.perf_counter()
+    began = time.process_time()
     outcome = Outcome(family)
     warnings.simplefilter("ignore")
     trial = _Trial(outcome, folder)
@@ -86,7 +87,7 @@ def go_through(family: str, folder: Path) -> Outcome:
         for name in CHECKS:
             if not trial.said(name, getattr(trial, name)) and name in ("inspect", "steps"):
                 break  # nothing further can be tried
-    outcome.seconds = time.perf_counter() - began
+    outcome.seconds = time.process_time() - began
     return outcome
 
 
@@ -199,7 +200,7 @@ class _Trial:
     def adapter(self) -> str:
         """The exported adapter, loaded by PEFT, is what the run learned."""
         target = self._export("adapter", check="tensors")  # what its certificate runs, the merged one's does too
-        learned, found, base = self._logits(RunFolder.open(self._run).adapter_path), self._logits(target), self._logits(None)
+        learned, found, base = self._learned(), self._logits(target), self._logits(None)
         if torch.equal(learned, base):
             raise ShortError("the adapter does nothing")
         return _close(found, learned)
@@ -207,7 +208,7 @@ class _Trial:
     def merged(self) -> str:
         """The merged model, loaded by transformers, is base and adapter."""
         target = self._export("merged", dtype="float32")
-        return _close(_logits_of(_load(target), self._sample()), self._logits(RunFolder.open(self._run).adapter_path))
+        return _close(_logits_of(_load(target), self._sample()), self._learned())
 
     def packing(self) -> str:
         """Rows packed into one row have the loss that they have alone, or packing is refused."""
@@ -269,6 +270,10 @@ class _Trial:
 
     def _sample(self) -> TokenRow:
         return max(self._prepared().train, key=lambda row: row.input_ids.size)
+
+    def _learned(self) -> torch.Tensor:
+        """The logits of base and run, every tensor of the run's file in its place."""
+        return _logits_of(load_adapter(_load(self._base), RunFolder.open(self._run).adapter_path).eval(), self._sample())
 
     def _logits(self, adapter: Path | None) -> torch.Tensor:
         from peft import PeftModel

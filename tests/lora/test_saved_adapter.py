@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from lora_studio.core.errors import InputError
 from lora_studio.lora.inject import wrapped_modules
-from lora_studio.lora.saved_adapter import SavedAdapter
+from lora_studio.lora.saved_adapter import OWN_NAMES, SavedAdapter
 from lora_studio.models.inspect import inspect_model
 
 CASES: list[tuple[str, dict[str, Any]]] = [
@@ -56,3 +57,23 @@ def test_a_config_that_contradicts_its_tensors_is_refused(tiny_model: Callable[[
     (tmp_path / "adapter_config.json").write_text(json.dumps({**config, "r": 5}))
     with pytest.raises(InputError, match="has rank 4, the config says 5"):
         SavedAdapter.open(tmp_path)
+
+
+def test_names_of_its_own_that_fall_together_are_refused(tiny_model: Callable[[str], Path], tmp_path: Path) -> None:
+    folder = tmp_path / "adapter"
+    saved(tiny_model("llama"), folder, target_modules=["q_proj"])
+    tensors = load_file(folder / "adapter_model.safetensors")
+    first, other = sorted(tensors)[:2]
+    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt", OWN_NAMES: json.dumps({first: other})})
+    with pytest.raises(InputError, match="several tensors one name"):
+        SavedAdapter.open(folder)
+
+
+@pytest.mark.parametrize("told", ["[]", "{", '{"no such tensor": "model"}'])
+def test_names_that_say_nothing_of_the_file_change_nothing(told: str, tiny_model: Callable[[str], Path], tmp_path: Path) -> None:
+    folder = tmp_path / "adapter"
+    saved(tiny_model("llama"), folder, target_modules=["q_proj"])
+    wanted = SavedAdapter.open(folder).pairs
+    tensors = load_file(folder / "adapter_model.safetensors")
+    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt", OWN_NAMES: told})
+    assert SavedAdapter.open(folder).pairs == wanted

@@ -190,3 +190,8 @@ def test_a_base_converted_earlier_is_mended_in_place(tiny_model: Callable[[str],
     list(prepare(TaskContext(), str(file)))
     assert {name: json.loads((folder / name).read_text()) for name in fresh} == {name: json.loads(text) for name, text in fresh.items()}
     assert (weight_fingerprint(folder), config_hash(folder)) == known
+
+
+def test_longcats_layers_stay_as_many_to_transformers_5() -> None:
+    config = AutoConfig.for_model("longcat_flash", num_layers=3).to_dict()
+    assert AutoConfig.for_model(**both_spellings(config)).num_layers == 3

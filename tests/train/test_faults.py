@@ -20,7 +20,9 @@ from lora_studio.generate.adapters import newest_whole
 from lora_studio.train import disk as disk_module
 from lora_studio.train import session
 from lora_studio.train.engine import train
+from tests.families.configs import tiny_family_model
 from tests.small_disk import SmallDisk
+from tests.tiny import save_tiny_tokenizer
 from tests.train.helpers import all_events, losses, new_run, run_config
 
 TinyModel = Callable[[str], Path]
@@ -252,3 +254,15 @@ def test_other_input_errors_are_not_waited_for(tiny_model: TinyModel, chat_rows:
     (run.path / "checkpoints" / "step-000002").write_text("a file where a folder is to be")
     with pytest.raises(InputError, match="exists already"):
         list(events)
+
+
+@pytest.mark.parametrize(("family", "words"), [
+    ("reformer", "multiple of"), ("gemma4_unified_assistant", "shared_kv_states"),
+])
+def test_rows_that_a_familys_own_code_refuses_end_a_run_in_its_words(family: str, words: str, chat_rows: Path, tmp_path: Path) -> None:
+    tiny_family_model(family).save_pretrained(tmp_path / "base")
+    save_tiny_tokenizer(tmp_path / "base")
+    config = run_config(tmp_path / "base", chat_rows, {**QUIET, "adapter.target_modules": "all-linear"})
+    with pytest.raises(StudioError, match=f"does not train the family {family} on these rows: .*{words}") as told:
+        all_events(new_run(tmp_path / "run", config))
+    assert told.value.field == "model.name_or_path"
