@@ -17,6 +17,7 @@ _POSITIONS = 40
 _SHAPE: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 96, "head_dim": 16}
 _SHAPES: dict[str, dict[str, Any]] = {
     "gpt2": {}, "gpt_neox": {"hidden_size": 64, "intermediate_size": 256}, "phi3": {"hidden_size": 128, "intermediate_size": 96},
+    "qwen3_moe": {**_SHAPE, "norm_topk_prob": True},  # as published ones have it: llama.cpp knows no other
     "gemma3": {**_SHAPE, "num_hidden_layers": 6, "query_pre_attn_scalar": 16,
                "layer_types": ["sliding_attention"] * 5 + ["full_attention"]}}
 _PARTS = [1.0] * 8, [2.0] * 8
@@ -93,6 +94,11 @@ class Subject:
         return {"name": self.name, "family": self.family, "rotary": self.rotary, "experts": self.experts}
 
 
+def shape_of(architecture: str) -> dict[str, Any]:
+    """Give the sizes of a tiny model: heads as wide as the readers' kernels want them."""
+    return _SHAPES.get(architecture, _SHAPE)
+
+
 def make_subjects(folder: Path, names: list[str]) -> list[Subject]:
     """Make bases and adapters in a folder, export them, and compute what they answer; tell of it as it goes."""
     made: list[Subject] = []
@@ -120,7 +126,7 @@ def _bases(folder: Path, names: list[str]) -> Iterator[Subject]:
         if not names or name in names:
             base = folder / "bases" / name.replace(", ", "-").replace(" ", "-")
             ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
-            shape = {**_SHAPES.get(architecture, _SHAPE), "vocab_size": len(tokenizer), **ids}
+            shape = {**shape_of(architecture), "vocab_size": len(tokenizer), **ids}
             save_tiny_model(base, architecture, **{**shape, **changes})
             tokenizer.save_pretrained(base)
             if architecture == "gpt2":
