@@ -24,7 +24,7 @@ def main() -> None:
     parser.add_argument("reader", nargs="*", help=f"of: {', '.join([*(reader.name for reader in READERS), _LLAMA])}; none means all")
     parser.add_argument("--subject", action="append", default=[], help="a model alone, by its name in the table; may be repeated")
     parser.add_argument("--keep", type=Path, help="a folder to work in that stays; else a temporary one")
-    parser.add_argument("--write", action="store_true", help="renew docs/CONSUMERS.md and resources/consumers.json by what was measured; else the table is printed alone")
+    parser.add_argument("--write", action="store_true", help="renew docs/CONSUMERS.md and resources/consumers.json; else print alone")
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = chosen.keep or Path(temporary)

@@ -35,7 +35,8 @@ def write_results(root: Path, subjects: list[Subject], results: list[dict[str, A
 
 def document_of(subjects: list[Subject], results: list[dict[str, Any]], date: str, here: dict[str, str]) -> dict[str, Any]:
     """Give what `resources/consumers.json` holds of one call of the suite."""
-    return {"here": here, "subjects": [one.told() for one in subjects], "results": [Measured.of(found, date).to_json() for found in results]}
+    found = [Measured.of(found, date).to_json() for found in results]
+    return {"here": here, "subjects": [one.told() for one in subjects], "results": found}
 
 
 def _renewed(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:

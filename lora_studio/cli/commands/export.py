@@ -63,9 +63,9 @@ def run(console: Console, arguments: Namespace) -> int:
 
 
 def export_document(result: dict[str, Any]) -> dict[str, Any]:
-    """Give `export --json`: the whole certificate, where it can be served, and what the base was held in while training."""
+    """Give `export --json`: the whole certificate, of an adapter where it can be served, and what the base was held in while training."""
     document = {"path": result["path"], "kind": result["kind"], "bytes": result["bytes"], "certificate": result["certificate"]}
-    if "compatibility" in result:
+    if result["kind"] == "adapter" and "compatibility" in result:  # of a merged model it stands in the card
         document["compatibility"] = result["compatibility"]
     held = result["base_quantization"]
     return document if held == NONE else {**document, "base_quantization": held}
