@@ -37,5 +37,5 @@ def _exported(subject: Subject, kind: str, place: Path) -> dict[str, Any]:
     except StudioError as error:
         return {"error": error.message}
     if told["grade"] != "logits":
-        return {"error": "it was written, and not run: llama.cpp is not here"}
+        return {"error": "it was written and its tensors recomputed, and not run: the base could not be converted here"}
     return {"difference": told["max_abs_logit_difference"], "top1": told["top1_agreement"]}
