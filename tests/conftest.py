@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import pytest_timeout
+
+from tests.patience import waiting
 
 if TYPE_CHECKING:
     from tests.small_disk import SmallDisk
 
+_LOOK_AGAIN_S = 10.0
 os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -33,6 +40,28 @@ def studio_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def say(request: pytest.FixtureRequest) -> Callable[[str], None]:
     """Have a sentence printed once all tests have run, in whichever process this one does."""
     return lambda text: request.node.user_properties.append(("said", text))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_timeout_set_timer(item: pytest.Item, settings: Any) -> bool | None:
+    """Let a test's limit grow with what else the machine has to do; where there is no alarm, the plugin's own limit holds."""
+    if not hasattr(signal, "SIGALRM") or threading.current_thread() is not threading.main_thread():
+        return None
+    patience, began = settings.timeout, time.monotonic()
+
+    def look(_number: int, _frame: object) -> None:
+        if (time.monotonic() - began) / waiting() >= patience:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            pytest_timeout.timeout_sigalrm(item, settings)
+
+    def cancel() -> None:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+
+    item.cancel_timeout = cancel  # type: ignore[attr-defined]  # where the plugin looks for it
+    signal.signal(signal.SIGALRM, look)
+    signal.setitimer(signal.ITIMER_REAL, patience, _LOOK_AGAIN_S)
+    return True
 
 
 def pytest_collection_finish() -> None:

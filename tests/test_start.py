@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -115,9 +117,21 @@ def test_ctrl_c_reaches_the_program_alone_which_may_save_its_work(tmp_path: Path
         "import sys, time\ntry:\n    print('begun', flush=True)\n    time.sleep(60)\nexcept KeyboardInterrupt:\n"
         "    time.sleep(1)\n    print('saved', flush=True)\n    sys.exit(130)\n")
     code = f"import start; start.become([{sys.executable!r}, {str(script)!r}])"
-    started = subprocess.Popen([sys.executable, "-c", code], cwd=SCRIPT.parent, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    with heeded_interrupts():
+        started = subprocess.Popen(
+            [sys.executable, "-c", code], cwd=SCRIPT.parent, stdout=subprocess.PIPE, text=True, start_new_session=True)
     assert started.stdout is not None
     assert started.stdout.readline() == "begun\n"
     os.killpg(started.pid, signal.SIGINT)  # as a terminal does: to every process of the group
     assert started.stdout.read() == "saved\n"
     assert started.wait(30) == 130
+
+
+@contextlib.contextmanager
+def heeded_interrupts() -> Iterator[None]:
+    """Have children heed interrupts: a shell that starts the tests in the background has them ignored, which is inherited."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -77,7 +77,8 @@ def main(arguments: list[str]) -> int:
             "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "TQDM_DISABLE": "1",
             "LORA_STUDIO_HOME": str(Path(folder) / "home"),
             # a check's process ends without tidying up, so that a hung thread cannot keep it
-            "PYTHONWARNINGS": "ignore:resource_tracker"})
+            "PYTHONWARNINGS": "ignore:resource_tracker",
+            "PYTORCH_NVML_BASED_CUDA_CHECK": "1"})  # whether there is a card is asked without touching it
         if device == "cpu" and options.tiny:
             os.environ.setdefault("OMP_NUM_THREADS", "1")  # several only get into each other's way over tiny models
         results = call.run(Path(folder), report.found, report.ended)

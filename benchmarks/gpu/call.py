@@ -110,20 +110,23 @@ class Result:
     said: str = ""
 
 
-def process_context() -> BaseContext:
-    """Give the way to start a check's process: forked from one with the engine imported, where the platform has that."""
+def process_context(device: str) -> BaseContext:
+    """Give the way to start a check's process: forked from one with the engine imported, where that leaves the device usable."""
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_PRELOADED)
-    first = context.Process(target=_nothing)  # the imports are to be no check's time
+    first = context.Process(target=_reach, args=(device,))  # the imports are to be no check's time
     first.start()
     first.join()
-    return context
+    return multiprocessing.get_context("spawn") if first.exitcode else context
 
 
-def _nothing() -> None:
-    """Be a process that has nothing to do."""
+def _reach(device: str) -> None:
+    """Touch the device: a library that did so while it was imported leaves it unusable in what is forked afterwards."""
+    import torch
+
+    torch.zeros(1, device=device)
 
 
 def left_out(check: Check, device: str) -> str:
@@ -244,7 +247,7 @@ class Call:
         ended: Callable[[Result], None] = lambda _result: None,
     ) -> list[Result]:
         """Run all checks, and give what came of each; `found` is told rows and `ended` results as they come."""
-        context = process_context()
+        context = process_context(self.device)
         until = time.monotonic() + self.seconds
         results: list[Result] = []
         for check in self.checks:

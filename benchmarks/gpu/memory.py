@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,14 +10,19 @@ from typing import Any
 
 import torch
 
+from benchmarks.gpu.bases import random_weights
 from benchmarks.gpu.call import Row, Setting
 from benchmarks.gpu.speed import Bench
 from lora_studio.core.control import TaskContext
 from lora_studio.core.events import Step
 from lora_studio.data.prepare import prepare_data
+from lora_studio.generate.batches import make_batch
+from lora_studio.generate.host import free_memory
 from lora_studio.models.load import load_tokenizer
 from lora_studio.train.engine import train
 from lora_studio.train.fitting import costs_of, largest_batch
+from tests.lora.live_memory import step_bytes
+from tests.tiny import save_tiny_model
 from tests.train.helpers import new_run
 
 _OF_A_STEP = ("gradients", "activations", "logits_and_loss")
@@ -58,8 +64,6 @@ def estimate(setting: Setting) -> Iterator[Row]:
 
 def _measured(bench: Bench, config: Any, way: str) -> tuple[int, int]:
     """Train two steps from nothing held on the card; give the most bytes allocated, and reserved."""
-    from benchmarks.gpu.bases import random_weights
-
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     run = new_run(Path(bench.setting.folder) / "estimates" / way.replace(" ", "-"), config.replace({"training.max_steps": 2}))
@@ -68,19 +72,14 @@ def _measured(bench: Bench, config: Any, way: str) -> tuple[int, int]:
         peak = max(event.peak_memory for event in train(context, str(run.path)) if isinstance(event, Step))
     reserved = torch.cuda.max_memory_reserved()
     context.warm.clear()
+    free_memory()
     return peak, reserved
 
 
 def _step_bytes(bench: Bench, config: Any, rows: Any) -> int:
     """Take the step's largest micro-batch on a processor and follow its allocations."""
-    from lora_studio.generate.batches import make_batch
-    from tests.lora.live_memory import step_bytes
-    from tests.tiny import save_tiny_model
-
     folder = bench.folder.parent / "tiny-weights"
     if not folder.is_dir():
-        import json
-
         fields = json.loads((bench.folder / "config.json").read_text(encoding="utf-8"))
         names = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "vocab_size",
                  "max_position_embeddings")

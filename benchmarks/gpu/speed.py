@@ -75,6 +75,7 @@ class Bench:
         self._context = TaskContext()
         self._runs = itertools.count()
         self._ids: list[list[int]] = []
+        self._peers_base: Any = None
 
     def config(self, **changes: object) -> RunConfig:
         """Give the settings of a run that goes once through the rows."""
@@ -117,6 +118,15 @@ class Bench:
         """The base that all arms share, once the studio has loaded it."""
         return ModelHost.of(self._context)._base
 
+    def peers_base(self) -> Any:
+        """Give a base of the peers' own, as the studio's is: they leave hooks and another forward pass on it."""
+        if self._peers_base is None:
+            from lora_studio.models import load
+
+            with random_weights():
+                self._peers_base = load.load_model(self.folder, HALF, self.device)
+        return self._peers_base
+
     def ids(self) -> list[list[int]]:
         """Give the rows' tokens, as the studio makes them."""
         if not self._ids:
@@ -157,7 +167,8 @@ class Bench:
             flags |= {"bf16": True, "gradient_checkpointing": False, "train_sampling_strategy": "group_by_length"}
         data = datasets.Dataset.from_dict({"input_ids": self.ids()})
         lora = LoraConfig(r=_RANK, lora_alpha=2 * _RANK, target_modules=list(TARGETS), task_type="CAUSAL_LM")
-        adapted = get_peft_model(self.base, lora)
+        base = self.peers_base()
+        adapted = get_peft_model(base, lora)
         try:
             if sft:
                 from trl import SFTConfig, SFTTrainer
@@ -173,9 +184,10 @@ class Bench:
             trainer.train()
             losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
         finally:
-            self.base.gradient_checkpointing_disable()
+            base.gradient_checkpointing_disable()
+            base.disable_input_require_grads()
             adapted.unload()
-            self.base.requires_grad_(False)
+            base.requires_grad_(False)
         return {"seconds": clock["ended"] - clock["began"], "loss": losses[-1], "tokens": sum(map(len, self.ids()))}
 
 

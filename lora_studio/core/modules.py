@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any, Literal, cast
 
-TREE_VERSION = 1
+TREE_VERSION = 2
 
 Kind = Literal["linear", "conv1d", "embedding", "experts", "other"]
 
@@ -39,6 +39,8 @@ class ModuleInfo:
         reason: Why not, or what to know ("tied to model.embed_tokens"); a sentence without its full stop, or empty.
         tied_to: Name of the module whose weight this one shares, else empty.
         has_bias: Whether it has a bias vector.
+        idle: Why an adapter here would learn nothing though one can go here, such as "text does not pass through it"; a
+            sentence without its full stop, or empty where it learns, or nobody could try.
     """
 
     name: str
@@ -54,11 +56,17 @@ class ModuleInfo:
     reason: str = ""
     tied_to: str = ""
     has_bias: bool = False
+    idle: str = ""
 
     @property
     def parent(self) -> str:
         """Name of the module above."""
         return self.name.rpartition(".")[0]
+
+    @property
+    def remark(self) -> str:
+        """What to know of targeting it: why it cannot be, or that it would learn nothing; empty where there is nothing to know."""
+        return self.reason or (f"an adapter here would learn nothing: {self.idle}" if self.idle else "")
 
     @property
     def leaf_name(self) -> str:

@@ -5,15 +5,16 @@ A field's constraints give its editor's range, its description the tooltip. Name
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, NoReturn, Self, TypeVar
+from typing import Annotated, Any, Literal, NoReturn, Self, TypeVar, cast
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, StrictFloat, StrictInt
 
 STARTER_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 HUB_SCHEME = "hf://"
 """How the name of a Hub data set starts among files of rows."""
 
 Value = TypeVar("Value")
+_GIVEN_TO_TEMPLATES = ("messages", "tools", "documents", "add_generation_prompt", "bos_token", "eos_token")
 
 
 class FrozenDict(dict[str, Value]):
@@ -41,9 +42,44 @@ def _switch(value: object) -> object:
     return ("full" if value else "off") if isinstance(value, bool) else value
 
 
+def _written_variables(value: object) -> object:
+    """Read `name=value`, or several of these, as a line of a form holds them."""
+    parts = [value] if isinstance(value, str) else value
+    if not isinstance(parts, list | tuple):
+        return value
+    pairs = [str(part).partition("=") for part in cast("list[object]", parts)]
+    if wrong := next((name for name, sign, _ in pairs if not sign), None):
+        raise ValueError(f"{wrong!r} gives no value; write name=value")
+    return {name.strip(): _scalar(text.strip()) for name, _, text in pairs}
+
+
+def _scalar(text: str) -> bool | int | float | str:
+    """Read what a person writes for a truth value, a number or a word."""
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def _template_variables(values: dict[str, Any]) -> dict[str, Any]:
+    """Refuse names that whoever renders a chat template gives it, or that no template can use."""
+    for name in values:
+        if not name.isidentifier() or name.startswith("_") or name in _GIVEN_TO_TEMPLATES:
+            raise ValueError(f"{name!r} is no variable of a chat template's own")
+    return values
+
+
 Names = Annotated[tuple[str, ...], BeforeValidator(_one_or_many)]
 RankPattern = Annotated[dict[str, Annotated[int, Field(ge=1, le=65536)]], AfterValidator(FrozenDict)]
 ColumnNames = Annotated[dict[str, str], AfterValidator(FrozenDict)]
+TemplateVariables = Annotated[
+    dict[str, StrictBool | StrictInt | StrictFloat | str], BeforeValidator(_written_variables), AfterValidator(_template_variables),
+    AfterValidator(FrozenDict),
+]
 AlphaPattern = Annotated[dict[str, Annotated[int | float, Field(gt=0)]], AfterValidator(FrozenDict)]
 
 
@@ -213,7 +249,10 @@ class DataSettings(Section):
         json_schema_extra={"editor": "columns"},
         description="Which column of the rows is which key of the format, such as prompt: question. Empty where the rows say so.",
     )
-    encoding: Literal["utf-8", "utf-16", "utf-16-le", "utf-16-be", "latin-1"] = Field(
+    encoding: Literal[
+        "utf-8", "utf-16", "utf-16-le", "utf-16-be", "latin-1", "gb18030", "big5", "shift_jis", "euc_jp", "euc_kr", "windows-1250",
+        "windows-1251", "windows-1253", "windows-1254", "windows-1255", "windows-1256", "windows-1257", "windows-1258", "koi8-r"
+    ] = Field(
         default="utf-8",
         title="Encoding",
         description="How text files are encoded. Files that are not UTF-8 are told of, with the encoding that fits.",
@@ -224,11 +263,33 @@ class DataSettings(Section):
         json_schema_extra={"editor": "template"},
         description="Empty for the model's own; else the name of one that ships with the studio, or a Jinja template.",
     )
-    train_on: Literal["assistant", "last", "completion", "all"] = Field(
+    chat_template_kwargs: TemplateVariables = Field(
+        default_factory=dict,
+        title="Template variables",
+        json_schema_extra={"more": True},
+        description="Values of the chat template's own variables, such as enable_thinking: false. Used in training, in samples and chats, "
+        "and written into the chat templates of exports as what they are where nobody says otherwise.",
+    )
+    train_on: Literal["assistant", "last", "each", "completion", "all"] = Field(
         default="assistant",
         title="Trained tokens",
-        description="assistant: every answer and its end token. last: the last answer only. completion: the answers of the completion, "
+        description="assistant: every answer and its end token. last: the last answer only. each: every answer, in a row of its own that "
+        "ends with it, for templates that rewrite earlier turns. completion: the answers of the completion, "
         "or all after the last question. all: every token. Plain text always trains on all.",
+    )
+    on_unwritten: Literal["refuse", "without", "content"] = Field(
+        default="refuse",
+        title="Left out by the template",
+        json_schema_extra={"more": True},
+        description="What becomes of thoughts, calls and turns that the chat template does not write. refuse: such a row is a bad row. "
+        "without: train without them; a reasoning model then learns not to think. content: keep thoughts and calls in the answer's text.",
+    )
+    answer_opening: Literal["trained", "context"] = Field(
+        default="trained",
+        title="Opening of answers",
+        json_schema_extra={"more": True},
+        description="Where a row opens an answer otherwise than the prompt at inference does, such as with empty thoughts. trained: the "
+        "model learns to write the row's opening. context: only what the row itself says is learned.",
     )
     max_length: int = Field(
         default=1024,

@@ -18,6 +18,11 @@ from lora_studio.data.rows import BadRow, Row, RowFormat
 MOST_BAD_ROWS = 100_000
 """Bad rows that are kept with their reasons; further ones are counted."""
 _SHOWN_BAD_ROWS = 5
+_OFFERS = {
+    "data.train_on": "Set data.train_on to last, which trains the last answer alone, or to each, which trains every answer in a row of its "
+                     "own",
+    "data.on_unwritten": "Set data.on_unwritten to content to keep thoughts and calls in the answers' text, or to without to train without",
+}
 _ROWS_BETWEEN_LOOKS = 2048
 _Found = TypeVar("_Found", Row, int)
 
@@ -36,6 +41,7 @@ class DataFile:
         bytes: Size on disk.
         where: The file itself: `path`, or its copy on this machine if it came from the Hub.
         encoding: The encoding that fits the whole file where the settings' own does not; empty where it does, or none is known.
+        fitting: That one and all others that fit, the likeliest first.
     """
 
     path: str
@@ -47,6 +53,13 @@ class DataFile:
     bytes: int
     where: str = ""
     encoding: str = ""
+    fitting: tuple[str, ...] = ()
+
+    @classmethod
+    def from_json(cls, raw: dict[str, Any]) -> DataFile:
+        """Read one back from JSON, which has lists for tuples."""
+        fields: dict[str, Any] = {**raw, "fitting": tuple(raw["fitting"])}
+        return cls(**fields)
 
 
 @dataclass(frozen=True)
@@ -87,6 +100,13 @@ class DataCheck:
         offers = {file.encoding for file in self.files if file.encoding}
         return offers.pop() if len(offers) == 1 else ""
 
+    @property
+    def other_encodings(self) -> tuple[str, ...]:
+        """Encodings beside the one offered in which every file with misread lines reads too: who knows the rows knows which it is."""
+        fitting = [file.fitting for file in self.files if file.encoding]
+        shared = [name for name in fitting[0] if all(name in others for others in fitting)] if fitting else []
+        return tuple(name for name in shared if name != self.encoding_offer)
+
     def to_json(self) -> dict[str, Any]:
         """Give it as plain JSON values."""
         return {**asdict(self), "encoding_offer": self.encoding_offer}
@@ -94,7 +114,8 @@ class DataCheck:
     @classmethod
     def from_json(cls, raw: dict[str, Any]) -> DataCheck:
         """Read one back from `to_json`."""
-        bad_rows, files = (BadRow(**row) for row in raw["bad_rows"]), (DataFile(**file) for file in raw["files"])
+        bad_rows = (BadRow(**row) for row in raw["bad_rows"])
+        files = map(DataFile.from_json, raw["files"])
         return cls(raw["rows"], raw["format"], tuple(bad_rows), tuple(files), raw["bad_count"], raw["duplicate_rows"], raw["shared_rows"])
 
 
@@ -167,7 +188,8 @@ class Counting:
         self._bytes_before += reader.bytes
         self._tell(0)
         self._files.append(
-            DataFile(reader.path, split, reader.format or "", reader.reason, sound, bad, reader.bytes, str(reader.where), reader.offer))
+            DataFile(reader.path, split, reader.format or "", reader.reason, sound, bad, reader.bytes, str(reader.where),
+                     next(iter(fitting := reader.fitting), ""), fitting))
 
     def _add_bad(self, row: BadRow) -> None:
         self.bad_count += 1
@@ -215,9 +237,17 @@ def refuse_bad_rows(bad_rows: Sequence[BadRow], count: int = 0, encoding: str = 
     total = max(count, len(bad_rows))
     shown = "; ".join(map(str, bad_rows[:_SHOWN_BAD_ROWS]))
     more = f"; and {total - _SHOWN_BAD_ROWS:,} more" if total > _SHOWN_BAD_ROWS else ""
+    if (field := _setting_of(bad_rows)) and not encoding:
+        raise InputError(f"{total:,} bad {'row' if total == 1 else 'rows'}: {shown}{more}.",
+                         f"{_OFFERS[field]}, or set on_bad_rows to skip.", field)
     offer = f" Lines that are not UTF-8 read as {encoding}: set data.encoding to {encoding}." if encoding else ""
     raise InputError(f"{total:,} bad {'row' if total == 1 else 'rows'}: {shown}{more}.",
                      f"Mend them, or set on_bad_rows to skip.{offer}", "data.encoding" if encoding else "data.on_bad_rows")
+
+
+def _setting_of(bad_rows: Sequence[BadRow]) -> str:
+    """Give the setting that every bad row's reason names as the way out; empty where there is none."""
+    return next((field for field in _OFFERS if all(field in row.reason for row in bad_rows)), "")
 
 
 def refuse_no_rows(check: DataCheck) -> None:

@@ -17,7 +17,11 @@ ROLES = {
     "tool": "tool", "function": "tool", "observation": "tool", "function_response": "tool",
 }
 # What may follow what: an answer may call a tool in its text alone, so a tool's word may follow any answer.
-_NEXT = {"system": ("user",), "user": ("assistant",), "assistant": ("user", "tool"), "tool": ("assistant", "tool")}
+# Two turns of one role in a row, and an answer that comes first, are the chat template's to take or to refuse.
+_NEXT = {
+    "system": ("user", "assistant"), "user": ("assistant", "user"), "assistant": ("user", "tool", "assistant"),
+    "tool": ("assistant", "tool"),
+}
 
 
 def read_turns(turns: object, key: str) -> tuple[Message, ...]:
@@ -40,17 +44,19 @@ def read_turns(turns: object, key: str) -> tuple[Message, ...]:
 
 
 def check_order(messages: Sequence[Message], key: str) -> None:
-    """Refuse anything but a system turn if any, then user and assistant in turn with tools' words after an answer, an answer last.
+    """Refuse a system turn that is not the first, a tool's words that follow no answer, and anything but an answer last.
+
+    Users and assistants need not take turns: whether a chat template takes that is its own to say.
 
     Raises:
         RowError: They are.
     """
     if not any(message.role == "assistant" for message in messages):
         raise RowError("the conversation has no assistant turn")
-    due: tuple[str, ...] = ("system", "user")
+    due: tuple[str, ...] = ("system", "user", "assistant")
     for place, message in enumerate(messages):
         if message.role not in due:
-            wanted = "user" if place == 0 else due[0]
+            wanted = "user" if place == 0 else due[0]  # what usually stands there
             raise RowError(f"roles are out of order: {key}[{place}] is the {message.role}'s where the {wanted}'s is due")
         due = _NEXT[message.role]
     if messages[-1].role != "assistant":

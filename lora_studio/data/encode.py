@@ -71,12 +71,23 @@ class Encoder:
         return TokenBlock.of(found)
 
     def unended(self, block: TokenBlock) -> int:
-        """Count the rows that train something and whose last trained token is no special one: a model learns from them not to stop."""
+        """Count the rows that train something and whose last trained token but for white space is no special one.
+
+        A model learns from them not to stop.
+        """
         trained = np.flatnonzero(block.trained)
         ends = np.cumsum(block.sizes)
         before = np.searchsorted(trained, np.stack([ends - block.sizes, ends]))
-        last = trained[before[1][before[1] > before[0]] - 1]
-        return int(last.size - np.isin(block.input_ids[last], self._special_ids).sum())
+        last = before[1][before[1] > before[0]] - 1
+        first = before[0][before[1] > before[0]]
+        open_ends = np.flatnonzero(~np.isin(block.input_ids[trained[last]], self._special_ids))
+        return sum(not self._ends_behind_space(block.input_ids[trained[first[row] : last[row] + 1]]) for row in open_ends.tolist())
+
+    def _ends_behind_space(self, ids: TokenIds) -> bool:
+        """Say whether white space alone stands between the last special token and the end: some marks hold the line end behind it."""
+        tail = ids[-_MOST_SPACE:]
+        special = np.flatnonzero(np.isin(tail, self._special_ids))
+        return special.size > 0 and not self._tokenizer.decode(tail[special[-1] + 1 :].tolist()).strip()
 
     def encode_row(self, row: Rendered) -> TokenRow:
         """Encode one row, as `encode` does."""

@@ -46,8 +46,8 @@ def refuse_other_encoding(path: Path, sample: bytes, encoding: str) -> None:
     if sample.startswith(codecs.BOM_UTF8) and encoding != "utf-8":
         raise InputError(f"{path} is UTF-8, not {encoding}.", "Take data.encoding out, or set it to utf-8.", "data.encoding")
     reads_as_utf8 = not found and is_utf8(sample, whole=len(sample) < SAMPLE)
-    if encoding == "latin-1" and not sample.isascii() and reads_as_utf8:
-        raise garbled(path)
+    if is_legacy(encoding) and not sample.isascii() and reads_as_utf8:
+        raise garbled(path, encoding)
     if encoding.startswith("utf-16"):
         if reads_as_utf8:
             raise InputError(f"{path} is not UTF-16: it reads as UTF-8.", "Take data.encoding out, or set it to utf-8.", "data.encoding")
@@ -70,9 +70,14 @@ def _refuse_other_order(path: Path, sample: bytes, encoding: str) -> None:
                          f"Set data.encoding to {other}, or save it as UTF-8.", "data.encoding")
 
 
-def garbled(path: Path) -> InputError:
-    """Give the error of UTF-8 that latin-1 is set for."""
-    return InputError(f"{path} reads as UTF-8, which latin-1 would garble.",
+def is_legacy(encoding: str) -> bool:
+    """Say whether an encoding is none of Unicode's own."""
+    return not encoding.startswith("utf-")
+
+
+def garbled(path: Path, encoding: str) -> InputError:
+    """Give the error of UTF-8 that an older encoding is set for."""
+    return InputError(f"{path} reads as UTF-8, which {encoding} would garble.",
                       "Take data.encoding out; where other files need it, save those as UTF-8.", "data.encoding")
 
 

@@ -58,9 +58,9 @@ class FileReader:
         return self._records.file.position if self._records else 0
 
     @property
-    def offer(self) -> str:
-        """The encoding that fits every line read so far, where the settings' own does not; else empty."""
-        return self._records.file.offer if self._records else ""
+    def fitting(self) -> tuple[str, ...]:
+        """The encodings that fit every line read so far, where the settings' own does not; the likeliest first."""
+        return self._records.file.fitting if self._records else ()
 
     def open(self) -> Records:
         """Open the file, or give it if it is open.

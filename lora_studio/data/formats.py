@@ -32,7 +32,13 @@ _PAIRS = (
 _PARTS = frozenset({"context", "passage", "document", "choices", "options", "input", "system", "history"})
 _ANSWERS = ("output", "response", "completion", "answer")
 # A quick look takes no row that holds one of these.
-_BESIDES = frozenset({"tools", "functions", "system", "history", "label", "kto_tag"})
+_MEDIA_NAMES = (
+    "image", "images", "image_path", "image_paths", "image_url", "image_urls", "img", "picture", "pictures", "video", "videos", "audio",
+    "audios", "pixel_values",
+)
+# What shows or sounds; text alone is trained.
+_MEDIA = frozenset({*_MEDIA_NAMES, *map(str.capitalize, _MEDIA_NAMES), *map(str.upper, _MEDIA_NAMES)})
+_BESIDES = frozenset({"tools", "functions", "system", "history", "label", "kto_tag", *_MEDIA})
 _ALPACA_KEYS = frozenset({"context", "response", "completion", "answer"})
 _QUICK_ROLES = {"system": "system", "user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant"}
 _LABELS: dict[object, bool] = {"true": True, "false": False, "1": True, "0": False, "1.0": True, "0.0": False}
@@ -87,13 +93,19 @@ def parse_row(record: object, row_format: RowFormat, file: str, line: int) -> Ro
 
 
 def refuse_unread(record: object, row_format: RowFormat) -> None:
-    """Raise `RowError` where a part of the question stands in a key that the format does not read.
+    """Raise `RowError` where a part of the question stands in a key that the format does not read: images beside any of them.
 
     Not to be asked where the settings say which columns are read.
     """
-    if row_format != "prompt_completion" or not isinstance(record, Mapping):
+    if not isinstance(record, Mapping):
         return
     fields = cast("Mapping[str, Any]", record)
+    seen = next((key for key in fields if key in _MEDIA and fields[key] not in (None, "", [], {})), None)
+    if seen is not None:
+        raise RowError(f"{seen!r} stands beside the text and would be left out: text alone is trained here; to train without it, name the "
+                       "columns to read in data.columns")
+    if row_format != "prompt_completion":
+        return
     unread = next((key for key in sorted(_PARTS - {"system", *_pair_keys(fields)}) if fields.get(key)), None)
     if unread:
         raise RowError(f"{unread!r} stands beside prompt and completion and would be left out; data.columns can say what it is, or name "
@@ -129,7 +141,7 @@ def _quick_parts(record: object, row_format: RowFormat) -> list[str] | None:
         return None
     fields = cast("dict[str, Any]", record)
     if row_format == "text":
-        return [fields["text"]] if _is_filled(fields.get("text")) else None
+        return [fields["text"]] if _is_filled(fields.get("text")) and _MEDIA.isdisjoint(fields) else None
     if not _BESIDES.isdisjoint(fields):
         return None
     if row_format == "messages":

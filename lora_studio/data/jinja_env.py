@@ -5,14 +5,15 @@ The rules are transformers' own (`apply_chat_template`), kept here because a chi
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 import secrets
 from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Self
 
-from jinja2 import TemplateError
+from jinja2 import TemplateError, meta, nodes
 from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension, loopcontrols
 from jinja2.nodes import CallBlock, Node
@@ -23,7 +24,11 @@ from jinja2.utils import Namespace
 from lora_studio.data.lookahead import goes_forward
 
 Span = tuple[int, int]
-_REASONING = ("reasoning_content", "thinking", "reasoning")
+REASONING = ("reasoning_content", "thinking", "reasoning")
+"""The names under which a turn's thoughts are given."""
+GIVEN = frozenset({"messages", "tools", "documents", "add_generation_prompt"})
+"""What a template is given by whoever renders it: no variables of its own."""
+_MOST_VALUES = 6  # of a variable that are worth a try
 # What cannot be guessed cannot be written into a row to look like a mark.
 _KEY = secrets.token_hex(8)
 _OPEN, _CLOSE = f"\x00{_KEY}[", f"\x00{_KEY}]"
@@ -50,12 +55,13 @@ class GenerationMarks(Extension):
 class CompiledTemplate:
     """One chat template, ready to render."""
 
-    def __init__(self, text: str, special_tokens: Mapping[str, Any]) -> None:
+    def __init__(self, text: str, special_tokens: Mapping[str, Any], variables: Mapping[str, Any] | None = None) -> None:
         """Compile a template.
 
         Args:
             text: The Jinja source.
             special_tokens: The tokenizer's, by name, such as `bos_token`.
+            variables: Values of the template's own variables, such as `enable_thinking`.
 
         Raises:
             jinja2.TemplateSyntaxError: It cannot be read.
@@ -69,15 +75,25 @@ class CompiledTemplate:
         assert isinstance(marks, GenerationMarks)
         self._marks = marks
         self._template = environment.from_string(text)
-        self._special_tokens = dict(special_tokens)
-        self.forward = goes_forward(environment.parse(text))
+        self._names = {**special_tokens, **(variables or {})}
+        tree = environment.parse(text)
+        self.forward = goes_forward(tree)
         self.marked = bool(_HAS_MARKS.search(text))
+        own = meta.find_undeclared_variables(tree) - GIVEN - set(special_tokens) - set(environment.globals)
+        self.variables = {name: _values_tried(tree, name) for name in sorted(own)}
+        self.text = text
+
+    def given(self, variables: Mapping[str, Any]) -> Self:
+        """Give the same template with other values of some of its variables."""
+        other = copy.copy(self)
+        other._names = {**self._names, **variables}
+        return other
 
     def fill(self, messages: list[dict[str, Any]], tools: list[Any] | None, *, opened: bool = False) -> str:
         """Render a conversation; `opened` adds the opening of the answer that is due."""
         turns = [_with_reasoning(message) for message in messages]
         return self._template.render(
-            messages=turns, tools=tools, documents=None, add_generation_prompt=opened, **self._special_tokens)
+            messages=turns, tools=tools, documents=None, add_generation_prompt=opened, **self._names)
 
     def fill_marked(self, messages: list[dict[str, Any]], tools: list[Any] | None) -> tuple[str, list[Span]]:
         """Render a conversation, with the start and end of each stretch that stands between generation marks."""
@@ -105,12 +121,27 @@ def _part_marks(marked: str) -> tuple[str, list[Span]]:
 
 def _with_reasoning(message: dict[str, Any]) -> dict[str, Any]:
     """Give a turn's reasoning under the names that templates ask for."""
-    said = next((message[name] for name in _REASONING if message.get(name) is not None), None)
+    said = next((message[name] for name in REASONING if message.get(name) is not None), None)
     return message if said is None else {"thinking": said, **message, "reasoning_content": said}
 
 
+def _values_tried(tree: nodes.Template, name: str) -> list[Any]:
+    """Give what a variable may be set to: the values a template compares it with, and yes and no."""
+    values: list[Any] = []
+    for test in tree.find_all(nodes.Compare):
+        if isinstance(test.expr, nodes.Name) and test.expr.name == name:
+            found = [value for operand in test.ops for value in operand.expr.find_all(nodes.Const)]
+            found += [operand.expr for operand in test.ops if isinstance(operand.expr, nodes.Const)]
+            values += [const.value for const in found if isinstance(const.value, str | int | bool)]
+    return list(dict.fromkeys([*values, False, True]))[:_MOST_VALUES] if values != [] else [False, True]
+
+
+class TemplateRefusalError(TemplateError):
+    """What a template says by `raise_exception`, in its author's words."""
+
+
 def _refuse(message: str) -> NoReturn:
-    raise TemplateError(message)
+    raise TemplateRefusalError(message)
 
 
 def _now(layout: str) -> str:

@@ -231,7 +231,7 @@ def _elements(text: JsonText, file: TextFile) -> Iterator[Record]:
                 return
         else:
             if text.misread is not None:
-                file.note(fits=not text.misread)
+                file.note(fits=not text.misread, raw=text.raw)
             yield Record(line, value, late or text.fault, text.plain)
             late = "" if text.skipped(",") or text.peek() in ("]", "") else "a comma is missing before it"
     if text.peek() != "]":

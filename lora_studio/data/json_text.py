@@ -71,6 +71,7 @@ class JsonText:
     Attributes:
         fault: Why the value last read cannot be used though it is JSON.
         misread: Which of its bytes was not in the encoding; empty when all were, None when it is ASCII.
+        raw: Its bytes, where one was not in the encoding.
         plain: Whether no escape in it can spell a NUL or half a surrogate pair.
     """
 
@@ -82,6 +83,7 @@ class JsonText:
         self._line = 1
         self.fault = ""
         self.misread: str | None = None
+        self.raw = b""
         self.plain = False
 
     @property
@@ -150,6 +152,7 @@ class JsonText:
                 fault, read = _fault(error), _scan_loosely
         written = self._text[self._at : end]
         self.misread = _misread(written)
+        self.raw = _raw(written) if self.misread else b""
         self.fault, self.plain = fault or self.misread or "", is_plain(written)
         self._at = end
         return value
@@ -189,6 +192,14 @@ class JsonText:
         self._text = "".join(parts)
         self._at = self._counted = len(lead)
         return size > 0
+
+
+def _raw(text: str) -> bytes:
+    """Give the bytes of a text of which some were not UTF-8."""
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return b""  # half a surrogate pair, which stands for no byte
 
 
 def _misread(text: str) -> str | None:

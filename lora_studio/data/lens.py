@@ -91,7 +91,7 @@ def lens(context: TaskContext, config: dict[str, Any], model_folder: str, rows: 
     tokenizer = load_tokenizer(model_folder)
     context.control.check()
     found = [Row.from_json(row) for row in rows]
-    with ChatTemplate(tokenizer, settings.chat_template) as template:
+    with ChatTemplate.of(tokenizer, settings) as template:
         seen = lens_rows(found, template, Encoder(tokenizer), TokenTexts(tokenizer), settings)
     yield RunFinished(result={"rows": [_to_json(row, tokens) for row, tokens in zip(found, seen)]})
 

@@ -19,11 +19,11 @@ class ParquetFile:
 
     Attributes:
         path: Where it is.
-        offer: Always empty: its text is UTF-8 by definition.
+        fitting: Always empty: its text is UTF-8 by definition.
     """
 
     enterable = True
-    offer = ""
+    fitting: tuple[str, ...] = ()
 
     def __init__(self, path: Path) -> None:
         """Read the file's directory.

@@ -66,7 +66,7 @@ class PreparedData:
         if not count:
             return []
         kept_at = self._store.folder / f"samples-{self.evaluation.fingerprint()[:16]}-{count}.json"
-        with ChatTemplate(self._tokenizer, self._settings.chat_template) as template:
+        with ChatTemplate.of(self._tokenizer, self._settings) as template:
             return sample_prompts(
                 self._settings, [self._place(row) for row in self._held_out[:count]], [self.evaluation[row] for row in range(count)],
                 template, Encoder(self._tokenizer), kept_at)
@@ -84,8 +84,8 @@ class PreparedData:
         }
 
     def _place(self, row: int) -> Place:
-        file, line = self._store.places[:, row].tolist()
-        return self.files[file]["path"], line
+        file, line, turns = self._store.places[:, row].tolist()
+        return self.files[file]["path"], line, turns
 
 
 def prepare_data(settings: DataSettings, tokenizer: Any, seed: int, progress: Progress | None = None) -> PreparedData:
@@ -101,7 +101,7 @@ def prepare_data(settings: DataSettings, tokenizer: Any, seed: int, progress: Pr
         InputError: A file or row is bad (`on_bad_rows: stop`), the tokenizer cannot render or mask the rows, or no
             row is left to train on.
     """
-    with ChatTemplate(tokenizer, settings.chat_template) as template:
+    with ChatTemplate.of(tokenizer, settings) as template:
         store, cached = stored_tokens(settings, tokenizer, template, Encoder(tokenizer), progress)
         made_with = {"tokenizer": Encoder.identity(tokenizer), "chat_template": key_of(template.identity)}
     bad_rows = tuple(BadRow(*entry) for entry in store.manifest["bad_rows"])
@@ -129,9 +129,26 @@ def split_rows(store: TokenStore, settings: DataSettings, seed: int) -> tuple[Nu
     rows = np.flatnonzero(~of_eval)
     held_out = of_eval.copy()
     if not of_eval.any():
-        held_out[rows[choose_held_out(store.contents[rows], settings.eval_fraction, seed, settings.eval_rows)]] = True
+        held_out[rows[choose_held_out(kept_together(store, rows), settings.eval_fraction, seed, settings.eval_rows)]] = True
     trains = store.lengths.trains(settings.max_length)
     return np.flatnonzero(~held_out & trains), np.flatnonzero(held_out & trains)
+
+
+def kept_together(store: TokenStore, rows: Numbers) -> Numbers:
+    """Give a number for each row that it shares with rows of the same content, and with other rows of the same conversation."""
+    labels = np.unique(store.contents[rows], return_inverse=True)[1].astype(np.int64)
+    if not store.places[2, rows].any():
+        return labels
+    groups = np.unique(store.places[:2, rows], axis=1, return_inverse=True)[1].reshape(-1)
+    contents = labels
+    while True:
+        before = labels
+        for parts in (groups, contents):
+            least = np.full(int(parts.max()) + 1, labels.size, np.int64)
+            np.minimum.at(least, parts, labels)
+            labels = least[parts]
+        if np.array_equal(before, labels):
+            return labels
 
 
 def choose_held_out(contents: Numbers, fraction: float, seed: int, count: int = 0) -> Numbers:

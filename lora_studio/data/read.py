@@ -32,8 +32,8 @@ class Source(Protocol):
     """What is asked of the file beneath records."""
 
     @property
-    def offer(self) -> str:
-        """The encoding that would fit where the one set does not."""
+    def fitting(self) -> tuple[str, ...]:
+        """The encodings that would fit where the one set does not, the likeliest first."""
         ...
 
     @property

@@ -16,15 +16,17 @@ import signal
 import sys
 from typing import Any
 
-from jinja2 import TemplateError, TemplateSyntaxError
+from jinja2 import TemplateSyntaxError
 
 from lora_studio.data.jinja_env import CompiledTemplate
-from lora_studio.data.spans import AnswerFinder, RewrittenError
-from lora_studio.data.traces import UnwrittenError
+from lora_studio.data.row_rendering import RowRenderer, UnwrittenError
+from lora_studio.data.shapes import FAILURES
+from lora_studio.data.spans import AnswerFinder
+from lora_studio.data.template_errors import in_words
+from lora_studio.data.turn_ends import RewrittenError
 
 MOST_BYTES = 2 << 30
 SIZE_BYTES = 8  # of a frame, before it, little end first
-_REFUSALS = (TemplateError, TypeError, ValueError, LookupError, ArithmeticError, AttributeError, RecursionError)
 
 
 def main() -> None:
@@ -32,12 +34,12 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C is for the parent, which closes our input
     _limit_memory()
     settings = _heard()
-    finder = _set_up(settings) if settings else None
+    renderer = _set_up(settings) if settings else None
     gc.disable()  # a block is done with as a whole, so it is looked through once
     gc.freeze()
-    while finder is not None and (block := _heard()):
+    while renderer is not None and (block := _heard()):
         faulthandler.dump_traceback_later(block["seconds"], exit=True)
-        replies = [_reply(finder, row) for row in block["rows"]]
+        replies = [_reply(renderer, row) for row in block["rows"]]
         faulthandler.cancel_dump_traceback_later()
         _say(replies)
         del block, replies
@@ -51,36 +53,37 @@ def _heard() -> dict[str, Any] | None:
     return marshal.loads(frame) if size and len(frame) == size else None
 
 
-def _set_up(settings: dict[str, Any]) -> AnswerFinder | None:
+def _set_up(settings: dict[str, Any]) -> RowRenderer | None:
     faulthandler.dump_traceback_later(settings["seconds"], exit=True)
     try:
-        template = CompiledTemplate(settings["template"], settings["special_tokens"])
+        template = CompiledTemplate(settings["template"], settings["special_tokens"], settings["variables"])
+        finder = AnswerFinder(template, settings["end_tokens"], train_opening=settings["train_opening"])
     except TemplateSyntaxError as error:
         _say({"fault": f"line {error.lineno}: {error.message}"})
         return None
-    except (*_REFUSALS, MemoryError) as error:
+    except (*FAILURES, MemoryError) as error:
         _say({"fault": _said(error)})
         return None
     finally:
         faulthandler.cancel_dump_traceback_later()
-    _say({"fault": ""})
-    return AnswerFinder(template, settings["end_tokens"])
+    _say({"fault": "", "variables": sorted(template.variables)})
+    return RowRenderer(finder, settings["on_unwritten"])
 
 
-def _reply(finder: AnswerFinder, row: dict[str, Any]) -> list[Any]:
-    """Give [text, spans], or [None, kind of fault, what it says]."""
+def _reply(renderer: RowRenderer, row: dict[str, Any]) -> list[Any]:
+    """Give [text, spans, notes], or [None, kind of fault, what it says]."""
     try:
         if row["prompt"]:
-            return [finder.prompt(row["messages"], row["tools"]), []]
-        return list(finder.render(row["messages"], row["tools"], row["wanted"]))
-    except RewrittenError:
-        return [None, "rewritten", ""]
+            return [renderer.prompt(row["messages"], row["tools"]), [], {}]
+        return renderer.render(row["messages"], row["tools"], row["wanted"])
+    except RewrittenError as error:
+        return [None, "rewritten", _said(error)]
     except UnwrittenError as error:
-        return [None, "unwritten", _said(error)]
+        return [None, "unwritten", _said(error), error.kinds, error.cure]
     except MemoryError:
         return [None, "memory", ""]
-    except _REFUSALS as error:
-        return [None, "refused", _said(error)]
+    except FAILURES as error:
+        return [None, "refused", in_words(error)]
 
 
 def _said(error: BaseException) -> str:

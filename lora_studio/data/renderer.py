@@ -31,8 +31,10 @@ class Renderer:
     While the child renders a block the parent is free: `send` returns at once, `receive` waits for the answer.
     """
 
-    def __init__(self, template: str, special_tokens: Mapping[str, Any], end_tokens: Sequence[str]) -> None:
-        self._setup = {"template": template, "special_tokens": dict(special_tokens), "end_tokens": list(end_tokens)}
+    def __init__(self, template: str, special_tokens: Mapping[str, Any], end_tokens: Sequence[str], **options: Any) -> None:
+        """Take a template, the tokenizer's tokens, and the options `render_child` knows, as plain values."""
+        self._setup = {"template": template, "special_tokens": dict(special_tokens), "end_tokens": list(end_tokens), **options}
+        self.variables: tuple[str, ...] = ()
         self._child: subprocess.Popen[bytes] | None = None
 
     def start(self, seconds: float) -> str:
@@ -48,8 +50,9 @@ class Renderer:
             [sys.executable, "-m", "lora_studio.data.render_child"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL, env={**environment, "PYTHONPATH": paths, "PYTHONUTF8": "1"})
         self._write({**self._setup, "seconds": seconds})
-        fault: str = self._read()["fault"]
-        return fault
+        reply: dict[str, Any] = self._read()
+        self.variables = tuple(map(str, reply.get("variables", ())))
+        return str(reply["fault"])
 
     @property
     def running(self) -> bool:

@@ -14,9 +14,11 @@ from lora_studio.core.control import TaskContext
 from lora_studio.core.engine_import import import_engine
 from lora_studio.core.errors import InputError
 from lora_studio.core.events import Phase, RunEvent, RunFinished
+from lora_studio.core.findings import Finding
 from lora_studio.core.settings import DataSettings
 from lora_studio.data.packing import count_blocks
 from lora_studio.data.rows import BadRow
+from lora_studio.data.template_notes import template_findings
 from lora_studio.data.token_rows import Numbers
 from lora_studio.data.token_store import TokenStore
 
@@ -54,7 +56,8 @@ class DataReport:
         truncated_rows: Rows cut to `max_length`.
         untrained_rows: Rows left out because nothing in them is trained, such as one cut before its answer.
         untrained: The first of those, as file:line.
-        unended_rows: Rows whose last trained token, before cutting, is no special one: a model learns from them not to stop.
+        unended_rows: Rows with an answer whose last trained token, before cutting, is no special one: a model learns not to stop.
+        findings: What there is to know of what the chat template made of the rows.
         train_rows: Rows to learn from.
         eval_rows: Rows held out.
         histogram: Uncut lengths: bin `edges`, and `counts` one fewer.
@@ -79,11 +82,13 @@ class DataReport:
     cached: bool = False
     template: Mapping[str, str] = field(default_factory=dict[str, str])
     lengths: str = ""
+    findings: tuple[Finding, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Give it as plain JSON values, keys as above."""
         tree = asdict(self)
-        return {**tree, "bad_rows": list(tree["bad_rows"]), "untrained": list(tree["untrained"])}
+        return {**tree, "bad_rows": list(tree["bad_rows"]), "untrained": list(tree["untrained"]),
+                "findings": [asdict(finding) for finding in self.findings]}
 
 
 def make_report(
@@ -107,13 +112,13 @@ def make_report(
         untrained=_places(store, np.flatnonzero(~table.trains(settings.max_length))[:_MOST_UNTRAINED]),
         unended_rows=store.manifest["unended_rows"], train_rows=train.size, eval_rows=held_out.size, histogram=table.histogram(),
         packing=_packing(np.minimum(table.lengths[train], settings.max_length), settings.max_length), cached=cached,
-        template=store.manifest["template"], lengths=str(store.folder),
+        template=store.manifest["template"], lengths=str(store.folder), findings=tuple(template_findings(store.manifest)),
     )
 
 
 def _places(store: TokenStore, rows: Numbers) -> tuple[str, ...]:
     names = [str(file["path"]) for file in store.manifest["files"]]
-    return tuple(f"{names[file]}:{line}" for file, line in store.places[:, rows].T.tolist())
+    return tuple(f"{names[file]}:{line}" for file, line, _turns in store.places[:, rows].T.tolist())
 
 
 def _packing(lengths: Numbers, max_length: int) -> dict[str, float]:

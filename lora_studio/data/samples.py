@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,8 @@ from lora_studio.data.rows import Row, RowError
 from lora_studio.data.template import ChatTemplate
 from lora_studio.data.token_rows import TokenRow
 
-Place = tuple[str, int]
+Place = tuple[str, int, int]
+"""A file's path, a line, and how many of the row's turns there are; 0 for all of them."""
 _LONGEST_TEXT_PROMPT = 64
 
 
@@ -38,12 +39,12 @@ class SamplePrompt:
     reference: str
 
 
-def rows_at(settings: DataSettings, places: Iterable[Place]) -> dict[Place, Row]:
+def rows_at(settings: DataSettings, places: Iterable[tuple[str, int]]) -> dict[tuple[str, int], Row]:
     """Read the rows at some places of the data files, each a file's path and a line; a file is read no further than its last one."""
     left: dict[str, set[int]] = {}
     for file, line in places:
         left.setdefault(file, set()).add(line)
-    found: dict[Place, Row] = {}
+    found: dict[tuple[str, int], Row] = {}
     for _split, reader in file_readers(settings):
         lines = left.get(reader.path)
         if not lines:
@@ -64,7 +65,7 @@ def sample_prompts(
 
     Args:
         settings: The data files.
-        places: File and line of each row.
+        places: File, line and turns of each row.
         tokens: The same rows as tokens: what a row of plain text is halved by.
         template: Renders the prompts.
         encoder: Tokenizes them.
@@ -86,10 +87,11 @@ def sample_prompts(
 def _prompts(
     settings: DataSettings, places: list[Place], tokens: list[TokenRow], template: ChatTemplate, encoder: Encoder
 ) -> Iterable[SamplePrompt]:
-    rows = rows_at(settings, places)
-    missing = [place for place in places if place not in rows]
+    whole = rows_at(settings, [place[:2] for place in places])
+    missing = [place for place in places if place[:2] not in whole]
     if missing:
         raise InputError(f"{missing[0][0]} changed while it was read.", "Start again.", "data.train")
+    rows = {place: _cut(whole[place[:2]], place[2]) for place in places}
     chats = [place for place in places if rows[place].messages]
     rendered = dict(zip(chats, template.prompts([rows[place] for place in chats]))) if chats else {}
     for number, place in enumerate(places):
@@ -98,6 +100,10 @@ def _prompts(
             yield _text_prompt(number, tokens[number], encoder)
         elif not isinstance(prompt, RowError):
             yield SamplePrompt(number, tuple(encoder.prompt_ids(prompt)), _last_question(row), row.messages[-1].content)
+
+
+def _cut(row: Row, turns: int) -> Row:
+    return replace(row, messages=row.messages[:turns]) if turns and row.messages else row
 
 
 def _last_question(row: Row) -> str:

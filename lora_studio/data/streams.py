@@ -22,11 +22,13 @@ from lora_studio.data.encodings import (
     SAMPLE,
     decodes,
     garbled,
+    is_legacy,
     is_utf8,
     latin,
     refuse_disguised,
     refuse_other_encoding,
 )
+from lora_studio.data.legacy import CODECS, LATIN, Misfits
 
 _BLOCK = 1 << 20
 _NOTHING = b" \t\r\n\0\xef\xbb\xbf\xff\xfe"  # white space and byte order marks
@@ -75,7 +77,6 @@ class TextFile:
     Attributes:
         path: Where it is.
         encoding: How it is read.
-        offer: The encoding that fits all lines read so far, where the one set did not: "latin-1" or empty.
     """
 
     def __init__(self, path: Path, encoding: str) -> None:
@@ -88,6 +89,8 @@ class TextFile:
         self.encoding = encoding
         self._raw: IO[bytes] | None = None
         self._misfits = self._fits = 0
+        self._misread = Misfits()
+        self._codec = CODECS.get(encoding, encoding)
         with readable(path):
             sample = self._first_bytes()
         if not sample.strip(_NOTHING):
@@ -95,12 +98,17 @@ class TextFile:
         refuse_disguised(path, sample)
         refuse_other_encoding(path, sample, encoding)
         if encoding == "utf-16":
-            self.encoding = "utf-16-be" if sample.startswith(codecs.BOM_UTF16_BE) else "utf-16-le"
+            self.encoding = self._codec = "utf-16-be" if sample.startswith(codecs.BOM_UTF16_BE) else "utf-16-le"
 
     @property
     def offer(self) -> str:
-        """The encoding that would fit where the one set does not; empty when there is none to offer."""
-        return "latin-1" if self.encoding == "utf-8" and self._misfits and not self._fits else ""
+        """The encoding that fits all lines read so far where the one set does not; empty when there is none to offer."""
+        return next(iter(self.fitting), "")
+
+    @property
+    def fitting(self) -> tuple[str, ...]:
+        """The encodings that fit all lines read so far where the one set does not, the likeliest first."""
+        return self._misread.fitting() if self.encoding == "utf-8" and self._misfits and not self._fits else ()
 
     @property
     def position(self) -> int:
@@ -111,7 +119,7 @@ class TextFile:
         """Give each line from a mark on; in a compressed file those before it are read and skipped.
 
         Raises:
-            InputError: The file is cut off or damaged, or can no longer be read; or it was read as latin-1 to its end and is UTF-8.
+            InputError: The file is cut off or damaged, or can no longer be read; or it was read as an older encoding and is UTF-8.
         """
         mark = START if compression_of(self.path) else start
         with readable(self.path), self._opened(mark.position) as file:
@@ -122,22 +130,24 @@ class TextFile:
                     yield Line(number, text if position else text.removeprefix("\ufeff"), fault, position)
                 position += len(raw)
                 number += 1
-        if self.encoding == "latin-1" and start == START and self._fits and not self._misfits:
-            raise garbled(self.path)
+        if is_legacy(self.encoding) and start == START and self._fits and not self._misfits:
+            raise garbled(self.path, self.encoding)
 
     def blocks(self) -> Iterator[str]:
         """Give the whole text block by block; a byte that is not UTF-8 becomes a lone surrogate (PEP 383).
 
         Raises:
-            InputError: The file is cut off or damaged, or can no longer be read; or it was read as latin-1 to its end and is UTF-8.
+            InputError: The file is cut off or damaged, or can no longer be read; or it was read as an older encoding and is UTF-8.
         """
         with readable(self.path), self._opened(0) as file:
-            yield from self._latin_blocks(file) if self.encoding == "latin-1" else _decoded_blocks(file, self.encoding)
+            yield from self._legacy_blocks(file) if is_legacy(self.encoding) else _decoded_blocks(file, self.encoding)
 
-    def note(self, *, fits: bool) -> None:
-        """Count a row made of `blocks` that goes beyond ASCII, as `lines` counts its own, for `offer`."""
+    def note(self, *, fits: bool, raw: bytes = b"") -> None:
+        """Count a row made of `blocks` that goes beyond ASCII, as `lines` counts its own, for `offer`; `raw` is one that does not fit."""
         self._fits += fits
         self._misfits += not fits
+        if raw and not fits:
+            self._misread.add(raw)
 
     def read(self, start: int, end: int) -> bytes:
         """Give the bytes of a plain file between two positions, to its end where `end` is negative."""
@@ -162,39 +172,44 @@ class TextFile:
                 yield file
 
     def _raw_lines(self, file: IO[bytes]) -> Iterator[bytes]:
-        if self.encoding in ("utf-8", "latin-1"):
-            return iter(file)
-        return _wide_lines(file, "\n".encode(self.encoding))
+        if self.encoding.startswith("utf-16"):
+            return _wide_lines(file, "\n".encode(self.encoding))
+        return iter(file)  # in no other encoding is the byte of a line end part of another character
 
     def _decoded(self, raw: bytes) -> tuple[str, str]:
         """Give a line's text, and why it cannot be used."""
-        if self.encoding == "latin-1":
+        if is_legacy(self.encoding) and not self._misfits and not raw.isascii():
+            self.note(fits=is_utf8(raw))
+        if self.encoding == LATIN:
             text = latin(raw)
-            if not self._misfits and not raw.isascii():
-                self.note(fits=is_utf8(raw))
         else:
             try:
-                text = raw.decode(self.encoding)
+                text = raw.decode(self._codec)
             except UnicodeDecodeError as error:
-                return raw.decode(self.encoding, "replace"), self._misfit(raw, error)
-            if not text.isascii():
+                return raw.decode(self._codec, "replace"), self._misfit(raw, error)
+            if not is_legacy(self.encoding) and not text.isascii():
                 self._fits += 1
         if "\0" in text:
             return text, f"a NUL character at column {text.index(chr(0)) + 1}"
         return text, ""
 
-    def _latin_blocks(self, file: IO[bytes]) -> Iterator[str]:
+    def _legacy_blocks(self, file: IO[bytes]) -> Iterator[str]:
         ascii_only = may_be_utf8 = True
         decoder = codecs.getincrementaldecoder("utf-8")()
+        own = None if self.encoding == LATIN else codecs.getincrementaldecoder(self._codec)("surrogateescape")
         while block := file.read(_BLOCK):
-            yield latin(block)
+            yield latin(block) if own is None else own.decode(block)
             ascii_only = ascii_only and block.isascii()
             may_be_utf8 = may_be_utf8 and decodes(decoder, block)
+        if own is not None:
+            yield own.decode(b"", True)
         if may_be_utf8 and not ascii_only and decodes(decoder, b"", final=True):
-            raise garbled(self.path)
+            raise garbled(self.path, self.encoding)
 
     def _misfit(self, raw: bytes, error: UnicodeDecodeError) -> str:
-        self._misfits += 1
+        if is_legacy(self.encoding):
+            return f"not {self.encoding}: byte 0x{raw[error.start]:02x} at {error.start + 1}"
+        self.note(fits=False, raw=raw)
         byte = raw[error.start]
         if self.encoding != "utf-8":
             return f"not {self.encoding.upper()}: byte 0x{byte:02x} at {error.start + 1}"

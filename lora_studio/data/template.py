@@ -6,12 +6,13 @@ A chat template is rendered by a child (`renderer`), a block of rows at a time, 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Self, cast
 
 from lora_studio.core.errors import InputError
+from lora_studio.core.settings import DataSettings
 from lora_studio.data.jinja_env import Span
 from lora_studio.data.renderer import Renderer, RendererDiedError
 from lora_studio.data.rows import Message, Row, RowError
@@ -19,7 +20,7 @@ from lora_studio.data.template_source import FIELD, TemplateSource, choose_templ
 
 BLOCK_SECONDS = 20.0
 ROW_SECONDS = 5.0
-_RULES = 2  # raised whenever the same template makes another text, other spans or other faults of a row
+_RULES = 3  # raised whenever the same template makes another text, other spans or other faults of a row
 _WRITTEN_BY_HAND = re.compile("tool|think", re.IGNORECASE)  # an answer may call a tool or think in its text alone
 
 
@@ -32,11 +33,21 @@ class Rendered:
         spans: Start and end of each stretch of characters to learn, in order.
         closed: Whether the row already has its special tokens; if not, the tokenizer's own first token and
             its end token are put around it.
+        lost: Kinds of what the row says and the text does not.
+        opening: How the row and the prompt at inference open its answer, where those differ.
+        cure: Values of the template's variables with which they would not; None where none are known.
+        open_inside: Whether an answer before the last one has no end token.
+        end_cure: Values of the template's variables with which an answer that has no end token would have one.
     """
 
     text: str
     spans: tuple[Span, ...]
     closed: bool
+    lost: tuple[str, ...] = ()
+    opening: tuple[str, str] | None = None
+    cure: Mapping[str, Any] | None = None
+    open_inside: bool = False
+    end_cure: Mapping[str, Any] | None = None
 
 
 class ChatTemplate:
@@ -45,12 +56,24 @@ class ChatTemplate:
     `send` and `receive` render a block while the caller does something else; `render_rows` is both at once.
     """
 
-    def __init__(self, tokenizer: Any, setting: str | None = None) -> None:
+    def __init__(
+        self, tokenizer: Any, setting: str | None = None, *, variables: Mapping[str, Any] | None = None, on_unwritten: str = "refuse",
+        answer_opening: str = "trained",
+    ) -> None:
         """Take the template that the setting means; without any, only prompts with completions and text can be rendered.
+
+        Args:
+            tokenizer: A fast transformers tokenizer.
+            setting: `data.chat_template`.
+            variables: `data.chat_template_kwargs`.
+            on_unwritten: `data.on_unwritten`.
+            answer_opening: `data.answer_opening`.
 
         Raises:
             InputError: The setting names none, or the tokenizer has several templates and none is the default.
         """
+        self._variables = dict(variables or {})
+        self._options = {"on_unwritten": on_unwritten, "train_opening": answer_opening == "trained"}
         self.source: TemplateSource = choose_template(setting, tokenizer)
         self._added_tokens = frozenset(map(str, tokenizer.added_tokens_decoder.values()))
         end_tokens = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
@@ -61,6 +84,16 @@ class ChatTemplate:
         self._renderer: Renderer | None = None
         self._sent: tuple[Sequence[Row], list[dict[str, Any]]] | None = None
         self._train_on = ""
+
+    @classmethod
+    def of(cls, tokenizer: Any, settings: DataSettings) -> Self:
+        """Take the template of a data set, with everything that its settings say about it.
+
+        Raises:
+            InputError: As the constructor.
+        """
+        return cls(tokenizer, settings.chat_template, variables=settings.chat_template_kwargs, on_unwritten=settings.on_unwritten,
+                   answer_opening=settings.answer_opening)
 
     def __enter__(self) -> Self:
         return self
@@ -76,7 +109,8 @@ class ChatTemplate:
     @property
     def identity(self) -> dict[str, Any]:
         """Everything that decides what it renders, as plain JSON values."""
-        return {"rules": _RULES, "text": self.source.text, "special_tokens": self._special_tokens, "end_tokens": self._end_tokens}
+        return {"rules": _RULES, "text": self.source.text, "special_tokens": self._special_tokens, "end_tokens": self._end_tokens,
+                "variables": self._variables, **self._options}
 
     @property
     def present(self) -> bool:
@@ -87,7 +121,7 @@ class ChatTemplate:
         """Render rows, each to its text or to why the template refuses it.
 
         Raises:
-            InputError: The template is missing or does not end, or it rewrites earlier turns so that answers cannot be told apart.
+            InputError: The template is missing, does not end, or has no variable of a name that is set.
         """
         self.send(rows, train_on)
         return self.receive()
@@ -158,7 +192,8 @@ class ChatTemplate:
 
     def _running(self) -> Renderer:
         if self._renderer is None:
-            self._renderer = Renderer(self.source.text or "", self._special_tokens, self._end_tokens)
+            self._renderer = Renderer(
+                self.source.text or "", self._special_tokens, self._end_tokens, variables=self._variables, **self._options)
         if not self._renderer.running:
             self._start(self._renderer)
         return self._renderer
@@ -174,26 +209,33 @@ class ChatTemplate:
         if fault:
             renderer.close()
             raise InputError(f"{what} cannot be read: {fault}.", self.source.way_out, self.source.field)
+        if unknown := sorted(set(self._variables) - set(renderer.variables)):
+            known = f"It has {', '.join(renderer.variables)}." if renderer.variables else "It has none."
+            renderer.close()
+            raise InputError(f"{what} has no variable {unknown[0]}.", known, "data.chat_template_kwargs")
 
     def _rendered(self, row: Row, reply: list[Any]) -> Rendered | RowError:
         for turn, message in enumerate(row.messages, 1):
             if self._marks and (mark := self._marks.search(message.content)):
                 return RowError(f"turn {turn} holds {mark[0]}, which the chat template writes itself; "
                                 "take such marks out, or give the whole conversation as a row of text")
-        text, detail = reply[0], reply[1]
+        text, detail, more = reply[0], reply[1], reply[2]
         if text is not None:
-            return Rendered(text, tuple((start, end) for start, end in detail), closed=True)
-        if detail == "rewritten":
-            raise InputError(
-                f"{row.file}:{row.line}: {self.source.described} rewrites earlier turns, so the answers in them cannot be told apart.",
-                "Set train_on to last, which trains the last answer alone.", "data.train_on",
-            )
-        if detail == "memory":
-            return RowError("the chat template takes too much memory for it")
-        if detail == "unwritten":
-            return RowError(f"the chat template does not write {reply[2]}; "
-                            "take that out of the row, or set data.chat_template to one that does, such as instruct")
-        return RowError(f"the chat template refuses it: {reply[2]}")
+            row_opens, prompt_opens, cure = more.get("opening") or ("", "", None)
+            return Rendered(text, tuple((start, end) for start, end in detail), closed=True, lost=tuple(more.get("lost", ())),
+                            opening=(row_opens, prompt_opens) if "opening" in more else None, cure=cure,
+                            open_inside=bool(more.get("open")), end_cure=more.get("end_cure"))
+        return RowError(self._why_refused(detail, more, reply[3:]))
+
+    def _why_refused(self, kind: str, said: str, more: list[Any]) -> str:
+        if kind == "rewritten":
+            return (f"the chat template {said}; data.train_on: last trains the last answer alone, each trains every answer in a row of its "
+                    "own")
+        if kind == "memory":
+            return "the chat template takes too much memory for it"
+        if kind == "unwritten":
+            return f"the chat template does not write {said}; {_ways_out(more[0], more[1])}"
+        return f"the chat template {said}"
 
     def _without_template(self, row: Row) -> Rendered:
         """Join prompt and completion: a base model can learn to go on from one to the other."""
@@ -210,15 +252,39 @@ class ChatTemplate:
         return Rendered(prompt + completion, ((start, len(prompt) + len(completion)),), closed=False)
 
 
+def _ways_out(kinds: Sequence[str], cure: Mapping[str, Any] | None) -> str:
+    """Say what helps a row of which something is left out."""
+    ways = ["take that out of the row"]
+    if cure:
+        ways.append(f"set data.chat_template_kwargs to {dict(cure)}, which keeps it")
+    if set(kinds) <= {"thoughts", "calls"}:
+        ways.append("set data.on_unwritten to content to keep it in the answer's text, or to without to train without it")
+    else:
+        ways.append("set data.on_unwritten to without to train without it")
+    ways.append("or set data.chat_template to one that does, such as instruct")
+    return ", ".join(ways)
+
+
+def per_answer(row: Row) -> Iterator[Row]:
+    """Give a conversation as rows that each end with one of its answers; a row without several answers to learn stays as it is."""
+    wanted = wanted_answers(row, "assistant") or []
+    if len(wanted) < 2:
+        yield row
+        return
+    for place in wanted:
+        yield replace(row, messages=row.messages[: place + 1])
+
+
 def wanted_answers(row: Row, train_on: str) -> list[int] | None:
     """Give the places of the answers to learn among a row's messages; None for every token.
 
-    `completion` takes the answers that are no part of the prompt; where a row does not part the two, those after the last question.
+    `each` is asked of rows that `per_answer` gives. `completion` takes the answers that are no part of the prompt; where a row does
+    not part the two, those after the last question.
     """
     if train_on == "all":
         return None
     answers = [place for place, message in enumerate(row.messages) if message.role == "assistant"]
-    if train_on == "last":
+    if train_on in ("last", "each"):
         answers = answers[-1:]
     elif train_on == "completion":
         questions = [place for place, message in enumerate(row.messages) if message.role == "user"]

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from lora_studio.core.errors import InputError
 from lora_studio.core.paths import resources_folder
 
 FIELD = "data.chat_template"
+ADAPTERS_TEMPLATE = "chat_template.jinja"
 MODEL_FIELD = "model.name_or_path"
 _COMMENT = re.compile(r"\{#.*?#\}", re.DOTALL)
 _TURN_MARKS = re.compile(r"<\|\w+\|>|<\w+_of_turn>")
@@ -86,6 +89,34 @@ def _foreign_marks(name: str, tokens: Collection[str]) -> list[str]:
     return sorted(set(_TURN_MARKS.findall(_COMMENT.sub("", shipped_template(name)))) - set(tokens))
 
 
+def adapters_template(folder: Path) -> str | None:
+    """Give the chat template that lies in an adapter's folder: the one it was trained with, its variables set; None where none does."""
+    try:
+        text = (folder / ADAPTERS_TEMPLATE).read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return None
+    return text if is_jinja(text) else None
+
+
+def is_jinja(text: str) -> bool:
+    """Tell a template from a template's name."""
+    return "{{" in text or "{%" in text
+
+
+def with_variables(template: str, variables: Mapping[str, Any]) -> str:
+    """Give a template whose variables have these values where whoever renders it says nothing else.
+
+    Written as plain Jinja before the template, so that every program that renders it does the same.
+    """
+    lines = [f"{{%- if {name} is not defined %}}{{%- set {name} = {_literal(value)} %}}{{%- endif %}}" for name, value in variables.items()]
+    # A line end behind a tag is taken for the tag's.
+    return "".join(lines) + ("\n" if lines and template.startswith("\n") else "") + template
+
+
+def _literal(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else json.dumps(value)
+
+
 def choose_template(setting: str | None, tokenizer: Any) -> TemplateSource:
     """Give the template that `data.chat_template` means: a Jinja text, a shipped one's name, or the tokenizer's own.
 
@@ -93,7 +124,7 @@ def choose_template(setting: str | None, tokenizer: Any) -> TemplateSource:
         InputError: No shipped template has that name, or the tokenizer has several and none is the default.
     """
     if setting is not None and setting.strip():
-        if "{{" in setting or "{%" in setting:
+        if is_jinja(setting):
             return TemplateSource(setting, "settings")
         return TemplateSource(shipped_template(setting.strip()), "studio", setting.strip())
     if not tokenizer.chat_template:

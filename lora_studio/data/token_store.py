@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from lora_studio.data.lengths import LengthTable
 from lora_studio.data.token_rows import Mask, Numbers, TokenBlock, TokenIds, TokenRows
 
-VERSION = 3
+VERSION = 4
 MANIFEST, INPUT_IDS, TRAINED = "manifest.json", "input_ids.bin", "trained.bin"
 PLACES, COUNTS, CONTENTS = "places.npy", "trained_counts.npy", "contents.npy"
 
@@ -35,12 +35,12 @@ class StoreWriter:
         """Begin in an empty folder."""
         self._folder = folder
         self._files: tuple[BinaryIO, BinaryIO] = ((folder / INPUT_IDS).open("wb"), (folder / TRAINED).open("wb"))
-        self._numbers = {name: array("q") for name in ("length", "first", "count", "file", "line", "content")}
+        self._numbers = {name: array("q") for name in ("length", "first", "count", "file", "line", "turns", "content")}
         self._trained_at = np.zeros(1024, dtype=np.int64)
         self._digests = (hashlib.sha256(), hashlib.sha256())
 
-    def add(self, block: TokenBlock, places: Sequence[tuple[int, int]]) -> None:
-        """Write a block of rows, each with the number of its file and its line."""
+    def add(self, block: TokenBlock, places: Sequence[tuple[int, int, int]]) -> None:
+        """Write a block of rows, each with the number of its file, its line, and how many of its turns it has (0 for all of them)."""
         ends = np.cumsum(block.sizes)
         starts = ends - block.sizes
         trained = np.flatnonzero(block.trained)
@@ -49,7 +49,8 @@ class StoreWriter:
         first = block.sizes.copy()
         first[counts > 0] = trained[before[0][counts > 0]] - starts[counts > 0]
         self._see(trained - np.repeat(starts, counts))
-        for name, values in (("length", block.sizes), ("first", first), ("count", counts), *zip(("file", "line"), np.array(places).T)):
+        placed = zip(("file", "line", "turns"), np.array(places).T)
+        for name, values in (("length", block.sizes), ("first", first), ("count", counts), *placed):
             self._numbers[name].frombytes(values.astype(np.int64).tobytes())
         for start, end in zip(starts.tolist(), ends.tolist()):
             self._numbers["content"].frombytes(hashlib.blake2b(block.input_ids[start:end].data, digest_size=8).digest())
@@ -63,7 +64,7 @@ class StoreWriter:
         numbers = {name: np.array(values, dtype=np.int64) for name, values in self._numbers.items()}
         longest = int(numbers["length"].max(initial=0))
         LengthTable(numbers["length"], numbers["first"], self._trained_at[:longest]).save(self._folder)
-        np.save(self._folder / PLACES, np.stack([numbers["file"], numbers["line"]]), allow_pickle=False)
+        np.save(self._folder / PLACES, np.stack([numbers["file"], numbers["line"], numbers["turns"]]), allow_pickle=False)
         np.save(self._folder / COUNTS, numbers["count"], allow_pickle=False)
         np.save(self._folder / CONTENTS, numbers["content"], allow_pickle=False)
         digest = hashlib.sha256(numbers["length"].tobytes())
@@ -93,7 +94,7 @@ class TokenStore:
         folder: Where it is.
         manifest: What it was made of.
         lengths: Every row's lengths before cutting.
-        places: Number of the file, and line, of each row, shape (2, rows).
+        places: Number of the file, line, and turns of each row (0 for all it has), shape (3, rows).
         counts: Trained tokens of each row before cutting, shape (rows,).
         contents: A number that rows of the same tokens share, shape (rows,).
         input_ids: All ids, mapped from disk, shape (tokens,).

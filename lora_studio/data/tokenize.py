@@ -20,7 +20,8 @@ from lora_studio.data.encode import Encoder
 from lora_studio.data.encodings import FIELD
 from lora_studio.data.files import Progress, file_readers
 from lora_studio.data.rows import BadRow, Row, RowError
-from lora_studio.data.template import ChatTemplate, Rendered
+from lora_studio.data.template import ChatTemplate, Rendered, per_answer
+from lora_studio.data.template_notes import TemplateNotes
 from lora_studio.data.token_cache import hashes_of, key_of, stored
 from lora_studio.data.token_rows import TokenBlock
 from lora_studio.data.token_store import StoreWriter, TokenStore
@@ -64,13 +65,15 @@ def stored_tokens(
         counting = Counting(settings, progress)
         writer = StoreWriter(folder)
         try:
-            refused, unended = _write_rows(settings, counting, template, encoder, writer)
+            refused, unended, notes = _write_rows(settings, counting, template, encoder, writer)
             check = counting.result()
             refuse_untrainable(check)
             if settings.on_bad_rows == "stop":
                 refuse_bad_rows(check.bad_rows, check.bad_count, check.encoding_offer)
             _refuse_change(files, hashes)
-            writer.finish({**_manifest(check, refused, hashes, template), "unended_rows": unended})
+            writer.finish({
+                **_manifest(check, refused, hashes, template), "unended_rows": unended, "template_notes": notes.to_json(),
+                "end_cure": notes.end_cure})
         finally:
             writer.close()
 
@@ -87,19 +90,23 @@ def _refuse_change(files: Mapping[str, Path], before: Mapping[str, str]) -> None
 
 def _write_rows(
     settings: DataSettings, counting: Counting, template: ChatTemplate, encoder: Encoder, writer: StoreWriter,
-) -> tuple[list[BadRow], int]:
-    """Write every sound row; give those the template refuses, and how many train no end."""
+) -> tuple[list[BadRow], int, TemplateNotes]:
+    """Write every sound row; give those the template refuses, how many train no end, and what else there is to say of them."""
     numbers = {reader.path: number for number, (_split, reader) in enumerate(counting.readers)}
     refused: list[BadRow] = []
     unended = 0
+    notes = TemplateNotes()
     with closing(_encoded_blocks(settings, counting, template, encoder)) as blocks:
         for rows, rendered, tokens in blocks:
             refused += [BadRow(row.file, row.line, str(fault)) for row, fault in zip(rows, rendered) if isinstance(fault, RowError)]
-            places = [(numbers[row.file], row.line) for row, text in zip(rows, rendered) if isinstance(text, Rendered)]
+            notes.add(rows, rendered)
+            whole = settings.train_on != "each"
+            sound = [row for row, text in zip(rows, rendered) if isinstance(text, Rendered)]
+            places = [(numbers[row.file], row.line, 0 if whole else len(row.messages)) for row in sound]
             if places:
                 writer.add(tokens, places)
-                unended += encoder.unended(tokens)
-    return refused, unended
+                unended += encoder.unended(tokens) + sum(isinstance(text, Rendered) and text.open_inside for text in rendered)
+    return refused, unended, notes
 
 
 def _encoded_blocks(
@@ -143,11 +150,12 @@ def _blocks(settings: DataSettings, counting: Counting) -> Iterator[list[Row]]:
         hopeless = hopeless or row.format in REFUSED or (counting.bad_count > 0 and settings.on_bad_rows == "stop")
         if hopeless:
             continue
-        block.rows.append(row)
-        block.characters += len(row.text) + sum(len(message.content) for message in row.messages)
-        if len(block.rows) == ROWS_AT_ONCE or block.characters > _CHARACTERS_AT_ONCE:
-            yield block.rows
-            block = _Block()
+        for part in per_answer(row) if settings.train_on == "each" else (row,):
+            block.rows.append(part)
+            block.characters += len(part.text) + sum(len(message.content) for message in part.messages)
+            if len(block.rows) == ROWS_AT_ONCE or block.characters > _CHARACTERS_AT_ONCE:
+                yield block.rows
+                block = _Block()
     if block.rows and not hopeless:
         yield block.rows
 

@@ -7,10 +7,12 @@ from pathlib import Path
 
 from lora_studio.core.errors import InputError
 from lora_studio.export.archive import ELSEWHERE, Entry, copy_entry, open_container
+from lora_studio.export.mlx_format import MLX_WEIGHTS
 from lora_studio.generate.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 
 TAKEN = {
-    ADAPTER_CONFIG: 1_000_000, ADAPTER_WEIGHTS: 1 << 40, "tokenizer.json": 200_000_000, "tokenizer_config.json": 20_000_000,
+    ADAPTER_CONFIG: 1_000_000, ADAPTER_WEIGHTS: 1 << 40, MLX_WEIGHTS: 1 << 40,
+    "tokenizer.json": 200_000_000, "tokenizer_config.json": 20_000_000,
     "special_tokens_map.json": 1_000_000, "added_tokens.json": 20_000_000, "vocab.json": 50_000_000, "merges.txt": 50_000_000,
     "vocab.txt": 50_000_000, "tokenizer.model": 50_000_000, "spiece.model": 50_000_000, "sentencepiece.bpe.model": 50_000_000,
     "tekken.json": 50_000_000, "chat_template.jinja": 1_000_000, "README.md": 1_000_000,
@@ -34,13 +36,14 @@ def take_adapter(path: Path, into: Path, look: Callable[[], None] = lambda: None
         home = _home_of_adapter(path, entries)
         beside = [entry for entry in entries if entry.place == home]
         _refuse_no_weights(path, {entry.name for entry in beside})
-        chosen = [entry for entry in beside if entry.name in TAKEN]
+        twice = MLX_WEIGHTS if ADAPTER_WEIGHTS in {entry.name for entry in beside} else ""
+        chosen = [entry for entry in beside if entry.name in TAKEN and entry.name != twice]
         for entry in chosen:
             if entry.size > TAKEN[entry.name]:
                 raise InputError(f"{path}: {entry.name} claims {entry.size:,} bytes, more than such a file has.", ELSEWHERE, "path")
         for entry in chosen:
             copy_entry(container, entry, into / entry.name, look)
-    return sorted(entry.name for entry in beside if entry.name not in TAKEN)
+    return sorted(entry.name for entry in beside if entry not in chosen)
 
 
 def _home_of_adapter(path: Path, entries: list[Entry]) -> str:
@@ -56,19 +59,30 @@ def _home_of_adapter(path: Path, entries: list[Entry]) -> str:
 
 
 def _what_it_is(names: set[str]) -> str:
-    if "adapters.safetensors" in names:
-        return "It looks like an adapter of mlx-lm: merge it there, or convert it to PEFT's format."
+    """Say what a folder without PEFT's settings holds instead, which program wrote it, and the way out."""
+    if MLX_WEIGHTS in names:
+        return f"It looks like an adapter of mlx-lm without its settings: give its {ADAPTER_CONFIG} too."
+    if any(name.endswith(".pth.lora") for name in names):
+        return ("It was written by litgpt, as a pickle: merge it there (litgpt merge_lora, litgpt convert_from_litgpt), then take its "
+                "adapter out of the merged model: lora-studio adapter extract.")
+    if "adapter_model.pt" in names or any(name.startswith("adapter_") and name.endswith(".pt") for name in names):
+        return ("It was written by torchtune, as a pickle: save it there with FullModelHFCheckpointer and safe_serialization, which writes "
+                "PEFT's files, or take its adapter out of the merged model: lora-studio adapter extract.")
     if any(name.endswith(".gguf") for name in names):
         return "A GGUF adapter cannot be turned back: give the PEFT adapter it was made from."
-    return "Give a folder that PEFT saved an adapter in, or a zip of it."
+    if "pytorch_lora_weights.safetensors" in names:
+        return "It was written by diffusers, for a model of images: such adapters are not for language models."
+    return "Give a folder that PEFT or mlx-lm saved an adapter in, or a zip of it."
 
 
 def _refuse_no_weights(path: Path, names: set[str]) -> None:
-    if ADAPTER_WEIGHTS in names:
+    if ADAPTER_WEIGHTS in names or MLX_WEIGHTS in names:
         return
     pickled = sorted(name for name in names if name.startswith("adapter_model.") and not name.endswith(".safetensors"))
     if pickled:
+        by = "torchtune writes it so unless safe_serialization is on. " if "adapter_model.pt" in pickled else ""
         raise InputError(
             f"{path} holds its weights as a pickle ({pickled[0]}), which can run code when read.",
-            "Ask its maker for safetensors; or, where you trust it, load and save it with PEFT: model.save_pretrained(folder).", "path")
+            f"{by}Ask its maker for safetensors; or, where you trust it, load and save it with PEFT: model.save_pretrained(folder).",
+            "path")
     raise InputError(f"{path} has no {ADAPTER_WEIGHTS}.", "Give the whole adapter.", "path")

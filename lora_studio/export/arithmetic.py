@@ -277,9 +277,10 @@ def _compared(folder: Path, result: _Result, errors: Errors) -> Iterator[int]:
                 errors.missing.append(name)
                 continue
             a, b = tensors.factors(name)
-            found, expected = (b.double() @ a.double()) * pair.scale, result.expected(name)
+            expected = result.expected(name)
             tail = torch.linalg.svdvals(expected)[pair.r :] if not result.exact and min(expected.shape) <= _EXACT_SVD else None
-            errors.add(name, found, expected, None if tail is None else float(tail.square().sum()))
+            written = Delta(b.double() * pair.scale, a.double())
+            errors.add(name, written, result.deltas[name], expected, None if tail is None else float(tail.square().sum()))
             yield done
 
 

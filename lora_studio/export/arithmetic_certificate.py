@@ -17,8 +17,15 @@ from lora_studio.export.destination import CERTIFICATE_NAME, CERTIFICATE_PAGE
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from lora_studio.lora.deltas import Delta
+
+_ROUNDINGS = 2.0**-22
+"""What rounding A, B and their scale to float32 may change in an entry of B·A, as a share of |B|·|A|: four roundings.
+
+A share of the update itself would be wrong: where parts of a sum cancel, it is far smaller than what was rounded.
+"""
 EXACT_WITHIN = 1e-6
-"""Relative error, ‖written − meant‖ / ‖meant‖, within which float32 factors are exact."""
+"""‖written − meant‖ / ‖meant‖ at which a result that need not be exact is called so."""
 _SLACK = 1e-3  # of the least possible error of a rank
 
 
@@ -31,6 +38,9 @@ class Errors:
         missing: Modules that were not written.
         size: ‖meant‖² over all.
         error: ‖written − meant‖² over all.
+        rounded: What rounding may cost at most, as ‖error‖² over all.
+        beyond: Modules with an entry further from what was meant than rounding can have put it.
+        changed: The same, from what was worked out and given to be written.
         least: The least ‖written − meant‖² possible at the ranks written, where it is known of all modules.
         finite: Whether every figure is a number.
     """
@@ -39,28 +49,38 @@ class Errors:
     missing: list[str] = field(default_factory=list[str])
     size: float = 0.0
     error: float = 0.0
+    rounded: float = 0.0
+    beyond: list[str] = field(default_factory=list[str])
+    changed: list[str] = field(default_factory=list[str])
     least: float | None = 0.0
     finite: bool = True
 
-    def add(self, name: str, found: Tensor, expected: Tensor, least: float | None) -> None:
+    def add(self, name: str, written: Delta, worked_out: Delta, expected: Tensor, least: float | None) -> None:
         """Take a module in.
 
         Args:
             name: Its name.
-            found: The written update, out × in.
+            written: Its update, as it was read again.
+            worked_out: The update that was given to be written.
             expected: The update that was meant.
             least: The least squared error possible at its rank; None where that is not known.
         """
-        size, error = float(expected.square().sum()), float((found - expected).square().sum())
+        found, room = written.dense(), (written.b.abs() @ written.a.abs()).mul_(_ROUNDINGS)
+        if bool(((found - worked_out.dense()).abs_() > room).any()):
+            self.changed.append(name)
+        apart = (found - expected).abs_()
+        size, error, rounded = (float(values.square().sum()) for values in (expected, apart, room))
+        if bool((apart > room).any()):
+            self.beyond.append(name)
         self.finite = self.finite and math.isfinite(size) and math.isfinite(error)
-        self.modules[name] = math.sqrt(error / size) if size else math.sqrt(error)
-        self.size, self.error = self.size + size, self.error + error
+        self.modules[name] = math.sqrt(error / size) if size else 0.0
+        self.size, self.error, self.rounded = self.size + size, self.error + error, self.rounded + rounded
         self.least = None if self.least is None or least is None else self.least + least
 
     @property
     def relative(self) -> float:
-        """‖written − meant‖ / ‖meant‖ over all modules."""
-        return math.sqrt(self.error / self.size) if self.size else math.sqrt(self.error)
+        """‖written − meant‖ / ‖meant‖ over all modules; 0 where nothing was meant."""
+        return math.sqrt(self.error / self.size) if self.size else 0.0
 
 
 class ArithmeticCertificate:
@@ -78,7 +98,7 @@ class ArithmeticCertificate:
             more: What else is to be told.
         """
         reason = _fault(errors, exact=exact)
-        verdict = "failed" if reason else "exact" if errors.relative <= EXACT_WITHIN else "approximate"
+        verdict = "failed" if reason else "exact" if not errors.beyond or errors.relative <= EXACT_WITHIN else "approximate"
         worst = max(errors.modules, key=lambda name: errors.modules[name], default="")
         return {
             "schema_version": 2, "kind": "adapter", "method": method, "dtype": "float32", "verdict": verdict, "grade": "tensors",
@@ -104,8 +124,11 @@ def _fault(errors: Errors, *, exact: bool) -> str:
         return f"{len(errors.missing)} updates were not written, the first is that of {errors.missing[0]}"
     if not errors.finite:
         return "an update is not finite"
-    if exact and errors.relative > EXACT_WITHIN:
-        return f"the updates differ by {errors.relative:.2e} of their size from what was meant, more than {EXACT_WITHIN:.0e}"
-    if not exact and errors.least is not None and errors.error > errors.least * (1 + _SLACK) + (EXACT_WITHIN**2) * errors.size:
+    astray = errors.changed or (errors.beyond if exact else [])
+    if astray:
+        return f"{len(astray)} updates are further from what was meant than rounding puts them, the first is that of {astray[0]}"
+    if exact or errors.least is None:
+        return ""
+    if math.sqrt(errors.error) > math.sqrt(errors.least * (1 + _SLACK)) + math.sqrt(errors.rounded):
         return f"the updates are {errors.relative:.2%} from what was meant, and could be nearer at their ranks"
     return ""

@@ -17,7 +17,8 @@ from lora_studio.core.findings import Finding
 from lora_studio.core.modules import ModuleInfo, ModuleTree
 from lora_studio.export.public import last_part
 from lora_studio.generate.adapters import ADAPTER_WEIGHTS
-from lora_studio.lora.saved_adapter import PREFIX, parted
+from lora_studio.lora.saved_adapter import PREFIX, SavedAdapter, parted
+from lora_studio.lora.vocabulary import Vocabulary, vocabulary_ends
 from lora_studio.models.safetensors_header import SafetensorsHeader, read_header
 from lora_studio.models.tree_cache import cached_tree
 
@@ -92,17 +93,33 @@ def check_base(adapter: Path, base: Path, called: str = "", named: str = "") -> 
     Raises:
         InputError: A module is missing in the base model, or has another size.
     """
-    tensors = adapter_tensors(adapter)
-    misfits = list(_misfits(tensors, _tree_of(base)))
+    tensors, tree = adapter_tensors(adapter), tree_of(base)
+    vocabulary, contradiction = _vocabulary_of(adapter, tree, base)
+    misfits = list(_misfits(tensors, tree, vocabulary))
     if misfits:
         more = f", and {len(misfits) - 1:,} more" if len(misfits) > 1 else ""
         meant = f" It was trained on {named}." if named else ""
         hint = "Give the base model it was trained on."
         raise InputError(f"The adapter does not fit {called or base}: {misfits[0]}{more}.{meant}", hint, FIELD)
+    if contradiction is not None:
+        raise contradiction
+    told = vocabulary.findings(FIELD)
     if not named or not called or _is_same(named, called):
-        return []
+        return told
     message = f"It says it was trained on {named}, not on {called}. All shapes fit, but on other weights its update means something else."
-    return [Finding("warning", "other_base", message, f"Go on if {called} holds the same weights.", FIELD)]
+    return [*told, Finding("warning", "other_base", message, f"Go on if {called} holds the same weights.", FIELD)]
+
+
+def _vocabulary_of(adapter: Path, tree: ModuleTree, base: Path) -> tuple[Vocabulary, InputError | None]:
+    """Give the vocabulary that an adapter comes with, or what contradicts itself in it; the base's for kinds that are not read here."""
+    try:
+        saved = SavedAdapter.open(adapter, tree)
+    except InputError:
+        return Vocabulary(), None
+    try:
+        return Vocabulary.of(saved, tree, base), None
+    except InputError as error:
+        return Vocabulary(), InputError(error.message.replace(f" {adapter} ", " "), error.hint, FIELD)
 
 
 def _is_same(named: str, called: str) -> bool:
@@ -110,7 +127,8 @@ def _is_same(named: str, called: str) -> bool:
     return named == called or last_part(named).lower() == last_part(called).lower()
 
 
-def _tree_of(base: Path) -> ModuleTree:
+def tree_of(base: Path) -> ModuleTree:
+    """Give a base model's modules."""
     known = cached_tree(base)
     if known is not None:
         return known
@@ -135,8 +153,8 @@ def _check_pairs(path: Path, tensors: list[Tensor]) -> None:
             raise _not_pefts(path, f"{module} has a B without its A")
 
 
-def _misfits(tensors: list[Tensor], tree: ModuleTree) -> Iterator[str]:
-    resized = _resized(tensors, tree)
+def _misfits(tensors: list[Tensor], tree: ModuleTree, vocabulary: Vocabulary) -> Iterator[str]:
+    resized = _resized(tensors, tree, vocabulary)
     for tensor in tensors:
         name = _bare(tensor.module)
         if _SEPARATE_EXPERT.search(f"{name}."):
@@ -148,18 +166,22 @@ def _misfits(tensors: list[Tensor], tree: ModuleTree) -> Iterator[str]:
             yield f"{name} is {_told(sites[0].shape)} there, and the adapter's {tensor.part.partition('.')[0]} is {_told(tensor.shape)}"
 
 
-def _resized(tensors: list[Tensor], tree: ModuleTree) -> dict[str, ModuleInfo]:
-    """Give embedding and head as an adapter has them that was trained with more or fewer tokens, and saved them whole."""
-    found: dict[str, ModuleInfo] = {}
+def _resized(tensors: list[Tensor], tree: ModuleTree, vocabulary: Vocabulary) -> dict[str, ModuleInfo]:
+    """Give embedding and head as an adapter has them that was trained with more or fewer tokens."""
+    ends = [end for end in vocabulary_ends(tree) if end is not None] if vocabulary.resized else []
+    found = {end.name: _with_rows(end, vocabulary.rows) for end in ends}
     for tensor in tensors:
         name = _bare(tensor.module)
         site = tree.by_name.get(name)
         is_vocabulary = site is not None and (site.kind == "embedding" or name == tree.output_module)
         if site is not None and is_vocabulary and tensor.part == "weight" and tensor.shape[1:] == site.shape[1:]:
-            rows = tensor.shape[0]
-            into = {"in_features": rows} if site.kind == "embedding" else {"out_features": rows}
-            found[name] = replace(site, shape=tensor.shape, **into)
+            found[name] = _with_rows(site, tensor.shape[0])
     return found
+
+
+def _with_rows(end: ModuleInfo, rows: int) -> ModuleInfo:
+    into = {"in_features": rows} if end.kind == "embedding" else {"out_features": rows}
+    return replace(end, shape=(rows, *end.shape[1:]), **into)
 
 
 def _sites(name: str, by_name: Mapping[str, ModuleInfo]) -> list[ModuleInfo]:

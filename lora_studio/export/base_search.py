@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from lora_studio.export.public import hub_id, last_part
 from lora_studio.models.sources import ModelSource, find_model, local_models
 
 FIELD = "base"
+_BITS = r"[48]-?bits?|int[48]|w4a16|w8a8|fp8|nf4|mxfp4|gptq|awq|aqlm|hqq|exl2|quantized"
+_FEW_BITS = re.compile(rf"([-_.](unsloth|bnb|mlx|hf|dynamic|g32|g64|g128|{_BITS}))+$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,9 @@ def find_base(named: str, revision: str | None, given: str | None) -> FoundBase:
         return _known(given, None)
     if not named:
         raise InputError("The adapter does not name its base model.", "Give the base model it was trained on.", FIELD)
+    full = full_precision_name(named)
+    if full and not Path(named).expanduser().exists():
+        return _of_few_bits(named, revision, full)
     if hub_id(named) or Path(named).expanduser().exists():
         return _known(named, revision)
     alike = [source for source in local_models() if last_part(source.name).lower() == last_part(named).lower()]
@@ -53,6 +59,32 @@ def find_base(named: str, revision: str | None, given: str | None) -> FoundBase:
         raise InputError(f"The adapter was trained on {named}, which is not on this machine.", hint, FIELD)
     message = f"It was trained on {named}, which is not on this machine; {alike[0].name} has the same name."
     by_name = Finding("warning", "base_by_name", message, "Give another base if it is not the same.", FIELD)
+    found = _found(alike[0], None)
+    return FoundBase(found.name, None, found.folder, (by_name, *found.findings))
+
+
+def full_precision_name(named: str) -> str:
+    """Give what a model that is named as quantized is called in full precision, without its maker; empty where the name says no such thing.
+
+    `unsloth/Qwen3-8B-unsloth-bnb-4bit` is Qwen3-8B, `TheBloke/Mistral-7B-v0.1-GPTQ` is Mistral-7B-v0.1.
+    """
+    last = last_part(named)
+    ending = _FEW_BITS.search(last)
+    says = ending is not None and re.search(_BITS, ending.group(), re.IGNORECASE) is not None
+    return last[: ending.start()] if ending and says else ""
+
+
+def _of_few_bits(named: str, revision: str | None, full: str) -> FoundBase:
+    """Take the model in full precision in a quantized one's place where it is here, else that one itself, else ask for the former."""
+    alike = [source for source in local_models() if last_part(source.name).lower() == full.lower()]
+    found = _known(named, revision) if not alike and hub_id(named) else None
+    if found is not None and found.folder is not None:
+        return found
+    if not alike:
+        message = f"The adapter was trained on {named}, a model held in few bits, into which nothing is merged."
+        raise InputError(message, f"Give the model in full precision, {full}: a folder or a Hub id.", FIELD)
+    message = f"It was trained on {named}, a model held in few bits; {alike[0].name} is the same in full precision."
+    by_name = Finding("warning", "full_precision_base", message, "Give another base if it is not the same.", FIELD)
     found = _found(alike[0], None)
     return FoundBase(found.name, None, found.folder, (by_name, *found.findings))
 

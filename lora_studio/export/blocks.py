@@ -41,7 +41,7 @@ class BlockWork:
         self._dtype = plan.torch_dtype(name)
         self._rows = self._stored.entry.shape[0] if self._stored.entry.shape else 1
         self.width = self._stored.entry.elements // max(1, self._rows)
-        self._rows_at_once = max(1, min(self._rows, _BLOCK_VALUES // max(1, self.width)))
+        self._rows_at_once = _rows_in_block(self._rows, self.width)
 
     def add(self, delta: Callable[[slice, Tensor], Tensor]) -> None:
         """Add an update, round and write.
@@ -79,18 +79,21 @@ class BlockWork:
 
 
 class Product:
-    """B·A by blocks of the weight's rows, where that gives the bits of the whole product."""
+    """B·A by blocks of the weight's rows, of a stack of experts by experts, where that gives the bits of the whole product."""
 
     def __init__(self) -> None:
         self._same_bits: dict[tuple[object, ...], bool] = {}
 
-    def adder(self, update: AddUpdate, tensors: AdapterTensors) -> Callable[[BlockWork], None]:
+    def adder(self, update: AddUpdate, tensors: AdapterTensors, *, stacked: bool = False) -> Callable[[BlockWork], None]:
         """Give the work that adds an update to its weight; A and B are read now.
 
         Args:
             update: Without DoRA's magnitudes.
             tensors: The open adapter.
+            stacked: Whether the weight is a stack of matrices, one for each expert.
         """
+        if stacked:
+            return self._stack_adder(update, tensors)
         a, b = tensors.factors(update.pair.name)
         scale = update.pair.scale
         left, right = (a.T, b.T) if update.turned else (b, a)
@@ -107,12 +110,61 @@ class Product:
 
         return add_whole
 
+    def _stack_adder(self, update: AddUpdate, tensors: AdapterTensors) -> Callable[[BlockWork], None]:
+        a, b = tensors.factors(update.pair.name)
+        scale = update.pair.scale
+        left, right = _expert_factors(update, a, b)
+        key = (tuple(a.shape), tuple(b.shape), update.turned, "stacked")
+        if key not in self._same_bits:
+            self._same_bits[key] = _gives_same_stack(left, right, update.delta(tensors), scale)
+        if self._same_bits[key]:
+            return lambda work: work.add(lambda rows, scratch: _some_experts(left, right, rows, scratch).mul_(scale))
+
+        def add_whole(work: BlockWork) -> None:
+            whole = update.delta(tensors).reshape(left.shape[0], -1)
+            work.add(lambda rows, _scratch: whole[rows])
+
+        return add_whole
+
+
+def _expert_factors(update: AddUpdate, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Part A and B by expert, so that left times right is each one's update as its weight is stored: views, experts × … × ….
+
+    A holds the ranks of one expert after another, B those of all experts rank by rank.
+    """
+    experts = max(1, update.pair.experts)
+    of_a = a.reshape(experts, -1, a.shape[-1])
+    of_b = b.reshape(b.shape[0], -1, experts).permute(2, 0, 1)
+    return (of_a.transpose(1, 2), of_b.transpose(1, 2)) if update.turned else (of_b, of_a)
+
+
+def _some_experts(left: Tensor, right: Tensor, rows: slice, scratch: Tensor) -> Tensor:
+    """Multiply out some experts' updates, unscaled, into memory of experts × values."""
+    torch.bmm(left[rows], right[rows], out=scratch.view(-1, left.shape[1], right.shape[2]))
+    return scratch
+
+
+def _gives_same_stack(left: Tensor, right: Tensor, whole: Tensor, scale: float) -> bool:
+    """Say whether some experts at a time give the bits of PEFT's product of all."""
+    whole = whole.reshape(left.shape[0], -1)
+    count = _rows_in_block(left.shape[0], whole.shape[1])
+    scratch = torch.empty(count, whole.shape[1])
+    for first in range(0, left.shape[0], count):
+        rows = slice(first, min(first + count, left.shape[0]))
+        if not torch.equal(_some_experts(left, right, rows, scratch[: rows.stop - first]).mul_(scale), whole[rows]):
+            return False
+    return True
+
+
+def _rows_in_block(rows: int, width: int) -> int:
+    return max(1, min(rows, _BLOCK_VALUES // max(1, width)))
+
 
 def _gives_same_bits(a: Tensor, b: Tensor, *, turned: bool) -> bool:
     """Say whether blocks of rows are the rows of the whole product; how it is computed depends on shapes alone."""
     whole = (b @ a).T if turned else b @ a
     left, right = (a.T, b.T) if turned else (b, a)
-    rows = max(1, min(whole.shape[0], _BLOCK_VALUES // max(1, whole.shape[1])))
+    rows = _rows_in_block(*whole.shape)
     scratch = torch.empty(rows, whole.shape[1])
     for first in range(0, whole.shape[0], rows):
         expected = whole[first : first + rows]

@@ -24,7 +24,6 @@ from lora_studio.export.public import code, plain, public_name
 from lora_studio.export.source import AdapterSource
 from lora_studio.models.check import read_config
 from lora_studio.models.facts import ModelFacts, read_facts
-from lora_studio.models.quantization import SAID
 
 __all__ = ["CARD_NAME", "CURVES_NAME", "loading_lines", "model_card", "public_name", "write_card"]
 
@@ -47,7 +46,7 @@ def write_card(
     Args:
         folder: The artefact's, its files written.
         source: What was exported.
-        kind: "adapter", "merged", "gguf" or "gguf-adapter".
+        kind: "adapter", "merged", "gguf", "gguf-adapter" or "mlx-adapter".
         dtype: Of the written weights, such as "float32" or "q8_0".
         certificate: As `Certificate.to_json`.
         base: The base model's folder, for its licence and family; None where it is not here.
@@ -72,7 +71,7 @@ def model_card(
 
     Args:
         source: What was exported.
-        kind: "adapter", "merged", "gguf" or "gguf-adapter".
+        kind: "adapter", "merged", "gguf", "gguf-adapter" or "mlx-adapter".
         dtype: Of the written weights, such as "float32".
         certificate: As `Certificate.to_json`.
         facts: Of the base model; None where they are not known.
@@ -81,7 +80,7 @@ def model_card(
         file: Name of the GGUF file; empty for the usual one.
         served: Which programs serve it; None to find out here, for an adapter.
     """
-    parts = [front_matter(source, kind, facts), _title(source, kind, facts), _loading(source, kind, file)]
+    parts = [front_matter(source, kind, facts), _title(source, kind, facts), _loading(source, kind, file, certificate)]
     if served is None and kind == "adapter":
         served = compatibility(source.adapter, facts)
     if served:
@@ -122,7 +121,7 @@ def _title(source: AdapterSource, kind: str, facts: ModelFacts | None) -> str:
     merged = f"{base} with a LoRA adapter merged into its weights"
     what = {
         "adapter": f"A LoRA adapter for {base}.", "merged": f"{merged}.", "gguf": f"{merged}, as GGUF.",
-        "gguf-adapter": f"A LoRA adapter for {base}, as GGUF for llama.cpp.",
+        "gguf-adapter": f"A LoRA adapter for {base}, as GGUF for llama.cpp.", "mlx-adapter": f"A LoRA adapter for {base}, for mlx-lm.",
     }[kind]
     licence = licence_note(facts)
     return f"# {plain(source.label)}\n\n{what}{_trained_on(source, kind)}\n" + (f"\n{licence}\n" if licence else "")
@@ -143,7 +142,7 @@ def _revision(source: AdapterSource) -> str:
 
 def _trained_on(source: AdapterSource, kind: str) -> str:
     """Say, with a space before it, that an adapter was trained on a quantized base; empty where it was not."""
-    held = SAID[source.base_quantization]
+    held = source.held_in
     if not held:
         return ""
     is_merged = kind in ("merged", "gguf")
@@ -151,9 +150,26 @@ def _trained_on(source: AdapterSource, kind: str) -> str:
     return f" The adapter was trained on the base held in {held}.{merged}"
 
 
-def _loading(source: AdapterSource, kind: str, file: str) -> str:
-    ways = loadings(kind, THIS_FOLDER, public_name(source.base_name), file, source.base_revision or "")
-    return "## Load it\n\n" + "\n".join(f"{way.program}:\n\n```{way.language}\n{way.lines}```\n" for way in ways)
+def _loading(source: AdapterSource, kind: str, file: str, certificate: Mapping[str, Any]) -> str:
+    ways = loadings(kind, THIS_FOLDER, public_name(source.base_name), file, source.base_revision or "", _auto(certificate))
+    told = "\n".join(f"{way.program}:\n\n```{way.language}\n{way.lines}```\n" for way in ways)
+    return f"## Load it\n\n{told}{_other_class(certificate.get('classes') or {})}"
+
+
+def _auto(certificate: Mapping[str, Any]) -> str:
+    return str((certificate.get("classes") or {}).get("auto", ""))
+
+
+def _other_class(classes: Mapping[str, Any]) -> str:
+    """Say how an adapter is loaded into the other class that the base's config names; loaded as it is, it would have no effect there."""
+    if "renames" not in classes:
+        return ""
+    named = ", ".join(f"{code(before)} is {code(after)}" for before, after in classes["renames"].items())
+    return (
+        f"\nIts names are those of {code(classes['trained'])}, which `AutoModelForCausalLM` makes of the base. In "
+        f"{code(classes['other'])}, which the base's config names, {named}: loaded as above it would have no effect there. These lines "
+        f"load it there:\n\n"
+        f"```python\n{classes['lines']}```\n")
 
 
 def _compatibility(found: list[Compatibility]) -> str:
@@ -181,6 +197,7 @@ def _training(run_dir: Path, config: RunConfig, history: RunHistory, *, has_curv
         f"global batch {training.rows_per_step} rows",
         f"learning rate {training.learning_rate:g}, {training.lr_scheduler_type}",
         f"seed {training.seed}",
+        *(f"chat template with {code(name)} = {code(str(value))}" for name, value in config.data.chat_template_kwargs.items()),
         *_results(history), *data_lines(run_dir / "data.json"),
     ]
     picture = f"\n![Training and evaluation loss over the steps]({CURVES_NAME})\n" if has_curves else ""

@@ -24,9 +24,9 @@ class Certificate:
     """What was found when an artefact was loaded again, by the program that will serve it.
 
     Attributes:
-        kind: `adapter`, `merged`, `gguf` or `gguf-adapter`.
+        kind: `adapter`, `merged`, `gguf`, `gguf-adapter` or `mlx-adapter`.
         dtype: Of the written weights.
-        verdict: `exact` (float32, logits within 1e-4 of base + adapter), `rounded` (each tensor is the rounding of the exact sum), or
+        verdict: `exact` (float32, the function of base + adapter), `rounded` (each tensor is the rounding of the exact sum), or
             `failed`.
         grade: `logits` where the artefact was run, else `tensors`: each was read again and recomputed.
         passed: Whether the artefact may be used.
@@ -35,9 +35,11 @@ class Certificate:
         rows: Rows compared, each at all of its positions.
         rows_from: Where they came from: "held-out rows of the run" or "general text".
         positions: Positions compared.
-        max_abs_logit_difference: Largest difference of any logit from base + adapter, both computed in float32; of a GGUF file, of a
-            log-probability in llama.cpp among the ten likeliest tokens.
-        exact_logit_difference: The same from PEFT's own merge rounded alike, which no more than 1e-4 may separate it from.
+        max_abs_logit_difference: Largest difference of any logit from base + adapter; of a GGUF file, of a log-probability in llama.cpp
+            among the ten likeliest tokens.
+        exact_logit_difference: The same from PEFT's own merge rounded alike, from which no more than noise may separate it.
+        computed_in: The precision in which both were computed: float64 where the model fits into memory in it, else float32.
+        logit_noise: Largest difference of a logit of base + adapter computed in two orders.
         top1_agreement: Share of positions whose likeliest token is the same, from 0 to 1.
         kl_divergence: Mean KL(base + adapter ‖ artefact) of a position, in nats.
         effect_lost: ‖artefact − (base + adapter)‖ / ‖(base + adapter) − base‖ in logits: the share of the adapter's effect that rounding
@@ -49,6 +51,8 @@ class Certificate:
         base: Name, revision and fingerprint of the base model.
         adapter: Name and sha256 of the adapter.
         trained_base: Where the adapter was trained on a quantized base: how far the artefact is from that base + adapter.
+        classes: `auto`, the class that loads the base, where it is not AutoModelForCausalLM; and where the base's config names another
+            class than the one the adapter's names are of, both, what its names become there, and the lines that load it there.
         files: sha256 of every file of the artefact but the certificate's own.
     """
 
@@ -64,6 +68,8 @@ class Certificate:
     positions: int = 0
     max_abs_logit_difference: float | None = None
     exact_logit_difference: float | None = None
+    computed_in: str = ""
+    logit_noise: float | None = None
     top1_agreement: float | None = None
     kl_divergence: float | None = None
     effect_lost: float | None = None
@@ -74,6 +80,7 @@ class Certificate:
     base: Mapping[str, Any] = field(default_factory=dict[str, Any])
     adapter: Mapping[str, Any] = field(default_factory=dict[str, Any])
     trained_base: Mapping[str, Any] | None = None
+    classes: Mapping[str, Any] = field(default_factory=dict[str, Any])
     files: Mapping[str, str] = field(default_factory=dict[str, str])
     made_with: str = f"LoRA Studio {__version__}"
     schema_version: int = 2

@@ -6,9 +6,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from html import escape
 from typing import Any
 
-_TITLES = {"adapter": "Adapter", "merged": "Merged model", "gguf": "GGUF model", "gguf-adapter": "GGUF adapter"}
+_TITLES = {
+    "adapter": "Adapter", "merged": "Merged model", "gguf": "GGUF model", "gguf-adapter": "GGUF adapter", "mlx-adapter": "MLX adapter"}
 _VERDICTS = {
-    "exact": "The artefact is the base model and the adapter, to within the noise of float32.",
+    "exact": "The artefact is the base model and the adapter, and no more than the rounding of float32 apart.",
     "rounded": "Every tensor is the correct rounding of the exact sum.",
     "approximate": "It is as near to what was meant as its ranks allow.",
     "failed": "Do not use this artefact.",
@@ -82,12 +83,15 @@ def _compared(certificate: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "Weights written as", escape(str(certificate["dtype"]))
     if logits:
         yield "Rows", f"{certificate['rows']} ({escape(str(certificate['rows_from']))}), {certificate['positions']:,} positions"
+    if certificate.get("computed_in"):
+        yield "Computed in", escape(str(certificate["computed_in"]))
 
 
 def _found(certificate: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     figures = (
         ("max_abs_logit_difference", "Largest logit difference from base + adapter", "{:.2e}"),
         ("exact_logit_difference", "Largest logit difference from PEFT's merge, rounded alike", "{:.2e}"),
+        ("logit_noise", "Noise: the same computed in another order", "{:.2e}"),
         ("top1_agreement", "Positions with the same likeliest token", "{:.2%}"),
         ("kl_divergence", "Mean KL divergence of a position, in nats", "{:.2e}"),
         ("effect_lost", "Share of the adapter's effect on the logits lost", "{:.2%}"),
@@ -103,7 +107,18 @@ def _found(certificate: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for key, title in (("end_token", "End token"), ("chat_template", "Chat template")):
         if certificate.get(key):
             yield title, escape(str(certificate[key]))
+    classes = certificate.get("classes")
+    if classes and "renames" in classes:
+        renames: Mapping[str, str] = classes["renames"]
+        names = ", ".join(f"<code>{escape(before)}</code> is <code>{escape(after)}</code> there" for before, after in renames.items())
+        yield "Class of the base", (
+            f"names are those of {escape(str(classes['trained']))}; the base's config names {escape(str(classes['other']))}: {names}. "
+            "README.md has the lines for both.")
     trained = certificate.get("trained_base")
+    if trained and trained.get("merged_into"):
+        yield "Merged into", escape(str(trained["merged_into"]))
+    if trained and trained.get("weights_apart") is not None:
+        yield "Its weights differ from those that were trained on by", f"{trained['weights_apart']:.1%} of their size"
     if trained and "top1_agreement" in trained:
         yield (f"Against the base in {escape(str(trained['held_in']))} that it was trained on",
                f"largest logit difference {trained['max_abs_logit_difference']:.2e}, same likeliest token {trained['top1_agreement']:.2%}")

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from lora_studio.core.errors import InputError
 from lora_studio.core.modules import ModuleTree
-from lora_studio.lora.saved_adapter import AdapterTensors, SavedAdapter, SavedPair, is_trained
+from lora_studio.lora.saved_adapter import AdapterTensors, SavedAdapter, SavedPair
+from lora_studio.lora.vocabulary import Vocabulary
 from lora_studio.models.inspect import empty_model, tree_of
 
 if TYPE_CHECKING:
@@ -32,18 +33,26 @@ class Replace:
 
     Attributes:
         key: Where it lies in the adapter's file.
+        trained: Whether it was trained itself (see `SavedAdapter.is_trained`).
     """
 
     key: str
-
-    @property
-    def trained(self) -> bool:
-        """Whether it was trained itself (see `is_trained`)."""
-        return is_trained(self.key)
+    trained: bool = True
 
     def value(self, tensors: AdapterTensors) -> Tensor:
         """Give it in float32."""
         return tensors.get(self.key).float()
+
+
+@dataclass(frozen=True)
+class Resize:
+    """Rows of embedding or head for other numbers of tokens than the base's, where the adapter's file has none (see `grown`).
+
+    Attributes:
+        rows: How many there are to be.
+    """
+
+    rows: int
 
 
 @dataclass(frozen=True)
@@ -119,7 +128,7 @@ class AddUpdate:
         return weight
 
 
-Change = Replace | ReplaceRows | AddBias | AddUpdate
+Change = Resize | Replace | ReplaceRows | AddBias | AddUpdate
 
 
 class Changes:
@@ -130,16 +139,18 @@ class Changes:
         model: The base on the meta device.
         tree: Its modules.
         by_parameter: For each parameter its changes, in the order in which they are made.
-        resized: New number of rows of parameters whose saved copy has another than the base.
+        vocabulary: The tokens of base and adapter together.
+        resized: New number of rows of embedding and head, where the adapter has other tokens than the base.
     """
 
-    def __init__(self, adapter: SavedAdapter, tree: ModuleTree, model: PreTrainedModel) -> None:
+    def __init__(self, adapter: SavedAdapter, tree: ModuleTree, model: PreTrainedModel, base: Path | None = None) -> None:
         """Find them, and see that the adapter fits this base.
 
         Args:
             adapter: Opened with the base's tree.
             tree: The base's.
             model: The base on the meta device.
+            base: Its folder, for its tokenizer.
 
         Raises:
             InputError: It is of another base, by names or shapes, or of a kind that cannot be merged.
@@ -148,7 +159,13 @@ class Changes:
         self.adapter, self.model, self.tree = adapter, model, tree
         self._state: dict[str, Tensor] = model.state_dict()
         self.by_parameter: dict[str, list[Change]] = {}
+        self.vocabulary = Vocabulary.of(adapter, tree, base)
         self.resized: dict[str, int] = {}
+        if self.vocabulary.resized:
+            self.resized = dict.fromkeys(sorted(vocabulary_weights(model)), self.vocabulary.rows)
+        for parameter, rows in self.resized.items():
+            if parameter not in adapter.whole:
+                self._take(parameter, Resize(rows))
         for parameter, key in adapter.whole.items():
             self._take_whole(parameter, key)
         for name, key in adapter.token_rows.items():
@@ -165,7 +182,13 @@ class Changes:
         """
         model = empty_model(base)
         tree = tree_of(model)
-        return cls(SavedAdapter.open(adapter, tree), tree, model)
+        return cls(SavedAdapter.open(adapter, tree), tree, model, base)
+
+    @property
+    def trained_tokens(self) -> list[int]:
+        """Tokens that the base does not have, or whose rows were trained by themselves."""
+        new = range(self.vocabulary.base_rows, self.vocabulary.rows)
+        return sorted({*new, *(index for indices in self.adapter.token_indices.values() for index in indices)})
 
     def _take(self, parameter: str, change: Change) -> None:
         if parameter not in self._state:
@@ -173,22 +196,23 @@ class Changes:
         self.by_parameter.setdefault(parameter, []).append(change)
 
     def _take_whole(self, parameter: str, key: str) -> None:
-        self._take(parameter, Replace(key))
+        self._take(parameter, Replace(key, self.adapter.is_trained(parameter)))
         given, own = self.adapter.header.tensors[key].shape, tuple(self._state[parameter].shape)
-        if given == own:
-            return
-        if len(given) != 2 or given[1:] != own[1:] or parameter not in vocabulary_weights(self.model):
-            raise self._misfit(f"its {parameter} is {given}, the base's {own}")
-        self.resized[parameter] = given[0]
+        wanted = (self.resized[parameter], *own[1:]) if parameter in self.resized else own
+        if given != wanted:
+            raise self._misfit(f"its {parameter} is {given}, the base's {wanted}")
 
     def _take_pair(self, pair: SavedPair) -> None:
         module = self.tree.by_name.get(pair.name)
         if module is None or module.kind == "other":
             raise self._misfit(f"it adapts {pair.name}, which the base has not")
         a, b = (self.adapter.header.tensors[key].shape for key in (pair.a_key, pair.b_key))
-        rows = self.resized.get(f"{pair.name}.weight", module.in_features) if pair.embedding else module.in_features
-        if (a[1], b[0]) != (rows, module.out_features):
-            raise self._misfit(f"A and B of {pair.name} go from {a[1]} to {b[0]}, the base's module from {rows} to {module.out_features}")
+        rows = self.resized.get(f"{pair.name}.weight")
+        into, out = module.in_features, module.out_features
+        if rows is not None:
+            into, out = (rows, out) if pair.embedding else (into, rows)
+        if (a[1], b[0]) != (into, out):
+            raise self._misfit(f"A and B of {pair.name} go from {a[1]} to {b[0]}, the base's module from {into} to {out}")
         parameter = pair.name if module.kind == "experts" else f"{pair.name}.weight"
         self._take(parameter, AddUpdate(pair, self._is_turned(pair, module.kind)))
         if pair.bias_key:
@@ -227,6 +251,7 @@ def in_blocks(tensor: Tensor) -> Iterator[slice]:
 
 
 def vocabulary_weights(model: PreTrainedModel) -> set[str]:
-    """Name the parameters whose rows are tokens: those of embedding and head."""
+    """Name the parameters whose rows are tokens: those of embedding and head, and the head's bias."""
     ends = (model.get_input_embeddings(), model.get_output_embeddings())
-    return {f"{name}.weight" for name, module in model.named_modules() if any(module is end for end in ends)}
+    return {f"{name}.{own}" for name, module in model.named_modules() if any(module is end for end in ends)
+            for own, _ in module.named_parameters(recurse=False, remove_duplicate=False)}

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+import statistics
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
-
-EXACT_WITHIN = 1e-4
-"""Largest logit difference at which two models count as the same function."""
 
 
 @dataclass
@@ -47,15 +43,19 @@ class Comparison:
 
 @dataclass
 class LogitComparison(Comparison):
-    """Running figures over rows of logits; all in float32 on the CPU.
+    """Running figures over rows of logits; all on the CPU, in the precision they were computed in.
 
     Attributes:
         error: ‖found − expected‖² over all logits.
         effect: ‖expected − base‖² over all logits, where the base's were given.
+        scale: The largest logit expected.
+        by_position: The largest difference at each position.
     """
 
     error: float = 0.0
     effect: float = 0.0
+    scale: float = 0.0
+    by_position: list[float] = field(default_factory=list[float])
 
     def add(self, expected: Tensor, found: Tensor, base: Tensor | None = None) -> None:
         """Take one row in: its logits, positions × vocabulary, of base + adapter, of the artefact and, where known, of the base alone."""
@@ -64,7 +64,10 @@ class LogitComparison(Comparison):
         if expected.shape != found.shape or not bool(torch.isfinite(found).all()):
             self.finite = False
             return
-        self.largest = max(self.largest, float((expected - found).abs().max()))
+        apart = (expected - found).abs().amax(-1)
+        self.by_position.extend(apart.tolist())
+        self.largest = max(self.largest, float(apart.max()))
+        self.scale = max(self.scale, float(expected.abs().max()))
         self.agreeing += int((expected.argmax(-1) == found.argmax(-1)).sum())
         log_expected, log_found = expected.log_softmax(-1), found.log_softmax(-1)
         self.divergence += max(0.0, float((log_expected.exp() * (log_expected - log_found)).sum(dtype=torch.float64)))
@@ -73,16 +76,11 @@ class LogitComparison(Comparison):
             self.effect += float((expected - base).square().sum(dtype=torch.float64))
 
     @property
+    def typical(self) -> float:
+        """The largest difference at a position, at half of the positions or more."""
+        return statistics.median(self.by_position) if self.by_position else 0.0
+
+    @property
     def effect_lost(self) -> float | None:
         """‖found − expected‖ / ‖expected − base‖: the share of the adapter's effect that is not there; None where it has none."""
         return math.sqrt(self.error / self.effect) if self.effect else None
-
-
-def row_logits(model: Any, rows: Sequence[Sequence[int]]) -> Iterator[Tensor]:
-    """Give each row's logits, positions × vocabulary, in fp32 on the CPU; one row at a time, without padding."""
-    device = next(model.parameters()).device
-    model.eval()
-    for row in rows:
-        with torch.inference_mode():
-            input_ids = torch.tensor([list(row)], device=device)
-            yield model(input_ids=input_ids, use_cache=False).logits[0].float().cpu()

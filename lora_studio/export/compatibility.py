@@ -5,7 +5,7 @@ What was run is told from `measured`, with versions. What else each program take
 - llama.cpp of 2026 (`convert_lora_to_gguf.py`, `src/llama-adapter.cpp`); that the scale is one `alpha / rank` does not matter here,
   since our GGUF adapters carry each module's scale in B.
 - Ollama of 2026 (`fs/ggml/ggml.go`: families that its own engine runs; `runner/ollamarunner/runner.go`: that engine takes no adapters).
-- mlx-lm (`mlx_lm/tuner/utils.py`): `adapters.safetensors`, with names and a config of its own.
+- mlx-lm 0.32 (`mlx_lm/tuner/utils.py`): `adapters.safetensors`, with names and a config of its own, which `mlx_adapter` writes.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any, Literal
 from lora_studio.export.gguf_fit import beyond_gguf
 from lora_studio.export.llama_families import ADAPTER_FAMILIES, LLAMA_CPP_FAMILIES, family_beyond_gguf, family_in_llama_cpp
 from lora_studio.export.measured import Reader, readers
+from lora_studio.export.mlx_format import MLX_FAMILIES
 from lora_studio.export.public import plain
 from lora_studio.export.source import WEIGHTS_NAME, read_adapter_config
 from lora_studio.lora.saved_adapter import SavedAdapter
@@ -50,6 +51,7 @@ _HEADS = ("lm_head", "embed_out", "output_layer")
 _MERGE = "Merge it into the base model"
 _NOT_RUN = " (by its source; it was not run)"
 _NEWER = "Load it with the releases of PEFT and transformers that it was made with, or merge it into the base model."
+_TO_MLX = f"{_MERGE}: mlx-lm loads the merged folder"
 _TO_GGUF = "Merge it and export the model as GGUF"
 
 
@@ -149,7 +151,7 @@ def compatibility(adapter: Path, facts: ModelFacts | None, config: Mapping[str, 
         _judged("vLLM", _vllm_problems(found, facts), f"this folder, by --enable-lora{unseen}{_NOT_RUN}", _MERGE),
         _judged("llama.cpp", gguf, f"as a GGUF adapter, by --lora{unseen}", _TO_GGUF),
         _judged("Ollama", [*gguf, *_ollama_problems(facts)], f"as a GGUF adapter, by ADAPTER in a Modelfile{unseen}{_NOT_RUN}", _TO_GGUF),
-        Compatibility("MLX", "no", "mlx-lm reads adapters of a format of its own", f"{_MERGE}: mlx-lm loads the merged folder."),
+        _judged("MLX", _mlx_problems(found, facts), f"as an MLX adapter, by --adapter-path{unseen}", _TO_MLX),
         *_measured(readers(config or {}, "adapter", experts=found.has_experts), _NEWER),
     ]
 
@@ -240,6 +242,12 @@ def _model_type(facts: ModelFacts) -> str:
         return facts.model_type
     return next((name for name, family in LLAMA_CPP_FAMILIES.items() if family == facts.model_type and name in ADAPTER_FAMILIES),
                 facts.model_type)
+
+
+def _mlx_problems(adapter: _Adapter, facts: ModelFacts | None) -> list[_Problem]:
+    if facts and facts.model_type not in MLX_FAMILIES:
+        return [_Problem(f"what it calls the layers of the family {plain(facts.model_type)} is not known")]
+    return [problem for problem in _shared_problems(adapter) if "DoRA" not in problem.reason]
 
 
 def _ollama_problems(facts: ModelFacts | None) -> list[_Problem]:

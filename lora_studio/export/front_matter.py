@@ -14,9 +14,9 @@ from lora_studio.export.public import code, hub_id
 from lora_studio.export.source import AdapterSource
 from lora_studio.models.facts import ModelFacts
 
-_LIBRARIES = {"adapter": "peft", "merged": "transformers", "gguf": "gguf", "gguf-adapter": "gguf"}
+_LIBRARIES = {"adapter": "peft", "merged": "transformers", "gguf": "gguf", "gguf-adapter": "gguf", "mlx-adapter": "mlx"}
 # The Hub keeps `merge` for several models made one; one base with a merged adapter is what it calls a fine-tune.
-_RELATIONS = {"adapter": "adapter", "merged": "finetune", "gguf": "finetune", "gguf-adapter": "adapter"}
+_RELATIONS = {"adapter": "adapter", "merged": "finetune", "gguf": "finetune", "gguf-adapter": "adapter", "mlx-adapter": "adapter"}
 # Identifiers of https://huggingface.co/docs/hub/repositories-licenses that base models carry; any other is `other` with its name.
 _LICENCES = frozenset({
     "apache-2.0", "mit", "openrail", "bigscience-openrail-m", "bigscience-bloom-rail-1.0", "bigcode-openrail-m", "afl-3.0", "artistic-2.0",
@@ -32,7 +32,7 @@ def front_matter(source: AdapterSource, kind: str, facts: ModelFacts | None) -> 
 
     Args:
         source: What was exported.
-        kind: "adapter", "merged", "gguf" or "gguf-adapter".
+        kind: "adapter", "merged", "gguf", "gguf-adapter" or "mlx-adapter".
         facts: Of the base model; None where they are not known.
     """
     fields: dict[str, Any] = {}
@@ -55,7 +55,7 @@ def licence_note(facts: ModelFacts | None) -> str:
 
 
 def _tags(kind: str) -> list[str]:
-    made_for = {"gguf": ["gguf", "llama.cpp"], "gguf-adapter": ["gguf", "llama.cpp"]}.get(kind, ["transformers"])
+    made_for = {"gguf": ["gguf", "llama.cpp"], "gguf-adapter": ["gguf", "llama.cpp"], "mlx-adapter": ["mlx"]}.get(kind, ["transformers"])
     return ["lora", *(["peft"] if kind == "adapter" else []), "lora-studio", *made_for]
 
 

@@ -27,6 +27,7 @@ from lora_studio.models.gguf_tensors import map_tensor, unpack
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+_ROUNDINGS = 2.0**-22
 _COLUMNS = 256  # of an update that is looked at, at a time
 _MERGE = "Merge it, and export the model as GGUF."
 
@@ -125,19 +126,21 @@ def gguf_adapter_fault(adapter: SavedAdapter, base: Path, tree: ModuleTree, writ
             own_a, own_b = (factor.double() for factor in tensors.factors(pair.name))
             a, b = (torch.from_numpy(unpack(map_tensor(written, header, factor), factor.dtype).astype("float64")) for factor in (a, b))
             rows = names.conversion(f"{pair.name}.weight").rows
-            if not _is_same_update(a.T if pair.embedding else a, b, own_a, own_b * pair.scale, rows):
+            if not is_same_update(a.T if pair.embedding else a, b, own_a, own_b * pair.scale, rows):
                 return count, f"its update of {weight} is not the adapter's"
     return len(adapter.pairs), "" if not found else f"it has more than the adapter: {sorted(found)[0]}"
 
 
-def _is_same_update(a: Tensor, b: Tensor, own_a: Tensor, own_b: Tensor, rows: Rows | None) -> bool:
-    """Say whether b·a is own_b·own_a with its rows moved, to 1e-6 of its size."""
-    if a.shape != own_a.shape or b.shape != own_b.shape:
+def is_same_update(a: Tensor, b: Tensor, own_a: Tensor, own_b: Tensor, rows: Rows | None) -> bool:
+    """Say whether b·a is own_b·own_a with its rows moved: each entry, to what rounding B can have changed in |B|·|A|.
+
+    A share of the update would not do: where its parts cancel, it is far smaller than what was rounded.
+    """
+    if a.shape[0] != b.shape[1] or (b.shape[0], a.shape[1]) != (own_b.shape[0], own_a.shape[1]):
         return False
-    apart = size = 0.0
     for some, own_some in zip(a.split(_COLUMNS, dim=1), own_a.split(_COLUMNS, dim=1), strict=True):
         exact = own_b @ own_some
         expected = exact if rows is None else rows.moved(exact)
-        apart += float((b @ some - expected).square().sum())
-        size += float(expected.square().sum())
-    return math.isfinite(apart) and apart <= 1e-12 * size
+        if not bool(((b @ some - expected).abs() <= (b.abs() @ some.abs()) * _ROUNDINGS).all()):
+            return False
+    return True

@@ -74,7 +74,7 @@ def make_gguf(
         tensors=report.checked + found.checked, wrong=[*report.wrong, *found.wrong],
         update_lost=report.update_lost if outtype in ("f32", "bf16") else None,
         papers_fault=papers_fault(merged, work.papers, plan.config) or gguf_papers_fault(file, work.papers),
-        trained_base=work.source.base_quantization, llama_limit=LLAMA_LIMITS.get(outtype, LLAMA_LIMIT_OF_OTHERS))
+        **work.told_of_base, llama_limit=LLAMA_LIMITS.get(outtype, LLAMA_LIMIT_OF_OTHERS))
     shutil.rmtree(merged)
     (folder / "Modelfile").write_text(modelfile(file.name, _renderer(work), bos=_bos(work)), encoding="utf-8")
     yield from _run(context, findings, file, None, work, reference)
@@ -95,11 +95,11 @@ def make_gguf_adapter(
     count, fault = gguf_adapter_fault(adapter, work.base, tree, file)
     findings = Findings(
         kind="gguf-adapter", dtype="f32", loaded_by="its own header and weights", tensors=2 * count, papers_fault=fault,
-        trained_base=work.source.base_quantization, llama_limit=LLAMA_LIMITS["f32"])
+        held_in=work.source.held_in, llama_limit=LLAMA_LIMITS["f32"])
     (folder / "Modelfile").write_text(modelfile(file.name, lambda _messages: None, base="BASE_MODEL"), encoding="utf-8")
     converter = find_converter()
     runs = llama_available() and converter is not None and not model_beyond_gguf(work.base, own_converter=converter.is_own)
-    if reference is not None and runs:
+    if reference is not None and work.source.stored is None and runs:
         base = folder / "base.gguf"
         try:
             yield from write_gguf_model(context, work.base, base, "f32")

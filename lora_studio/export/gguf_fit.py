@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from lora_studio.core.modules import ModuleInfo, ModuleTree
     from lora_studio.lora.saved_adapter import SavedAdapter, SavedPair
 
+OTHER_VOCABULARY = "An adapter in this format has no place for another vocabulary than its base's."
+
 
 def beyond_gguf(adapter: SavedAdapter, family: str, tree: ModuleTree | None) -> str:
     """Say, as a sentence, why an adapter is more than a GGUF adapter can hold; empty where it is not.

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from lora_studio.core.errors import InputError
 from lora_studio.export.llama_families import LLAMA_CPP_FAMILIES, ROTATED
+from lora_studio.models.facts import text_config
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -83,7 +84,7 @@ class GgufNames:
         import gguf
 
         self.family = str(config.get("model_type", ""))
-        self._config = config
+        self._config = text_config(dict(config))
         self.architecture = LLAMA_CPP_FAMILIES.get(self.family, "")
         kinds: dict[str, Any] = {name: kind for kind, name in gguf.MODEL_ARCH_NAMES.items()}
         if self.architecture not in kinds:

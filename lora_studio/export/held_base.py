@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from lora_studio.core.modules import ModuleTree
 from lora_studio.models.quantization import quantization_finding, quantized_modules
-from lora_studio.models.stored_tensors import StoredTensors
+from lora_studio.models.stored_tensors import StoredTensor, StoredTensors
 
 if TYPE_CHECKING:
     from lora_studio.models.checkpoint_names import CheckpointNames
@@ -19,7 +20,7 @@ class HeldTensors(StoredTensors):
     """A base's tensors, of which the quantized ones are read as they were held, unpacked to float32.
 
     Attributes:
-        unpacked: Names on disk of those.
+        held: Names on disk of those.
     """
 
     def __init__(self, stored: StoredTensors, names: CheckpointNames, tree: ModuleTree, quantization: str, dtype: str) -> None:
@@ -39,18 +40,25 @@ class HeldTensors(StoredTensors):
         if refused is not None:
             raise refused.as_error()
         super().__init__(stored.folder, stored.headers)
+        self._stored = stored
         self._quantization = quantization
         self._dtype: torch.dtype | None = None if dtype == "auto" else getattr(torch, dtype)
         modules = {f"{name}.weight": name for name in quantized_modules(tree, quantization)}
         held = {next(iter(group.stored.values())): tree.by_name[modules[group.parameters[0]]]
                 for group in names.groups if group.converter is None and group.parameters[0] in modules}
         self._turned = {name for name, module in held.items() if module.kind == "conv1d"}
-        self.unpacked = frozenset(held)
+        self.held = frozenset(held)
+        self.unpacked = self.held | stored.unpacked
+
+    @cached_property
+    def by_name(self) -> dict[str, StoredTensor]:
+        """Find a tensor."""
+        return self._stored.by_name
 
     def read(self, name: str) -> Tensor:
         """Read a tensor: as it lies there, or as it was held."""
-        weight = super().read(name)
-        if name not in self.unpacked:
+        weight = self._stored.read(name)
+        if name not in self.held:
             return weight
         from lora_studio.models.quantized import as_held
 
@@ -66,5 +74,5 @@ def hold(model: Any, stored: StoredTensors, names: CheckpointNames) -> None:
     with torch.no_grad():
         for group in names.groups:
             name = next(iter(group.stored.values()))
-            if name in stored.unpacked:
+            if name in stored.held:
                 parameters[group.parameters[0]].copy_(stored.read(name))

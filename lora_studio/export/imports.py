@@ -19,9 +19,12 @@ from lora_studio.core.findings import Finding
 from lora_studio.core.paths import studio_paths
 from lora_studio.export.adapter_files import TAKEN, take_adapter
 from lora_studio.export.archive import ARCHIVES
-from lora_studio.export.base_fit import adapted_names, adapter_tensors, check_base
+from lora_studio.export.base_fit import adapted_names, adapter_tensors, check_base, tree_of
 from lora_studio.export.base_search import FoundBase, find_base
 from lora_studio.export.foreign_config import read_foreign_config, replace_patterns
+from lora_studio.export.foreign_keys import fit_keys, rename_keys
+from lora_studio.export.fused_experts import fuse_experts, has_separate_experts
+from lora_studio.export.mlx_format import from_mlx, is_mlx
 from lora_studio.generate.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, base_of
 from lora_studio.models.check import read_json, refuse_code
 
@@ -102,14 +105,16 @@ def import_adapter(
     try:
         with whole_folder(into) as folder:
             left = take_adapter(path, folder, look)
+            taken_over = from_mlx(folder) if is_mlx(folder) else []
             config, findings = _looked_at(folder)
             named = str(config.get("base_model_name_or_path") or "")
             tell("Finding the base model")
             found = find_base(named, config.get("revision"), base)
-            findings += [*_without_code(folder), *found.findings, *_left(left)]
+            findings += [*taken_over, *_without_code(folder), *found.findings, *_left(left)]
             if found.folder is not None:
                 tell(f"Comparing with {found.name}")
-                findings += check_base(folder, found.folder, found.name, named)
+                config, fitted = _fitted(folder, found, config)
+                findings += [*fitted, *check_base(folder, found.folder, found.name, named)]
             _write(folder, config, found, named, findings)
     except OSError as error:
         hint = "Nothing was kept. Free some space, then try again."
@@ -164,9 +169,23 @@ def _own_name(source: Path) -> str:
 def _looked_at(folder: Path) -> tuple[dict[str, Any], list[Finding]]:
     """Look at config and weights before anything obeys them."""
     config, findings = read_foreign_config(folder)
+    findings += rename_keys(folder)
     tensors = adapter_tensors(folder)
     config, replaced = replace_patterns(config, adapted_names(tensors))
     return config, [*findings, *replaced]
+
+
+def _fitted(folder: Path, base: FoundBase, config: dict[str, Any]) -> tuple[dict[str, Any], list[Finding]]:
+    """Bring an adapter's names and experts to what its base has."""
+    assert base.folder is not None
+    fused: list[Finding] = []
+    if has_separate_experts(folder):
+        config, fused = fuse_experts(folder, base.folder, config)
+    tree = tree_of(base.folder)
+    moved = fit_keys(folder, tree)
+    if moved:  # names in the settings are endings for PEFT, and may be whole names of the old parents
+        config = {**config, "target_modules": adapted_names(adapter_tensors(folder)), "layers_to_transform": None, "layers_pattern": None}
+    return config, [*fused, *moved]
 
 
 def _without_code(folder: Path) -> list[Finding]:

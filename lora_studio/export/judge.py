@@ -7,10 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lora_studio.export.certificate import Certificate, Grade, Verdict
-from lora_studio.export.comparison import EXACT_WITHIN, Comparison
+from lora_studio.export.comparison import Comparison
 from lora_studio.export.llama_check import LlamaComparison
 from lora_studio.export.reference import Compared
-from lora_studio.models.quantization import NONE, SAID
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,9 @@ class Findings:
         update_lost: See `Certificate`.
         papers_fault: What is wrong with tokenizer, template or end token; empty when nothing is.
         compared: Its logits against others, where the artefact was run.
-        trained_base: How the base was held while the adapter was trained; none where in full precision.
+        held_in: What the base was held in while the adapter was trained, in words; empty where in full precision.
+        merged_into: Which full precision it was merged into, where there was a choice.
+        weights_apart: How far that one's weights are from those it was trained on, relative to them; None where they are the same.
         rows_from: See `Certificate`.
         llama: Its log-probabilities in llama.cpp against base + adapter, where it was run there.
         llama_limit: How far they may be apart.
@@ -64,7 +65,9 @@ class Findings:
     update_lost: float | None = None
     papers_fault: str = ""
     compared: Compared | None = None
-    trained_base: str = NONE
+    held_in: str = ""
+    merged_into: str = ""
+    weights_apart: float | None = None
     rows_from: str = ""
     llama: LlamaComparison | None = None
     llama_limit: LlamaLimit | None = None
@@ -72,16 +75,13 @@ class Findings:
     @property
     def fault(self) -> str:
         """Say why the artefact may not be used; empty when it may."""
-        expected, exact = (self.compared.expected, self.compared.exact) if self.compared else (None, None)
-        if expected is not None and not expected.finite:
+        if self.compared is not None and not self.compared.expected.finite:
             return "it gives logits that are not finite, or of another shape"
         if self.wrong:
             return f"{len(self.wrong)} of its tensors are not what they should be, the first is {sorted(self.wrong)[0]}"
         if self.papers_fault:
             return self.papers_fault
-        if exact is not None and exact.largest > EXACT_WITHIN:
-            return f"its logits differ by {exact.largest:.2e} from {self._meant}, more than {EXACT_WITHIN:.0e}"
-        return self._llama_fault
+        return (self.compared.fault if self.compared else "") or self._llama_fault
 
     @property
     def _llama_fault(self) -> str:
@@ -100,10 +100,6 @@ class Findings:
             return f"in llama.cpp a log-probability differs by {found.largest:.2e} from base + adapter, more than {limit.difference:g}"
         return ""
 
-    @property
-    def _meant(self) -> str:
-        return "base + adapter rounded alike" if self.rounded else "base + adapter"
-
 
 def judge(
     findings: Findings, *, end_token: str, chat_template: str, base: Mapping[str, Any], adapter: Mapping[str, Any]
@@ -121,6 +117,8 @@ def judge(
         base=base, adapter=adapter,
         rows=measured.rows if measured else 0, positions=measured.positions if measured else 0,
         max_abs_logit_difference=measured.largest if measured else None, exact_logit_difference=exact.largest if exact else None,
+        computed_in=findings.compared.reference.precision.name if findings.compared else "",
+        logit_noise=findings.compared.reference.noise.largest if findings.compared else None,
         top1_agreement=measured.agreement if measured else None, kl_divergence=measured.kl_divergence if measured else None,
         effect_lost=expected.effect_lost if expected else None, trained_base=_against_trained(findings),
     )
@@ -128,9 +126,13 @@ def judge(
 
 def _against_trained(findings: Findings) -> dict[str, Any] | None:
     """Say how far the artefact is from base + adapter with the base held as it was in training; None where it was in full precision."""
-    if findings.trained_base == NONE:
+    if not findings.held_in:
         return None
-    told: dict[str, Any] = {"held_in": SAID[findings.trained_base]}
+    told: dict[str, Any] = {"held_in": findings.held_in}
+    if findings.merged_into:
+        told["merged_into"] = findings.merged_into
+    if findings.weights_apart is not None:
+        told["weights_apart"] = findings.weights_apart
     found = findings.compared.trained if findings.compared else None
     if found is not None:
         told |= {"max_abs_logit_difference": found.largest, "top1_agreement": found.agreement, "kl_divergence": found.kl_divergence}

@@ -6,9 +6,10 @@ import shlex
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
-Kind = Literal["adapter", "merged", "gguf", "gguf-adapter"]
+Kind = Literal["adapter", "merged", "gguf", "gguf-adapter", "mlx-adapter"]
 THIS_FOLDER = "PATH_TO_THIS_FOLDER"
 BASE_GGUF = "BASE_MODEL.gguf"
+_USUAL_CLASS = "AutoModelForCausalLM"
 USUAL_FILES = {"gguf": "model.gguf", "gguf-adapter": "adapter.gguf"}
 
 
@@ -26,46 +27,57 @@ class Loading(NamedTuple):
     lines: str
 
 
-def loadings(kind: str, folder: str, base: str, file: str = "", revision: str = "") -> list[Loading]:
+def loadings(kind: str, folder: str, base: str, file: str = "", revision: str = "", auto: str = "") -> list[Loading]:
     """Give the ways to load an artefact, the usual one first.
 
     Args:
-        kind: "adapter", "merged", "gguf" or "gguf-adapter".
+        kind: "adapter", "merged", "gguf", "gguf-adapter" or "mlx-adapter".
         folder: Where it lies, or a word for that.
         base: What the base model is called.
         file: Name of the GGUF file in the folder; empty for the usual one.
         revision: The base's, where one was named.
+        auto: The class of transformers that loads the base; empty for the usual one.
 
     Raises:
         KeyError: There is no such kind.
     """
+    auto = auto or _USUAL_CLASS
     if kind == "adapter":
-        return _adapter(folder, base, revision)
-    makers: dict[str, Callable[[str, str], list[Loading]]] = {"merged": _merged, "gguf": _gguf, "gguf-adapter": _gguf_adapter}
+        return _adapter(folder, base, revision, auto)
+    if kind == "merged":
+        return _merged(folder, auto)
+    if kind == "mlx-adapter":
+        return [_mlx_adapter(folder, base)]
+    makers: dict[str, Callable[[str, str], list[Loading]]] = {"gguf": _gguf, "gguf-adapter": _gguf_adapter}
     return makers[kind](folder, file or USUAL_FILES.get(kind, ""))
 
 
-def loading_lines(kind: str, folder: str, base: str, file: str = "", revision: str = "") -> str:
+def loading_lines(kind: str, folder: str, base: str, file: str = "", revision: str = "", auto: str = "") -> str:
     """Give the lines of all ways to load an artefact as one text to copy; where there are several, each under its program's name."""
-    ways = loadings(kind, folder, base, file, revision)
+    ways = loadings(kind, folder, base, file, revision, auto)
     return ways[0].lines if len(ways) == 1 else "\n".join(f"# {way.program}\n{way.lines}" for way in ways)
 
 
-def _adapter(folder: str, base: str, revision: str) -> list[Loading]:
+def _adapter(folder: str, base: str, revision: str, auto: str) -> list[Loading]:
     pinned = f", revision={revision!r}" if revision else ""
     return [Loading("PEFT", "python", (
         "from peft import PeftModel\n"
-        "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
-        f"base = AutoModelForCausalLM.from_pretrained({base!r}{pinned})\n"
+        f"from transformers import {auto}, AutoTokenizer\n\n"
+        f"base = {auto}.from_pretrained({base!r}{pinned})\n"
         f"model = PeftModel.from_pretrained(base, {folder!r})\n"
         f"tokenizer = AutoTokenizer.from_pretrained({base!r}{pinned})\n"
     ))]
 
 
-def _merged(folder: str, _file: str) -> list[Loading]:
+def _mlx_adapter(folder: str, base: str) -> Loading:
+    """The command of mlx-lm 0.32, tried with its wheel."""
+    return Loading("mlx-lm", "sh", f"mlx_lm.generate --model {shlex.quote(base)} --adapter-path {shlex.quote(folder)} --prompt Hello\n")
+
+
+def _merged(folder: str, auto: str) -> list[Loading]:
     return [Loading("transformers", "python", (
-        "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
-        f"model = AutoModelForCausalLM.from_pretrained({folder!r})\n"
+        f"from transformers import {auto}, AutoTokenizer\n\n"
+        f"model = {auto}.from_pretrained({folder!r})\n"
         f"tokenizer = AutoTokenizer.from_pretrained({folder!r})\n"
     ))]
 

@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 
 from lora_studio.export.blocks import BlockWork, Product, refuse_not_finite, refuse_overflow
-from lora_studio.export.changes import AddBias, AddUpdate, Change, Replace, ReplaceRows, in_blocks
-from lora_studio.export.held_base import HeldTensors
+from lora_studio.export.changes import AddBias, AddUpdate, Change, Replace, ReplaceRows, Resize, in_blocks
 from lora_studio.export.merge_plan import MergePlan
 from lora_studio.export.shards import ShardWriter
+from lora_studio.lora.vocabulary import grown
 
 if TYPE_CHECKING:
     from lora_studio.lora.saved_adapter import AdapterTensors
@@ -94,7 +94,7 @@ class _Merging:
         self._plan, self._tensors, self._writer, self._workers = plan, tensors, writer, workers
         self._group_of = {name: group for group in plan.names.groups for name in group.stored.values()}
         self._product = Product()
-        self._unpacked: frozenset[str] = plan.stored.unpacked if isinstance(plan.stored, HeldTensors) else frozenset()
+        self._unpacked: frozenset[str] = plan.stored.unpacked
 
     def all(self) -> Iterator[str]:
         """Write everything; give the names of tensors as they are written."""
@@ -130,7 +130,7 @@ class _Merging:
         plain = len(changes) == 1 and isinstance(changes[0], AddUpdate) and not changes[0].pair.magnitude_key
         if plain and name not in self._unpacked:
             assert isinstance(changes[0], AddUpdate)
-            add = self._product.adder(changes[0], self._tensors)
+            add = self._product.adder(changes[0], self._tensors, stacked=len(self._plan.stored.by_name[name].entry.shape) > 2)
             yield from self._workers.submit(name, lambda: add(BlockWork(name, self._plan, self._writer)))
         else:
             yield from self._whole(name, changes)
@@ -168,6 +168,8 @@ class _Merging:
         weight = torch.empty(0) if begins_anew else self._plan.stored.read(name).float()
         for change in changes:
             match change:
+                case Resize():
+                    weight = grown(weight, change.rows)
                 case Replace():
                     weight = change.value(self._tensors)
                 case ReplaceRows():

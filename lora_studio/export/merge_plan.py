@@ -7,14 +7,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_studio.core.errors import InputError, StudioError
-from lora_studio.export.changes import AddUpdate, Change, Changes, Replace, ReplaceRows, vocabulary_weights
+from lora_studio.export.changes import AddUpdate, Change, Changes, Replace, ReplaceRows, Resize
 from lora_studio.export.held_base import HeldTensors
 from lora_studio.export.shards import SAFETENSORS_NAMES, Layout
 from lora_studio.lora.saved_adapter import SavedAdapter
 from lora_studio.models.check import WEIGHTS_NAME, read_config
 from lora_studio.models.checkpoint_names import CheckpointNames, Group
+from lora_studio.models.reading import facing
 from lora_studio.models.spellings import both_spellings
+from lora_studio.models.stored_quantization import without_quantization
 from lora_studio.models.stored_tensors import StoredTensor, StoredTensors
+from lora_studio.models.unpacked import open_tensors
 
 if TYPE_CHECKING:
     import torch
@@ -78,11 +81,12 @@ class MergePlan:
         Raises:
             InputError: The adapter cannot be merged rightly.
         """
-        stored = StoredTensors.open(base)
+        stored = open_tensors(base)
         names = CheckpointNames(changes.model, list(stored.by_name))
+        stored = facing(stored, names, changes.model)
         if held is not None:
             stored = HeldTensors(stored, names, changes.tree, held.quantization, held.dtype)
-        plan = cls(stored, names, changes, read_config(base))
+        plan = cls(stored, names, changes, without_quantization(read_config(base)))
         plan._lay_out(dtype)
         plan._untie(dtype)
         plan._settle_vocabulary()
@@ -166,9 +170,11 @@ class MergePlan:
         if tied is None:
             return
         embedding, head = tied
-        of_embedding, of_head = (self.changes.by_parameter.get(name, []) for name in tied)
+        of_embedding, of_head = _shared(*(self.changes.by_parameter.get(name, []) for name in tied))
         _refuse_tied_adapter(embedding, head, of_embedding, of_head)
-        if not self._differ(of_embedding, of_head):
+        self._refuse_other_rows(embedding, head, of_embedding, of_head)
+        self.changes.by_parameter |= {name: made for name, made in ((embedding, of_embedding), (head, of_head)) if made}
+        if self._are_same(of_embedding, of_head):
             self.changes.by_parameter.pop(head, None)
             if head in self.layout:  # some files hold the tied weight twice
                 self.layout.pop(head)
@@ -182,36 +188,38 @@ class MergePlan:
         self.layout[head] = Layout(self._last_file(), _written_as(old, dtype), (rows, *old.entry.shape[1:]))
         self.new[head] = NewTensor(head, "" if of_head and isinstance(of_head[0], Replace) else source)
 
-    def _differ(self, of_embedding: list[Change], of_head: list[Change]) -> bool:
-        """Say whether a tied head and embedding are no longer the same after the merge."""
-        if not of_head and not any(isinstance(change, Replace) for change in of_embedding):
-            return any(isinstance(change, AddUpdate) for change in of_embedding)  # rows alone act in both places
-        if len(of_embedding) == len(of_head) == 1 and isinstance(of_embedding[0], Replace) and isinstance(of_head[0], Replace):
-            import torch
+    def _are_same(self, of_embedding: list[Change], of_head: list[Change]) -> bool:
+        """Say whether a tied head and embedding are still the same after the merge."""
+        return len(of_embedding) == len(of_head) and all(map(self._is_same, of_embedding, of_head))
 
-            with self.adapter.reading() as tensors:
-                one, other = of_embedding[0].value(tensors), of_head[0].value(tensors)
-                return one.shape != other.shape or not torch.equal(one, other)
-        return True
+    def _is_same(self, one: Change, other: Change) -> bool:
+        import torch
+
+        if one == other:
+            return True
+        match one, other:
+            case (Replace(), Replace()):
+                pass
+            case (ReplaceRows(), ReplaceRows()) if one.rows == other.rows:
+                pass
+            case _:
+                return False
+        with self.adapter.reading() as tensors:
+            return torch.equal(tensors.get(one.key), tensors.get(other.key))
+
+    def _refuse_other_rows(self, embedding: str, head: str, of_embedding: list[Change], of_head: list[Change]) -> None:
+        """Refuse rows of a tied head that were trained apart from the embedding's."""
+        apart, own = ([change for change in made if isinstance(change, ReplaceRows)] for made in (of_head, of_embedding))
+        if apart and not self._are_same([*own], [*apart]):
+            raise InputError(
+                f"The adapter trains rows of {head.removesuffix('.weight')} apart from those of {embedding.removesuffix('.weight')}, "
+                "to which it is tied.", _INSTEAD, "kind")
 
     def _settle_vocabulary(self) -> None:
-        """Note a resized vocabulary; embedding and head must agree.
-
-        Raises:
-            InputError: One is resized and the other is not.
-        """
-        if not self.changes.resized:
-            return
-        rows = {name: entry.shape[0] for name, entry in self.layout.items() if name in self._vocabulary_on_disk()}
-        if len(set(rows.values())) > 1:
-            told = ", ".join(f"{name} {count:,}" for name, count in sorted(rows.items()))
-            raise InputError(f"The adapter resized the vocabulary of one end of the model alone: {told} rows.",
-                             "Save it with both embedding and head: save_pretrained(…, save_embedding_layers=True).", "source")
-        settings = self.config.get("text_config", self.config)
-        settings["vocab_size"] = next(iter(rows.values()))
-
-    def _vocabulary_on_disk(self) -> set[str]:
-        return {self._on_disk(name) for name in vocabulary_weights(self.model)} | set(self.new)
+        """Note a resized vocabulary."""
+        if self.changes.resized:
+            settings = self.config.get("text_config", self.config)
+            settings["vocab_size"] = self.changes.vocabulary.rows
 
     def _on_disk(self, parameter: str) -> str:
         group = self.names.by_parameter.get(parameter)
@@ -248,12 +256,27 @@ def _tied_pair(model: Any) -> tuple[str, str] | None:
     return f"{by_module[id(embedding)]}.weight", f"{by_module[id(head)]}.weight"
 
 
+def _shared(of_embedding: list[Change], of_head: list[Change]) -> tuple[list[Change], list[Change]]:
+    """Give the changes of two tied ends, with those that act in both places at each.
+
+    What PEFT saved of the tied weight itself (untrained) is read into both; trained rows of the embedding are the head's too.
+    """
+    embedding, head = _begun_alike(of_embedding, of_head), _begun_alike(of_head, of_embedding)
+    rows = [change for change in embedding if isinstance(change, ReplaceRows)]
+    head_is_apart = any(isinstance(change, ReplaceRows) or (isinstance(change, Replace) and change.trained) for change in head)
+    return embedding, head if head_is_apart else [*head, *rows]
+
+
+def _begun_alike(changes: list[Change], partners: list[Change]) -> list[Change]:
+    """Begin with the tied weight as the partner's file has it, where there is nothing of one's own."""
+    saved = [change for change in partners if isinstance(change, Replace) and not change.trained]
+    if not saved or any(isinstance(change, Replace) for change in changes):
+        return changes
+    return [*saved, *(change for change in changes if not isinstance(change, Resize))]
+
+
 def _refuse_tied_adapter(embedding: str, head: str, of_embedding: list[Change], of_head: list[Change]) -> None:
     """Refuse a low-rank update of a tied weight, unless its partner was trained whole: merged into one place, it would act in both."""
-    if any(isinstance(change, ReplaceRows) for change in of_head):
-        raise InputError(
-            f"The adapter trains rows of {head.removesuffix('.weight')} apart from those of {embedding.removesuffix('.weight')}, "
-            "to which it is tied.", _INSTEAD, "kind")
     for name, own, partner, others in ((embedding, of_embedding, head, of_head), (head, of_head, embedding, of_embedding)):
         trained_whole = any(isinstance(change, Replace) and change.trained for change in others)
         if any(isinstance(change, AddUpdate) for change in own) and not trained_whole:

@@ -11,19 +11,23 @@ from lora_studio.core.errors import StudioError
 from lora_studio.core.files import write_atomically
 from lora_studio.core.modules import ModuleTree
 from lora_studio.core.paths import studio_paths
-from lora_studio.export.gguf_fit import beyond_gguf
+from lora_studio.export.gguf_fit import OTHER_VOCABULARY, beyond_gguf
 from lora_studio.export.llama_cpp import find_converter
 from lora_studio.export.llama_families import model_beyond_gguf
+from lora_studio.export.mlx_fit import beyond_mlx
 from lora_studio.lora.saved_adapter import SavedAdapter
+from lora_studio.lora.vocabulary import Vocabulary
 from lora_studio.models.check import read_config
 from lora_studio.models.facts import read_facts
+from lora_studio.models.quantization import NONE
+from lora_studio.models.stored_quantization import stored_finding, stored_quantization
 from lora_studio.models.tree_cache import cached_tree
 
-Form = Literal["adapter", "merged", "gguf", "gguf-adapter"]
-FORMS: tuple[Form, ...] = ("adapter", "merged", "gguf", "gguf-adapter")
+Form = Literal["adapter", "merged", "gguf", "gguf-adapter", "mlx-adapter"]
+FORMS: tuple[Form, ...] = ("adapter", "merged", "gguf", "gguf-adapter", "mlx-adapter")
 _MERGE_NOT = "an adapter here would merge wrongly"
 # Seconds for each GB of the base in float32, certificate and all: two cores, until this machine's own exports tell.
-_USUAL_PACE = {"adapter": 10.0, "merged": 20.0, "gguf": 35.0, "gguf-adapter": 30.0}
+_USUAL_PACE = {"adapter": 10.0, "merged": 20.0, "gguf": 35.0, "gguf-adapter": 30.0, "mlx-adapter": 1.0}
 _BITS = {"f32": 32.0, "f16": 16.0, "bf16": 16.0, "q8_0": 8.5, "q6_k": 6.6, "q5_k_m": 5.7, "q5_k_s": 5.5, "q4_k_m": 4.9, "q4_k_s": 4.6,
          "q3_k_m": 3.9, "q2_k": 3.0}
 
@@ -55,24 +59,33 @@ def offers(adapter: Path, base: Path | None) -> dict[Form, Offer]:
         tree = cached_tree(base) if base else None
         family = str(read_config(base).get("model_type", "")) if base else ""
         saved = SavedAdapter.open(adapter, tree)
+        resized = tree is not None and Vocabulary.of(saved, tree, base).resized
         converter = find_converter()
     except (StudioError, OSError):
         return found
-    tied = _tied(saved, tree)
+    tied = _tied(saved, tree) or _unread(base)
     unknown = model_beyond_gguf(base, own_converter=bool(converter and converter.is_own)) if base else ""
     found["merged"] = Offer("merged", tied)
     found["gguf"] = Offer("gguf", tied or unknown, needs_converter=converter is None)
-    found["gguf-adapter"] = Offer("gguf-adapter", beyond_gguf(saved, family, tree) if family else "")
+    beyond = beyond_gguf(saved, family, tree) if family else ""
+    found["gguf-adapter"] = Offer("gguf-adapter", beyond or (OTHER_VOCABULARY if resized else ""))
+    beyond = beyond_mlx(saved, family, tree) if family else ""
+    found["mlx-adapter"] = Offer("mlx-adapter", beyond or (OTHER_VOCABULARY if resized else ""))
     return found
+
+
+def _unread(base: Path | None) -> str:
+    """Say why a base that is quantized already is not merged into, unpacked; empty where it can be."""
+    found = stored_finding(stored_quantization(read_config(base)), NONE, "cpu") if base and base.is_dir() else None
+    return f"{found.message} {found.hint}" if found else ""
 
 
 def _tied(saved: SavedAdapter, tree: ModuleTree | None) -> str:
     """Say why an adapter on a tied weight is not merged; empty where there is none."""
-    whole = set(saved.trained_whole)
     for pair in saved.pairs.values():
         module = tree.by_name.get(pair.name) if tree else None
         partner = (module.tied_to or next((one.name for one in tree.modules if one.tied_to == pair.name), "")) if module and tree else ""
-        if module is not None and _MERGE_NOT in module.reason and f"{partner}.weight" not in whole:
+        if module is not None and _MERGE_NOT in module.reason and not saved.is_trained(f"{partner}.weight"):
             return f"{pair.name} is {module.reason.partition(':')[0]}, and an adapter there would act in both places."
     return ""
 

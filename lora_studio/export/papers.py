@@ -10,7 +10,8 @@ from typing import Any
 
 from lora_studio.core.config import RunConfig
 from lora_studio.core.errors import StudioError
-from lora_studio.data.template_source import choose_template
+from lora_studio.data.template_source import adapters_template, choose_template, with_variables
+from lora_studio.lora.vocabulary import own_tokenizer
 from lora_studio.models.check import read_json
 from lora_studio.models.load import load_tokenizer
 from lora_studio.models.spellings import CHAT_TEMPLATE_FILE, mend_tokenizer
@@ -48,12 +49,22 @@ def papers_of(base: Path, adapter: Path, config: RunConfig | None) -> Papers:
     """
     folder = _tokenizer_folder(base, adapter)
     tokenizer = load_tokenizer(folder)
-    if config is not None and config.data.chat_template:
-        chosen = choose_template(config.data.chat_template, tokenizer)
-        return Papers(tokenizer, chosen.text, chosen.described, _end_ids(base, tokenizer))
+    if config is not None and (config.data.chat_template or config.data.chat_template_kwargs):
+        chosen, variables = choose_template(config.data.chat_template, tokenizer), config.data.chat_template_kwargs
+        told = "".join(f", {name} = {value} unless told otherwise" for name, value in variables.items())
+        text = chosen.text if chosen.text is None else with_variables(chosen.text, variables)
+        return Papers(tokenizer, text, chosen.described + told, _end_ids(base, tokenizer))
+    if config is None and folder == base and (text := adapters_template(adapter)):
+        return Papers(tokenizer, text, "the adapter's chat template", _end_ids(base, tokenizer))
     own: Any = tokenizer.chat_template
     told = "no chat template" if not own else "the base model's chat template" if folder == base else "the adapter's chat template"
     return Papers(tokenizer, own if isinstance(own, str) else None, told, _end_ids(base, tokenizer))
+
+
+def copy_template(folder: Path, papers: Papers) -> None:
+    """Put the template that an adapter was trained with into its folder, where it is not the tokenizer's own."""
+    if papers.template is not None and papers.template != papers.tokenizer.chat_template:
+        (folder / CHAT_TEMPLATE_FILE).write_text(papers.template, encoding="utf-8")
 
 
 def copy_papers(base: Path, adapter: Path, folder: Path, papers: Papers) -> None:
@@ -68,6 +79,13 @@ def copy_papers(base: Path, adapter: Path, folder: Path, papers: Papers) -> None
     if papers.template is not None:
         (folder / CHAT_TEMPLATE_FILE).write_text(papers.template, encoding="utf-8")
     mend_tokenizer(folder)
+
+
+def copy_own_tokenizer(adapter: Path, folder: Path) -> None:
+    """Copy an adapter's own tokenizer, where it carries one, beside a copy of it."""
+    for name in TOKENIZER_FILES if own_tokenizer(adapter) else ():
+        if (adapter / name).is_file():
+            shutil.copyfile(adapter / name, folder / name)
 
 
 def papers_fault(folder: Path, papers: Papers, config: Mapping[str, Any]) -> str:
@@ -110,7 +128,7 @@ def end_token_in_words(papers: Papers) -> str:
 
 def _tokenizer_folder(base: Path, adapter: Path) -> Path:
     """Say whose tokenizer it is: an adapter that added tokens carries its own."""
-    return adapter if (adapter / "tokenizer.json").is_file() and (adapter / "tokenizer_config.json").is_file() else base
+    return adapter if own_tokenizer(adapter) else base
 
 
 def _end_ids(folder: Path, tokenizer: Any) -> tuple[int, ...]:

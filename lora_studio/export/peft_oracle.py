@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from lora_studio.core.errors import StudioError
 from lora_studio.lora.saved_adapter import PREFIX
+from lora_studio.lora.vocabulary import grown, resize_vocabulary
 from lora_studio.models.inspect import empty_model
 
 if TYPE_CHECKING:
@@ -52,7 +53,8 @@ class PeftOracle:
         for name, parameter in list(self._model.named_parameters()):
             if ".lora_" in name or "trainable_tokens_delta" in name:
                 self._fill(name, parameter)
-        self.changed: dict[str, Merge] = {name: self._taken(key) for name, key in adapter.whole.items()}
+        self.changed: dict[str, Merge] = {name: _resized_to(rows) for name, rows in resized.items()}
+        self.changed |= {name: self._taken(key) for name, key in adapter.whole.items()}
         for name, module in self._model.named_modules():
             self._find(name.removeprefix(PREFIX), module)
 
@@ -84,7 +86,7 @@ class PeftOracle:
             self._add(f"{plain}.weight", lambda weight: _merged(module.token_adapter, "weight", weight))
 
     def _add(self, parameter: str, merge: Merge) -> None:
-        """Take note of a change; where the weight was saved as well, the change is made to that."""
+        """Take note of a change; where the weight was saved as well, or resized, the change is made to that."""
         saved = self.changed.get(parameter)
         self.changed[parameter] = merge if saved is None else lambda weight: merge(saved(weight))
 
@@ -92,10 +94,13 @@ class PeftOracle:
         return lambda _weight: self._tensors.get(key).float()
 
 
+def _resized_to(rows: int) -> Merge:
+    return lambda weight: grown(weight, rows)
+
+
 def _empty_layers(base: Path, adapter: Path, resized: Mapping[str, int]) -> Any:
     model: Any = empty_model(base)
-    if resized:
-        model.resize_token_embeddings(next(iter(resized.values())), mean_resizing=False)
+    resize_vocabulary(model, max(resized.values(), default=0))
     config: Any = LoraConfig.from_pretrained(str(adapter))
     config.inference_mode, config.init_lora_weights = True, False
     with warnings.catch_warnings(), torch.device("meta"):

@@ -7,19 +7,18 @@ from pathlib import Path
 
 from lora_studio.core.errors import InputError
 from lora_studio.export.destination import check_destination
+from lora_studio.export.into import AUTO, check_into
 from lora_studio.export.source import AdapterSource, find_source
-from lora_studio.models.quantization import NONE
 
-KINDS = ("adapter", "merged", "gguf", "gguf-adapter")
+KINDS = ("adapter", "merged", "gguf", "gguf-adapter", "mlx-adapter")
 PLAIN_TYPES = ("f32", "f16", "bf16", "q8_0")
 K_QUANTS = ("q6_k", "q5_k_m", "q5_k_s", "q4_k_m", "q4_k_s", "q3_k_m", "q2_k")
 OUTTYPES = (*PLAIN_TYPES, *K_QUANTS)
 """How a GGUF model's weights can be written; K-quants by `llama-quantize`."""
-BASES = ("original", "dequantized")
 BYTES_OF_DTYPE = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
-def check_request(source: str, kind: str, target: Path, dtype: str | None, *, overwrite: bool, into: str = "original") -> AdapterSource:
+def check_request(source: str, kind: str, target: Path, dtype: str | None, *, overwrite: bool, into: str = AUTO) -> AdapterSource:
     """Find the adapter, and see that it can be exported so; the base model need not be on this machine yet.
 
     Raises:
@@ -33,12 +32,9 @@ def check_request(source: str, kind: str, target: Path, dtype: str | None, *, ov
         raise InputError("An adapter is written in the dtype it was trained in.", "Leave the dtype out, or export as merged.", "dtype")
     if dtype is not None and kind != "merged":
         raise InputError("A dtype is of merged models.", "Leave the dtype out; a GGUF model's type is its outtype.", "dtype")
-    if into not in BASES:
-        raise InputError(f"There is no base to merge into that is called {into!r}.", f"Choose one of: {', '.join(BASES)}.", "into")
     found = find_source(source)
-    if into == "dequantized" and found.base_quantization == NONE:
-        message = "The adapter was trained on a base in full precision: there is no dequantized one."
-        raise InputError(message, "Merge into the original.", "into")
+    if kind in ("merged", "gguf"):
+        check_into(found, into)
     check_destination(target, overwrite=overwrite, needed=needed_folders(found))
     return found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +30,16 @@ class ComparisonRows:
     def cut(self, tokens: int) -> ComparisonRows:
         """Give the same rows with at most so many tokens each."""
         return ComparisonRows(tuple(row[:tokens] for row in self.rows), self.origin)
+
+    def within(self, vocabulary: int) -> ComparisonRows:
+        """Give the same rows without tokens that a vocabulary of this size has no rows for."""
+        kept = (tuple(token for token in row if token < vocabulary) for row in self.rows)
+        return ComparisonRows(tuple(row for row in kept if row), self.origin)
+
+    def with_tokens(self, tokens: Sequence[int]) -> ComparisonRows:
+        """Give the same rows, of which the first begins with these tokens: no text may have them."""
+        first = (*tokens[: _MOST_TOKENS // 4], *(self.rows[0] if self.rows else ()))[:_MOST_TOKENS]
+        return ComparisonRows((first, *self.rows[1:]), self.origin) if tokens else self
 
 
 def comparison_rows(config: RunConfig | None, tokenizer: Any) -> ComparisonRows:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -10,8 +10,10 @@ from lora_studio.core.config import RunConfig
 from lora_studio.core.errors import InputError
 from lora_studio.generate.adapters import whole_adapter
 from lora_studio.lora.saved_adapter import CONFIG_NAME, WEIGHTS_NAME, read_adapter_config
-from lora_studio.models.quantization import NONE
+from lora_studio.models.check import read_config
+from lora_studio.models.quantization import NONE, SAID
 from lora_studio.models.safetensors_header import read_header
+from lora_studio.models.stored_quantization import StoredQuantization, stored_quantization
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,7 @@ class AdapterSource:
         run_dir: The run it belongs to, if any.
         config: That run's own config; never a draft.
         label: How a person would call it: "support-triage, step 36" or the folder's name.
+        stored: How its base's own files are quantized; None where they are not, or are not here yet.
     """
 
     adapter: Path
@@ -35,11 +38,21 @@ class AdapterSource:
     run_dir: Path | None
     config: RunConfig | None
     label: str
+    stored: StoredQuantization | None = None
 
     @property
     def base_quantization(self) -> str:
         """How the base was held while the adapter was trained: `model.quantization` of its run; none where no run tells."""
         return self.config.model.quantization if self.config else NONE
+
+    @property
+    def held_in(self) -> str:
+        """What the base was held in while the adapter was trained, in words; empty where in full precision."""
+        return SAID[self.base_quantization] or (self.stored.said if self.stored else "")
+
+    def with_base(self, folder: Path) -> AdapterSource:
+        """Give the same, knowing the base's folder."""
+        return replace(self, stored=stored_quantization(read_config(folder)))
 
 
 def find_source(path: str | Path) -> AdapterSource:

@@ -6,6 +6,7 @@ import contextlib
 import json
 import shutil
 from collections.abc import Generator, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,37 +16,45 @@ from peft import __version__ as peft_version
 
 from lora_studio.core.control import TaskContext
 from lora_studio.core.errors import InputError, StudioError
-from lora_studio.core.events import Phase, RunEvent, RunFinished
+from lora_studio.core.events import Notice, Phase, RunEvent, RunFinished
 from lora_studio.core.files import bytes_below, sha256_of, whole_folder
 from lora_studio.export.card import public_name, write_card
 from lora_studio.export.certificate import Certificate, write_certificate
 from lora_studio.export.compatibility import compatibility, merged_compatibility
 from lora_studio.export.destination import alone_at, check_destination, keep_as_failed
 from lora_studio.export.gguf_export import make_gguf, make_gguf_adapter
+from lora_studio.export.into import AUTO, Original, find_original, merged_base
 from lora_studio.export.judge import Findings, judge
+from lora_studio.export.loading import THIS_FOLDER
 from lora_studio.export.merge import merge_into
-from lora_studio.export.papers import copy_papers, end_token_in_words, papers_fault
+from lora_studio.export.mlx_adapter import mlx_adapter_fault, write_mlx_adapter
+from lora_studio.export.other_class import other_class
+from lora_studio.export.papers import copy_own_tokenizer, copy_papers, copy_template, end_token_in_words, papers_fault
 from lora_studio.export.reference import compare_with, fits_memory, load_artefact, with_adapter
 from lora_studio.export.request import check_request, check_space, needed_folders
-from lora_studio.export.source import CONFIG_NAME, WEIGHTS_NAME, read_adapter_config
+from lora_studio.export.source import CONFIG_NAME, WEIGHTS_NAME, AdapterSource, read_adapter_config
 from lora_studio.export.tensor_check import TensorReport, check_tensors
 from lora_studio.export.work import Work
 from lora_studio.lora.portable_config import portable
 from lora_studio.models.check import read_config
 from lora_studio.models.facts import read_facts
 from lora_studio.models.fingerprint import weight_fingerprint
+from lora_studio.models.inspect import auto_class, load_config
 from lora_studio.models.load import load_model
 from lora_studio.models.prepare import ready_model
-from lora_studio.models.stored_tensors import TORCH_NAMES, StoredTensors
+from lora_studio.models.quantization import NONE
+from lora_studio.models.stored_quantization import stored_finding
+from lora_studio.models.stored_tensors import TORCH_NAMES
+from lora_studio.models.unpacked import open_tensors
 
 _CPU = torch.device("cpu")
 
 
 def export(
     context: TaskContext, source: str, kind: str, to: str, dtype: str | None = None, overwrite: bool = False, check: str = "auto",
-    into: str = "original", outtype: str = "f16",
+    into: str = AUTO, outtype: str = "f16",
 ) -> Iterator[RunEvent]:
-    """Export a run, a checkpoint or a PEFT folder as an adapter folder, a merged model, a GGUF model or a GGUF adapter.
+    """Export a run, a checkpoint or a PEFT folder as an adapter folder, merged model, GGUF model, GGUF adapter or adapter of mlx-lm.
 
     Works in fp32 on the CPU, so it disturbs no training on a GPU and its sums are exact before they are rounded once. The base is the one
     on disk, in full precision, whatever it was held in while the adapter was trained: merged into 4 bits, an update would be lost.
@@ -53,13 +62,14 @@ def export(
     Args:
         context: The host's.
         source: A run, a checkpoint or any PEFT adapter folder.
-        kind: "adapter", "merged", "gguf" or "gguf-adapter".
+        kind: "adapter", "merged", "gguf", "gguf-adapter" or "mlx-adapter".
         to: The folder to make.
         dtype: Of the merged weights: "float32", "bfloat16", "float16"; None keeps each tensor's own, or is float32 where that is none of
             them.
         overwrite: Whether an earlier export at `to` may be replaced.
-        into: What an adapter of a quantized base is merged into: "original", the base in full precision, or "dequantized", the base as it
-            was held, unpacked.
+        into: What an adapter of a quantized base is merged into: "original", the base in full precision, "dequantized", the base as it
+            was held, unpacked, or the name of the model that a quantized one was made from; "auto" takes the base's own files, unpacked
+            where they are quantized.
         outtype: Of a GGUF model's weights, such as "f16" or "q8_0".
         check: "auto" runs the artefact where it fits into memory, "tensors" never does.
 
@@ -72,13 +82,20 @@ def export(
     target = Path(to).expanduser().resolve()
     found = check_request(source, kind, target, dtype, overwrite=overwrite, into=into)
     base = yield from ready_model(context, found.base_name, found.base_revision)
-    needed = needed_folders(found, base)
+    found = found.with_base(base)
+    original = yield from _original(context, found, base, kind, into)
+    needed = [*needed_folders(found, base), *([original.folder] if original else [])]
     check_destination(target, overwrite=overwrite, needed=needed)
     yield Phase(name="preparing", message="Looking at base model and adapter")
-    work = Work.of(found, base, kind, dtype, outtype, into, run=check == "auto" and fits_memory(base))
+    runs = check == "auto" and fits_memory(base) and stored_finding(found.stored, NONE, "cpu") is None
+    work = Work.of(found, base, kind, dtype, outtype, into, run=runs, original=original)
     check_space(target, _bytes_needed(work, kind))
+    for finding in work.changes.vocabulary.findings():
+        level = "warning" if finding.level == "warning" else "info"
+        yield Notice(level=level, code=finding.code, message=finding.message, hint=finding.hint)
     with alone_at(target), _told_when_disk_fails(target), whole_folder(target, overwrite=overwrite) as folder:
         certificate = _certificate(work, (yield from _make(context, work, folder, kind, outtype)))
+        certificate = replace(certificate, classes=_classes(work, kind))
         yield Phase(name="saving", message="Writing card and certificate")
         write_card(folder, work.source, kind, certificate.dtype, certificate.to_json(), base)
         certificate = write_certificate(folder, certificate, context.control.check)
@@ -89,7 +106,19 @@ def export(
         check_destination(target, overwrite=overwrite, needed=needed)  # someone may have put something there meanwhile
     yield RunFinished(result={
         "path": str(target), "kind": kind, "bytes": size, "dtype": certificate.dtype, "base_quantization": found.base_quantization,
-        "certificate": certificate.to_json(), **_servable(kind, target, base)})
+        "certificate": certificate.to_json(), "findings": [finding.to_json() for finding in work.changes.vocabulary.findings()],
+        **_servable(kind, target, base)})
+
+
+def _original(
+    context: TaskContext, source: AdapterSource, base: Path, kind: str, into: str
+) -> Generator[RunEvent, None, Original | None]:
+    """Make the full precision ready that a quantized base is replaced by in a merge; None where it is not."""
+    name = merged_base(source, base, into) if kind in ("merged", "gguf") else ""
+    if not name:
+        return None
+    find_original(name)
+    return Original(name, (yield from ready_model(context, name)))
 
 
 def _servable(kind: str, folder: Path, base: Path) -> dict[str, Any]:
@@ -120,7 +149,7 @@ def _told_when_disk_fails(target: Path) -> Generator[None]:
 
 
 def _make(context: TaskContext, work: Work, folder: Path, kind: str, outtype: str) -> Generator[RunEvent, None, Findings]:
-    reference = work.reference(context) if work.run else None
+    reference = work.reference(context, exact=False) if work.run else None  # of llama.cpp, which rounds far more than float32
     match kind:
         case "adapter":
             return (yield from _make_adapter(context, work, folder))
@@ -128,6 +157,8 @@ def _make(context: TaskContext, work: Work, folder: Path, kind: str, outtype: st
             return (yield from _make_merged(context, work, folder))
         case "gguf":
             return (yield from make_gguf(context, work, folder, outtype, reference))
+        case "mlx-adapter":
+            return _make_mlx_adapter(work, folder)
         case _:
             return (yield from make_gguf_adapter(context, work, folder, reference))
 
@@ -135,7 +166,8 @@ def _make(context: TaskContext, work: Work, folder: Path, kind: str, outtype: st
 def _bytes_needed(work: Work, kind: str) -> int:
     """Say what the files will weigh at most, those in between among them."""
     if work.plan is None:
-        return sum(stored.bytes for stored in StoredTensors.open(work.base).by_name.values()) if kind == "gguf-adapter" and work.run else 0
+        checked = kind == "gguf-adapter" and work.run and work.source.stored is None
+        return sum(stored.bytes for stored in open_tensors(work.base).by_name.values()) if checked else 0
     return work.plan.bytes * (3 if kind == "gguf" else 1)  # merged, converted and, of K-quants, what is quantized
 
 
@@ -143,15 +175,25 @@ def _make_adapter(context: TaskContext, work: Work, folder: Path) -> Generator[R
     shutil.copyfile(work.source.adapter / WEIGHTS_NAME, folder / WEIGHTS_NAME)
     settings = portable(read_adapter_config(work.source.adapter))
     (folder / CONFIG_NAME).write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    copy_own_tokenizer(work.source.adapter, folder)
+    copy_template(folder, work.papers)
     findings = Findings(kind="adapter", dtype=_adapter_dtype(work), loaded_by=f"peft {peft_version}")
     same = sha256_of(folder / WEIGHTS_NAME) == sha256_of(work.source.adapter / WEIGHTS_NAME)
     findings.tensors, findings.wrong = len(work.changes.adapter.header.tensors), [] if same else [WEIGHTS_NAME]
     if work.run:
         reference = yield from work.reference(context)
-        model = with_adapter(load_model(work.base, torch.float32, _CPU), folder, work.changes.resized)
+        model = with_adapter(load_model(work.base, torch.float32, _CPU, unpack=True), folder, work.changes.resized)
         findings.compared = yield from compare_with(context, model, reference)
         findings.rows_from = reference.rows.origin
     return findings
+
+
+def _make_mlx_adapter(work: Work, folder: Path) -> Findings:
+    adapter, tree = work.changes.adapter, work.changes.tree
+    write_mlx_adapter(adapter, tree, work.source.base_name, folder)
+    count, fault = mlx_adapter_fault(adapter, tree, folder)
+    return Findings(kind="mlx-adapter", dtype=_adapter_dtype(work), loaded_by="its own config and weights", tensors=2 * count,
+                    papers_fault=fault, held_in=work.source.held_in)
 
 
 def _make_merged(context: TaskContext, work: Work, folder: Path) -> Generator[RunEvent, None, Findings]:
@@ -162,7 +204,7 @@ def _make_merged(context: TaskContext, work: Work, folder: Path) -> Generator[Ru
         yield Phase(name="merging", message="Merging", done=done, total=plan.bytes, unit="bytes")
     copy_papers(work.base, work.source.adapter, folder, work.papers)
     findings = Findings(kind="merged", dtype=plan.dtype, loaded_by=f"transformers {transformers.__version__}",
-                        rounded=plan.is_rounded, trained_base=work.source.base_quantization,
+                        rounded=plan.is_rounded, **work.told_of_base,
                         papers_fault=papers_fault(folder, work.papers, plan.config))
     report = TensorReport()
     for done in check_tensors(plan, work.base, folder, report):
@@ -170,7 +212,7 @@ def _make_merged(context: TaskContext, work: Work, folder: Path) -> Generator[Ru
         yield Phase(name="checking", message="Reading the tensors again", done=done, total=len(plan.layout), unit="tensors")
     findings.tensors, findings.wrong, findings.update_lost = report.checked, report.wrong, report.update_lost
     if work.run:
-        reference = yield from work.reference(context, plan.parameter_dtypes() if plan.is_rounded else None)
+        reference = yield from work.reference(context, plan.parameter_dtypes())
         yield Phase(name="checking", message="Loading the written model again")
         findings.compared = yield from compare_with(context, load_artefact(folder), reference)
         findings.rows_from = reference.rows.origin
@@ -179,11 +221,21 @@ def _make_merged(context: TaskContext, work: Work, folder: Path) -> Generator[Ru
 
 def _certificate(work: Work, findings: Findings) -> Certificate:
     source = work.source
+    fingerprint = weight_fingerprint(work.trained_base)
     return judge(
         findings, end_token=end_token_in_words(work.papers), chat_template=work.papers.template_from,
-        base={"name": public_name(source.base_name), "revision": source.base_revision or "", "fingerprint": weight_fingerprint(work.base)},
+        base={"name": public_name(source.base_name), "revision": source.base_revision or "", "fingerprint": fingerprint},
         adapter={"name": source.label, "sha256": sha256_of(source.adapter / WEIGHTS_NAME)},
     )
+
+
+def _classes(work: Work, kind: str) -> dict[str, Any]:
+    """Say which class loads the base where it is not the usual one, and what an adapter is called in the one its config names."""
+    auto = auto_class(load_config(work.base)).__name__
+    told = {"auto": auto} if auto != "AutoModelForCausalLM" else {}
+    other = other_class(work.base, work.changes.tree, work.changes.adapter) if kind == "adapter" else None
+    named = public_name(work.source.base_name), THIS_FOLDER, work.source.base_revision or ""
+    return {**told, **(other.to_json(*named) if other else {})}
 
 
 def _adapter_dtype(work: Work) -> str:

@@ -7,17 +7,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lora_studio.core.errors import InputError
 from lora_studio.core.events import RunEvent
 from lora_studio.export.changes import Changes
 from lora_studio.export.gguf_adapter import refuse_beyond_gguf
+from lora_studio.export.gguf_fit import OTHER_VOCABULARY
 from lora_studio.export.gguf_model import check_outtype, refuse_model_beyond_gguf
 from lora_studio.export.held_base import hold
+from lora_studio.export.into import Original
 from lora_studio.export.merge_plan import Held, MergePlan
+from lora_studio.export.mlx_adapter import refuse_beyond_mlx
+from lora_studio.export.original import weights_apart
 from lora_studio.export.papers import Papers, papers_of
-from lora_studio.export.reference import Reference, most_tokens, reference_of, trained_logits
+from lora_studio.export.public import public_name
+from lora_studio.export.reference import Parts, Reference, most_tokens, reference_of, trained_logits
 from lora_studio.export.rows import comparison_rows
 from lora_studio.export.source import AdapterSource
+from lora_studio.models.facts import read_facts
 from lora_studio.models.quantization import NONE, quantization_finding
+from lora_studio.models.stored_quantization import stored_finding
 
 if TYPE_CHECKING:
     import torch
@@ -36,6 +44,9 @@ class Work:
         plan: The merge; None where nothing is merged.
         papers: What the artefact's tokenizer must be.
         run: Whether the artefact is to be run, or its tensors alone looked at.
+        trained_base: Folder of the base that the adapter was trained on; another than `base` where that was quantized from this.
+        merged_into: What is merged into, by its name.
+        weights_apart: How far the two are apart; see `Findings`.
     """
 
     source: AdapterSource
@@ -44,42 +55,75 @@ class Work:
     plan: MergePlan | None
     papers: Papers
     run: bool
+    trained_base: Path
+    merged_into: str
+    weights_apart: float | None = None
 
     @classmethod
-    def of(cls, source: AdapterSource, base: Path, kind: str, dtype: str | None, outtype: str, into: str, *, run: bool) -> Work:
+    def of(
+        cls, source: AdapterSource, base: Path, kind: str, dtype: str | None, outtype: str, into: str, *, run: bool,
+        original: Original | None = None,
+    ) -> Work:
         """Settle it.
 
         Raises:
             InputError: The adapter does not fit the base, or cannot become what is asked for.
         """
+        trained_base, base = base, original.folder if original else base
+        apart = weights_apart(trained_base, base) if original else None
+        name = public_name(original.name if original else source.base_name)
         changes = Changes.of(base, source.adapter)
         if kind == "gguf":
             check_outtype(outtype)
             refuse_model_beyond_gguf(base)
             dtype = "bfloat16" if outtype == "bf16" else "float32"
-        elif kind == "gguf-adapter":
-            refuse_beyond_gguf(changes.adapter, base, changes.tree)
+        elif kind in ("gguf-adapter", "mlx-adapter"):
+            refuse = refuse_beyond_gguf if kind == "gguf-adapter" else refuse_beyond_mlx
+            refuse(changes.adapter, base, changes.tree)
+            if changes.resized:
+                raise InputError(OTHER_VOCABULARY, "Export the merged model.", "kind")
         held = Held(source.base_quantization, source.config.model.dtype) if into == "dequantized" and source.config else None
         plan = MergePlan.of(base, changes, dtype, held) if kind in ("merged", "gguf") else None
-        return cls(source, base, changes, plan, papers_of(base, source.adapter, source.config), run)
+        return cls(source, base, changes, plan, papers_of(base, source.adapter, source.config), run, trained_base, name, apart)
 
-    def reference(self, context: TaskContext, dtypes: Mapping[str, torch.dtype] | None = None) -> Generator[RunEvent, None, Reference]:
-        """Compute the logits that the artefact is held against.
+    @property
+    def told_of_base(self) -> dict[str, Any]:
+        """What a certificate tells of the base, where it was quantized while the adapter was trained: fields of `Findings`."""
+        source = self.source
+        if self.plan is None or source.stored is None:
+            return {"held_in": source.held_in}
+        if self.trained_base != self.base:
+            return {"held_in": source.held_in, "merged_into": f"{self.merged_into}, in full precision", "weights_apart": self.weights_apart}
+        return {"held_in": source.held_in, "merged_into": f"{self.merged_into}, unpacked to {self.plan.dtype}"}
 
-        Args:
-            context: The host's.
-            dtypes: How its parameters are rounded, by name; None where none is.
-        """
-        rows = comparison_rows(self.source.config, self.papers.tokenizer)
-        rows = rows.cut(most_tokens(len(rows.rows), len(self.papers.tokenizer)))
-        base, adapter, plan = self.base, self.source.adapter, self.plan
+    def reference(
+        self, context: TaskContext, dtypes: Mapping[str, torch.dtype] | None = None, *, exact: bool = True
+    ) -> Generator[RunEvent, None, Reference]:
+        """Compute the logits that the artefact is held against; see `reference_of`."""
+        vocabulary, positions = self.changes.vocabulary, read_facts(self.base).max_position_embeddings
+        rows = comparison_rows(self.source.config, self.papers.tokenizer).with_tokens(self.changes.trained_tokens)
+        rows = rows.within(vocabulary.rows or len(self.papers.tokenizer))
+        most = most_tokens(len(rows.rows), vocabulary.rows or len(self.papers.tokenizer))
+        rows = rows.cut(min(most, positions) if positions else most)
+        plan = self.plan
 
         def prepare(model: Any) -> None:
             if plan is not None:
                 hold(model, plan.stored, plan.names)
 
-        reference = yield from reference_of(context, base, adapter, rows, self.changes.resized, dtypes, prepare)
-        held = self.source.base_quantization
-        if plan is not None and held != NONE and quantization_finding(held, "cpu") is None:
-            yield from trained_logits(context, base, adapter, held, reference)
+        parts = Parts(self.base, self.source.adapter, self.changes.resized, prepare)
+        reference = yield from reference_of(context, parts, rows, dtypes, exact=exact)
+        if plan is not None and self.source.held_in:
+            yield from self._as_trained(context, reference)
         return reference
+
+    def _as_trained(self, context: TaskContext, reference: Reference) -> Generator[RunEvent]:
+        """Compute what base + adapter answered in training, where that can be computed here."""
+        held, stored = self.source.base_quantization, self.source.stored
+        refused = quantization_finding(held, "cpu") or stored_finding(stored, held, "cpu")
+        if refused is not None:
+            return
+        if held == NONE and self.trained_base == self.base:
+            reference.trained = reference.expected  # in float32 packed weights give what they are unpacked to
+            return
+        yield from trained_logits(context, self.trained_base, self.source.adapter, held, reference, self.changes.resized)

@@ -19,11 +19,13 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from lora_studio.generate.batches import Batch
 from lora_studio.generate.block_attention import Layout, attend_in_blocks, documents_apart, rows_apart
+from lora_studio.generate.conduct import Conduct, conduct_of
 from lora_studio.generate.packed import is_plain_attention, visible
 from lora_studio.generate.varlen import attend_varlen, has_varlen
 
 _LOOKS_FOR_PADDING = "warn_if_padding_and_no_attention_mask"  # reads each batch for it; padding stands behind all that it might disturb
 
+_UNTRIED = Conduct(common=True, joins=True, pads=True, packs=True, causal=True)
 _DROPOUTS = ("attention_dropout", "attn_pdrop")
 
 
@@ -31,11 +33,12 @@ class ReadyAttention:
     """Gives a model its attention while this is open as a context manager; may be opened again.
 
     Attributes:
-        usable: Whether the model's layers are plain attention that PyTorch computes; others keep what they have.
+        conduct: How the model takes rows.
+        usable: Whether it is given attention of ours; others keep what they have.
     """
 
-    def __init__(self, model: nn.Module) -> None:
-        """Take a causal language model of transformers, plain or with an adapter."""
+    def __init__(self, model: nn.Module, *, trying: bool = False) -> None:
+        """Take a causal language model of transformers, plain or with an adapter; `trying` is for the trial that finds its conduct."""
         whole: Any = model.config
         self._config: Any = whole.get_text_config()
         self._name = f"lora_studio_{id(self._config):x}"
@@ -46,12 +49,14 @@ class ReadyAttention:
         self._layouts: dict[torch.Size, Layout] = {}
         causal: Any = model.get_base_model() if isinstance(model, PeftModel) else model
         self._inner: Any = causal.base_model
-        self.usable = self._config is whole and self._config._attn_implementation == "sdpa" and is_plain_attention(model)
+        possible = self._config is whole and self._config._attn_implementation == "sdpa" and is_plain_attention(model)
+        self.conduct = _UNTRIED if trying else conduct_of(model, lambda: ReadyAttention(model, trying=True))
+        self.usable = possible and self.conduct.common
 
     @property
     def joins(self) -> bool:
         """Whether a processor takes rows laid end to end as it takes them by themselves: attention has no dropout."""
-        return self.usable and not any(getattr(self._config, name, None) for name in _DROPOUTS)
+        return self.usable and self.conduct.joins and not any(getattr(self._config, name, None) for name in _DROPOUTS)
 
     def __enter__(self) -> Self:
         if self.usable:
@@ -74,9 +79,11 @@ class ReadyAttention:
         self._varlen = batch is not None and batch.borders is not None and has_varlen(batch.input_ids.device)
 
     def _attend(
-        self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, _mask: Tensor | None, **options: Any,
+        self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None = None, **options: Any,
     ) -> tuple[Tensor, None]:
-        """Attend as transformers' attention functions do: (B, heads, T, D) in, (B, T, heads, D) out."""
+        """Attend as transformers' attention functions do: (B, heads, T, D) in, (B, T, heads, D) out. Their mask is not looked at: it
+        is either none or one that ours says too."""
+        del attention_mask
         window = cast("int | None", options.get("sliding_window"))
         scale = cast("float | None", options.get("scaling"))
         batch = self._batch

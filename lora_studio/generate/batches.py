@@ -105,15 +105,16 @@ def trained_count(row: TokenRow) -> int:
     return int(row.trained[1:].sum())
 
 
-def by_length(lengths: Sequence[int], most_tokens: int, most_rows: int = 64) -> list[list[int]]:
-    """Group row numbers so that rows of like length share a batch of at most `most_tokens` padded tokens.
+def by_length(lengths: Sequence[int], most_tokens: int, most_rows: int = 64, *, alike: bool = False) -> list[list[int]]:
+    """Group row numbers so that rows of like length, or `alike` in it, share a batch of at most `most_tokens` padded tokens.
 
     Longest first: what does not fit into memory shows at once. A row longer than the bound gets a batch of its own.
     """
     groups: list[list[int]] = []
     width = 0
     for number in sorted(range(len(lengths)), key=lambda place: -lengths[place]):
-        if groups and len(groups[-1]) < most_rows and width * (len(groups[-1]) + 1) <= most_tokens:
+        fits = groups and len(groups[-1]) < most_rows and width * (len(groups[-1]) + 1) <= most_tokens
+        if fits and not (alike and lengths[number] != width):
             groups[-1].append(number)
         else:
             groups.append([number])

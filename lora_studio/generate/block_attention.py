@@ -29,6 +29,7 @@ from lora_studio.lora.tiles import QUERIES, attention_tile, cheapest_queries, do
 
 _LOG2_E = math.log2(math.e)
 _SOFTMAX_BACKWARD: Any = getattr(torch.ops.aten, "_softmax_backward_data")  # noqa: B009 (one pass over memory, where the formula is three)
+_SHAPED: Any = getattr(torch.ops.aten, "_unsafe_view")  # noqa: B009 (no view of what is ours alone: some models scale it in its place)
 
 
 def attend_in_blocks(
@@ -201,7 +202,7 @@ class _BlockAttention(torch.autograd.Function):
             _put(whole, at, found, key.shape[1])
             at += group.documents * group.length
         ctx.save_for_backward(query, key, value, *logs)
-        return _in_order(whole, layout).view(rows, length, heads, value.shape[3])
+        return _SHAPED(_in_order(whole, layout), [rows, length, heads, value.shape[3]])
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:

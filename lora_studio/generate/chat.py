@@ -8,12 +8,15 @@ from typing import Any
 from lora_studio.core.control import TaskContext
 from lora_studio.core.errors import InputError
 from lora_studio.core.events import Phase, RunEvent, RunFinished
-from lora_studio.core.settings import ModelSettings
+from lora_studio.core.settings import DataSettings, ModelSettings
 from lora_studio.data.rows import Message, Row, RowError
 from lora_studio.data.template import ChatTemplate
+from lora_studio.data.template_source import adapters_template
 from lora_studio.generate.adapters import AdapterSource, find_adapter
-from lora_studio.generate.ready import ReadyBase, ready_base
+from lora_studio.generate.ready import ready_base
 from lora_studio.generate.sampling import answer
+from lora_studio.lora.vocabulary import own_tokenizer
+from lora_studio.models.load import load_tokenizer
 
 
 def chat(context: TaskContext, source: str, prompt: str, compare: bool = False, max_new_tokens: int = 256) -> Iterator[RunEvent]:
@@ -33,30 +36,32 @@ def chat(context: TaskContext, source: str, prompt: str, compare: bool = False, 
         raise InputError("The prompt is empty.", "Write what to answer.")
     found = find_adapter(source)
     base = yield from ready_base(context, _model_settings(found), _device(found))
-    prompts = [prompt_ids(base.tokenizer, prompt, found.run.config.data.chat_template if found.run else None)]
+    data = _data_settings(found)
     result: dict[str, str | None] = {"base": None, "adapter": None}
     if compare or found.adapter is None:
         yield Phase(name="sampling", message="The base model answers")
-        result["base"] = _ask(context, base, base.model, prompts, max_new_tokens)
+        result["base"] = _ask(context, base.tokenizer, base.model, [prompt_ids(base.tokenizer, prompt, data)], max_new_tokens)
     if found.adapter is not None:
         yield Phase(name="sampling", message="The adapter answers")
+        tokenizer = load_tokenizer(found.adapter) if own_tokenizer(found.adapter) else base.tokenizer
+        prompts = [prompt_ids(tokenizer, prompt, data)]
         with base.host.with_adapter(found.adapter) as model:
-            result["adapter"] = _ask(context, base, model, prompts, max_new_tokens)
+            result["adapter"] = _ask(context, tokenizer, model, prompts, max_new_tokens)
     yield RunFinished(result=dict(result))
 
 
-def prompt_ids(tokenizer: Any, prompt: str, chat_template: str | None = None) -> list[int]:
+def prompt_ids(tokenizer: Any, prompt: str, settings: DataSettings | None = None) -> list[int]:
     """Give the tokens of one user's turn in a chat template, or of the bare text where there is none.
 
     Args:
         tokenizer: The base model's.
         prompt: What the user says.
-        chat_template: The run's `data.chat_template`; None for the model's own.
+        settings: The run's data section, whose template and variables are used; None for the model's own.
 
     Raises:
         InputError: The template refuses the prompt, cannot be read, or does not end.
     """
-    with ChatTemplate(tokenizer, chat_template) as template:
+    with ChatTemplate.of(tokenizer, settings or DataSettings()) as template:
         if not template.present:
             return list(tokenizer(prompt)["input_ids"])
         # A row's prompt is what stands before its last answer, so one is due.
@@ -68,8 +73,8 @@ def prompt_ids(tokenizer: Any, prompt: str, chat_template: str | None = None) ->
     return list(tokenizer(rendered.text, add_special_tokens=False)["input_ids"])
 
 
-def _ask(context: TaskContext, base: ReadyBase, model: Any, prompts: list[list[int]], max_new_tokens: int) -> str:
-    text = answer(model, base.tokenizer, prompts, max_new_tokens, lambda: context.control.stopping)[0]
+def _ask(context: TaskContext, tokenizer: Any, model: Any, prompts: list[list[int]], max_new_tokens: int) -> str:
+    text = answer(model, tokenizer, prompts, max_new_tokens, lambda: context.control.stopping)[0]
     context.control.check()
     return text
 
@@ -78,6 +83,14 @@ def _model_settings(found: AdapterSource) -> ModelSettings:
     if found.run is not None:
         return found.run.config.model
     return ModelSettings(name_or_path=found.base, revision=found.revision)
+
+
+def _data_settings(found: AdapterSource) -> DataSettings | None:
+    """Give the template that an adapter was trained with, and its variables; an exported one carries both in one file."""
+    if found.run is not None:
+        return found.run.config.data
+    template = adapters_template(found.adapter) if found.adapter else None
+    return DataSettings(chat_template=template) if template else None
 
 
 def _device(found: AdapterSource) -> str:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from lora_studio.core.errors import StudioError
 from lora_studio.generate.attention import ReadyAttention
 from lora_studio.generate.batches import Batch
+from lora_studio.generate.conduct import Conduct
 from lora_studio.generate.head_loss import frozen_head_loss
 from lora_studio.generate.packed import packed_masks
 
@@ -55,6 +56,11 @@ class SelectedHead:
         return self._attention.joins
 
     @property
+    def conduct(self) -> Conduct:
+        """How the model takes rows."""
+        return self._attention.conduct
+
+    @property
     def _head(self) -> nn.Module:
         head = self._model.get_output_embeddings()  # type: ignore[operator]
         if not isinstance(head, nn.Module):
@@ -63,8 +69,11 @@ class SelectedHead:
 
     def logits(self, batch: Batch) -> Tensor:
         """Run the model and give (N, V) logits, one row for each of the batch's positions, in the model's dtype."""
-        self._positions = batch.positions
         self._attention.take(batch)
+        if not self.conduct.selects:
+            whole: Tensor = self._model(input_ids=batch.input_ids, use_cache=False, **self._apart(batch)).logits
+            return whole.flatten(0, 1).index_select(0, batch.positions)
+        self._positions = batch.positions
         try:
             logits: Tensor = self._model(input_ids=batch.input_ids, use_cache=False, **self._apart(batch)).logits
         finally:
@@ -95,7 +104,7 @@ class SelectedHead:
             hooks = cast("Any", head)
             hooked = len(hooks._forward_pre_hooks) > 1 or bool(hooks._forward_hooks)  # one is our own
             frozen = type(head) is nn.Linear and not any(parameter.requires_grad for parameter in head.parameters())
-            self._bare = frozen and not hooked and self._given_as_made(head, batch.input_ids[:1, :_TRIED_TOKENS])
+            self._bare = frozen and not hooked and self.conduct.selects and self._given_as_made(head, batch.input_ids[:1, :_TRIED_TOKENS])
         return self._bare
 
     @torch.no_grad()

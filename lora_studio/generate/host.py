@@ -2,8 +2,8 @@
 
 Loading costs seconds, so the base stays warm in `TaskContext.warm` from task to task. An adapter goes on for the length of a `with` block
 and comes off again, leaving the base bit for bit as it was; where an adapter trained the base's own parameters (`bias`,
-`modules_to_save`) the base is let go instead and loaded afresh when next asked for. Nobody else may hold the model: PEFT's
-`disable_adapter` flips `requires_grad` for everyone.
+`modules_to_save`) or resized its vocabulary, the base is let go instead and loaded afresh when next asked for. Nobody else may hold the
+model: PEFT's `disable_adapter` flips `requires_grad` for everyone.
 """
 
 from __future__ import annotations
@@ -22,6 +22,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lora_studio.core.control import TaskContext
 from lora_studio.core.errors import InputError
+from lora_studio.lora.saved_adapter import SavedAdapter
+from lora_studio.lora.vocabulary import Vocabulary, resize_vocabulary
+from lora_studio.models.inspect import tree_of
 from lora_studio.models.load import load_model, load_tokenizer
 from lora_studio.models.quantization import NONE
 
@@ -86,6 +89,7 @@ class ModelHost:
         assert self._base is not None, "load a base before an adapter"
         assert not self._adapted, "one adapter at a time"
         base = self._base
+        rows = _vocabulary_rows(base)
         self._adapted = True
         model: PeftModel | None = None
         try:
@@ -93,9 +97,10 @@ class ModelHost:
             yield model
         finally:
             self._adapted = False
-            if model is not None and not changes_base(model):
+            resized = _vocabulary_rows(base) != rows
+            if model is not None and not changes_base(model) and not resized:
                 _take_off(model, base)
-            elif model is not None or _is_wrapped(base):
+            elif model is not None or resized or _is_wrapped(base):
                 self.unload()  # trained itself, or left half wrapped
 
     @contextlib.contextmanager
@@ -145,6 +150,7 @@ def load_adapter(base: PreTrainedModel, folder: Path) -> PeftModel:
         raise InputError(
             f"{folder} holds no PEFT adapter.", "Give a folder with adapter_config.json and adapter_model.safetensors, or a finished run.",
         )
+    _resize(base, folder)
     try:
         model = PeftModel.from_pretrained(base, str(folder), is_trainable=False)
         _refuse_other_keys(model, folder)
@@ -153,6 +159,23 @@ def load_adapter(base: PreTrainedModel, folder: Path) -> PeftModel:
         message = f"The adapter in {folder} does not fit the base model: {reason}"
         raise InputError(message, "Choose the base model it was trained on.") from error
     return model
+
+
+def _resize(base: PreTrainedModel, folder: Path) -> None:
+    """Give a base the vocabulary that an adapter with new tokens comes with."""
+    tree = tree_of(base)
+    try:
+        adapter = SavedAdapter.open(folder, tree)
+    except InputError:
+        return  # PEFT knows more kinds of adapters, and says what is wrong with the rest
+    vocabulary = Vocabulary.of(adapter, tree, Path(base.name_or_path or ""))
+    if vocabulary.resized:
+        resize_vocabulary(base, vocabulary.rows)
+
+
+def _vocabulary_rows(base: PreTrainedModel) -> int:
+    embedding: Any = base.get_input_embeddings()
+    return int(embedding.weight.shape[0])
 
 
 def _refuse_other_keys(model: PeftModel, folder: Path) -> None:

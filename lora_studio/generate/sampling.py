@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
@@ -10,6 +11,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.generation.stopping_criteria import StoppingCriteria, StoppingCriteriaList
+
+from lora_studio.generate.attention import ReadyAttention
 
 _END_MARKS = ("<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<end_of_turn>", "<|end|>", "<|endoftext|>", "</s>")
 _MOST_ROWS = 16
@@ -55,13 +58,22 @@ def answer(
     order = sorted(range(len(prompts)), key=lambda number: len(prompts[number]))
     ends = end_tokens(model, tokenizer)
     with answering(model):
-        for start in range(0, len(order), _MOST_ROWS):
+        for places in _groups([len(prompts[number]) for number in order], pads=len(order) < 2 or ReadyAttention(model).conduct.pads):
             if interrupted():
                 break
-            group = order[start : start + _MOST_ROWS]
+            group = [order[place] for place in places]
             for number, ids in zip(group, _generate(model, [prompts[number] for number in group], ends, max_new_tokens, interrupted)):
                 answers[number] = str(tokenizer.decode(ids, skip_special_tokens=True)).strip()
     return answers
+
+
+def _groups(lengths: Sequence[int], *, pads: bool) -> list[range]:
+    """Cut prompts in order of length into those that are answered together: of one length where the model does not take padding."""
+    starts = [0]
+    for place, length in enumerate(lengths):
+        if place - starts[-1] >= _MOST_ROWS or not (pads or length == lengths[starts[-1]]):
+            starts.append(place)
+    return [range(start, end) for start, end in itertools.pairwise([*starts, len(lengths)]) if end > start]
 
 
 @contextlib.contextmanager

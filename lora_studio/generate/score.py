@@ -42,10 +42,11 @@ def held_out_logits(model: nn.Module, rows: Rows, check: Callable[[], None] = la
         rows: Rows as `data.prepare` gives them; one without trained tokens is passed over.
         check: Called before each batch; may raise to end.
     """
-    for numbers in _groups(rows):
+    selected = SelectedHead(model)
+    for numbers in _groups(rows, pads=selected.conduct.pads):
         check()
         batch = make_batch([rows[number] for number in numbers])
-        with scoring(model), SelectedHead(model) as head:
+        with scoring(model), selected as head:
             logits = head.logits(batch.to(next(model.parameters()).device)).float().cpu()
         start = 0
         for number, count in zip(numbers, batch.counts):
@@ -63,7 +64,7 @@ def loss_sums(
     only: one that has no batch left takes the last once more and counts nothing.
     """
     selected = SelectedHead(model)
-    groups = _groups(rows)
+    groups = _groups(rows, pads=selected.conduct.pads)
     for place in range(rank, math.ceil(len(groups) / ranks) * ranks, ranks):
         numbers = groups[min(place, len(groups) - 1)]
         batch = make_batch([rows[number] for number in numbers]).to(next(model.parameters()).device)
@@ -84,7 +85,7 @@ def scoring(model: nn.Module) -> Generator[None]:
         model.train(training)
 
 
-def _groups(rows: Rows) -> list[list[int]]:
+def _groups(rows: Rows, *, pads: bool) -> list[list[int]]:
     useful = [number for number, row in enumerate(rows) if trained_count(row)]
-    groups = by_length([rows[number].input_ids.size for number in useful], MOST_TOKENS)
+    groups = by_length([rows[number].input_ids.size for number in useful], MOST_TOKENS, alike=not pads)
     return [sorted(useful[place] for place in group) for group in groups]

@@ -11,7 +11,6 @@ from lora_studio.core.files import bytes_below
 from lora_studio.core.runs import RunFolder
 from lora_studio.export.request import BYTES_OF_DTYPE
 from lora_studio.gui.text import tr
-from lora_studio.models.quantization import NONE, SAID
 
 ExportKind = Literal["adapter", "merged"]
 """What the run bar's two buttons begin with."""
@@ -26,7 +25,7 @@ class Certificate:
     top1_agreement: float | None
     effect_lost: float | None
     passed: bool
-    base_quantization: str = NONE
+    held_in: str = ""
     grade: str = "logits"
 
     @classmethod
@@ -34,7 +33,7 @@ class Certificate:
         """Read it out of an export's result."""
         raw: Mapping[str, Any] = result["certificate"]
         figures = (raw.get(name) for name in ("max_abs_logit_difference", "top1_agreement", "effect_lost"))
-        return cls(int(raw["rows"]), *figures, passed=bool(raw["passed"]), base_quantization=str(result.get("base_quantization", NONE)),
+        return cls(int(raw["rows"]), *figures, passed=bool(raw["passed"]), held_in=str((raw.get("trained_base") or {}).get("held_in", "")),
                    grade=str(raw.get("grade", "logits")))
 
 
@@ -91,8 +90,7 @@ def certificate_in_words(certificate: Certificate, dtype: str) -> str:
         parts.append(tr("the likeliest token agrees on {share:.1%}", share=certificate.top1_agreement))
     if certificate.effect_lost:
         parts.append(tr("rounding to {dtype} cost {share:.1%} of the adapter's effect", dtype=dtype, share=certificate.effect_lost))
-    held = SAID[certificate.base_quantization]
-    if held:
-        parts.append(tr("compared in full precision, while the adapter was trained on a base in {held}", held=held))
+    if certificate.held_in:
+        parts.append(tr("compared in full precision, while the adapter was trained on a base in {held}", held=certificate.held_in))
     verdict = tr("Passed") if certificate.passed else tr("Did not pass")
     return f"{verdict}: {'; '.join(parts)}." if parts else f"{verdict}."

@@ -41,13 +41,15 @@ class DataFigures:
     tokens: TokenCounts
     truncated_rows: int
     untrained_rows: int
+    findings: tuple[Finding, ...] = ()
 
     @classmethod
     def of(cls, report: Mapping[str, Any]) -> DataFigures:
         """Read them from `data --json`."""
         tokens = report["tokens"]
         counts = TokenCounts(tokens["total"], tokens["trained"], tokens["max"])
-        return cls(report["rows"], counts, report["truncated_rows"], report["untrained_rows"])
+        return cls(report["rows"], counts, report["truncated_rows"], report["untrained_rows"],
+                   tuple(Finding(**entry) for entry in report.get("findings", ())))
 
 
 class Planner(QObject):

@@ -95,7 +95,8 @@ def estimate_memory(
     step = _step(config, facts, tree, resolution, workload or workload_of(config), device)
     trained = _trained_bytes(config, tree, resolution, step.precisions.base_bytes)
     held = {
-        "weights": weight_bytes(tree, config.model.quantization, step.precisions.base_bytes), "adapter": trained, "optimizer": 2 * trained,
+        "weights": weight_bytes(tree, config.model.quantization, step.precisions.base_bytes, facts.stored), "adapter": trained,
+        "optimizer": 2 * trained,
         "runtime": _RUNTIME_BYTES.get(device.kind, _RUNTIME_BYTES["cpu"]),
     }
     trainable = trainable_parameters(config.adapter, tree, resolution)
@@ -113,7 +114,7 @@ def estimate_memory(
 def _step(config: RunConfig, facts: ModelFacts, tree: ModuleTree, resolution: Resolution, workload: Workload, device: Device) -> Step:
     return Step(
         facts, tree, resolution, workload, precisions_of(config, facts, device), config.adapter.lora_dropout > 0, device.kind,
-        quantized_modules(tree, config.model.quantization))
+        quantized_modules(tree, config.model.quantization, facts.stored))
 
 
 def _budget(device: Device, held: dict[str, int], moments: dict[str, dict[str, int]], checkpointing: Checkpointing) -> MemoryBudget:

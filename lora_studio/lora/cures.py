@@ -99,7 +99,8 @@ def _candidates(costs: Costs, workload: Workload, checkpointing: Checkpointing) 
     yield (
         ({f"training.{name}": value for name, value in degree.settings().items()}, workload) for degree in degrees_beyond(checkpointing))
     yield _shorter_rows(workload)
-    if config.model.quantization == NONE and quantized_modules(costs.tree, NF4):
+    packed = costs.facts.stored is not None and costs.facts.stored.stays_packed
+    if config.model.quantization == NONE and not packed and quantized_modules(costs.tree, NF4):
         yield iter([({"model.quantization": NF4}, workload)])
     if precisions_of(config, costs.facts, costs.device).base == "float32" and costs.device.quick_bfloat16:
         yield iter([({"model.dtype": "bfloat16", "training.compute_dtype": "auto"}, workload)])

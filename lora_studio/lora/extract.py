@@ -18,7 +18,8 @@ from lora_studio.lora.combine import from_dense
 from lora_studio.lora.deltas import Delta, rank_for_energy
 from lora_studio.models.checkpoint_names import CheckpointNames
 from lora_studio.models.inspect import empty_model, tree_of
-from lora_studio.models.stored_tensors import StoredTensors
+from lora_studio.models.reading import facing
+from lora_studio.models.unpacked import open_tensors
 
 FIELD = "source"
 
@@ -49,8 +50,10 @@ class TwoModels:
         """
         model = empty_model(base)
         self.tree: ModuleTree = tree_of(model)
-        self._stored = StoredTensors.open(base), StoredTensors.open(tuned)
-        names = CheckpointNames(model, list(self._stored[0].by_name)), CheckpointNames(empty_model(tuned), list(self._stored[1].by_name))
+        other_model = empty_model(tuned)
+        opened = open_tensors(base), open_tensors(tuned)
+        names = CheckpointNames(model, list(opened[0].by_name)), CheckpointNames(other_model, list(opened[1].by_name))
+        self._stored = facing(opened[0], names[0], model), facing(opened[1], names[1], other_model)
         self._names = names
         own, other = (found.by_parameter.keys() for found in names)
         if own != other:

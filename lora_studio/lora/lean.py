@@ -138,7 +138,9 @@ class _LeanLora(torch.autograd.Function):
             out = nn.functional.linear(flat, own_weight, own_bias).addmm_(low, own_b)
         keeps = low is not None and ctx.needs_input_grad[4] and keeps_a_output(a.shape[0], a.shape[1])
         ctx.save_for_backward(x, weight, own_a, b if b.dtype == dtype else own_b, low if keeps else None)
-        return out.view(*x.shape[:-1], weight.shape[0])
+        # Not a view to autograd, which would refuse what families change in place (a shared expert's output, to which others are added).
+        shaped: Tensor = torch.ops.aten._unsafe_view(out, [*x.shape[:-1], weight.shape[0]])
+        return shaped
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 from lora_studio.core.adapter_file import adapter_bytes
@@ -20,7 +20,9 @@ from lora_studio.lora.cures import Cure, cures
 from lora_studio.lora.device import Device, find_device
 from lora_studio.lora.limits import limit_findings
 from lora_studio.lora.precision import precisions_of
+from lora_studio.models.full_precision import full_precision_of
 from lora_studio.models.quantization import quantization_finding, saved_modules_finding
+from lora_studio.models.stored_quantization import stored_finding, stored_note
 
 if TYPE_CHECKING:
     from lora_studio.models.facts import ModelFacts
@@ -68,6 +70,11 @@ class DataFigures(Protocol):
     @property
     def untrained_rows(self) -> int:
         """Rows with nothing to learn."""
+        ...
+
+    @property
+    def findings(self) -> Sequence[Finding]:
+        """What the chat template made of the rows."""
         ...
 
 
@@ -130,7 +137,7 @@ def make_plan(
     longest = min(data.tokens.max, config.data.max_length) if data else 0
     findings = [
         *resolution.findings, *limit_findings(precisions.base, precisions.compute, facts, tree, longest),
-        *_quantization_findings(config, tree, resolution, device), *_settings_findings(config, tree, resolution),
+        *_quantization_findings(costs, memory), *_settings_findings(config, tree, resolution),
         *_data_findings(config, data), *_memory_findings(costs, memory, ways, workload),
     ]
     return Plan(
@@ -176,11 +183,33 @@ def _smaller_side(name: str, tree: ModuleTree) -> int:
     return min(module.in_features, module.out_features)
 
 
-def _quantization_findings(config: RunConfig, tree: ModuleTree, resolution: Resolution, device: Device) -> Iterator[Finding]:
-    quantization = config.model.quantization
-    for found in (quantization_finding(quantization, device.kind), saved_modules_finding(quantization, tree, resolution.saved_modules)):
+def _quantization_findings(costs: Costs, memory: MemoryBudget) -> Iterator[Finding]:
+    quantization, stored = costs.config.model.quantization, costs.facts.stored
+    refused = quantization_finding(quantization, costs.device.kind) or base_finding(costs.config, costs.facts, costs.device.kind)
+    held = precisions_of(costs.config, costs.facts, costs.device).base
+    note = None if refused else stored_note(stored, quantization, held, memory.parts["weights"])
+    for found in (refused, saved_modules_finding(quantization, costs.tree, costs.resolution.saved_modules, stored), note):
         if found is not None:
             yield found
+
+
+def base_finding(config: RunConfig, facts: ModelFacts, device: str) -> Finding | None:
+    """Say why a base that is quantized already cannot be trained on so; None where it can, or is not quantized.
+
+    Args:
+        config: The run.
+        facts: Of the base model.
+        device: Kind of the device: cuda, mps or cpu.
+    """
+    stored = facts.stored
+    if stored is None:
+        return None
+    known = replace(stored, full_precision=full_precision_of(config.model.name_or_path) or stored.full_precision)
+    sharded = config.training.num_processes > 1 and config.training.distributed_type == "fsdp2"
+    if stored.stays_packed and sharded:
+        message = f"A base held in {stored.said} is not cut up among processes."
+        return Finding("error", "quantized_sharded", message, "Set distributed_type to ddp.", "training.distributed_type")
+    return stored_finding(known, config.model.quantization, device)
 
 
 def _memory_findings(costs: Costs, memory: MemoryBudget, ways: Sequence[Cure], workload: Workload) -> Iterator[Finding]:
@@ -236,3 +265,4 @@ def _data_findings(config: RunConfig, data: DataFigures | None) -> Iterator[Find
         yield Finding(
             "warning", "rows_untrained", f"{data.untrained_rows} of {data.rows} rows have no trained token and are left out.",
             "Raise max_length, or look at the rows' answers.", "data.max_length")
+    yield from data.findings

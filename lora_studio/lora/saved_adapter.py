@@ -32,6 +32,7 @@ _LORA_PART = re.compile(
     r"|token_adapter\.trainable_tokens_delta)")
 _AGAIN = "Export or save the adapter again."
 _WRAPPED = ".base_layer"
+_WRAPS = re.compile(r"\.(?:modules_to_save|token_adapter(?=\.base_layer)|base_layer)(?=\.)")
 _CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 
@@ -105,6 +106,15 @@ class SavedAdapter:
     def trained_whole(self) -> list[str]:
         """Parameters that were trained themselves: weights saved whole, but for those that PEFT only saved from beneath an adapter."""
         return [parameter for parameter, key in self.whole.items() if is_trained(key)]
+
+    def is_trained(self, parameter: str) -> bool:
+        """Say whether a parameter was trained itself, rather than saved beside an adapter because the vocabulary was resized."""
+        if parameter not in self.whole or not is_trained(self.whole[parameter]):
+            return False
+        listed: list[str] = self.config.get("modules_to_save") or []
+        modules = parameter.split(".")[:-1]
+        above = [".".join(modules[: depth + 1]) for depth in range(len(modules))]
+        return parameter.endswith(".bias") or any(module.endswith(name) for module in above for name in listed)
 
     @property
     def changed_base(self) -> str:
@@ -210,9 +220,19 @@ class _Reading:
             case None if ".lora_" in key:
                 raise self._contradiction(f"{key} is of no kind of LoRA that is read here")
             case None:
-                self._whole[key.removeprefix(PREFIX).replace(f"{_WRAPPED}.", ".")] = key
+                self._take_whole(key)
             case _:  # what goes with an A is looked for from there
                 return
+
+    def _take_whole(self, key: str) -> None:
+        """Take note of a weight saved whole; where PEFT saved all of a resized embedding, it stands there several times.
+
+        `original_module` is what it was before it was trained; `modules_to_save` is a second copy of what PEFT reads by its plain name.
+        """
+        parameter = _WRAPS.sub("", key.removeprefix(PREFIX))
+        copied = ".modules_to_save." in key and parameter in self._whole
+        if ".original_module." not in key and not copied:
+            self._whole[parameter] = key
 
     def _take_pair(self, module: str, a_key: str, *, embedding: bool) -> None:
         b_key = a_key.replace("lora_embedding_A", "lora_embedding_B") if embedding else a_key.replace(".lora_A.", ".lora_B.")

@@ -65,9 +65,11 @@ def scores_at_once(documents: int, longest: int, heads: int, key_heads: int) -> 
     Args:
         documents: Beside each other.
         longest: Tokens of the longest.
-        heads: Of queries.
+        heads: Of queries; a model without attention has none, and no scores.
         key_heads: Of keys and values.
     """
-    each = heads // max(1, key_heads)
+    if heads < 1 or key_heads < 1 or longest < 1:
+        return 0
+    each = max(1, heads // key_heads)
     one = each * min(longest, attention_tile(cheapest_queries(documents, longest)[1], each, longest)) * longest
     return one * min(documents * key_heads, documents_at_once(one))

@@ -149,12 +149,7 @@ def check_folder(folder: Path) -> bool:
         raise InputError(f"{folder} is a file, not a model's folder.", "Choose the folder that holds config.json, or a .gguf file.", FIELD)
     if (folder / "adapter_config.json").is_file():  # transformers would follow it to another model
         raise InputError(f"{folder} is an adapter, not a base model.", "Choose the base model it was trained on.", FIELD)
-    config = read_config(folder)
-    if config.get("quantization_config"):
-        method: Any = config["quantization_config"]
-        name = method.get("quant_method", "unknown") if isinstance(method, dict) else "unknown"
-        hint = "Choose the unquantized version of the model; model.quantization quantizes it as it is loaded."
-        raise InputError(f"{folder} is quantized already ({name}).", hint, FIELD)
+    read_config(folder)
     return bool(read_headers(folder))
 
 

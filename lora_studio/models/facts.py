@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from lora_studio.core.errors import InputError
 from lora_studio.models.check import FIELD, check_folder, read_config, read_headers
 from lora_studio.models.converted import ConvertedFrom
+from lora_studio.models.full_precision import front_matter, full_precision_of
 from lora_studio.models.gguf_header import GgufHeader, read_gguf
 from lora_studio.models.safetensors_header import SafetensorsHeader, TensorEntry
+from lora_studio.models.stored_quantization import StoredQuantization, stored_quantization
+from lora_studio.models.stored_tensors import StoredTensors
+from lora_studio.models.unpacked import UnpackedTensors
 
 _DTYPE_NAMES = {
     "F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2",
@@ -25,7 +27,8 @@ _BUFFER_ENDINGS = ("rotary_emb.inv_freq", "attn.masked_bias", "attention.masked_
 _TIED_BY_DEFAULT = (
     "gpt2", "gemma", "gemma2", "gemma3", "gemma3_text", "gemma4_text", "bloom", "opt", "gpt_bigcode", "falcon", "cohere", "cohere2",
 )
-_FRONT_MATTER_BYTES = 65536
+# What families call the part of their config that is the language model's.
+_TEXT_PARTS = ("thinker_config", "text_config", "llm_config", "language_config", "language_model_config")
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,7 @@ class ModelFacts:
         experts: Experts of one layer; 0 for a dense model.
         experts_per_token: Experts each token takes; 0 for a dense model.
         has_chat_template: Whether a chat template comes with it.
+        stored: How its weights are quantized in the files; None where they are not.
     """
 
     architecture: str
@@ -71,6 +75,7 @@ class ModelFacts:
     experts: int = 0
     experts_per_token: int = 0
     has_chat_template: bool = False
+    stored: StoredQuantization | None = None
 
 
 def read_facts(path: Path) -> ModelFacts:
@@ -84,27 +89,44 @@ def read_facts(path: Path) -> ModelFacts:
     check_folder(path)
     config = read_config(path)
     headers = read_headers(path)
-    shape = _text_config(config)
-    tensors = {name: entry for header in headers.values() for name, entry in header.tensors.items()}
+    shape = text_config(config)
+    stored, tensors = _as_meant(path, config, headers)
     tied = _is_tied(config, shape, tensors)
     architectures: list[str] = config.get("architectures") or [""]
     return ModelFacts(
         architecture=architectures[0],
         model_type=str(config["model_type"]),
-        parameters=_count_parameters(tensors, tied) if tensors else None,
-        dtype=_main_dtype(headers.values()) or str(config.get("dtype") or config.get("torch_dtype") or ""),
+        parameters=_count_parameters(tensors, tied) if tensors and not (stored and stored.unread) else None,
+        dtype=_main_dtype(tensors.values()) or str(config.get("dtype") or config.get("torch_dtype") or ""),
         bytes_on_disk=sum(file.stat().st_size for file in headers),
         tied_embeddings=tied,
         licence=_licence(path),
         has_chat_template=_has_chat_template(path),
+        stored=stored,
         **_sizes(shape),
     )
 
 
-def _text_config(config: dict[str, Any]) -> dict[str, Any]:
-    """Give the part of a config that describes the language model: of a multimodal one, its text_config."""
-    inner: Any = config.get("text_config")
-    return {**config, **inner} if isinstance(inner, dict) else config
+def _as_meant(
+    folder: Path, config: dict[str, Any], headers: Mapping[Path, SafetensorsHeader]
+) -> tuple[StoredQuantization | None, dict[str, TensorEntry]]:
+    """Give how weights are quantized, and all tensors as they would be in full precision."""
+    stored = stored_quantization(config)
+    if stored is None:
+        return None, {name: entry for header in headers.values() for name, entry in header.tensors.items()}
+    unpacked = UnpackedTensors(StoredTensors(folder, headers), stored, config)
+    stored = replace(stored, packed=unpacked.packed_bytes() if stored.stays_packed else {}, full_precision=full_precision_of(
+        folder.name, folder))
+    return stored, {name: tensor.entry for name, tensor in unpacked.by_name.items()}
+
+
+def text_config(config: dict[str, Any]) -> dict[str, Any]:
+    """Give the part of a config that describes the language model: of a multimodal one, its text_config, however deep it lies."""
+    for name in _TEXT_PARTS:
+        inner: Any = config.get(name)
+        if isinstance(inner, dict):
+            return text_config({**{key: value for key, value in config.items() if key != name}, **inner})
+    return config
 
 
 def _first_number(config: dict[str, Any], *keys: str) -> int:
@@ -118,12 +140,14 @@ def _first_number(config: dict[str, Any], *keys: str) -> int:
 def _sizes(config: dict[str, Any]) -> dict[str, int]:
     """Read the sizes of a model by whichever of their names its family uses."""
     hidden = _first_number(config, "hidden_size", "n_embd", "d_model", "dim")
-    heads = _first_number(config, "num_attention_heads", "n_head", "n_heads", "num_heads")
+    heads = _first_number(
+        config, "num_attention_heads", "n_head", "n_heads", "num_heads", "attention_heads", "decoder_attention_heads",
+        "num_decoder_attention_heads")
     inner = _first_number(config, "moe_intermediate_size", "intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size")
     if min(hidden, heads) < 0:
         raise InputError("config.json gives a negative size.", "Download or copy the model again.", FIELD)
     return {
-        "layers": _first_number(config, "num_hidden_layers", "n_layer", "n_layers", "num_layers"),
+        "layers": _layers(config),
         "hidden_size": hidden,
         "intermediate_size": inner or 4 * hidden,
         "vocab_size": _first_number(config, "vocab_size"),
@@ -134,6 +158,16 @@ def _sizes(config: dict[str, Any]) -> dict[str, int]:
         "experts": _first_number(config, "num_experts", "num_local_experts", "n_routed_experts"),
         "experts_per_token": _first_number(config, "num_experts_per_tok", "num_experts_per_token"),
     }
+
+
+def _layers(config: dict[str, Any]) -> int:
+    """Read how many decoder layers there are; some families list their kinds alone."""
+    for key in ("layers_block_type", "layer_types", "hybrid_override_pattern"):
+        kinds: Any = config.get(key)
+        listed = len(kinds) if isinstance(kinds, list | str) else 0
+        if listed and not config.get("num_hidden_layers"):
+            return listed
+    return _first_number(config, "num_hidden_layers", "n_layer", "n_layers", "num_layers", "decoder_layers", "num_decoder_layers")
 
 
 def _is_tied(config: dict[str, Any], shape: dict[str, Any], tensors: dict[str, TensorEntry]) -> bool:
@@ -158,12 +192,11 @@ def _count_parameters(tensors: dict[str, TensorEntry], tied: bool) -> int:
     )
 
 
-def _main_dtype(headers: Iterable[SafetensorsHeader]) -> str:
+def _main_dtype(entries: Iterable[TensorEntry]) -> str:
     """Give the dtype that holds most bytes, in torch's words."""
     stored: Counter[str] = Counter()
-    for header in headers:
-        for entry in header.tensors.values():
-            stored[entry.dtype] += entry.end - entry.start
+    for entry in entries:
+        stored[entry.dtype] += entry.end - entry.start
     if not stored:
         return ""
     most = stored.most_common(1)[0][0]
@@ -174,19 +207,7 @@ def _licence(folder: Path) -> str:
     source = ConvertedFrom.read(folder)
     if source is not None:
         return source.licence
-    card = folder / "README.md"
-    if not card.is_file():
-        return ""
-    with card.open(encoding="utf-8", errors="replace") as file:
-        parts = file.read(_FRONT_MATTER_BYTES).split("---", 2)
-    if len(parts) < 3 or parts[0].strip():
-        return ""
-    try:
-        front: Any = yaml.safe_load(parts[1])
-    except yaml.YAMLError:
-        return ""  # a card is written by hand: a broken one costs the licence line alone
-    if not isinstance(front, dict):
-        return ""
+    front = front_matter(folder)
     named: Any = front.get("license_name") if front.get("license") in (None, "other") else front.get("license")
     return str(named or front.get("license") or "")
 

@@ -89,6 +89,17 @@ def read_gguf_layout(path: Path) -> GgufHeader:
     return _read_header(path)
 
 
+def read_gguf_arrays(path: Path, *names: str) -> list[list[Value]]:
+    """Read arrays of a GGUF file's settings, such as its vocabulary; one that the file does not have is empty.
+
+    Raises:
+        InputError: It is not GGUF, of an unknown version, or damaged.
+    """
+    arrays: dict[str, list[Value]] = {name: [] for name in names}
+    _read_header(path, arrays)
+    return [arrays[name] for name in names]
+
+
 @lru_cache(maxsize=4)  # a vocabulary takes a tenth of a second, and source and facts are asked one after the other
 def _read_unchanged(path: Path, size: int, _modified: int) -> GgufHeader:
     header = _read_header(path)
@@ -98,17 +109,18 @@ def _read_unchanged(path: Path, size: int, _modified: int) -> GgufHeader:
     return header
 
 
-def _read_header(path: Path) -> GgufHeader:
+def _read_header(path: Path, wanted: dict[str, list[Value]] | None = None) -> GgufHeader:
+    """Read a header; the arrays whose names `wanted` has are put into it, the others passed over."""
     with path.open("rb") as file:
         if file.read(4) != b"GGUF":
             raise InputError(f"{path} is not a GGUF file.", "Choose another file: a GGUF file starts with these four letters.", FIELD)
         try:
-            return _read_body(path, file)
+            return _read_body(path, file, wanted or {})
         except (struct.error, UnicodeDecodeError, OverflowError) as error:
             raise InputError(f"{path} is cut or damaged inside its header.", "Download or copy the file again.", FIELD) from error
 
 
-def _read_body(path: Path, file: BinaryIO) -> GgufHeader:
+def _read_body(path: Path, file: BinaryIO, wanted: dict[str, list[Value]]) -> GgufHeader:
     version, tensor_count, setting_count = struct.unpack("<IQQ", file.read(20))
     if version not in (2, 3):
         hint = "LoRA Studio reads versions 2 and 3, little-endian: convert the model again."
@@ -120,7 +132,10 @@ def _read_body(path: Path, file: BinaryIO) -> GgufHeader:
     for _ in range(setting_count):
         key = _string(file)
         kind = _number(file, "<I")
-        if kind == _ARRAY:
+        if kind == _ARRAY and key in wanted:
+            wanted[key] = _array(file)
+            lengths[key] = len(wanted[key])
+        elif kind == _ARRAY:
             lengths[key] = _pass_over_array(file)
         else:
             settings[key] = _scalar(file, int(kind))
@@ -153,11 +168,22 @@ def _scalar(file: BinaryIO, kind: int) -> Value:
     return _number(file, _NUMBERS[kind])
 
 
-def _pass_over_array(file: BinaryIO) -> int:
-    """Skip an array and give its length; a vocabulary's strings are passed over without being kept."""
+def _array(file: BinaryIO) -> list[Value]:
+    kind, length = _array_size(file)
+    return [_scalar(file, kind) for _ in range(length)]
+
+
+def _array_size(file: BinaryIO) -> tuple[int, int]:
+    """Read of what type an array's elements are, and how many there are."""
     kind, length = int(_number(file, "<I")), int(_number(file, "<Q"))
     if length > _MAX_ARRAY:
         raise OverflowError(length)
+    return kind, length
+
+
+def _pass_over_array(file: BinaryIO) -> int:
+    """Skip an array and give its length; a vocabulary's strings are passed over without being kept."""
+    kind, length = _array_size(file)
     if kind == _STRING:
         for _ in range(length):
             size = int(_number(file, "<Q"))

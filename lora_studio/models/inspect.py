@@ -1,13 +1,14 @@
 """The module tree of a base model, from its config.json alone: built on the meta device, so no weight is read.
 
-What an adapter can go on is what PEFT wraps: Linear, transformers' Conv1D (weights stored in × out), embeddings, and fused
-expert weights (3-D parameters, reached by `target_parameters`). Sizes are those of the adapter's A and B.
+What an adapter can go on is `models.wrappable`'s to say, and what it would learn nothing on is tried out by `models.trial`. Sizes are those
+of the adapter's A and B.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,10 +16,11 @@ from lora_studio.core.control import TaskContext
 from lora_studio.core.engine_import import import_engine
 from lora_studio.core.errors import InputError
 from lora_studio.core.events import Phase, RunEvent, RunFinished
-from lora_studio.core.modules import Kind, ModuleInfo, ModuleTree
+from lora_studio.core.modules import ModuleInfo, ModuleTree
 from lora_studio.models.check import FIELD, read_config
 from lora_studio.models.prepare import prepare
 from lora_studio.models.tree_cache import cached_tree, keep_tree
+from lora_studio.models.wrappable import Refusals, adapter_sizes, lone_parameters
 
 if TYPE_CHECKING:
     from torch import nn
@@ -49,7 +51,12 @@ def inspect_model(folder: Path) -> ModuleTree:
     known = cached_tree(folder)
     if known is not None:
         return known
-    tree = tree_of(empty_model(folder))
+    from lora_studio.models.trial import idle_modules
+
+    model = empty_model(folder)
+    tree = tree_of(model)
+    idle = idle_modules(model, [module.name for module in tree.targetable])
+    tree = replace(tree, modules=tuple(replace(module, idle=idle.get(module.name, "")) for module in tree.modules))
     keep_tree(folder, tree)
     return tree
 
@@ -61,12 +68,11 @@ def empty_model(folder: Path) -> PreTrainedModel:
         InputError: transformers does not know the family, or it generates no text, or the config contradicts itself.
     """
     import torch
-    from transformers import AutoModelForCausalLM
 
     config = load_config(folder)
     try:
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False, attn_implementation="eager")
+            model = auto_class(config).from_config(config, trust_remote_code=False, attn_implementation="eager")
     except ValueError as error:
         if "Unrecognized configuration class" in str(error):
             message = f"{folder} is of the family {config.model_type}, which is no causal language model."
@@ -76,6 +82,16 @@ def empty_model(folder: Path) -> PreTrainedModel:
         raise _contradiction(folder, error) from error
     model.tie_weights()
     return model
+
+
+def auto_class(config: Any) -> Any:
+    """Give the class of transformers that makes a model of a config: for text, or for text with images where a family has none for text."""
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+
+    known: list[Any] = [MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING]
+    of_text, of_images = (type(config) in mapping for mapping in known)
+    return AutoModelForImageTextToText if of_images and not of_text else AutoModelForCausalLM
 
 
 def load_config(folder: Path) -> Any:
@@ -117,10 +133,11 @@ def tree_of(model: PreTrainedModel) -> ModuleTree:
     """Describe every module of a model, on the meta device or not, quantized or not."""
     output = model.get_output_embeddings()
     sharing = _modules_by_weight(model)
+    refusals = Refusals(str(model.config.model_type))
     modules: list[ModuleInfo] = []
     for name, module in model.named_modules():
-        modules.append(_describe(name, module, sharing))
-        modules.extend(_lone_parameters(name, module))
+        modules.append(_describe(name, module, sharing, refusals))
+        modules.extend(lone_parameters(name, module))
     named = dict(model.named_parameters())
     return ModuleTree(
         architecture=type(model).__name__,
@@ -143,15 +160,15 @@ def _modules_by_weight(model: nn.Module) -> dict[int, list[str]]:
     return holders
 
 
-def _describe(name: str, module: nn.Module, sharing: dict[int, list[str]]) -> ModuleInfo:
+def _describe(name: str, module: nn.Module, sharing: dict[int, list[str]], refusals: Refusals) -> ModuleInfo:
     import torch
 
     weight: Any = getattr(module, "weight", None)
     has_weight = isinstance(weight, torch.Tensor)
     holders = sharing.get(id(weight), [name]) if has_weight else [name]
     others = [holder for holder in holders if holder != name]
-    kind, in_features, out_features = _adapter_sizes(module)
-    reason = _why_not(module, kind, others[0] if others else "")
+    kind, in_features, out_features = adapter_sizes(module)
+    reason = refusals.why_not(name, module, kind, others[0] if others else "")
     return ModuleInfo(
         name=name,
         class_name=type(module).__name__,
@@ -166,73 +183,6 @@ def _describe(name: str, module: nn.Module, sharing: dict[int, list[str]]) -> Mo
         tied_to=holders[0] if holders[0] != name else "",
         has_bias=isinstance(getattr(module, "bias", None), torch.Tensor),
     )
-
-
-def _adapter_sizes(module: nn.Module) -> tuple[Kind, int, int]:
-    """Give a module's kind, what an adapter's A reads and what its B writes."""
-    from torch import nn
-    from transformers.pytorch_utils import Conv1D
-
-    if isinstance(module, nn.Linear):
-        return "linear", module.in_features, module.out_features
-    if isinstance(module, Conv1D):
-        return "conv1d", int(module.weight.shape[0]), int(module.weight.shape[1])
-    if isinstance(module, nn.Embedding):
-        return "embedding", module.num_embeddings, module.embedding_dim
-    return "other", 0, 0
-
-
-def _why_not(module: nn.Module, kind: Kind, tied_to: str) -> str:
-    """Say why no adapter goes on a module; empty when one can.
-
-    A tied weight is refused: PEFT trains an adapter on one of its two places and merges it into both.
-    """
-    if kind != "other":
-        return f"tied to {tied_to}: an adapter here would merge wrongly; modules_to_save trains it whole" if tied_to else ""
-    if any(True for _ in module.children()):
-        return "holds other modules"
-    own = [parameter.dim() for parameter in module.parameters(recurse=False)]
-    if not own:
-        return "has no weights"
-    if max(own) <= 1:
-        return "has no matrix, only a vector of weights"
-    if _is_fused_experts(module) or _is_router(module):
-        return "its weights are chosen one by one below"
-    return f"no adapter is offered for {type(module).__name__}"
-
-
-def _is_fused_experts(module: nn.Module) -> bool:
-    from torch import nn
-
-    is_convolution = isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d)
-    return not is_convolution and any(parameter.dim() == 3 for parameter in module.parameters(recurse=False))
-
-
-def _is_router(module: nn.Module) -> bool:
-    """Say whether a module is a mixture's router that keeps its matrix as a bare parameter."""
-    weight = getattr(module, "weight", None)
-    name = type(module).__name__
-    return weight is not None and weight.dim() == 2 and ("Router" in name or "Gate" in name) and _adapter_sizes(module)[0] == "other"
-
-
-def _lone_parameters(name: str, module: nn.Module) -> Iterator[ModuleInfo]:
-    """Give the parameters of a module that `target_parameters` reaches: fused experts, and the router beside them.
-
-    PEFT reads a 3-D parameter as (experts, out, in), unless the module says it is transposed, and a 2-D one as (out, in).
-    """
-    fused = _is_fused_experts(module)
-    if not (fused or _is_router(module)):
-        return
-    transposed = bool(getattr(module, "is_transposed", False))
-    for parameter_name, parameter in module.named_parameters(recurse=False):
-        shape = tuple(parameter.shape)
-        if len(shape) != (3 if fused else 2):
-            continue
-        out_features, in_features = reversed(shape[-2:]) if transposed and fused else shape[-2:]
-        yield ModuleInfo(
-            name=f"{name}.{parameter_name}", class_name="Parameter", kind="experts", shape=shape, parameters=parameter.numel(),
-            in_features=in_features, out_features=out_features, num_experts=shape[0] if fused else 1, targetable=True,
-        )
 
 
 def _contradiction(folder: Path, error: Exception) -> InputError:

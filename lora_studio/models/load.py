@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_studio.core.errors import InputError, StudioError
-from lora_studio.models.check import FIELD, check_folder, read_json, refuse_code
+from lora_studio.models.check import FIELD, check_folder, read_config, read_json, refuse_code
 from lora_studio.models.device import has_quick_bfloat16, pick_device, pick_dtype
 from lora_studio.models.engine import quieten
-from lora_studio.models.inspect import load_config
+from lora_studio.models.inspect import auto_class, load_config
 from lora_studio.models.quantization import NONE, quantization_finding
+from lora_studio.models.stored_quantization import stored_finding, stored_quantization
 
 if TYPE_CHECKING:
     import torch
@@ -24,14 +25,19 @@ _TOKENIZER_FILES = (
 )
 
 
-def load_model(folder: Path, dtype: torch.dtype, device: torch.device, quantization: str = NONE) -> PreTrainedModel:
+def load_model(
+    folder: Path, dtype: torch.dtype, device: torch.device, quantization: str = NONE, *, unpack: bool = False
+) -> PreTrainedModel:
     """Load a base model, frozen and in evaluation mode, with PyTorch's own attention.
+
+    One that is quantized already is held as `stored_quantization` says: packed as it lies in its files, or unpacked as it is read.
 
     Args:
         folder: Folder with config.json and safetensors.
         dtype: How its weights are held; of a quantized model, what is not quantized.
         device: Where.
         quantization: `model.quantization`: nf4 and int8 quantize its linear layers as they are read.
+        unpack: Whether weights that would stay packed are unpacked too.
 
     Raises:
         InputError: It is no model, is damaged or refused, or lacks weights that its config calls for; or it cannot be quantized here.
@@ -44,9 +50,15 @@ def load_model(folder: Path, dtype: torch.dtype, device: torch.device, quantizat
         raise refused.as_error()
     if not check_folder(folder):
         raise InputError(f"{folder} has a config.json but no weights.", "Put the model's *.safetensors files beside it.", FIELD)
+    stored = stored_quantization(read_config(folder))
+    refused = stored_finding(stored, quantization, device.type)
+    if refused is not None:
+        raise refused.as_error()
     config = load_config(folder)
+    packed = stored is not None and stored.stays_packed and not unpack
+    more = {"device_map": {"": device}} if packed else _quantized(quantization, dtype, device)
     try:
-        model = _read_weights(folder, config, dtype, _quantized(quantization, dtype, device))
+        model = _read_weights(folder, config, dtype, more) if stored is None else _read_packed(folder, config, dtype, more, packed)
         torch.nn.Module.to(model, device)
     except torch.cuda.OutOfMemoryError as error:
         message = f"{folder.name} in {str(dtype).removeprefix('torch.')} does not fit into the memory of {device}."
@@ -54,7 +66,7 @@ def load_model(folder: Path, dtype: torch.dtype, device: torch.device, quantizat
     except (ValueError, RuntimeError) as error:
         said = " ".join(str(error).split())[:300]
         raise InputError(f"{folder} cannot be loaded: {said}", "Download or copy the model again.", FIELD) from error
-    if quantization != NONE:
+    if quantization != NONE or packed:
         from lora_studio.models.quantized import freeze_layers
 
         freeze_layers(model)
@@ -71,13 +83,37 @@ def _quantized(quantization: str, dtype: torch.dtype, device: torch.device) -> d
     return {"quantization_config": quantization_config(quantization, dtype), "device_map": {"": device}}
 
 
-def _read_weights(folder: Path, config: Any, dtype: torch.dtype, more: dict[str, Any]) -> PreTrainedModel:
+def _read_packed(folder: Path, config: Any, dtype: torch.dtype, more: dict[str, Any], packed: bool) -> PreTrainedModel:
+    """Read a model that is quantized already from its unpacked tensors, or, where it stays packed, from its parts."""
+    from lora_studio.models.reading import tensors_to_load, without_quantization
+
+    family, tensors = tensors_to_load(folder, packed)
+    bare = config if packed else without_quantization(config)
+    model = _read_weights(folder, bare, dtype, {**more, "state_dict": tensors}, family)
+    if packed:
+        _cast_the_rest(model, dtype)
+    known: Any = model
+    known.name_or_path = known.config.name_or_path = str(folder)
+    return model
+
+
+def _cast_the_rest(model: Any, dtype: torch.dtype) -> None:
+    """Give what is not packed its dtype: beside packed weights transformers leaves every tensor called `weight` as it was stored."""
+    plan: dict[str, Any] = model._get_dtype_plan(dtype)
+    kept = {word for word, kind in plan.items() if kind != dtype}
+    for name, parameter in model.named_parameters():
+        whole = getattr(parameter, "quant_state", None) is None  # packed weights may be stored as if they were floats
+        if whole and parameter.is_floating_point() and not any(word in f".{name}" for word in kept):
+            parameter.data = parameter.data.to(dtype)
+
+
+def _read_weights(folder: Path, config: Any, dtype: torch.dtype, more: dict[str, Any], family: Any = None) -> PreTrainedModel:
     """Read a model, onto the CPU unless told otherwise, with PyTorch's attention where its family has it."""
-    from transformers import AutoModelForCausalLM
+    source: Any = None if family else str(folder)
 
     def read(attention: str) -> tuple[PreTrainedModel, dict[str, Any]]:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            str(folder), config=config, dtype=dtype, attn_implementation=attention, use_safetensors=True,
+        loaded: Any = (family or auto_class(config)).from_pretrained(
+            source, config=config, dtype=dtype, attn_implementation=attention, use_safetensors=True,
             trust_remote_code=False, local_files_only=True, output_loading_info=True, **more,
         )
         return loaded

@@ -2,12 +2,15 @@
 
 The classes of bitsandbytes hold the weights; their forward passes are not used. On a processor with AVX512-BF16 theirs of 4 bits
 repacks the weights in the first evaluation and gives no gradient to what goes in from then on, so that all layers below stop
-learning without a word (0.50). Theirs of 8 bits keeps its input for the backward pass, where a frozen layer needs none, and
-rounds it to 8 bits in evaluation but not in training on a processor.
+learning without a word (0.50). On any processor it takes the wrong scales for weights whose rows are no whole blocks: blocks go through
+a weight from end to end, and it begins anew with each row (0.50.2). Theirs of 8 bits keeps its input for the backward pass, where a
+frozen layer needs none, and rounds it to 8 bits in evaluation but not in training on a processor.
 """
 
 from __future__ import annotations
 
+import copy
+import math
 from typing import Any
 
 import torch
@@ -38,8 +41,17 @@ def freeze_layers(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, Linear4bit):
             module.__class__ = Frozen4bit
+            _store_as_bytes(module)
         elif isinstance(module, Linear8bitLt):
             module.__class__ = Frozen8bit
+
+
+def _store_as_bytes(layer: Linear4bit) -> None:
+    """Take packed weights that are stored as if they were floats for what they are: no cast of the model may touch them."""
+    weight: Any = layer.weight
+    if weight.data.is_floating_point():
+        weight.data = weight.data.view(torch.uint8).reshape(-1, 1)
+        weight.quant_storage = layer.quant_storage = torch.uint8
 
 
 def as_held(weight: Tensor, quantization: str) -> Tensor:
@@ -51,9 +63,22 @@ def as_held(weight: Tensor, quantization: str) -> Tensor:
     """
     if quantization == NF4:
         packed, state = functional.quantize_4bit(weight.contiguous(), blocksize=64, compress_statistics=True, quant_type="nf4")
-        return functional.dequantize_4bit(packed, state).float()
+        return unpacked_4bit(packed, state, weight.dtype).float()
     rows, scales, _ = functional.int8_vectorwise_quant(weight.to(torch.float16).contiguous())
     return rows.float() * scales[:, None] / 127
+
+
+def unpacked_4bit(packed: Tensor, state: Any, dtype: torch.dtype) -> Tensor:
+    """Give a weight packed in 4 bits, unpacked as one row, so that its blocks are those it was packed in.
+
+    Args:
+        packed: Its numbers.
+        state: bitsandbytes' `QuantState`.
+        dtype: What it is rounded to.
+    """
+    flat = copy.copy(state)
+    flat.dtype, flat.shape = dtype, torch.Size((1, math.prod(state.shape)))
+    return functional.dequantize_4bit(packed, flat).reshape(state.shape)
 
 
 class Frozen4bit(Linear4bit):
@@ -63,7 +88,11 @@ class Frozen4bit(Linear4bit):
         """Give x · Wᵀ + b, the weight unpacked for the product."""
         x = _in_autocast(x)
         weight: Any = self.weight
-        return _with_bias(matmul_4bit(x, weight, quant_state=weight.quant_state), self.bias)
+        state = weight.quant_state
+        if x.device.type != "cpu" or state.shape[-1] % state.blocksize == 0:
+            return _with_bias(matmul_4bit(x, weight, quant_state=state), self.bias)
+        product: Tensor = _Product4bit.apply(x, weight.data, state)  # type: ignore[no-untyped-call]
+        return _with_bias(product, self.bias)
 
 
 class Frozen8bit(Linear8bitLt):
@@ -75,6 +104,21 @@ class Frozen8bit(Linear8bitLt):
         weight: Any = self.weight
         product: Tensor = _Product8bit.apply(x, weight.data, weight.SCB)  # type: ignore[no-untyped-call]
         return _with_bias(product, self.bias)
+
+
+class _Product4bit(torch.autograd.Function):
+    """A product with a 4-bit weight that keeps nothing but the weight."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, state: Any) -> Tensor:
+        ctx.save_for_backward(weight)
+        ctx.state = state
+        return nn.functional.linear(x, unpacked_4bit(weight, state, x.dtype))
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, None, None]:
+        (weight,) = ctx.saved_tensors
+        return upstream[0] @ unpacked_4bit(weight, ctx.state, upstream[0].dtype), None, None
 
 
 class _Product8bit(torch.autograd.Function):

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _BLOCK = 64 << 20
 TORCH_NAMES = {
     "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2",
+    "F8_E8M0": "float8_e8m0fnu",
     "I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8", "U8": "uint8", "BOOL": "bool",
 }
 """torch's name of each dtype that is read, by safetensors' name."""
@@ -64,7 +65,10 @@ class StoredTensors:
     Attributes:
         folder: The folder.
         headers: Header of each file.
+        unpacked: Names of the tensors that are not read as they lie there, but unpacked.
     """
+
+    unpacked: frozenset[str] = frozenset()
 
     def __init__(self, folder: Path, headers: Mapping[Path, SafetensorsHeader]) -> None:
         """Take headers that were read; `open` reads them."""
@@ -101,6 +105,13 @@ class StoredTensors:
         """
         stored = self.by_name[name]
         return read_range(stored.file, stored.start, stored.entry.shape, stored.dtype)
+
+    def raw(self, name: str) -> bytes:
+        """Read the bytes of a small tensor, without torch."""
+        stored = self.by_name[name]
+        with stored.file.open("rb") as source:
+            source.seek(stored.start)
+            return source.read(stored.bytes)
 
 
 def read_range(file: Path, start: int, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:

@@ -12,7 +12,7 @@ from lora_studio.core.modules import TREE_VERSION, ModuleTree
 from lora_studio.core.paths import resources_folder, studio_paths
 from lora_studio.models.spellings import OLDER_ROPE_NAMES
 
-INSPECTOR_VERSION = 1  # raise it when `inspect` would say something else of the same config
+INSPECTOR_VERSION = 2  # raise it when `inspect` would say something else of the same config
 _NO_SHAPE = ("transformers_version", "_name_or_path", "dtype", "torch_dtype", *OLDER_ROPE_NAMES)
 
 

@@ -26,6 +26,7 @@ from lora_studio.lora.cures import priced_ways
 from lora_studio.lora.inject import inject, parameter_counts
 from lora_studio.lora.lean_model import lean
 from lora_studio.lora.limits import length_finding, precision_finding
+from lora_studio.lora.plan import base_finding
 from lora_studio.models.load import has_quick_bfloat16, pick_device
 from lora_studio.models.quantization import quantization_finding, saved_modules_finding
 from lora_studio.train.checkpointing import checkpointed
@@ -98,7 +99,8 @@ def _attempt(context: TaskContext, ranks: Ranks, run: RunFolder, resume: bool) -
     ranks.take_device(pick_device(config.training.device), sharded)
     folder, commit = yield from ranks.in_turn(lambda: folder_of(context, config.model.name_or_path, config.model.revision))
     costs = costs_of(config, folder)
-    refuse(saved_modules_finding(config.model.quantization, costs.tree, costs.resolution.saved_modules))
+    refuse(base_finding(config, costs.facts, costs.device.kind))
+    refuse(saved_modules_finding(config.model.quantization, costs.tree, costs.resolution.saved_modules, costs.facts.stored))
     # before the model: what is wrong with the data shows first
     data = yield from ranks.in_turn(lambda: _prepared(context, config, folder))
     if sharded:

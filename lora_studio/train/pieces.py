@@ -25,16 +25,18 @@ class Pieces:
     A graphics card is quick with many tokens at once, so it takes rows, or packed blocks, as many at a time as the settings say. On a
     processor packed blocks are taken apart into their rows, and a step's rows are laid end to end, as many as fit into the tokens that the
     largest micro-batch of the settings would hold, or into about two thousand: no padding, few passes. A model
-    that cannot take them so gets them padded, cut where the padding spared outweighs another pass.
+    that cannot take them so gets them padded, cut where the padding spared outweighs another pass; one whose logits padding would
+    change, rows of one length at a time.
 
     Attributes:
         at_once: Rows of a micro-batch at most (blocks, where these are not taken apart); halved for want of memory.
         joins: Whether the rows of a micro-batch are to be laid end to end.
     """
 
-    def __init__(self, rows: Rows, config: RunConfig, device: torch.device, *, joins: bool) -> None:
-        """Cut steps over `rows`; `joins` says whether the model takes rows laid end to end."""
+    def __init__(self, rows: Rows, config: RunConfig, device: torch.device, *, joins: bool, pads: bool = True) -> None:
+        """Cut steps over `rows`; `joins` and `pads` say whether the model takes rows laid end to end, and padded."""
         self._on_cpu = device.type == "cpu"
+        self._pads = pads
         self.joins = joins and self._on_cpu
         self._blocks = rows if self._on_cpu and isinstance(rows, PackedRows) else None
         self._rows = rows if self._blocks is None else self._blocks.rows
@@ -54,7 +56,8 @@ class Pieces:
 
     def _cut(self, chosen: Sequence[int]) -> list[tuple[int, ...]]:
         if not self._on_cpu:
-            return [tuple(chosen[start : start + self.at_once]) for start in range(0, len(chosen), self.at_once)]
+            groups = [chosen] if self._pads else self._alike(chosen)
+            return [tuple(group[start : start + self.at_once]) for group in groups for start in range(0, len(group), self.at_once)]
         blocks = self._blocks
         rows = np.array(chosen, dtype=np.int64) if blocks is None or not chosen else np.concatenate([blocks.members(b) for b in chosen])
         lengths = self._rows.lengths[rows]
@@ -62,4 +65,16 @@ class Pieces:
         numbers, sizes = rows[order].tolist(), lengths[order].tolist()
         if self.joins:
             return cut_end_to_end(numbers, sizes, self.at_once, min(self._most_tokens, _JOINED_TOKENS))
-        return cut_by_length(numbers, sizes, self.at_once, _PASS_TOKENS, None if blocks is None else self._most_tokens)
+        if not self._pads:
+            return [piece for group in self._alike(numbers) for piece in self._padded(group, self._rows.lengths[group].tolist())]
+        return self._padded(numbers, sizes)
+
+    def _alike(self, rows: Sequence[int]) -> list[list[int]]:
+        """Group rows by their length, from the longest down."""
+        groups: dict[int, list[int]] = {}
+        for row in rows:
+            groups.setdefault(int(self._rows.lengths[row]), []).append(row)
+        return [groups[length] for length in sorted(groups, reverse=True)]
+
+    def _padded(self, numbers: list[int], sizes: list[int]) -> list[tuple[int, ...]]:
+        return cut_by_length(numbers, sizes, self.at_once, _PASS_TOKENS, None if self._blocks is None else self._most_tokens)

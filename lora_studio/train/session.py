@@ -94,6 +94,7 @@ class Session:
         self._stepper = Stepper(model, self._config.training, precision, self._ranks)
         if self._config.data.packing:
             refuse_unpackable(model)
+            self._stepper.conduct.refuse_packing()
         self._rows = data.blocks
         self.plan = StepPlan(self._rows.lengths, self._rows.trained_counts, self._config.training, self._rows.fingerprint())
         on_cpu = precision.device.type == "cpu"
@@ -103,7 +104,7 @@ class Session:
         self._saved_step = 0
         self._saved_at = time.monotonic()
         joins = self._stepper.joins and not self._config.training.torch_compile
-        self._pieces = Pieces(self._rows, self._config, precision.device, joins=joins)
+        self._pieces = Pieces(self._rows, self._config, precision.device, joins=joins, pads=self._stepper.conduct.pads)
         self._held_out = HeldOut(model, tokenizer, data, self._config.training, precision, self._ranks)
         self._eval_loss: float | None = None
 
@@ -173,6 +174,9 @@ class Session:
 
     def _whole_run(self) -> Iterator[RunEvent]:
         settings = self._config.training
+        notice = self._stepper.conduct.notice()
+        if notice is not None:
+            yield notice
         if self.step == 0:
             yield from self._evaluate()
             yield from self._sample("before")

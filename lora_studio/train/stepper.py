@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from lora_studio.core.errors import InputError
 from lora_studio.core.settings import TrainingSettings
 from lora_studio.generate.batches import Batch
+from lora_studio.generate.conduct import Conduct
 from lora_studio.generate.head import SelectedHead
 from lora_studio.train.loss_scale import LossScale
 from lora_studio.train.precision import Precision
@@ -86,6 +87,11 @@ class Stepper:
     def joins(self) -> bool:
         """Whether the model takes rows laid end to end on a processor."""
         return self._head.joins
+
+    @property
+    def conduct(self) -> Conduct:
+        """How the model takes rows."""
+        return self._head.conduct
 
     def add(self, batch: Batch, trained_tokens: float, seed: int) -> None:
         """Add one micro-batch's gradient.

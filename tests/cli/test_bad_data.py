@@ -47,7 +47,7 @@ BAD_LINES = {
     "null answer": (turns(USER, {"role": "assistant", "content": None}), "messages[1] has no content"),
     "empty answer": (turns(USER, {"role": "assistant", "content": " "}), "the assistant's content is empty"),
     "no answer": (turns(USER), "no assistant turn"),
-    "roles out of order": (turns(USER, USER, ANSWER), "roles are out of order"),
+    "roles out of order": (turns(USER, {"role": "tool", "content": "x"}, ANSWER), "roles are out of order"),
     "unknown role": (turns(USER, {"role": "narrator", "content": "x"}), "the role 'narrator'"),
     "question last": (turns(USER, ANSWER, USER), "ends with the user's turn"),
     "half surrogate": (turns(USER, {"role": "assistant", "content": "\ud83d"}), "half a surrogate pair"),

@@ -84,7 +84,7 @@ def test_data_reports_rows_and_tokens(command: Command, write_config: WriteConfi
     assert set(document) == {"rows", "format", "tokens", "bad_rows", "truncated_rows", "untrained_rows",
                              "files", "bad_count", "duplicate_rows", "shared_rows", "encoding_offer",
                              "untrained",
-                             "unended_rows", "train_rows", "eval_rows", "histogram", "packing", "cached", "template", "lengths"}
+                             "unended_rows", "train_rows", "eval_rows", "histogram", "packing", "cached", "template", "lengths", "findings"}
     assert (document["rows"], document["format"], document["bad_rows"]) == (24, "messages", [])
     assert 0 < document["tokens"]["trained"] < document["tokens"]["total"]
 
@@ -131,7 +131,7 @@ def test_thread_and_process_train_the_same(command: Command, write_config: Write
 
 def test_export_gives_path_bytes_and_certificate(command: Command, trained: Path, tmp_path: Path) -> None:
     document = command("export", trained, "--as", "merged", "--to", tmp_path / "merged", "--json").document
-    assert set(document) == {"path", "kind", "bytes", "certificate"}
+    assert set(document) == {"path", "kind", "bytes", "certificate", "compatibility"}
     assert {"rows", "max_abs_logit_difference", "top1_agreement", "effect_lost", "passed", "verdict"} <= set(document["certificate"])
     assert document["certificate"] == json.loads((tmp_path / "merged/certificate.json").read_text())
     assert (document["path"], document["kind"]) == (str(tmp_path / "merged"), "merged")

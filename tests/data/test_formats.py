@@ -104,8 +104,8 @@ def test_preference_rows_part_prompt_chosen_and_rejected() -> None:
     ({"instruction": "a", "output": "b", "history": ["x"]}, "history[0] is no pair"),
     ({"instruction": "a", "output": "b", "history": "x"}, "history is not JSON"),
     ({"instruction": "a", "output": "b", "system": ["x"]}, "system is a list, not text"),
-    ({"conversations": turns(("gpt", "a"), ("human", "b"), ("gpt", "c"), role="from", content="value")},
-     "conversations[0] is the assistant's"),
+    ({"conversations": turns(("human", "a"), ("tool", "b"), ("gpt", "c"), role="from", content="value")},
+     "conversations[1] is the tool's"),
     ({"conversations": turns(("human", "a"), ("gpt", None), role="from", content="value")}, "conversations[1] has no value"),
     ({"conversations": turns(("human", "a"), ("bing", "b"), role="from", content="value")}, "the role 'bing'"),
     ({"conversations": []}, "the conversation is empty"), ({"conversation": "hello"}, "conversation is not JSON"),
@@ -263,3 +263,22 @@ def test_a_part_of_the_question_that_would_be_left_out_is_refused(key: str) -> N
         refuse_unread(record, "prompt_completion")
     assert quick_row(record, "prompt_completion", "f", 1) is None
     refuse_unread({**record, key: ""}, "prompt_completion")
+
+
+@pytest.mark.parametrize("beside", [
+    {"images": ["a.png"]}, {"image": {"bytes": "…", "path": None}}, {"Image": "a.png"}, {"videos": ["a.mp4"]}, {"audio": "a.wav"},
+])
+@pytest.mark.parametrize("record", [
+    {"messages": turns(*TWO)}, {"prompt": "Hi", "completion": "Hello"}, {"instruction": "Hi", "output": "Hello"}, {"text": "Hi"},
+])
+def test_images_beside_the_text_are_told_of(record: dict[str, Any], beside: dict[str, Any]) -> None:
+    whole = {**record, **beside}
+    found = detect_format(whole)
+    assert found is not None
+    assert quick_row(whole, found[0], "rows.jsonl", 1) is None
+    with pytest.raises(RowError, match="stands beside the text and would be left out: text alone is trained here"):
+        refuse_unread(whole, found[0])
+
+
+def test_a_column_of_images_that_holds_none_is_no_matter() -> None:
+    refuse_unread({"messages": turns(*TWO), "images": [], "image": None}, "messages")

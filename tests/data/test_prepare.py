@@ -89,7 +89,7 @@ def test_an_answer_of_weight_zero_is_not_trained(write_rows: Write, tokenizer_wi
 def test_a_template_that_rewrites_history_asks_for_the_last_answer_and_then_trains_it(write_rows: Write, tokenizer_with: Make) -> None:
     tokenizer = tokenizer_with(REWRITING)
     path = write_rows([chat(QUESTION, ANSWER), chat(QUESTION, ANSWER, SECOND, LAST)])
-    with pytest.raises(InputError, match=r"rows.jsonl:2: .*rewrites earlier turns") as raised:
+    with pytest.raises(InputError, match=r"rows.jsonl:2: .*writes turn 2 otherwise once later turns follow") as raised:
         prepare(tokenizer, path)
     assert raised.value.field == "data.train_on"
     prepared = prepare(tokenizer, path, train_on="last")
@@ -341,7 +341,8 @@ def test_the_report_task_gives_the_report_with_its_bad_rows(write_rows: Write, t
     last = list(report(TaskContext(), config, str(tokenizer_folder)))[-1]
     assert isinstance(last, RunFinished)
     assert set(last.result) == {
-        *COUNTED, "untrained", "unended_rows", "train_rows", "eval_rows", "histogram", "packing", "cached", "template", "lengths"}
+        *COUNTED, "untrained", "unended_rows", "train_rows", "eval_rows", "histogram", "packing", "cached", "template", "lengths",
+        "findings"}
     assert last.result["bad_rows"] == [{"file": path, "line": 2, "reason": "a row is an object with keys, this is a list"}]
 
 

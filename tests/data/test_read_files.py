@@ -20,6 +20,7 @@ from lora_studio.core.errors import InputError
 from lora_studio.core.settings import DataSettings
 from lora_studio.data.check import check_files, refuse_bad_rows
 from lora_studio.data.files import FileReader, file_readers
+from lora_studio.data.legacy import CODECS
 from lora_studio.data.read import raw_text
 from lora_studio.data.rows import BadRow, Row
 from tests.data.conftest import chat
@@ -109,6 +110,40 @@ def test_latin_1_is_offered_and_reads_when_set(write_rows: Write, name: str, wri
     with pytest.raises(InputError, match="not UTF-8: byte 0xe9") as raised:
         refuse_bad_rows(found.bad_rows, found.bad_count, found.encoding_offer)
     assert "set data.encoding to latin-1" in raised.value.hint
+
+
+OLDER = {
+    "windows-1251": "Где мой заказ? Он до сих пор не пришёл, и никто не отвечает.", "koi8-r": "Где мой заказ? Он до сих пор не пришёл.",
+    "shift_jis": "荷物がまだ届きません。電話にも誰も出ません。", "gb18030": "我的包裹还没有到，电话也没有人接。",
+    "big5": "我的包裹還沒有到，電話也沒有人接。", "euc_kr": "소포가 아직 도착하지 않았고 아무도 전화를 받지 않습니다.",
+    "windows-1253": "Το δέμα μου δεν έφτασε ποτέ και κανείς δεν απαντά.",
+    "windows-1255": "החבילה שלי לא הגיעה ואף אחד לא עונה לטלפון.", "windows-1256": "لم يصل الطرد ولا أحد يرد على الهاتف.",
+}
+
+
+@pytest.mark.parametrize("name", ["raw.jsonl", "pretty.json", "table.tsv"])
+@pytest.mark.parametrize("encoding", OLDER)
+def test_older_encodings_are_offered_by_what_fits_and_read_when_set(write_rows: Write, name: str, encoding: str) -> None:
+    said = [OLDER[encoding], f"{OLDER[encoding]} 2", "plain"]
+    path = write_rows(dict(SHAPES)[name](said).encode(CODECS[encoding]), name)
+    assert texts_of(path, encoding=encoding) == said
+    found = check(path)
+    assert (found.bad_count, found.encoding_offer) == (2, encoding)
+    assert "latin-1" in found.other_encodings
+
+
+@pytest.mark.parametrize("encoding", ["windows-1250", "windows-1254", "windows-1257"])
+def test_encodings_of_the_same_letters_are_named_beside_latin_1(write_rows: Write, encoding: str) -> None:
+    found = check(write_rows(as_json_lines(["Größe über", "café"], ensure_ascii=False).encode(CODECS[encoding])))
+    assert found.encoding_offer == "latin-1"
+    assert encoding in found.other_encodings
+
+
+@pytest.mark.parametrize("encoding", [name for name in CODECS if name != "windows-1258"])
+def test_utf_8_is_not_garbled_by_an_older_encoding(write_rows: Write, encoding: str) -> None:
+    with pytest.raises(InputError, match=f"reads as UTF-8, which {encoding} would garble") as raised:
+        check(write_rows('{"text": "plain"}\n' * 5000 + '{"text": "café déjà"}\n'), encoding=encoding)
+    assert raised.value.field == "data.encoding"
 
 
 def test_one_latin_1_element_among_those_of_utf_8_is_no_offer(write_rows: Write) -> None:
@@ -236,7 +271,8 @@ def test_a_damaged_compressed_file_is_one_message(write_rows: Write, name: str, 
 
 
 @pytest.mark.parametrize(("content", "name", "told"), [
-    (gzip.compress(b'{"text": "a"}'), "rows.jsonl", "Name it rows.jsonl.gz"), (b"PAR1....PAR1", "rows.jsonl", "Name it rows.parquet"),
+    (gzip.compress(b'{"text": "a"}', mtime=0), "rows.jsonl", "Name it rows.jsonl.gz"),
+    (b"PAR1....PAR1", "rows.jsonl", "Name it rows.parquet"),
     (b"PK\x03\x04....", "rows.csv", "Unpack it"),
 ])
 def test_a_file_of_another_kind_than_its_name_says_is_named(write_rows: Write, content: bytes, name: str, told: str) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from importlib.metadata import version
 from itertools import groupby
 from typing import Any
 
@@ -10,16 +11,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jinja2 import TemplateError
+from packaging.version import Version
 
 from lora_studio.core.errors import InputError
 from lora_studio.data import template as template_module
 from lora_studio.data.encode import Encoder
 from lora_studio.data.jinja_env import CompiledTemplate
 from lora_studio.data.rows import Message, Row, RowError
-from lora_studio.data.spans import AnswerFinder, RewrittenError
+from lora_studio.data.spans import AnswerFinder
 from lora_studio.data.template import ChatTemplate, Rendered, wanted_answers
 from lora_studio.data.template_source import shipped_template, shipped_templates
-from lora_studio.data.traces import UnwrittenError
+from lora_studio.data.turn_ends import RewrittenError
 from tests.data.conftest import HEADERS, MODEL_ROLE, REWRITING
 from tests.data.template_styles import BY_ARCHITECTURE, CHATML, QWEN3, Style
 
@@ -115,8 +117,8 @@ def test_a_short_answer_is_found_behind_its_heading(opened: Callable[..., ChatTe
 
 def spans_of(template: CompiledTemplate, messages: list[dict[str, Any]], wanted: list[int]) -> list[tuple[int, int]] | str:
     try:
-        return AnswerFinder(template, ["<|im_start|>", "<|im_end|>", "</s>"]).render(messages, None, wanted)[1]
-    except (RewrittenError, UnwrittenError, TemplateError) as error:
+        return AnswerFinder(template, ["<|im_start|>", "<|im_end|>", "</s>"]).find(messages, None, wanted).spans
+    except (RewrittenError, TemplateError) as error:
         return type(error).__name__
 
 
@@ -148,10 +150,12 @@ def test_answers_found_in_the_whole_text_are_those_found_in_its_parts(name: str,
 def test_an_answer_that_is_found_in_the_whole_text_costs_one_rendering(monkeypatch: pytest.MonkeyPatch) -> None:
     template = CompiledTemplate(CHATML.template, {})
     rendered: list[int] = []
+    finder = AnswerFinder(template, ["<|im_end|>"])
+    finder.find([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}], None, [1])  # how it closes answers is known then
     fill = CompiledTemplate.fill
     monkeypatch.setattr(CompiledTemplate, "fill", lambda *given, **named: (rendered.append(1), fill(*given, **named))[1])
     messages = [{"role": message.role, "content": message.content} for message in chat_row(4).messages]
-    AnswerFinder(template, ["<|im_end|>"]).render(messages, None, [1, 3, 5, 7])
+    finder.find(messages, None, [1, 3, 5, 7])
     assert len(rendered) == 5
 
 
@@ -175,10 +179,13 @@ def test_a_template_that_may_look_ahead_is_told_from_one_that_goes_forward(text:
 
 
 @pytest.mark.parametrize("template", [QWEN3.template, REWRITING])
-def test_a_template_that_drops_earlier_thinking_offers_the_last_answer(opened: Callable[..., ChatTemplate], template: str) -> None:
-    with pytest.raises(InputError, match=r"rows.jsonl:3: .* rewrites earlier turns") as raised:
-        opened(template).render_rows([chat_row(2)], "assistant")
-    assert raised.value.field == "data.train_on"
+def test_a_template_that_drops_earlier_thinking_refuses_such_rows_alone_and_says_why(
+    opened: Callable[..., ChatTemplate], template: str,
+) -> None:
+    refused, whole = opened(template).render_rows([chat_row(2), chat_row(1)], "assistant")
+    assert "writes turn 2 otherwise once later turns follow" in str(refused)
+    assert "data.train_on: last trains the last answer alone, each trains every answer in a row of its own" in str(refused)
+    assert isinstance(whole, Rendered)
 
 
 @pytest.mark.parametrize(
@@ -268,7 +275,7 @@ def test_a_row_is_refused_where_the_template_leaves_out_what_it_says(
 ) -> None:
     found = opened(template).render_rows([row_of(*turns, tools=tools)], train_on)[0]
     assert isinstance(found, RowError)
-    assert str(found).startswith(f"the chat template does not write {lost}; take that out of the row, or set data.chat_template")
+    assert str(found).startswith(f"the chat template does not write {lost}; take that out of the row, set data.")
 
 
 @pytest.mark.parametrize("tool", [{"function": "track"}, {"function": None}, {"function": {}}, {"name": 7}])
@@ -284,7 +291,6 @@ def test_tools_without_a_name_are_the_templates_to_judge(opened: Callable[..., C
     (BARE.replace("['user', ", "['user', 'system', ").replace("m.content", "m.content.replace('/no_think', '')"),
      [Message("system", "Be kind. /no_think"), Message("user", "a"), Message("assistant", "b")]),
     (BARE.replace("m.content", "m.content.split()|join(' ')"), [Message("user", "a"), Message("assistant", "b\n\n  c")]),
-    (BARE.replace("m.content", "m.content.split('</think>')[-1]"), [Message("user", "a"), Message("assistant", "<think>b</think>c")]),
 ])
 def test_what_a_template_lays_out_anew_is_not_missed(
     opened: Callable[..., ChatTemplate], template: str, turns: list[Message],
@@ -293,11 +299,15 @@ def test_what_a_template_lays_out_anew_is_not_missed(
     assert isinstance(found, Rendered), found
 
 
+# Templates are given a turn's reasoning under every name they may ask for, as transformers does from 5.21 on.
+SHOWS_REASONING = pytest.mark.skipif(
+    Version(version("transformers")) < Version("5.21"), reason="this transformers gives reasoning by the row's own name alone")
 SEMANTICS = [
-    "{{ messages | tojson }}", "{% for m in messages %}{% if loop.first %}{% continue %}{% endif %}{{ m.content }}{% endfor %}",
+    pytest.param("{{ messages | tojson }}", marks=SHOWS_REASONING),
+    "{% for m in messages %}{% if loop.first %}{% continue %}{% endif %}{{ m.content }}{% endfor %}",
     "{% set ns = namespace(n=0) %}{% for m in messages %}{% set ns.n = ns.n + 1 %}{% endfor %}{{ ns.n }} {{ dict(a=1) }}",
     "{{ tools }}{{ bos_token }}{{ strftime_now('%Y') }}{{ undefined_name }}", "  {% if true %}\n  a\n  {% endif %}\n b",
-    "{{ messages[0].reasoning_content }}{{ messages[0].thinking }}",
+    pytest.param("{{ messages[0].reasoning_content }}{{ messages[0].thinking }}", marks=SHOWS_REASONING),
     *(style.template for style in BY_ARCHITECTURE.values()), *map(shipped_template, shipped_templates()),
 ]
 

@@ -8,15 +8,18 @@ as the window system hands them on: by position, so that what is covered cannot 
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import queue
+import signal
 import socket
 import sys
 import threading
-import time
 import traceback
 from collections.abc import Callable
 from typing import Any
+
+from tests.patience import waiting
 
 Answer = dict[str, Any]
 _WAIT_FOR_QT_SECONDS = 60.0
@@ -29,6 +32,8 @@ class Listener:
         self._server = socket.create_server(("127.0.0.1", 0))
         self._thread = threading.Thread(target=self._serve, name="eyes", daemon=True)
         self._done = threading.Event()
+        self._met = threading.Event()
+        self._ask: Callable[[Answer], Answer] = lambda _question: {"ended": True}
 
     def start(self) -> None:
         sys.stdout.write(f"{self._server.getsockname()[1]}\n")
@@ -46,10 +51,10 @@ class Listener:
             driver, _address = self._server.accept()
         except OSError:
             return
-        ask = self._meet_the_window()
+        self._met.wait(_WAIT_FOR_QT_SECONDS * waiting())
         driver.settimeout(0.2)
         with driver:
-            waiting = b""
+            rest = b""
             while not self._done.is_set():
                 try:
                     piece = driver.recv(65536)
@@ -59,32 +64,25 @@ class Listener:
                     return
                 if not piece:
                     return
-                *lines, waiting = (waiting + piece).split(b"\n")
+                *lines, rest = (rest + piece).split(b"\n")
                 for line in lines:
-                    driver.sendall(json.dumps(ask(json.loads(line))).encode() + b"\n")
+                    driver.sendall(json.dumps(self._ask(json.loads(line))).encode() + b"\n")
 
-    def _meet_the_window(self) -> Callable[[Answer], Answer]:
-        """Give what asks in the window's thread, once there is an application with an event loop."""
-        end = time.monotonic() + _WAIT_FOR_QT_SECONDS
-        while time.monotonic() < end:
-            qt = sys.modules.get("PySide6.QtWidgets")
-            app = qt.QApplication.instance() if qt is not None and hasattr(qt, "QApplication") else None
-            if app is not None and app.topLevelWidgets():
-                break
-            time.sleep(0.02)
+    def meet(self, opened: Any) -> Any:
+        """Take in the window, in its own thread; give it back.
+
+        The thread that listens imports and touches nothing of it: two threads that import the same modules can be handed half-made
+        ones, and so can one that looks at an application while another makes it.
+        """
         from PySide6.QtCore import QObject, Qt, Signal
-        from PySide6.QtWidgets import QApplication
+
+        from tests.end_to_end.seeing import SEES
 
         class Messenger(QObject):
             asked = Signal(object)
 
-        from tests.end_to_end.seeing import SEES
-
         messenger, answers = Messenger(), queue.SimpleQueue[Answer]()
         doing: list[Answer] = []
-        application = QApplication.instance()
-        assert application is not None
-        messenger.moveToThread(application.thread())
 
         def look(question: Answer) -> None:
             try:
@@ -108,7 +106,6 @@ class Listener:
                 look(question)
 
         looker = Looker()
-        looker.moveToThread(application.thread())
         messenger.asked.connect(looker.look, Qt.ConnectionType.QueuedConnection)
         self._kept = (messenger, looker)
 
@@ -121,15 +118,22 @@ class Listener:
                     continue
             return {"ended": True}
 
-        return ask
+        self._ask = ask
+        self._met.set()
+        return opened
 
 
 def main() -> int:
-    """Run the program, seen."""
+    """Run the program, seen; SIGUSR2 has it write down where each thread stands."""
     from lora_studio.__main__ import main as program
+    from lora_studio.gui import app
 
+    if hasattr(signal, "SIGUSR2"):
+        faulthandler.register(signal.SIGUSR2, all_threads=True)
     listener = Listener()
     listener.start()
+    open_window = app.open_window
+    app.open_window = lambda target=None: listener.meet(open_window(target))
     try:
         return program()
     finally:

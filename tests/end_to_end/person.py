@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -14,16 +15,22 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Any, Protocol
 
+from tests.patience import Patience
+
 ROOT = Path(__file__).resolve().parents[2]
 HOME_VARIABLE = "LORA_STUDIO_HOME"
 _ANSWER_SECONDS = 120.0
 _LOOK_AGAIN_SECONDS = 0.1
+_STACKS = 20_000
+_TRIES = 5
 
 Seen = dict[str, Any]
 
 
 class Hands(Protocol):
     """Presses and types on the screen."""
+
+    def click_on(self, what: str, *of: object, part: str = "box") -> None: ...
 
     def click(self, x: int, y: int, times: int = 1) -> None: ...
 
@@ -34,6 +41,12 @@ class Hands(Protocol):
 
 class EndedError(AssertionError):
     """The program has ended."""
+
+
+def middle(box: Sequence[int]) -> tuple[int, int]:
+    """Give the middle of a box of left, top, width and height."""
+    left, top, width, height = box
+    return left + width // 2, top + height // 2
 
 
 class Program:
@@ -67,13 +80,26 @@ class Program:
             EndedError: The program has ended.
         """
         self._wire.sendall(json.dumps({"see": what, "of": of}).encode() + b"\n")
-        line = self._answers.readline()
+        try:
+            line = self._answers.readline()
+        except TimeoutError as error:
+            stands = f"where the program stands:\n{self.stacks()}"
+            raise AssertionError(f"no answer to {what}{of} within {_ANSWER_SECONDS:.0f} s; {stands}") from error
         answer = json.loads(line) if line else {"ended": True}
         if "ended" in answer:
             raise EndedError(f"the program has ended ({self._process.poll()}):\n{self.errors[-3000:]}")
         if "failed" in answer:
             raise AssertionError(f"{what}{of}: {answer['failed']}")
         return answer["seen"]
+
+    def stacks(self) -> str:
+        """Have it write down where each of its threads stands; give that."""
+        if not self.alive or not hasattr(signal, "SIGUSR2"):
+            return self.errors[-_STACKS:]
+        before = len(self.errors)
+        os.kill(self._process.pid, signal.SIGUSR2)  # faulthandler's, which needs no interpreter
+        time.sleep(1)
+        return self.errors[before:][-_STACKS:]
 
     @property
     def alive(self) -> bool:
@@ -105,6 +131,9 @@ class QtHands:
     def __init__(self, program: Program) -> None:
         self._program = program
 
+    def click_on(self, what: str, *of: object, part: str = "box") -> None:
+        self._do("press_on", what, list(of), part)
+
     def click(self, x: int, y: int, times: int = 1) -> None:
         self._do("mouse", x, y, times)
 
@@ -131,6 +160,16 @@ class XHands:
         if shutil.which("xdotool") is None:
             raise AssertionError("xdotool is not installed: apt-get install xdotool")
 
+    def click_on(self, what: str, *of: object, part: str = "box") -> None:
+        """Point at it, look whether it is still there, and press."""
+        for _ in range(_TRIES):
+            box = self._program.see(what, *of)[part]
+            x, y = middle(box)
+            self._do("mousemove", str(x), str(y))
+            if self._program.see(what, *of)[part] == box:
+                break
+        self._do("click", "1")
+
     def click(self, x: int, y: int, times: int = 1) -> None:
         self._do("mousemove", str(x), str(y), "click", "--repeat", str(times), "--delay", "60", "1")
 
@@ -155,7 +194,7 @@ class Person:
     Args:
         program: The program under way.
         hands: What presses.
-        patience: A factor on every wait, for machines that are busy.
+        patience: A factor on every wait; a busy machine lengthens it by itself.
     """
 
     def __init__(self, program: Program, hands: Hands, patience: float = 1.0) -> None:
@@ -178,14 +217,15 @@ class Person:
         Raises:
             AssertionError: It did not come to hold in time.
         """
-        end = time.monotonic() + seconds * self._patience
+        patience = Patience(seconds * self._patience)
+        began = time.monotonic()
         while True:
             found = condition()
             if found:
                 return found
-            if time.monotonic() > end:
-                raise AssertionError(f"waited {seconds * self._patience:.0f} s for: {what}\nto be seen: {self._told()}\n"
-                                     f"{self.program.errors[-2000:]}")
+            if patience.is_over():
+                raise AssertionError(f"waited {time.monotonic() - began:.0f} s for: {what}\nto be seen: {self._told()}\n"
+                                     f"where the program stands:\n{self.program.stacks()}")
             time.sleep(_LOOK_AGAIN_SECONDS)
 
     def wait_for(self, name: str, seconds: float = 30.0) -> Seen:
@@ -208,15 +248,13 @@ class Person:
 
     def click(self, name: str, seconds: float = 30.0) -> None:
         """Press a widget in its middle, once it can be pressed."""
-        left, top, width, height = self.wait_for(name, seconds)["box"]
-        self.hands.click(left + width // 2, top + height // 2)
+        self.wait_for(name, seconds)
+        self.hands.click_on("look", name)
 
     def click_button(self, window: str, text: str) -> None:
         """Press a button of a question by what it says."""
-        found = self.wait(f"a button {text!r} in {window}", lambda: next(
-            (button for button in self.program.see("buttons", window) if button["text"].replace("&", "") == text), None))
-        left, top, width, height = found["box"]
-        self.hands.click(left + width // 2, top + height // 2)
+        self.wait(f"a button {text!r} in {window}", lambda: self.program.see("button", window, text))
+        self.hands.click_on("button", window, text)
 
     def row(self, tree: str, *path: str) -> Seen:
         """Find a row of a tree by the texts on the way to it."""
@@ -224,8 +262,8 @@ class Person:
 
     def tick(self, tree: str, *path: str) -> None:
         """Press the check box of a tree's row."""
-        left, top, width, height = self.row(tree, *path)["tick"]
-        self.hands.click(left + width // 2, top + height // 2)
+        self.row(tree, *path)
+        self.hands.click_on("row", tree, list(path), part="tick")
 
     def type_into(self, name: str, text: str) -> None:
         """Put another text into a field, and leave it with Return."""
@@ -237,8 +275,7 @@ class Person:
     def click_cell(self, name: str, row: int, column: int = 0) -> str:
         """Press a cell of a list or table; give what stands in it."""
         found = self.wait(f"row {row} of {name}", lambda: self.program.see("cell", name, row, column))
-        left, top, width, height = found["box"]
-        self.hands.click(left + width // 2, top + height // 2)
+        self.hands.click_on("cell", name, row, column)
         return str(found["text"])
 
     def press(self, keys: str) -> None:

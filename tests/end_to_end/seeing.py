@@ -67,6 +67,11 @@ def buttons(name: str) -> list[Seen]:
     return [{"text": button.text(), "box": _box(button)} for button in below if button.isVisible()]
 
 
+def button(name: str, text: str) -> Seen | None:
+    """Give a button below a widget or dialog by what it says."""
+    return next((found for found in buttons(name) if found["text"].replace("&", "") == text), None)
+
+
 def program() -> Seen:
     """Tell which heavy modules are imported, the window's title and size, and the page in front."""
     window = _window()
@@ -220,6 +225,12 @@ def mouse(x: int, y: int, times: int = 1) -> Callable[[], None]:
     return press
 
 
+def press_on(what: str, of: list[Any], part: str) -> Callable[[], None]:
+    """Press the middle of what is seen now; in one go, since a window may lay itself out anew between a look and a press."""
+    left, top, width, height = SEES[what](*of)[part]
+    return mouse(left + width // 2, top + height // 2)
+
+
 def keys(pressed: str) -> Callable[[], None]:
     """Press a key with its modifiers, written as xdotool writes them: ctrl+z, Return, Tab, space."""
     *modifiers, key = pressed.split("+")
@@ -323,7 +334,7 @@ def _is_hidden(view: QAbstractItemView, column: int) -> bool:
 SEES: dict[str, Callable[..., Any]] = {
     found.__name__: found
     for found in (
-        look, names, buttons, program, curves, table, row, cell, clipped, reveal, resize, wear, picture, photograph, mouse, keys, letters,
-        questions,
+        look, names, button, buttons, program, curves, table, row, cell, clipped, reveal, resize, wear, picture, photograph, mouse,
+        press_on, keys, letters, questions,
     )
 }

@@ -125,10 +125,13 @@ def test_a_tar_with_a_link_or_a_device_is_refused(kind: bytes, files: dict[str, 
 
 
 @ARCHIVES
-def test_a_bomb_is_refused_before_it_goes_off(make: Maker, files: dict[str, bytes], into: Path, tmp_path: Path) -> None:
-    path = make(tmp_path, {**files, "tokenizer.json": bytes(50_000_000)})
-    assert path.stat().st_size < 200_000
-    with pytest.raises(InputError, match="more than 200 times its size"):
+def test_what_would_grow_beyond_a_bound_is_refused_before_it_does(
+    make: Maker, files: dict[str, bytes], into: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("lora_studio.export.archive._MOST_RATIO", 3)
+    monkeypatch.setattr("lora_studio.export.archive._SMALL", 1000)
+    path = make(tmp_path, {**files, "tokenizer.json": b"one line like all others\n" * 8000})
+    with pytest.raises(InputError, match="more than 3 times its size"):
         take_adapter(path, into)
     assert list(into.iterdir()) == []
 

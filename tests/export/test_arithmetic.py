@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM
 from lora_studio.core.control import TaskContext
 from lora_studio.core.errors import InputError, StudioError
 from lora_studio.export import arithmetic
+from lora_studio.lora.deltas import Delta
 from lora_studio.lora.write_adapter import write_adapter
 from tests.export.adapters import logits, make_adapter, targets_of, with_adapter
 from tests.tiny import save_tiny_model
@@ -232,6 +233,32 @@ def test_a_wrong_result_fails_and_is_kept_under_a_name_that_says_so(
     with pytest.raises(StudioError, match="did not pass"):
         done(arithmetic.combine, sources=sources, to=str(tmp_path / "exports/sum"), method=method)
     assert [path.name for path in (tmp_path / "exports").iterdir()] == ["sum-failed"]
+
+
+@pytest.mark.parametrize("nearness", [0.0, 1e-5])
+def test_a_right_difference_of_adapters_that_nearly_cancel_passes(nearness: float, adapters: dict[str, Path], tmp_path: Path) -> None:
+    """What is meant is then a millionth of what was rounded: its own size is no measure of rounding."""
+    done(arithmetic.scale, source=str(adapters["plain"]), to=str(tmp_path / "like"), by=1 + nearness)
+    certificate = done(
+        arithmetic.combine, sources=[str(tmp_path / "like"), str(adapters["plain"])], to=str(tmp_path / "difference"), weights=[0.3, -0.3],
+    )["certificate"]
+    assert (certificate["passed"], certificate["verdict"]) == (True, "exact")
+    assert certificate["relative_error"] > 1e-6 or not nearness  # a limit of 1e-6 failed it
+
+
+@pytest.mark.parametrize("method", ["cat", "svd"])
+def test_one_wrong_element_of_one_factor_fails(
+    method: str, adapters: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def spoiled(folder: Path, config: Any, deltas: Any) -> None:
+        name, delta = next(iter(deltas.items()))
+        b = delta.b.clone()
+        b[3, 1] += 0.05 * b.abs().max()
+        write_adapter(folder, config, {**deltas, name: Delta(b, delta.a, delta.embedding)})
+
+    monkeypatch.setattr(arithmetic, "write_adapter", spoiled)
+    with pytest.raises(StudioError, match="did not pass"):
+        done(arithmetic.combine, sources=[str(adapters["plain"]), str(adapters["rslora"])], to=str(tmp_path / "sum"), method=method)
 
 
 @pytest.mark.parametrize(("arguments", "told"), [

@@ -10,12 +10,14 @@ from typing import Any
 
 import pytest
 import torch
+from peft.tuners.lora.layer import Linear
 from safetensors.torch import load_file, save_file
 
 from lora_studio.core.errors import StudioError
-from lora_studio.export import task
+from lora_studio.export import reference, task
 from lora_studio.export.merge_plan import MergePlan
 from tests.export.adapters import make_adapter, run_export, targets_of
+from tests.tiny import ARCHITECTURES, save_tiny_model
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 Spoil = Callable[[Path, Path], None]
@@ -114,16 +116,93 @@ def test_a_spoiled_merge_fails_and_is_kept_under_a_name_that_says_so(
     assert told["reason"] in error.value.message
 
 
-def test_logits_alone_tell_a_wrong_merge_too(tiny_model: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The two checks do not lean on each other: with the tensors' left out, the logits' catches what was spoiled."""
-    def unread(_plan: MergePlan, _base: Path, _written: Path, _report: Any) -> Iterator[int]:
-        yield 0
+def loud_model(folder: Path) -> Path:
+    """A model whose logits are in the thousands, so that float32's noise alone is more than 1e-4, as a deep model's is."""
+    base = save_tiny_model(folder, "llama")
 
-    base, sound = tiny_model("llama"), task.copy_papers
+    def louder(tensors: dict[str, torch.Tensor]) -> None:
+        tensors["lm_head.weight"] *= 2000
+
+    change_weights(base, louder)
+    return base
+
+
+def in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have no model fit into memory in float64."""
+    fits = reference.fits_memory
+    monkeypatch.setattr(reference, "fits_memory", lambda base, bytes_each=4: bytes_each == 4 and fits(base, 4))
+
+
+def unread(_plan: MergePlan, _base: Path, _written: Path, _report: Any) -> Iterator[int]:
+    """In place of the tensors' check, so that the logits' stands alone."""
+    yield 0
+
+
+@pytest.mark.parametrize("computed_in", ["float64", "float32"])
+def test_a_right_merge_passes_where_noise_alone_is_more_than_a_fixed_limit(
+    computed_in: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = loud_model(tmp_path / "base")
+    adapter = make_adapter(base, tmp_path / "adapter", **targets_of("llama"))
+    if computed_in == "float32":
+        in_float32(monkeypatch)
+    told = run_export(source=str(adapter), kind="merged", to=str(tmp_path / "merged"), dtype="float32")["certificate"]
+    assert (told["verdict"], told["computed_in"]) == ("exact", computed_in)
+    assert told["max_abs_logit_difference"] > 1e-4  # the rounding of weights to float32; a limit of 1e-4 failed it
+    assert told["exact_logit_difference"] <= 1e-6
+    assert (told["logit_noise"] > 1e-4) is (computed_in == "float32")
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_every_family_computes_in_float64_throughout(architecture: str, tiny_model: Callable[[str], Path], tmp_path: Path) -> None:
+    """Norms, rotations, softmax and routers that ask for float32 too: else a norm's rounding would be the noise."""
+    adapter = make_adapter(tiny_model(architecture), tmp_path / "adapter", **targets_of(architecture))
+    told = run_export(source=str(adapter), kind="merged", to=str(tmp_path / "merged"), dtype="float32")["certificate"]
+    assert (told["verdict"], told["computed_in"]) == ("exact", "float64")
+    assert 0 < told["logit_noise"] < 1e-13
+    assert 1e-9 < told["max_abs_logit_difference"] < 1e-5
+
+
+def one_element(folder: Path, _base: Path) -> None:
+    """One element of one tensor, a hundredth too large."""
+    def change(tensors: dict[str, torch.Tensor]) -> None:
+        element = tensors[QUERY["llama"]][3]
+        element[int(element.abs().argmax())] *= 1.01
+
+    change_weights(folder, change)
+
+
+@pytest.mark.parametrize(("spoil", "dtype", "computed_in"), [
+    (wrong_scale, "bfloat16", "float64"), (wrong_scale, "float32", "float64"), (one_element, "bfloat16", "float64"),
+    (one_element, "float32", "float64"), (wrong_scale, "bfloat16", "float32"), (wrong_scale, "float32", "float32"),
+    (one_element, "float32", "float32"),
+])
+@pytest.mark.parametrize("size", ["tiny", "larger", "loud"])
+def test_logits_alone_tell_a_wrong_merge_too(
+    size: str, spoil: Spoil, dtype: str, computed_in: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The two checks do not lean on each other: with the tensors' left out, the logits' catches what was spoiled."""
+    larger = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 6} if size == "larger" else {}
+    base = loud_model(tmp_path / "base") if size == "loud" else save_tiny_model(tmp_path / "base", "llama", **larger)
+    sound = task.copy_papers
     adapter = make_adapter(base, tmp_path / "adapter", **targets_of("llama"))
     monkeypatch.setattr(task, "check_tensors", unread)
-    monkeypatch.setattr(task, "copy_papers", lambda *given: (sound(*given), wrong_scale(given[2], base)))
-    with pytest.raises(StudioError, match=r"its logits differ by .* from base"):
+    monkeypatch.setattr(task, "copy_papers", lambda *given: (sound(*given), spoil(given[2], base)))
+    if computed_in == "float32":
+        in_float32(monkeypatch)
+    with pytest.raises(StudioError, match=rf"its logits differ by .* from base .* in {computed_in}"):
+        run_export(source=str(adapter), kind="merged", to=str(tmp_path / "merged"), dtype=dtype)
+
+
+def test_a_merge_of_pefts_that_is_another_function_than_its_adapter_fails(
+    tiny_model: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is written is then just as PEFT merges it, and wrong all the same."""
+    adapter = make_adapter(tiny_model("llama"), tmp_path / "adapter", **targets_of("llama"))
+    sound = Linear.get_delta_weight
+    monkeypatch.setattr(Linear, "get_delta_weight", lambda layer, name: 1.001 * sound(layer, name))
+    monkeypatch.setattr(task, "check_tensors", unread)
+    with pytest.raises(StudioError, match="PEFT's merge is another function than base"):
         run_export(source=str(adapter), kind="merged", to=str(tmp_path / "merged"), dtype="bfloat16")
 
 
@@ -150,7 +229,7 @@ def test_a_certificate_says_what_was_compared_and_names_every_file(tiny_model: C
     told = json.loads((tmp_path / "merged/certificate.json").read_text())
     assert (told["verdict"], told["grade"], told["dtype"]) == ("rounded", "logits", "bfloat16")
     assert told["loaded_by"].startswith("transformers ")
-    assert told["exact_logit_difference"] <= 1e-4 < told["max_abs_logit_difference"]
+    assert told["exact_logit_difference"] <= 1e-10 < 1e-4 < told["max_abs_logit_difference"]
     assert 0 < told["update_lost"] < 1
     assert 0 < told["effect_lost"] < 1
     assert 0 < told["kl_divergence"] < 1

@@ -35,10 +35,10 @@ def said(found: dict[str, Compatibility]) -> dict[str, str]:
     return {program: entry.answer for program, entry in found.items()}
 
 
-def test_a_plain_adapter_of_a_llama_is_served_by_all_but_mlx_which_loads_it_merged(tmp_path: Path) -> None:
+def test_a_plain_adapter_of_a_llama_is_served_by_all_by_mlx_in_its_own_format(tmp_path: Path) -> None:
     found = answers(tmp_path)
-    assert said(found) == {"PEFT": "yes", "vLLM": "yes", "llama.cpp": "yes", "Ollama": "yes", "MLX": "no"}
-    assert found["MLX"].remedy == "Merge it into the base model: mlx-lm loads the merged folder."
+    assert said(found) == {"PEFT": "yes", "vLLM": "yes", "llama.cpp": "yes", "Ollama": "yes", "MLX": "yes"}
+    assert found["MLX"].reason.startswith("as an MLX adapter, by --adapter-path")
     assert all(not entry.remedy for entry in found.values() if entry.answer == "yes")
 
 
@@ -54,7 +54,7 @@ def test_what_is_more_than_a_and_b_is_served_by_peft_alone_until_merged(
     changes: dict[str, Any], reason: str, remedy: str, tmp_path: Path
 ) -> None:
     found = answers(tmp_path, **changes)
-    assert said(found) == {"PEFT": "yes", "vLLM": "no", "llama.cpp": "no", "Ollama": "no", "MLX": "no"}
+    assert said(found) == {"PEFT": "yes", "vLLM": "no", "llama.cpp": "no", "Ollama": "no", "MLX": "yes" if "use_dora" in changes else "no"}
     for program in ("vLLM", "llama.cpp", "Ollama"):
         assert reason in found[program].reason
         assert remedy in found[program].remedy

@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lora_studio.core.control import TaskContext
 from lora_studio.core.errors import Cancelled, InputError, StudioError
@@ -292,3 +294,17 @@ def test_k_quants_go_through_llama_quantize_from_float32(gguf_bases: Bases, tmp_
     with pytest.raises(StudioError, match="llama-quantize failed: it is broken"):
         run_export(source=str(adapter), kind="gguf", to=str(tmp_path / "exports/other"), outtype="q4_k_m")
     assert list((tmp_path / "exports").iterdir()) == []
+
+
+def test_new_tokens_are_in_the_gguf_model_with_their_rows(gguf_bases: Bases, converter: Path, tmp_path: Path) -> None:
+    base = gguf_bases("llama")
+    model: Any = AutoModelForCausalLM.from_pretrained(base)
+    tokenizer: Any = AutoTokenizer.from_pretrained(base)
+    tokenizer.add_tokens(["<new0>", "<new1>"])
+    model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    settings = LoraConfig(r=4, target_modules=["q_proj"], modules_to_save=["embed_tokens", "lm_head"], init_lora_weights=False)
+    get_peft_model(model, settings).save_pretrained(str(tmp_path / "adapter"))
+    tokenizer.save_pretrained(tmp_path / "adapter")
+    told = run_export(source=str(tmp_path / "adapter"), kind="gguf", to=str(tmp_path / "made"), outtype="f32")
+    assert told["certificate"]["verdict"] == "exact"
+    assert told["certificate"]["max_abs_logit_difference"] < 1e-3

@@ -12,15 +12,15 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from lora_studio.core.errors import InputError, StudioError
 from lora_studio.export.changes import Changes
 from lora_studio.export.merge import merge_into
 from lora_studio.export.merge_plan import MergePlan
-from tests.export.adapters import EMBEDDINGS, PLAIN, make_adapter, targets_of
+from tests.export.adapters import EMBEDDINGS, PLAIN, logits, make_adapter, run_export, targets_of, with_adapter
 from tests.lora.live_memory import peak_bytes
-from tests.tiny import ARCHITECTURES, save_tiny_model
+from tests.tiny import ARCHITECTURES, save_tiny_model, save_tiny_tokenizer
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -123,15 +123,75 @@ def test_an_adapter_that_added_tokens_takes_its_vocabulary_along(tiny_model: Cal
     assert found.config.vocab_size == 400
 
 
-def test_an_embedding_resized_without_its_head_is_refused(tiny_model: Callable[[str], Path], tmp_path: Path) -> None:
+def test_a_head_without_rows_for_new_tokens_gets_the_mean_of_its_own(tiny_model: Callable[[str], Path], tmp_path: Path) -> None:
     base = tiny_model("llama")
     adapter = make_adapter(base, tmp_path / "adapter", target_modules=["q_proj"], modules_to_save=["embed_tokens"])
     tensors = load_file(adapter / "adapter_model.safetensors")
     key = "base_model.model.model.embed_tokens.weight"
     tensors[key] = torch.cat([tensors[key], torch.zeros(16, tensors[key].shape[1])])
     save_file(tensors, adapter / "adapter_model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(InputError, match="resized the vocabulary of one end of the model alone"):
-        merged(base, adapter, tmp_path / "merged")
+    written = load_file(merged(base, adapter, tmp_path / "merged") / "model.safetensors")
+    own = load_file(base / "model.safetensors")["lm_head.weight"]
+    assert torch.equal(written["model.embed_tokens.weight"], tensors[key])
+    assert torch.equal(written["lm_head.weight"], torch.cat([own, own.mean(0).expand(16, -1)]))
+
+
+EXPERTS = ["experts.gate_up_proj", "experts.down_proj"]
+FUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
+    "gpt_oss": ({"num_local_experts": 4, "head_dim": 8}, EXPERTS),
+    "granitemoe": ({"num_local_experts": 4}, [*EXPERTS, "router.weight"]),
+    "llama4_text": ({"num_local_experts": 4, "intermediate_size_mlp": 48, "head_dim": 8}, EXPERTS),
+    "jetmoe": ({"num_local_experts": 4, "kv_channels": 8}, ["input_linear.weight", "output_linear.weight"]),
+    "aria_text": ({"moe_num_experts": 4, "moe_topk": 2}, EXPERTS),
+    "phimoe": ({"num_local_experts": 4}, EXPERTS),
+    "mixtral": ({"num_local_experts": 4}, EXPERTS),
+}
+
+
+def save_experts(folder: Path, family: str) -> Path:
+    """Make a tiny mixture of experts; all but the last two families keep them fused on disk too."""
+    torch.manual_seed(0)
+    shape = {"vocab_size": 384, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
+             "num_key_value_heads": 2, "num_experts_per_tok": 2, "pad_token_id": 0}
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **{**shape, **FUSED[family][0]}))
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.08)
+    model.save_pretrained(folder)
+    save_tiny_tokenizer(folder)
+    return folder
+
+
+@pytest.mark.parametrize("settings", [{}, {"use_rslora": True, "rank_pattern": {"down_proj": 2}, "alpha_pattern": {"gate_up_proj": 32}}])
+@pytest.mark.parametrize("family", FUSED)
+def test_experts_are_merged_as_peft_merges_them_however_they_lie_on_disk(family: str, settings: dict[str, Any], tmp_path: Path) -> None:
+    base = save_experts(tmp_path / "base", family)
+    names = FUSED[family][1]
+    adapter = make_adapter(base, tmp_path / "adapter", target_modules=["q_proj"], target_parameters=names, **settings)
+    check_bits(base, adapter, merged(base, adapter, tmp_path / "merged"))
+
+
+@pytest.mark.parametrize("family", ["gpt_oss", "jetmoe"])
+def test_merged_experts_answer_as_base_and_adapter_in_peft(family: str, tmp_path: Path) -> None:
+    base = save_experts(tmp_path / "base", family)
+    adapter = make_adapter(base, tmp_path / "adapter", target_modules=["q_proj"], target_parameters=FUSED[family][1])
+    told = run_export(source=str(adapter), kind="merged", to=str(tmp_path / "merged"), dtype="float32")
+    assert (told["certificate"]["verdict"], told["certificate"]["grade"]) == ("exact", "logits")
+    found = logits(AutoModelForCausalLM.from_pretrained(tmp_path / "merged"))
+    assert (found - logits(with_adapter(base, adapter))).abs().max() <= 1e-4
+
+
+def test_a_stack_of_experts_is_merged_some_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = save_experts(tmp_path / "base", "gpt_oss")
+    adapter = make_adapter(base, tmp_path / "adapter", target_modules=["q_proj"], target_parameters=EXPERTS)
+    monkeypatch.setattr("lora_studio.export.blocks._BLOCK_VALUES", 2 * 48 * 32)  # two of four
+    check_bits(base, adapter, merged(base, adapter, tmp_path / "merged"))
+
+
+def test_experts_that_give_other_bits_some_at_a_time_are_multiplied_out_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = save_experts(tmp_path / "base", "gpt_oss")
+    adapter = make_adapter(base, tmp_path / "adapter", target_modules=["q_proj"], target_parameters=EXPERTS)
+    monkeypatch.setattr("lora_studio.export.blocks._gives_same_stack", lambda *_: False)
+    check_bits(base, adapter, merged(base, adapter, tmp_path / "merged"))
 
 
 def test_each_tensor_keeps_its_own_dtype_unless_one_is_asked_for(tiny_model: Callable[[str], Path], tmp_path: Path) -> None:

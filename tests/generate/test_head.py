@@ -59,10 +59,11 @@ def test_what_a_model_does_behind_its_head_still_happens() -> None:
 
 def test_full_logits_never_exist(tiny_model: Callable[[str], Path]) -> None:
     model = adapted_model(tiny_model("llama"))
+    selected = SelectedHead(model)  # tries the model out on a few tokens
     seen: list[tuple[int, ...]] = []
     model.get_output_embeddings().register_forward_hook(lambda _head, _inputs, output: seen.append(tuple(output.shape)))
     batch = make_batch(token_rows(4))
-    with SelectedHead(model) as head:
+    with selected as head:
         head.logits(batch)
     assert seen == [(1, len(batch.targets), 384)]
 

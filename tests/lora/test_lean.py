@@ -215,3 +215,15 @@ def test_less_is_kept_for_the_backward_pass_than_pefts_layer_keeps(tiny_model: T
 
     for autocast in (None, torch.bfloat16):
         assert kept(True, autocast) < kept(False, autocast)
+
+
+def test_what_a_lean_layer_gives_may_be_changed_in_place() -> None:
+    """Llama 4 adds its experts to the shared one's output in place."""
+    numbers = torch.Generator().manual_seed(0)
+    x, weight, a, b = (torch.randn(*shape, generator=numbers) for shape in ((2, 64, 8), (6, 8), (2, 8), (6, 2)))
+    a, b = a.requires_grad_(True), b.requires_grad_(True)
+    found = lean_lora(x, weight, None, a, b, 2.0, torch.float32)
+    found.add_(1.0)
+    (found * found).sum().backward()
+    wanted = x @ weight.t() + 2.0 * x @ a.detach().t() @ b.detach().t() + 1.0
+    torch.testing.assert_close(b.grad, (2 * 2.0 * wanted.flatten(0, 1)).t() @ (x @ a.detach().t()).flatten(0, 1), rtol=1e-4, atol=1e-3)

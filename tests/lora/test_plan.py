@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import pytest
 
 from lora_studio.core.config import RunConfig
+from lora_studio.core.findings import Finding
 from lora_studio.core.modules import ModuleTree
 from lora_studio.lora.activations import Workload
 from lora_studio.lora.budget import MemoryBudget, estimate_memory
@@ -33,6 +34,7 @@ class Data:
     tokens: Tokens
     truncated_rows: int = 0
     untrained_rows: int = 0
+    findings: tuple[Finding, ...] = ()
 
 
 @pytest.fixture(scope="module")

@@ -96,7 +96,8 @@ class Uploads:
             return Answer(403, headers={"X-Error-Message": f"no rights for {asked['organization']}"})
         if repo_id in self.repositories:
             return Answer(409, {"error": "You already created this model repo"})
-        self.repositories[repo_id] = Repository(asked.get("visibility") == "private")
+        private = asked.get("visibility") == "private" or bool(asked.get("private"))  # older clients ask by the second name
+        self.repositories[repo_id] = Repository(private)
         return Answer(body={"url": f"{self.address}/{repo_id}", "name": repo_id})
 
     def _batch(self, asked: dict[str, Any]) -> Answer:

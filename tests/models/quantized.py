@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from bitsandbytes.functional import dequantize_4bit
+import torch
+from bitsandbytes.functional import dequantize_blockwise
 from torch import Tensor, nn
 
 from lora_studio.models.quantized import Frozen4bit, Frozen8bit
@@ -16,5 +17,13 @@ def held(model: nn.Module) -> dict[str, Any]:
 
 def unpacked(layer: Any) -> Tensor:
     if isinstance(layer, Frozen4bit):
-        return dequantize_4bit(layer.weight.data, layer.weight.quant_state)
+        return numbers_of(layer.weight.data, layer.weight.quant_state)
     return layer.weight.data.float() * layer.weight.SCB[:, None] / 127
+
+
+def numbers_of(packed: Tensor, state: Any) -> Tensor:
+    """What numbers of 4 bits stand for: a table's, each block of 64 by its scale, end to end through the weight."""
+    scales = dequantize_blockwise(state.absmax, state.state2) + state.offset if state.nested else state.absmax
+    pairs = packed.reshape(-1).view(torch.uint8)
+    values = state.code[torch.stack([pairs >> 4, pairs & 15], -1).reshape(-1).long()]
+    return (values * scales.float().repeat_interleave(state.blocksize)[: values.numel()]).reshape(state.shape).to(state.dtype)

@@ -78,3 +78,20 @@ def test_text_part_of_a_multimodal_config_is_what_counts(tiny_model: Callable[[s
     (tmp_path / "config.json").write_text(json.dumps(outer), encoding="utf-8")
     facts = read_facts(tmp_path)
     assert (facts.layers, facts.hidden_size, facts.model_type, facts.tied_embeddings) == (2, 32, "gemma3", True)
+
+
+def test_the_text_part_is_found_however_deep_it_lies(tmp_path: Path) -> None:
+    text = {"num_hidden_layers": 3, "hidden_size": 32, "num_attention_heads": 4}
+    config = {"model_type": "omni", "thinker_config": {"text_config": text}, "num_hidden_layers": 9}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    found = read_facts(tmp_path)
+    assert (found.layers, found.hidden_size, found.heads) == (3, 32, 4)
+
+
+@pytest.mark.parametrize(("config", "layers"), [
+    ({"layers_block_type": ["mamba", "attention", "moe"]}, 3), ({"hybrid_override_pattern": "M-M*"}, 4), ({"decoder_layers": 6}, 6),
+    ({"num_hidden_layers": 2, "layer_types": ["full_attention"] * 2}, 2),
+])
+def test_layers_are_counted_where_a_config_lists_their_kinds_alone(tmp_path: Path, config: dict[str, object], layers: int) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "any", **config}))
+    assert read_facts(tmp_path).layers == layers

@@ -13,7 +13,7 @@ from lora_studio.core.errors import InputError
 from lora_studio.models.inspect import inspect_model, tree_of
 from lora_studio.models.load import load_model
 from lora_studio.models.quantization import quantization_finding, quantized_modules, saved_modules_finding, weight_bytes
-from lora_studio.models.quantized import Frozen4bit, Frozen8bit
+from lora_studio.models.quantized import Frozen4bit, Frozen8bit, as_held
 from tests.models.quantized import held, unpacked
 from tests.tiny import ARCHITECTURES, save_tiny_model
 
@@ -27,7 +27,7 @@ def bytes_held(model: nn.Module) -> int:
     size = sum(parameter.untyped_storage().nbytes() for parameter in model.parameters())
     for layer in held(model).values():
         state = getattr(layer.weight, "quant_state", None)
-        size += state.absmax.nbytes + state.state2.absmax.nbytes if state else layer.weight.SCB.nbytes
+        size += state.absmax.nbytes + (state.state2.absmax.nbytes if state.nested else 0) if state else layer.weight.SCB.nbytes
     return size
 
 
@@ -120,3 +120,10 @@ def test_a_quantized_module_cannot_be_trained_in_full_and_the_head_can(tiny_mode
     assert "model.layers.0.mlp.down_proj cannot be trained in full" in found.message
     assert saved_modules_finding("nf4", tree, ("lm_head", "model.norm")) is None
     assert saved_modules_finding("none", tree, ("model.layers.0.mlp",)) is None
+
+
+@pytest.mark.parametrize("columns", [32, 96, 80, 128])
+def test_four_bits_cost_a_tenth_of_a_weight_whatever_its_width(columns: int) -> None:
+    """Rows that are no whole blocks of 64 included, where bitsandbytes on a processor takes the wrong scales."""
+    weight = torch.randn(64, columns, generator=torch.Generator().manual_seed(0))
+    assert float((as_held(weight, "nf4") - weight).norm() / weight.norm()) < 0.11

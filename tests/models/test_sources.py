@@ -167,11 +167,10 @@ def test_config_that_asks_for_code_is_refused(model_copy: Callable[..., Path], c
         find_model(str(folder))
 
 
-def test_quantized_model_is_refused_with_its_method(model_copy: Callable[..., Path]) -> None:
+def test_a_quantized_model_is_found_whether_its_weights_are_read_here_or_not(model_copy: Callable[..., Path]) -> None:
     folder = model_copy()
-    change_json(folder / "config.json", quantization_config={"quant_method": "gptq", "bits": 4})
-    with pytest.raises(InputError, match=r"quantized already \(gptq\)"):
-        find_model(str(folder))
+    change_json(folder / "config.json", quantization_config={"quant_method": "hqq"})
+    assert find_model(str(folder)).ready
 
 
 def test_pickled_weights_are_refused_with_the_way_out(model_copy: Callable[..., Path]) -> None:

@@ -72,8 +72,8 @@ def _print_report(console: Console, report: dict[str, Any], max_length: int) -> 
         console.say(f"{report['truncated_rows']:,} rows are cut to max_length {max_length:,}")
     if report["untrained_rows"]:
         console.say(f"{report['untrained_rows']:,} rows have nothing to learn within max_length {max_length:,} and are left out")
-    if report["unended_rows"]:
-        console.say(f"{report['unended_rows']:,} rows train no end token: the template writes none, so the model would not learn to stop")
+    for found in report["findings"]:
+        console.say(f"{found['level']}: {found['message']}" + (f" {found['hint']}" if found["hint"] else ""))
 
 
 def _print_bad_rows(console: Console, report: dict[str, Any], check: DataCheck) -> None:
@@ -84,4 +84,5 @@ def _print_bad_rows(console: Console, report: dict[str, Any], check: DataCheck) 
     if count > _SHOWN_BAD_ROWS:
         console.say(f"  and {count - _SHOWN_BAD_ROWS:,} more (--json lists {'all' if count == len(bad) else f'{len(bad):,}'})")
     if check.encoding_offer:
-        console.say(f"Lines that are not UTF-8 read as {check.encoding_offer}: set data.encoding to {check.encoding_offer}")
+        others = f" (so they do as {', '.join(check.other_encodings)})" if check.other_encodings else ""
+        console.say(f"Lines that are not UTF-8 read as {check.encoding_offer}{others}: set data.encoding to {check.encoding_offer}")

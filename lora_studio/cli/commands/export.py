@@ -1,4 +1,4 @@
-"""`lora-studio export SOURCE --as adapter|merged|gguf|gguf-adapter --to PATH`: an artefact and its certificate."""
+"""`lora-studio export SOURCE --as adapter|merged|gguf|gguf-adapter|mlx-adapter --to PATH`: an artefact and its certificate."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from lora_studio.cli.console import Console
 from lora_studio.cli.jobs import open_host, run_job
 from lora_studio.cli.units import in_bytes
 from lora_studio.export.destination import CERTIFICATE_PAGE, check_destination
+from lora_studio.export.into import AUTO
 from lora_studio.export.llama_cpp import FETCH_MEGABYTES
-from lora_studio.export.request import BASES, BYTES_OF_DTYPE, KINDS, OUTTYPES
+from lora_studio.export.request import BYTES_OF_DTYPE, KINDS, OUTTYPES
 from lora_studio.jobs.spec import JobSpec
 from lora_studio.models.quantization import NONE
 
@@ -27,14 +28,16 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("source", metavar="SOURCE", type=Path, help="a run, a checkpoint or any PEFT adapter folder")
     parser.add_argument("--as", dest="kind", choices=KINDS, required=True,
                         help="adapter: a folder for PeftModel.from_pretrained; merged: one for AutoModelForCausalLM.from_pretrained; "
-                        "gguf: the merged model for llama.cpp and Ollama; gguf-adapter: the adapter for llama.cpp")
+                        "gguf: the merged model for llama.cpp and Ollama; gguf-adapter: the adapter for llama.cpp; "
+                        "mlx-adapter: the adapter for mlx-lm")
     parser.add_argument("--to", metavar="PATH", type=Path, required=True, help="the folder to make")
     parser.add_argument("--dtype", choices=list(BYTES_OF_DTYPE), help="of the merged weights; by default each tensor's own")
     parser.add_argument("--quantize", dest="outtype", choices=OUTTYPES, default="f16", help="how a GGUF model's weights are written")
     parser.add_argument("--fetch-converter", action="store_true",
                         help=f"fetch llama.cpp's converter ({FETCH_MEGABYTES} MB) where it is not here")
-    parser.add_argument("--into", choices=BASES, default="original", help="of an adapter trained on a base in 4 or 8 bits: merge into the "
-                        "base in full precision, or into the base as it was held, unpacked")
+    parser.add_argument("--into", metavar="auto|original|dequantized|MODEL", default=AUTO, help="of an adapter trained on a base in 4 or 8 "
+                        "bits: merge into the base in full precision (or name it), or into the base as it was held, unpacked; by default "
+                        "into the base's own files, unpacked where they are quantized")
     parser.add_argument("--check", choices=["auto", "tensors"], default="auto", help="auto runs the artefact where it fits into memory; "
                         "tensors reads and recomputes each of its tensors alone")
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier export at PATH")
@@ -63,9 +66,9 @@ def run(console: Console, arguments: Namespace) -> int:
 
 
 def export_document(result: dict[str, Any]) -> dict[str, Any]:
-    """Give `export --json`: the whole certificate, of an adapter where it can be served, and what the base was held in while training."""
+    """Give `export --json`: the whole certificate, where it can be served, and what the base was held in while training."""
     document = {"path": result["path"], "kind": result["kind"], "bytes": result["bytes"], "certificate": result["certificate"]}
-    if result["kind"] == "adapter" and "compatibility" in result:  # of a merged model it stands in the card
+    if "compatibility" in result:
         document["compatibility"] = result["compatibility"]
     held = result["base_quantization"]
     return document if held == NONE else {**document, "base_quantization": held}
@@ -87,6 +90,9 @@ def _told(result: dict[str, Any]) -> Iterator[str]:
     if trained:
         against = f": same first choice at {trained['top1_agreement']:.1%} of positions" if "top1_agreement" in trained else ""
         yield f"The adapter was trained on the base held in {trained['held_in']}; set against that{against or ' it was not compared'}"
+        if "merged_into" in trained:
+            apart = f", whose weights differ by {trained['weights_apart']:.1%}" if "weights_apart" in trained else ""
+            yield f"Merged into {trained['merged_into']}{apart}"
     if result["kind"] == "merged":
         for program in result.get("compatibility", ()):
             if program["answer"] == "no":

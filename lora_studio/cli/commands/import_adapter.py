@@ -13,7 +13,7 @@ from lora_studio.jobs.spec import JobSpec
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Say what the command takes."""
-    parser.add_argument("path", metavar="PATH", type=Path, help="a PEFT adapter folder, or a .zip or .tar.gz of one")
+    parser.add_argument("path", metavar="PATH", type=Path, help="an adapter folder of PEFT or mlx-lm, or a .zip or .tar.gz of one")
     parser.add_argument("--base", metavar="MODEL", help="the base model it was trained on; by default the one it names")
     parser.add_argument("--name", help="what to call it here; by default its own name")
     parser.add_argument("--json", action="store_true", help="one JSON document")

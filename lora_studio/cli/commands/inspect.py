@@ -10,8 +10,12 @@ from lora_studio.cli.commands.models import ready_tree
 from lora_studio.cli.console import Console
 from lora_studio.cli.jobs import open_host
 from lora_studio.cli.units import in_bytes, table
+from lora_studio.core.findings import Finding
 from lora_studio.core.modules import ModuleInfo, ModuleTree
+from lora_studio.lora.device import find_device
 from lora_studio.models.facts import ModelFacts, read_facts
+from lora_studio.models.quantization import NONE
+from lora_studio.models.stored_quantization import stored_finding
 
 _LAYER = re.compile(r"(?<=\.)\d+(?=\.|$)")
 
@@ -42,25 +46,37 @@ def inspect_document(name_or_path: str, facts: ModelFacts, tree: ModuleTree) -> 
         "model": {
             "name_or_path": name_or_path, "architecture": tree.architecture, "parameters": tree.all_parameters, "dtype": facts.dtype,
             "layers": facts.layers, "tied_embeddings": tree.tied_embeddings,
+            **({"quantization": facts.stored.said, "findings": [found.to_json() for found in _findings(facts)]} if facts.stored else {}),
         },
         "modules": [
             {"name": module.name, "class": module.class_name, "shape": list(module.shape), "parameters": module.parameters,
-             "targetable": module.targetable, "reason": module.reason}
+             "targetable": module.targetable, "reason": module.remark}
             for module in tree.modules if module.name
         ],
     }
 
 
+def _findings(facts: ModelFacts) -> list[Finding]:
+    """Say what stands against loading a base that is quantized already."""
+    found = stored_finding(facts.stored, NONE, find_device("auto").kind)
+    return [found] if found else []
+
+
 def _print_tree(console: Console, name_or_path: str, facts: ModelFacts, tree: ModuleTree) -> None:
     tied = ", tied embeddings" if tree.tied_embeddings else ""
-    console.say(f"{name_or_path}: {tree.architecture}, {tree.all_parameters:,} parameters in {facts.layers} layers, {facts.dtype}{tied}")
+    quantized = f", quantized: {facts.stored.said}" if facts.stored else ""
+    stored = f"{facts.layers} layers, {facts.dtype}{tied}{quantized}"
+    console.say(f"{name_or_path}: {tree.architecture}, {tree.all_parameters:,} parameters in {stored}")
     if facts.bytes_on_disk:
         console.say(f"{in_bytes(facts.bytes_on_disk)} on disk" + (f", licence {facts.licence}" if facts.licence else ""))
+    for finding in _findings(facts):
+        console.say(f"{finding.level}: {finding.message} {finding.hint}".rstrip())
     console.say()
     rows = [("module", "class", "shape", "parameters", "target")]
     for names, module in _alike(tree):
         shape = "×".join(str(size) for size in module.shape)
-        rows.append((_spanning(names), module.class_name, shape, f"{module.parameters:,}", "yes" if module.targetable else module.reason))
+        target = "yes" if module.targetable and not module.idle else module.remark
+        rows.append((_spanning(names), module.class_name, shape, f"{module.parameters:,}", target))
     for line in table(rows, right=(3,)):
         console.say(line)
 
@@ -71,7 +87,7 @@ def _alike(tree: ModuleTree) -> list[tuple[list[str], ModuleInfo]]:
     for module in tree.modules:
         if not module.name:
             continue
-        name, reason = _LAYER.sub("*", module.name), _LAYER.sub("*", module.reason)
+        name, reason = _LAYER.sub("*", module.name), _LAYER.sub("*", module.remark)
         key = (name, module.class_name, module.shape, module.parameters, module.targetable, reason)
         groups.setdefault(key, ([], module))[0].append(module.name)
     return list(groups.values())

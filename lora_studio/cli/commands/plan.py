@@ -12,6 +12,7 @@ from lora_studio.cli.units import in_bytes, table
 from lora_studio.core.config import RunConfig
 from lora_studio.core.config_files import read_config
 from lora_studio.core.errors import InputError
+from lora_studio.core.findings import Finding
 from lora_studio.core.world import launch_command
 from lora_studio.data.report import DataReport, TokenCounts
 from lora_studio.jobs.host import Host
@@ -57,7 +58,8 @@ def _data_figures(console: Console, host: Host, config: RunConfig, folder: Path)
     result = run_job(console, host, JobSpec("lora_studio.data.report:report", task, title="Count the tokens"))
     return DataReport(
         rows=result["rows"], format=result["format"], tokens=TokenCounts(**result["tokens"]), bad_rows=(),
-        truncated_rows=result["truncated_rows"], untrained_rows=result["untrained_rows"])
+        truncated_rows=result["truncated_rows"], untrained_rows=result["untrained_rows"],
+        findings=tuple(Finding(**found) for found in result["findings"]))
 
 
 def _print_plan(console: Console, plan: Plan) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cached_property
 
 from lora_studio.core.modules import ModuleInfo, ModuleTree
@@ -27,17 +28,32 @@ class TargetIndex:
 
     @cached_property
     def linear_by_leaf(self) -> dict[str, frozenset[str]]:
-        """Names that `all-linear` means, by their last part: every Linear and Conv1D but the head."""
+        """Names that `all-linear` means, by their last part: every Linear and Conv1D that can have an adapter, but the head."""
         found: dict[str, set[str]] = {}
-        for module in self._tree.modules:
-            if module.kind in ("linear", "conv1d") and module.name != self._tree.output_module:
-                found.setdefault(module.leaf_name, set()).add(module.name)
+        for name in self._every_linear:
+            if self._tree.by_name[name].targetable:
+                found.setdefault(name.rpartition(".")[2], set()).add(name)
         return {leaf: frozenset(names) for leaf, names in found.items()}
+
+    @cached_property
+    def _every_linear(self) -> tuple[str, ...]:
+        modules = (module for module in self._tree.modules if module.kind in ("linear", "conv1d"))
+        return tuple(module.name for module in modules if module.name != self._tree.output_module)
+
+    @cached_property
+    def refused_linear(self) -> tuple[str, ...]:
+        """Names that PEFT takes for `all-linear` and that can have no adapter, in the order of the tree."""
+        return tuple(name for name in self._every_linear if not self._tree.by_name[name].targetable)
 
     @cached_property
     def linear(self) -> frozenset[str]:
         """Names that `all-linear` means."""
         return frozenset[str]().union(*self.linear_by_leaf.values())
+
+    @cached_property
+    def idle(self) -> frozenset[str]:
+        """Names on which an adapter would learn nothing."""
+        return frozenset(module.name for module in self._tree.modules if module.idle)
 
     @cached_property
     def parameters(self) -> frozenset[str]:
@@ -48,6 +64,21 @@ class TargetIndex:
     def targetable(self) -> frozenset[str]:
         """Names that can have an adapter."""
         return frozenset(module.name for module in self._tree.modules if not targetable_reason(module, self._tree))
+
+    @cached_property
+    def useful_layers(self) -> dict[str, frozenset[int]]:
+        """Numbers of the layers in which an adapter on a linear layer or on experts would learn, by the name of what holds them."""
+        return self.layers_of(((self.linear | self.parameters) & self.targetable) - self.idle)
+
+    def layers_of(self, names: Iterable[str]) -> dict[str, frozenset[int]]:
+        """Give the numbers of the layers that names are in, by the name of what holds the layers."""
+        found: dict[str, set[int]] = {}
+        for name in names:
+            parts = self.split(name)
+            at = next((place for place, part in enumerate(parts) if part.isdecimal()), None)
+            if at is not None:
+                found.setdefault(".".join(parts[:at]), set()).add(int(parts[at]))
+        return {stack: frozenset(layers) for stack, layers in found.items()}
 
     @cached_property
     def parts(self) -> dict[str, list[str]]:

@@ -6,6 +6,7 @@ Source: `check_target_module_exists` and `_find_minimal_target_modules` in `peft
 from __future__ import annotations
 
 from collections.abc import Iterable
+from collections.abc import Set as AbstractSet
 
 from lora_studio.core.modules import ModuleInfo, ModuleTree
 from lora_studio.core.targets.index import index_of
@@ -91,6 +92,19 @@ def _shortest_new(entry: str, needed: set[str], other: set[str]) -> str | None:
     if any(suffix in needed for suffix in parts[:-1]):
         return None
     return next((suffix for suffix in parts if suffix not in needed and suffix not in other), None)
+
+
+def endings_of(names: Iterable[str], others: AbstractSet[str], tree: ModuleTree) -> list[str]:
+    """Give endings that match all of `names` and none of `others`: for each the shortest, a name itself where there is none."""
+    found: list[str] = []
+    done = set[str]()
+    for name in names:
+        if name in done:
+            continue
+        ending = next((suffix for suffix in suffixes(name) if not names_matching(suffix, tree) & others), name)
+        found.append(ending)
+        done |= names_matching(ending, tree)
+    return found
 
 
 def suffixes(name: str) -> list[str]:

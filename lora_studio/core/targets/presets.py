@@ -1,4 +1,4 @@
-"""Named selections as functions of the tree."""
+"""Named selections as functions of the tree: what can have an adapter and would learn something there."""
 
 from __future__ import annotations
 
@@ -6,25 +6,23 @@ from collections.abc import Callable
 from types import MappingProxyType
 
 from lora_studio.core.modules import ModuleInfo, ModuleTree
+from lora_studio.core.targets.blocks import Blocks, Part
 from lora_studio.core.targets.index import index_of
-
-_ATTENTION_WORDS = ("attn", "attention")
 
 
 def attention(tree: ModuleTree) -> frozenset[str]:
-    """Linear layers of the attention blocks."""
-    return frozenset(module.name for module in _linear_layers(tree) if _in_attention(module))
+    """Linear layers of the attention blocks, linear attention included; what chooses tokens for them (an indexer) is none of them."""
+    return _part(tree, "attention")
 
 
 def mlp(tree: ModuleTree) -> frozenset[str]:
-    """Linear layers of the numbered blocks that are not attention, fused experts included, routers not."""
-    return frozenset(module.name for module in _linear_layers(tree) if not _in_attention(module) and _is_numbered(module))
+    """Linear layers of the MLPs, fused experts included, routers not."""
+    return _part(tree, "mlp")
 
 
 def all_linear(tree: ModuleTree) -> frozenset[str]:
-    """Every linear layer but the head, fused experts included, routers not."""
-    index = index_of(tree)
-    return (index.linear | frozenset(name for name in index.parameters if tree.by_name[name].num_experts != 1)) & index.targetable
+    """Every linear layer but the head, fused experts included, routers that are no Linear not."""
+    return frozenset(module.name for module in _linear_layers(tree))
 
 
 def no_targets(_tree: ModuleTree) -> frozenset[str]:
@@ -39,13 +37,11 @@ PRESETS: MappingProxyType[str, Callable[[ModuleTree], frozenset[str]]] = Mapping
 
 def _linear_layers(tree: ModuleTree) -> list[ModuleInfo]:
     index = index_of(tree)
-    wanted = (index.linear | index.parameters) & index.targetable
+    wanted = ((index.linear | index.parameters) & index.targetable) - index.idle
     return [module for module in tree.modules if module.name in wanted and module.num_experts != 1]
 
 
-def _in_attention(module: ModuleInfo) -> bool:
-    return any(word in part for part in module.name.lower().split(".") for word in _ATTENTION_WORDS)
-
-
-def _is_numbered(module: ModuleInfo) -> bool:
-    return any(part.isdecimal() for part in module.name.split("."))
+def _part(tree: ModuleTree, part: Part) -> frozenset[str]:
+    blocks = Blocks(tree)
+    return frozenset(
+        module.name for module in _linear_layers(tree) if blocks.part_of(module) == part and not blocks.is_router(module))

@@ -14,6 +14,7 @@ from lora_studio.core.settings import AdapterSettings
 from lora_studio.core.targets.fused import rewrite_for_fused_experts
 from lora_studio.core.targets.index import index_of
 from lora_studio.core.targets.matching import (
+    endings_of,
     has_names_within_names,
     matching_names,
     names_matching,
@@ -22,6 +23,7 @@ from lora_studio.core.targets.matching import (
     within_layers,
 )
 from lora_studio.core.targets.patterns import PatternTable, changed_by_sorting, unused_patterns
+from lora_studio.core.targets.reach import reach_findings
 from lora_studio.core.targets.saved import excluded_by_saving, saved_modules
 
 _MODULES = "adapter.target_modules"
@@ -46,7 +48,8 @@ class Resolution:
     """What settings come to on one model.
 
     Attributes:
-        adapter: The settings PEFT goes on with: those given, rewritten where PEFT rewrites them (fused experts).
+        adapter: The settings PEFT goes on with: those given, rewritten where PEFT rewrites them (fused experts), `all-linear`
+            without what no adapter can go on.
         targets: What gets an adapter, in the order of the tree.
         saved_modules: Names of the modules trained in full and saved with the adapter.
         findings: What is wrong or worth knowing; `check` raises the first error.
@@ -84,13 +87,13 @@ def resolve(adapter: AdapterSettings, tree: ModuleTree) -> Resolution:
     if adapter.target_modules == "all-linear" and adapter.layers_to_transform:
         findings.append(_LAYERS_WITH_ALL_LINEAR)
     try:
-        effective = rewrite_for_fused_experts(adapter, tree)
+        effective = rewrite_for_fused_experts(_without_refused(adapter, tree, findings), tree)
         ranks = PatternTable(effective.rank_pattern, "adapter.rank_pattern")
         alphas = PatternTable(effective.alpha_pattern, "adapter.alpha_pattern")
         names = _module_names(effective, tree, findings)
     except InputError as error:
         return Resolution(adapter, (), (), (Finding("error", "setting_refused", error.message, error.hint, error.field),))
-    names |= _parameter_names(effective, tree, findings)
+    names |= _parameter_names(effective, adapter.target_parameters, tree, findings)
     chosen = [module for module in tree.modules if module.name in names] if names else []
     rank_of, alpha_of = ranks.lookup(effective.r), alphas.lookup(effective.lora_alpha)
     wrapped = _wrappable(chosen, findings)
@@ -99,6 +102,7 @@ def resolve(adapter: AdapterSettings, tree: ModuleTree) -> Resolution:
     if not chosen and not any(finding.level == "error" for finding in findings):
         findings.append(_nothing_targeted())
     findings.extend(_experts_findings(effective, targets))
+    findings.extend(reach_findings(adapter, tree, [target.name for target in targets], saved))
     findings.extend(_pattern_findings(effective, targets))
     return Resolution(effective, targets, saved, tuple(findings))
 
@@ -111,6 +115,23 @@ def _nothing_targeted() -> Finding:
 def _unmatched(level: Level, setting: str, entry: str, hint: str) -> Finding:
     code = "exclude_unmatched" if setting == "exclude_modules" else "target_unmatched"
     return Finding(level, code, f"{setting}: nothing in the model is named {entry!r}.", hint, f"adapter.{setting}")
+
+
+def _without_refused(adapter: AdapterSettings, tree: ModuleTree, findings: list[Finding]) -> AdapterSettings:
+    """Leave out of `all-linear` what PEFT would take for it and no adapter can go on."""
+    if adapter.target_modules != "all-linear":
+        return adapter
+    here = set(index_of(tree).refused_linear)
+    for entry in adapter.exclude_modules:
+        here -= names_matching(entry, tree)
+    refused = [name for name in index_of(tree).refused_linear if name in here]
+    if not refused:
+        return adapter
+    first = tree.by_name[refused[0]]
+    others = f" and {len(refused) - 1} more" if len(refused) > 1 else ""
+    findings.append(Finding("note", "all_linear_without", f"all-linear leaves {first.name}{others} out: {first.reason}.", "", _MODULES))
+    entries = [*adapter.exclude_modules, *endings_of(refused, index_of(tree).linear, tree)]
+    return AdapterSettings.model_validate({**adapter.model_dump(), "exclude_modules": tuple(dict.fromkeys(entries))})
 
 
 def _module_names(adapter: AdapterSettings, tree: ModuleTree, findings: list[Finding]) -> set[str]:
@@ -130,9 +151,11 @@ def _module_names(adapter: AdapterSettings, tree: ModuleTree, findings: list[Fin
 
 
 def _every_linear(tree: ModuleTree) -> set[str]:
-    linear = index_of(tree).linear
+    index = index_of(tree)
     # PEFT turns all-linear into a list of names, which may happen to be endings of longer ones.
-    return matching_names(linear, tree) if has_names_within_names(tree) else set(linear)
+    if has_names_within_names(tree):
+        return matching_names((*index.linear, *index.refused_linear), tree)
+    return {*index.linear, *index.refused_linear}
 
 
 def _listed(adapter: AdapterSettings, tree: ModuleTree, findings: list[Finding]) -> set[str]:
@@ -158,7 +181,9 @@ def _names_hint(tree: ModuleTree) -> str:
     return f"This model has {', '.join(list(leaves)[:12])}." if leaves else "This model has no module an adapter can go on."
 
 
-def _parameter_names(adapter: AdapterSettings, tree: ModuleTree, findings: list[Finding]) -> set[str]:
+def _parameter_names(adapter: AdapterSettings, given: tuple[str, ...], tree: ModuleTree, findings: list[Finding]) -> set[str]:
+    """Give the parameters that are targeted; of the entries, only those given must be in the model, not what PEFT makes of others."""
+    rewritten = adapter.target_parameters != given and bool(adapter.target_modules)
     names = set[str]()
     for entry in adapter.target_parameters:
         found = {module.name for module in parameters_matching(entry, tree)}
@@ -168,7 +193,7 @@ def _parameter_names(adapter: AdapterSettings, tree: ModuleTree, findings: list[
             findings.append(Finding(
                 "error", "parameter_of_module", f"target_parameters: {entry!r} takes a plain parameter of {owner}.",
                 "Give the module's name in target_modules, or a longer name of the parameter meant.", "adapter.target_parameters"))
-        elif not found:
+        elif not found and (entry in given or not rewritten):
             findings.append(_unmatched("error", "target_parameters", entry, _parameters_hint(tree)))
     return names
 

@@ -51,7 +51,8 @@ def problems_of(config: RunConfig, check: DataCheck | None, report: Mapping[str,
         found += [*_encoding(check), *_unknown_keys(config, check), *_preference(config, check)]
         found += [*_bad_rows(config, check), *_repeats(check)]
     if report is not None:
-        found += [*_unended(report), *_lengths(report, config.data.max_length), *_untrained(report, config.data.max_length)]
+        found += [*_unended(report), *_of_template(report)]
+        found += [*_lengths(report, config.data.max_length), *_untrained(report, config.data.max_length)]
     return found
 
 
@@ -82,8 +83,10 @@ def _encoding(check: DataCheck) -> list[Problem]:
     if not offer:
         return []
     names = ", ".join(Path(file.path).name for file in check.files if file.encoding)
-    return [Problem("encoding", "warning", tr("Lines of {names} are not UTF-8; they read as {offer}.", names=names, offer=offer),
-                    tr("Use {offer}", offer=offer), {"data.encoding": offer})]
+    text = tr("Lines of {names} are not UTF-8; they read as {offer}.", names=names, offer=offer)
+    if check.other_encodings:
+        text += " " + tr("So they do as {others}.", others=", ".join(check.other_encodings))
+    return [Problem("encoding", "warning", text, tr("Use {offer}", offer=offer), {"data.encoding": offer})]
 
 
 def _unknown_keys(config: RunConfig, check: DataCheck) -> list[Problem]:
@@ -143,6 +146,13 @@ def _unended(report: Mapping[str, Any]) -> list[Problem]:
     text = tr("Rows that train no end token: {count}. The chat template writes none, and the model would not learn to stop.",
               count=format_count(int(report["unended_rows"])))
     return [Problem("unended", "warning", text, tr("Choose a chat template"), leads_to=TEMPLATE)]
+
+
+def _of_template(report: Mapping[str, Any]) -> list[Problem]:
+    """What the chat template left out, and where it opens answers otherwise than the prompt at inference."""
+    found = [entry for entry in report.get("findings", ()) if entry["code"] != "rows_unended"]
+    return [Problem(entry["code"], "info" if entry["level"] == "note" else entry["level"], f"{entry['message']} {entry['hint']}".strip(),
+                    tr("Go to the setting"), leads_to=SETTING) for entry in found]
 
 
 def _lengths(report: Mapping[str, Any], max_length: int) -> list[Problem]:

@@ -33,7 +33,7 @@ def _rendered(settings: Any, model_folder: str, row: Row) -> dict[str, Any]:
 
     source = ""
     try:
-        with ChatTemplate(load_tokenizer(model_folder), settings.chat_template) as template:
+        with ChatTemplate.of(load_tokenizer(model_folder), settings) as template:
             source = template.source.text or ""
             result = template.render_rows([row], settings.train_on)[0]
     except InputError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +86,7 @@ class FormPage(QWidget):
             "source": str(self.source.path), "kind": self.form, "to": str(self.destination),
             "dtype": None if self.dtype == "keep" else self.dtype, "overwrite": self._replace.isChecked(),
             "outtype": str(self._outtype.currentData()),
-            "into": str(self._into.currentData()) if self.form in ("merged", "gguf") else "original",
+            "into": str(self._into.currentData()) if self.form in ("merged", "gguf") else "auto",
         }
 
     def choose(self, form: Form, dtype: str = "") -> None:
@@ -144,6 +145,7 @@ class FormPage(QWidget):
             "merged": (tr("Merged model"), tr("base and adapter in one; loads in transformers")),
             "gguf": (tr("GGUF model"), tr("base and adapter in one file for llama.cpp and Ollama")),
             "gguf-adapter": (tr("GGUF adapter"), tr("for llama.cpp, on a GGUF of the base model")),
+            "mlx-adapter": (tr("MLX adapter"), tr("for mlx-lm on Apple machines, on the base model")),
         }
         self._forms = QButtonGroup(self)
         self._told: dict[Form, Any] = {}
@@ -174,13 +176,23 @@ class FormPage(QWidget):
             self._outtype.addItem(outtype if outtype in PLAIN_TYPES else tr("{type} (by llama-quantize)", type=outtype), outtype)
         self._outtype.setCurrentIndex(self._outtype.findData("f16"))
         self._into = ComboBox("export_into", characters=24)
-        self._into.addItem(tr("the base model in full precision"), "original")
-        if self._subject.quantization != NONE:
-            held = SAID[self._subject.quantization]
-            self._into.addItem(tr("the base model as it was held in {bits}, unpacked", bits=held), "dequantized")
+        for title, value in self._bases():
+            self._into.addItem(title, value)
         page.addRow(tr("Written as"), self._dtype)
         page.addRow(tr("Written as"), self._outtype)
         page.addRow(tr("Merged into"), self._into)
+
+    def _bases(self) -> Iterator[tuple[str, str]]:
+        """Give what can be merged into, the usual first."""
+        subject, stored = self._subject, self._subject.stored
+        if stored is not None:
+            yield tr("the base model's weights in {bits}, unpacked", bits=stored.said), "auto"
+            if subject.full_precision:
+                yield tr("{name}, in full precision", name=subject.full_precision), "original"
+            return
+        yield tr("the base model in full precision"), "original"
+        if subject.quantization != NONE:
+            yield tr("the base model as it was held in {bits}, unpacked", bits=SAID[subject.quantization]), "dequantized"
 
     def _connect(self) -> None:
         self._source.currentIndexChanged.connect(self._look_at_weights)
@@ -232,7 +244,7 @@ class FormPage(QWidget):
         return f"{self.form}{how}{step}"
 
     def _size_text(self) -> str:
-        if self.form in ("adapter", "gguf-adapter"):
+        if self.form in ("adapter", "gguf-adapter", "mlx-adapter"):
             return format_bytes(weights_bytes(self._subject.weights(self.source)))
         if self._facts is None or not self._facts.parameters:
             return tr("not known: the base model cannot be read")

@@ -11,8 +11,10 @@ from lora_studio.export.source import find_source
 from lora_studio.gui.export_text import ExportSource, sources_of
 from lora_studio.gui.text import tr
 from lora_studio.models.facts import ModelFacts, read_facts
+from lora_studio.models.full_precision import full_precision_of
 from lora_studio.models.quantization import NONE
 from lora_studio.models.sources import find_model
+from lora_studio.models.stored_quantization import StoredQuantization
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,17 @@ class ExportSubject:
         except (StudioError, OSError):
             return None
         return found.path or found.file
+
+    @property
+    def stored(self) -> StoredQuantization | None:
+        """How the base's own files are quantized; None where they are not, or not here."""
+        facts = self.facts()
+        return facts.stored if facts else None
+
+    @property
+    def full_precision(self) -> str:
+        """What the base in full precision is called where this one is quantized; empty where nothing tells."""
+        return full_precision_of(self.base, self.base_folder())
 
     def facts(self) -> ModelFacts | None:
         """Give the base model's facts, where it is here."""

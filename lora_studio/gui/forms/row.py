@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from PySide6.QtCore import QEvent, Qt, Signal
 from PySide6.QtWidgets import QCheckBox, QHBoxLayout, QSizePolicy, QVBoxLayout, QWidget
 
@@ -180,4 +182,7 @@ def _key(value: object) -> str:
 def _as_text(value: object) -> str:
     if value is None:
         return ""
+    if isinstance(value, dict):
+        pairs = cast("dict[str, object]", value).items()
+        return ", ".join(f"{name}={str(said).lower() if isinstance(said, bool) else said}" for name, said in pairs)
     return ", ".join(str(part) for part in value) if isinstance(value, tuple) else str(value)

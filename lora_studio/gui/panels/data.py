@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 _FILTERS = ("Rows (*.jsonl *.ndjson *.json *.csv *.tsv *.parquet *.txt *.text *.md *.gz *.zst *.zstd)", "All files (*)")
 _MORE = (
-    "data.format", "data.encoding", "data.train_on", "data.packing", "data.eval_fraction", "data.eval_rows", "data.on_bad_rows",
+    "data.format", "data.encoding", "data.chat_template_kwargs", "data.train_on", "data.on_unwritten", "data.answer_opening",
+    "data.packing", "data.eval_fraction", "data.eval_rows", "data.on_bad_rows",
 )
 
 

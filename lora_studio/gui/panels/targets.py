@@ -227,7 +227,8 @@ class TargetsPanel(Card):
             return
         chosen = frozenset(resolution.by_name)
         plain = not self._workspace.config.adapter.rank_pattern and not self._workspace.config.adapter.alpha_pattern
-        matching = (name for name in PRESETS if plain and self._preset(name, tree) == chosen)
+        wanted = PRESETS if chosen else ("none",)  # of some models, a preset is empty
+        matching = (name for name in wanted if plain and self._preset(name, tree) == chosen)
         self._pills.set_current(next(matching, "custom"))
 
     def _preset(self, name: str, tree: ModuleTree) -> frozenset[str]:

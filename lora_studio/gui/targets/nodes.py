@@ -175,8 +175,8 @@ def _reasons(modules: list[ModuleInfo | None], tree: ModuleTree) -> tuple[dict[i
             continue
         refused = targetable_reason(module, tree)
         targetable[node] = not refused
-        if refused or module.reason:
-            reasons[node] = refused or module.reason
+        if refused or module.remark:
+            reasons[node] = refused or module.remark
     return reasons, targetable
 
 

@@ -1,0 +1,147 @@
+"""The other class that a base model's files can be loaded as, and what an adapter's modules are called there.
+
+Files of a model with images name a class such as `Qwen3_5ForConditionalGeneration`, while `AutoModelForCausalLM`, in which adapters are
+trained, makes the text part alone of them, under other names. PEFT puts an adapter with the names of one class into the other with a
+warning and no effect. So what differs is found here, and the lines that load it there are written into card and certificate.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lora_studio.core.modules import ModuleInfo, ModuleTree
+from lora_studio.models.check import read_config
+from lora_studio.models.inspect import load_config, tree_of
+
+if TYPE_CHECKING:
+    from lora_studio.lora.saved_adapter import SavedAdapter
+
+
+@dataclass(frozen=True)
+class OtherClass:
+    """What an adapter needs to be loaded into the class that the base's config names.
+
+    Attributes:
+        trained: The class the adapter's names are of.
+        name: The class that the config names.
+        renames: What names begin with in the one and in the other, each with its dot.
+        targets: A regular expression for `target_modules` in the other class.
+    """
+
+    trained: str
+    name: str
+    renames: dict[str, str]
+    targets: str
+
+    def lines(self, base: str, folder: str, revision: str = "") -> str:
+        """Give the lines of Python that load the adapter into the other class."""
+        pinned = f", revision={revision!r}" if revision else ""
+        mapping = {f"^{re.escape(before)}": after for before, after in self.renames.items()}
+        return (
+            "from peft import PeftConfig, PeftModel\n"
+            f"from transformers import {self.name}\n\n"
+            f"base = {self.name}.from_pretrained({base!r}{pinned})\n"
+            f"config = PeftConfig.from_pretrained({folder!r})\n"
+            f"config.target_modules = {self.targets!r}\n"
+            "config.exclude_modules = config.layers_to_transform = None\n"
+            f"model = PeftModel.from_pretrained(base, {folder!r}, config=config, key_mapping={mapping!r})\n"
+        )
+
+    def to_json(self, base: str, folder: str, revision: str = "") -> dict[str, Any]:
+        """Give what certificate and card say of it."""
+        return {"trained": self.trained, "other": self.name, "renames": dict(self.renames), "lines": self.lines(base, folder, revision)}
+
+
+def other_class(base: Path, tree: ModuleTree, adapter: SavedAdapter) -> OtherClass | None:
+    """Find the class that a base's config names where it is not the one adapters are trained in; None where nothing differs.
+
+    Args:
+        base: The base model's folder.
+        tree: Its modules, of the class adapters are trained in.
+        adapter: The adapter.
+    """
+    named: Any = (read_config(base).get("architectures") or [""])[0]
+    if not isinstance(named, str) or named == tree.architecture:
+        return None
+    other = _tree_as(base, named)
+    if other is None:
+        return None
+    renames = _renames(tree, other)
+    if not renames or all(before == after for before, after in renames.items()):
+        return None
+    modules = [name for name in adapter.pairs if tree.by_name[name].kind != "experts"]
+    moved = [_renamed(name, renames) for name in modules]
+    return OtherClass(tree.architecture, named, {before: after for before, after in renames.items() if before != after}, _expression(moved))
+
+
+def _tree_as(base: Path, name: str) -> ModuleTree | None:
+    """Describe a base's modules as a class of transformers makes them; None where it cannot."""
+    import torch
+    import transformers
+
+    made: Any = getattr(transformers, name, None)
+    if not (isinstance(made, type) and issubclass(made, transformers.PreTrainedModel)):
+        return None
+    try:
+        with torch.device("meta"):
+            model: Any = made(load_config(base))
+        model.tie_weights()
+        return tree_of(model)
+    except Exception:  # a config that another class cannot be made of: then there is no other class to tell of
+        return None
+
+
+def _renames(tree: ModuleTree, other: ModuleTree) -> dict[str, str]:
+    """Give for each module at the top of one tree what its name is in the other, both with their dot; empty where something has none."""
+    found: dict[str, str] = {}
+    for top in tree.children.get("", ()):
+        below = [module for module in tree.modules if module.name.startswith(f"{top.name}.") and module.shape]
+        if not below:  # a head is in place of all that is below it
+            place = next((module for module in other.modules if _is_like(top, module)), None)
+            found |= {top.name: place.name} if place and top.shape else {}
+            continue
+        place = next((at.name for at in other.modules if all(_is_there(module, top.name, at.name, other) for module in below)), None)
+        if place is None:
+            return {}
+        found[f"{top.name}."] = f"{place}." if place else ""
+    return found
+
+
+def _is_like(top: ModuleInfo, module: ModuleInfo) -> bool:
+    return module.leaf_name == top.name and module.shape == top.shape
+
+
+def _is_there(module: ModuleInfo, top: str, place: str, other: ModuleTree) -> bool:
+    tail = module.name.removeprefix(f"{top}.")
+    found = other.by_name.get(f"{place}.{tail}" if place else tail)
+    return found is not None and found.shape == module.shape
+
+
+def _renamed(name: str, renames: dict[str, str]) -> str:
+    for before, after in renames.items():
+        if name == before or (before.endswith(".") and name.startswith(before)):
+            return after + name.removeprefix(before)
+    return name
+
+
+def _expression(names: Iterable[str]) -> str:
+    """Give a regular expression that fully matches exactly these names, those of many layers put together."""
+    layers: dict[tuple[str, str], list[str]] = {}
+    for name in names:
+        parts = name.split(".")
+        at = next((place for place, part in enumerate(parts) if part.isdecimal()), len(parts))
+        layers.setdefault((".".join(parts[:at]), ".".join(parts[at + 1 :])), []).extend(parts[at : at + 1])
+    tails: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+    for (stack, tail), numbers in layers.items():
+        tails.setdefault((stack, tuple(numbers)), []).append(tail)
+    return "|".join(_stack_expression(stack, numbers, ends) for (stack, numbers), ends in tails.items())
+
+
+def _stack_expression(stack: str, numbers: tuple[str, ...], tails: list[str]) -> str:
+    if not numbers:
+        return re.escape(stack)
+    return rf"{re.escape(stack)}\.({'|'.join(numbers)})\.({'|'.join(map(re.escape, tails))})"

@@ -1,0 +1,39 @@
+"""Limits on waits that grow with what else the machine has to do: a wait is in vain when nothing happens, not when all is slow."""
+
+from __future__ import annotations
+
+import os
+import time
+
+_SPUN_S = 0.002
+_MOST = 30.0
+
+
+class Patience:
+    """So many seconds of a machine that is free; on a busy one, as many more as work is kept waiting there."""
+
+    def __init__(self, seconds: float) -> None:
+        self._left = seconds
+        self._looked = time.monotonic()
+
+    def is_over(self) -> bool:
+        """Say whether the time is up, by what the machine was busy with since last asked."""
+        now = time.monotonic()
+        self._left -= (now - self._looked) / slowdown()
+        self._looked = now
+        return self._left <= 0
+
+
+def slowdown() -> float:
+    """Give how many times as long as alone a processor's work takes now, at least 1: by a try, and by what waits for processors."""
+    worked, passed = time.thread_time(), time.perf_counter()
+    while time.thread_time() - worked < _SPUN_S:
+        pass
+    return min(_MOST, max(1.0, (time.perf_counter() - passed) / (2 * _SPUN_S), waiting()))
+
+
+def waiting() -> float:
+    """Give how many programs share a processor, over the last minute; 1 where the system does not tell."""
+    if not hasattr(os, "getloadavg"):
+        return 1.0
+    return max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
