@@ -38,6 +38,7 @@ class Measured:
         tokenizer: Whether its tokenizer reads texts, chat and special tokens as they are meant; None where that was not tried.
         error: What it said where it could not read it.
         date: When.
+        ran: Whether it was run at all; `error` says why not.
     """
 
     program: str
@@ -48,13 +49,15 @@ class Measured:
     tokenizer: bool | None = None
     error: str = ""
     date: str = ""
+    ran: bool = True
 
     @classmethod
     def of(cls, found: Mapping[str, Any], date: str) -> Measured:
         """Take it from what a reader wrote; of folders named in an error the last part stays."""
         difference, top1 = float(f"{found.get('difference', -1.0):.1e}"), round(float(found.get("top1", 0.0)), 3)
         error = _FOLDERS.sub("", str(found.get("error", "")))
-        return cls(found["program"], found["form"], found["subject"], difference, top1, found.get("tokenizer"), error, date)
+        named = {name: found[name] for name in ("program", "form", "subject", "tokenizer", "ran") if name in found}
+        return cls(difference=difference, top1=top1, error=error, date=date, **named)
 
     def to_json(self) -> dict[str, Any]:
         """Give it as JSON."""
@@ -118,7 +121,7 @@ def readers(config: Mapping[str, Any], form: Form, *, experts: bool = False) -> 
     names = {one["name"] for one in alike if form == "merged" or one["experts"] == experts}
     by_program: dict[str, list[Measured]] = {}
     for found in (Measured(**entry) for entry in table["results"]):
-        if found.form == form and found.subject in names:
+        if found.form == form and found.subject in names and found.ran:
             by_program.setdefault(found.program, []).append(found)
     found = [_reader(program, told) for program, told in by_program.items()]
     return sorted(found, key=lambda reader: (_OUTCOMES.index(reader.outcome), -reader.difference))

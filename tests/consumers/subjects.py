@@ -67,6 +67,7 @@ class Subject:
         base: The base's folder as our conversions write it: weights, and settings in both spellings.
         merged: Our merged export.
         adapter: Our adapter export.
+        mlx: Our adapter export for mlx-lm; empty where it was refused, and then `mlx_refused` says why.
         reference: Logits of base + adapter in plain PEFT, positions × vocabulary, as a NumPy file.
         ids: The tokens that they are of.
         text: A text, and `text_ids` what it is to its tokenizer.
@@ -81,6 +82,8 @@ class Subject:
     base: str
     merged: str = ""
     adapter: str = ""
+    mlx: str = ""
+    mlx_refused: str = ""
     reference: str = ""
     ids: list[int] | None = None
     text: str = _TEXT
@@ -170,10 +173,22 @@ def _fill(subject: Subject, folder: Path) -> None:
     subject.ids, subject.text_ids, subject.messages = ids, tokenizer(_TEXT).input_ids, _MESSAGES
     subject.chat = tokenizer.apply_chat_template(_MESSAGES, add_generation_prompt=True, tokenize=False)
     subject.eos_token = tokenizer.eos_token
+    _fill_mlx(subject, source, folder / "mlx")
     if subject.name != "starter":  # what is converted here has both spellings; a folder of transformers 5 is not of our writing
         spelled = shutil.copytree(base, folder / "base")
         mend_folder(spelled)
         subject.base = str(spelled)
+
+
+def _fill_mlx(subject: Subject, source: Path, folder: Path) -> None:
+    from lora_studio.core.errors import InputError
+    from tests.export.adapters import run_export
+
+    try:
+        run_export(source=str(source), kind="mlx-adapter", to=str(folder), check="tensors")
+        subject.mlx = str(folder)
+    except InputError as error:
+        subject.mlx_refused = error.message
 
 
 def _soften(adapter: Path, factor: float) -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from lora_studio.export.measured import NEAR, NEAR_TOP1, SAME, Measured, outcome_of
-from tests.consumers.readers import READERS
+from tests.consumers.llama import COMPARES
+from tests.consumers.readers import READERS, TORCH
 from tests.consumers.subjects import TINY, Subject
 
 _HEAD = """# What other programs read of what we write
@@ -15,8 +16,10 @@ _HEAD = """# What other programs read of what we write
 Made by `python -m tests.consumers --write`; not to be edited. Measured {date}, on a processor, in float32, with the versions named:
 the starter and tiny random models, each with an adapter that changes it, exported by this program and read by others. A cell gives the
 largest difference of any log-probability from base + adapter in plain PEFT ({here}).
-*Other* means that the program computes something else, *no* that it does not read it, with the reasons below. What has no row or column
-was not measured. GGUF files are what llama.cpp reads, and there our certificate's own comparison counts.
+*Other* means that the program computes something else, *no* that it does not read it, *not run* that there was nothing to read, with the
+reasons below. What has no row or column was not measured. GGUF files are what llama.cpp reads, and there our certificate's own comparison
+counts. The adapters are plain LoRA on linear layers, on fused experts where that is said: of DoRA, rsLoRA, ranks that differ, biases,
+new tokens and whole trained modules nothing was measured.
 
 Same: at most {same:g}. Near: at most {near:g}, and the same likeliest token at {top1:.0%} of positions or more: the program rounds or
 approximates a function otherwise.
@@ -40,7 +43,9 @@ def document_of(subjects: list[Subject], results: list[dict[str, Any]], date: st
 
 
 def _renewed(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
-    """Put what was measured now in the place of what was before; what is no longer part of the suite goes."""
+    """Put what was measured now in the place of what was before; what is no longer part of the suite, or held against others, goes."""
+    if before["here"] != now["here"]:
+        before = {"subjects": [], "results": []}
     programs = {program for reader in READERS for program in reader.programs.values()}
     names = {"starter", *TINY}
     subjects = {one["name"]: one for one in [*before["subjects"], *now["subjects"]] if one["name"] in names}
@@ -62,11 +67,30 @@ def page(document: dict[str, Any]) -> str:
         if of_form:
             parts.append(f"\n## {title}\n\n{_table(names, of_form)}")
             parts.append("\n".join(_reasons(of_form)))
+    parts.append(_environments(measured))
     return "\n".join(parts).rstrip() + "\n"
 
 
+def _environments(measured: list[Measured]) -> str:
+    """Say of each program what was installed with it, what of its answers was compared, and when."""
+    lines = ["\n## What was run, and what was compared\n"]
+    for reader in READERS:
+        beside = [*reader.packages, *(TORCH if reader.torch else ())]
+        lines.append(f"- {' and '.join(dict.fromkeys(reader.programs.values()))} ({', '.join(beside)}): {reader.compares}. "
+                     f"{_when(measured, set(reader.programs.values()))}")
+    llama = {found.program for found in measured if found.program.startswith("llama.cpp")}
+    return "\n".join([*lines, *(f"- {program}: {COMPARES}. {_when(measured, {program})}" for program in sorted(llama))]) + "\n"
+
+
+def _when(measured: list[Measured], programs: set[str]) -> str:
+    dates = sorted({found.date for found in measured if found.program in programs})
+    return f"Measured on {' and '.join(dates)}." if dates else "Not run."
+
+
 def _table(names: list[str], measured: list[Measured]) -> str:
-    programs = list(dict.fromkeys(found.program for found in measured))
+    told = dict.fromkeys(found.program for found in measured)
+    programs = [*dict.fromkeys(program for reader in READERS for program in reader.programs.values() if program in told)]
+    programs += [program for program in told if program not in programs]
     by_place = {(found.subject, found.program): found for found in measured}
     lines = [f"| model | {' | '.join(programs)} |", "|---" * (len(programs) + 1) + "|"]
     for name in names:
@@ -78,6 +102,8 @@ def _table(names: list[str], measured: list[Measured]) -> str:
 def _cell(found: Measured | None) -> str:
     if found is None:
         return "not measured"
+    if not found.ran:
+        return "not run"
     outcome = outcome_of(found)
     if outcome == "no":
         return "no"
