@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from lora_studio.export.gguf_fit import beyond_gguf
 from lora_studio.export.llama_families import ADAPTER_FAMILIES, LLAMA_CPP_FAMILIES, family_beyond_gguf, family_in_llama_cpp
-from lora_studio.export.measured import Reader, readers
+from lora_studio.export.measured import Form, Reader, readers, rotary_of
 from lora_studio.export.mlx_format import MLX_FAMILIES
 from lora_studio.export.public import plain
 from lora_studio.export.source import WEIGHTS_NAME, read_adapter_config
@@ -51,6 +51,11 @@ _HEADS = ("lm_head", "embed_out", "output_layer")
 _MERGE = "Merge it into the base model"
 _NOT_RUN = " (by its source; it was not run)"
 _NEWER = "Load it with the releases of PEFT and transformers that it was made with, or merge it into the base model."
+_HOLD = "Hold its answers there against base + adapter before you rely on them."
+_PLAIN = frozenset({  # settings that adapters of the kind that was measured have; the second line says nothing of what they compute
+    "r", "lora_alpha", "lora_dropout", "target_modules", "target_parameters", "fan_in_fan_out", "bias", "peft_type", "task_type",
+    "auto_mapping", "base_model_name_or_path", "revision", "inference_mode", "peft_version", "megatron_core", "qalora_group_size",
+})
 _TO_MLX = f"{_MERGE}: mlx-lm loads the merged folder"
 _TO_GGUF = "Merge it and export the model as GGUF"
 
@@ -61,13 +66,13 @@ class Compatibility:
 
     Attributes:
         program: Its name.
-        answer: `yes`, or `no`.
+        answer: `yes`, `no`, or `not measured`.
         reason: In what form it takes the adapter, or why it does not.
-        remedy: What would make a no a yes; empty for a yes.
+        remedy: What would make it a yes; empty for a yes.
     """
 
     program: str
-    answer: Literal["yes", "no"]
+    answer: Literal["yes", "no", "not measured"]
     reason: str
     remedy: str = ""
 
@@ -101,6 +106,14 @@ class _Adapter:
         return bool(self.config.get("target_parameters"))
 
     @property
+    def is_plain(self) -> bool:
+        """Whether it is of the kind that was measured: A and B alone, of one rank and scale, on layers or on fused experts."""
+        more = any(
+            key not in _PLAIN and value not in (None, False, "", [], {}) and (key, value) != ("init_lora_weights", True)
+            for key, value in self.config.items())
+        return not (more or self.has_bias or self.is_on(_EMBEDDINGS + _HEADS))
+
+    @property
     def has_bias(self) -> bool:
         """Whether biases were trained, the base's or its own."""
         return self.config.get("bias", "none") != "none" or bool(self.config.get("lora_bias"))
@@ -132,7 +145,7 @@ class _Problem:
 
 
 def compatibility(adapter: Path, facts: ModelFacts | None, config: Mapping[str, Any] | None = None) -> list[Compatibility]:
-    """Say for PEFT, vLLM, llama.cpp, Ollama and MLX whether they serve an adapter, and in what form.
+    """Say for PEFT, vLLM, llama.cpp, Ollama and MLX whether they serve an adapter, and in what form, and what was measured.
 
     Args:
         adapter: A PEFT LoRA folder.
@@ -145,14 +158,18 @@ def compatibility(adapter: Path, facts: ModelFacts | None, config: Mapping[str, 
     header = read_header(adapter / WEIGHTS_NAME)
     found = _Adapter(read_adapter_config(adapter), {name: entry.shape for name, entry in header.tensors.items()})
     gguf = _llama_cpp_problems(adapter, found, facts)
+    measured = readers(config, "adapter", experts=found.has_experts) if config is not None and found.is_plain else []
     unseen = "" if facts else "; whether it takes this family of models was not looked at"
+    in_mlx = unseen + ("" if any(reader.program.startswith("mlx-lm") for reader in measured) else _NOT_RUN)
+    untold = [] if measured or config is None else [_not_measured(config, "adapter", is_plain=found.is_plain)]
     return [
         Compatibility("PEFT", "yes", "this folder, by PeftModel.from_pretrained"),
         _judged("vLLM", _vllm_problems(found, facts), f"this folder, by --enable-lora{unseen}{_NOT_RUN}", _MERGE),
         _judged("llama.cpp", gguf, f"as a GGUF adapter, by --lora{unseen}", _TO_GGUF),
         _judged("Ollama", [*gguf, *_ollama_problems(facts)], f"as a GGUF adapter, by ADAPTER in a Modelfile{unseen}{_NOT_RUN}", _TO_GGUF),
-        _judged("MLX", _mlx_problems(found, facts), f"as an MLX adapter, by --adapter-path{unseen}", _TO_MLX),
-        *_measured(readers(config or {}, "adapter", experts=found.has_experts), _NEWER),
+        _judged("MLX", _mlx_problems(found, facts), f"as an MLX adapter, by --adapter-path{in_mlx}", _TO_MLX),
+        *_measured(measured, _NEWER),
+        *untold,
     ]
 
 
@@ -164,7 +181,8 @@ def merged_compatibility(config: Mapping[str, Any]) -> list[Compatibility]:
     """
     lacking = what_older_readers_lack(config)
     told = [Compatibility("Older programs", "no", lacking.rstrip("."), "Load it with transformers 5.")] if lacking else []
-    return [*_measured(readers(config, "merged"), "Load it with transformers 5."), *told]
+    measured = _measured(readers(config, "merged"), "Load it with transformers 5.")
+    return [*(measured or [_not_measured(config, "merged")]), *told]
 
 
 def _measured(found: list[Reader], remedy: str) -> list[Compatibility]:
@@ -174,6 +192,16 @@ def _measured(found: list[Reader], remedy: str) -> list[Compatibility]:
     return told + [
         Compatibility(reader.program, "yes" if reader.outcome == "near" else "no", reader.told, "" if reader.outcome == "near" else remedy)
         for reader in found if reader.outcome != "same"]
+
+
+def _not_measured(config: Mapping[str, Any], form: Form, *, is_plain: bool = True) -> Compatibility:
+    """Say that nothing is known of what was not tried: neither a yes nor a no."""
+    rotary = rotary_of(config)
+    settings = f" with such rotary settings ({plain(rotary)})" if rotary else ""
+    what = f"models of the family {plain(str(config.get('model_type', '?')))}{settings}"
+    if form == "adapter":
+        what = f"adapters for {what}" if is_plain else "adapters that are more than A and B of one rank and scale on layers and experts"
+    return Compatibility("Other programs", "not measured", f"were not tried with {what}", _HOLD)
 
 
 def _judged(program: str, problems: list[_Problem], form: str, merge: str) -> Compatibility:

@@ -6,6 +6,7 @@ Never more is said than stands there: a family, or a kind of rotary settings, th
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,8 +14,10 @@ from typing import Any, Literal, cast
 
 from lora_studio.core.paths import resources_folder
 
-SAME, NEAR = 2e-4, 1e-2
-"""Largest difference of a log-probability: of the same computation in float32, and of one that approximates a function."""
+SAME, NEAR, NEAR_TOP1 = 2e-4, 1e-2, 0.97
+"""Largest difference of a log-probability: of the same computation in float32, and of one that approximates a function; and the share of
+positions with the same likeliest token that the latter has at least, random models having some near ties."""
+_FOLDERS = re.compile(r"/\S*/")
 _LLAMA3_LENGTH = 8192  # of the models of that name; a program that takes it for granted is right for them
 _GPT_NEOX_THETA = 10000  # of all models of that family; some programs have no setting for it
 Outcome = Literal["same", "near", "other", "no"]
@@ -34,6 +37,8 @@ class Measured:
         top1: Share of positions with the same likeliest token.
         tokenizer: Whether its tokenizer reads texts, chat and special tokens as they are meant; None where that was not tried.
         error: What it said where it could not read it.
+        date: When.
+        ran: Whether it was run at all; `error` says why not.
     """
 
     program: str
@@ -43,13 +48,16 @@ class Measured:
     top1: float = 0.0
     tokenizer: bool | None = None
     error: str = ""
+    date: str = ""
+    ran: bool = True
 
     @classmethod
-    def of(cls, found: Mapping[str, Any]) -> Measured:
-        """Take it from what a reader wrote."""
+    def of(cls, found: Mapping[str, Any], date: str) -> Measured:
+        """Take it from what a reader wrote; of folders named in an error the last part stays."""
         difference, top1 = float(f"{found.get('difference', -1.0):.1e}"), round(float(found.get("top1", 0.0)), 3)
-        error = str(found.get("error", ""))
-        return cls(found["program"], found["form"], found["subject"], difference, top1, found.get("tokenizer"), error)
+        error = _FOLDERS.sub("", str(found.get("error", "")))
+        named = {name: found[name] for name in ("program", "form", "subject", "tokenizer", "ran") if name in found}
+        return cls(difference=difference, top1=top1, error=error, date=date, **named)
 
     def to_json(self) -> dict[str, Any]:
         """Give it as JSON."""
@@ -79,7 +87,7 @@ def outcome_of(found: Measured) -> Outcome:
         return "no"
     if found.difference <= SAME:
         return "same"
-    return "near" if found.difference <= NEAR and found.top1 == 1.0 else "other"
+    return "near" if found.difference <= NEAR and found.top1 >= NEAR_TOP1 else "other"
 
 
 def rotary_of(config: Mapping[str, Any]) -> str:
@@ -113,20 +121,20 @@ def readers(config: Mapping[str, Any], form: Form, *, experts: bool = False) -> 
     names = {one["name"] for one in alike if form == "merged" or one["experts"] == experts}
     by_program: dict[str, list[Measured]] = {}
     for found in (Measured(**entry) for entry in table["results"]):
-        if found.form == form and found.subject in names:
+        if found.form == form and found.subject in names and found.ran:
             by_program.setdefault(found.program, []).append(found)
-    found = [_reader(program, told, str(table["date"])) for program, told in by_program.items()]
+    found = [_reader(program, told) for program, told in by_program.items()]
     return sorted(found, key=lambda reader: (_OUTCOMES.index(reader.outcome), -reader.difference))
 
 
-def _reader(program: str, found: list[Measured], date: str) -> Reader:
+def _reader(program: str, found: list[Measured]) -> Reader:
     """Sum up what a program made of several models of a family by the worst of them."""
     worst = max(found, key=lambda one: (_OUTCOMES.index(outcome_of(one)), one.difference))
     outcome = outcome_of(worst)
-    on = f"measured on {worst.subject}, {date}"
+    on = f"measured on {worst.subject}, {worst.date}"
     said = {
         "same": f"computes the same, to {worst.difference:.0e} ({on})",
-        "near": f"computes nearly the same, to {worst.difference:.0e} with the same likeliest tokens ({on})",
+        "near": f"computes nearly the same, to {worst.difference:.0e}, with {worst.top1:.0%} of the likeliest tokens ({on})",
         "other": f"loads it and computes something else: log-probabilities differ by up to {worst.difference:.2g} ({on})",
         "no": f"does not read it: {worst.error or 'its tokenizer splits texts otherwise'} ({on})",
     }
@@ -137,5 +145,5 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except OSError:
-        return {"date": "", "subjects": [], "results": []}  # the suite that writes it exports too
+        return {"subjects": [], "results": []}  # the suite that writes it exports too
     return found

@@ -11,6 +11,7 @@ _KNOWN_SINCE_EVER = frozenset({  # fields of LoraConfig in PEFT 0.9; read by oth
     "layers_pattern", "rank_pattern", "alpha_pattern", "use_dora",
 })
 _TOLD_BY_WRITER = frozenset({"peft_version"})
+_NAMES = frozenset({"target_parameters", "exclude_modules"})  # an empty list says nothing; PEFT itself writes it for models with experts
 
 
 def portable(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -25,7 +26,12 @@ def portable(config: Mapping[str, Any]) -> dict[str, Any]:
     defaults = _defaults()
     return {
         key: value for key, value in config.items()
-        if key in _KNOWN_SINCE_EVER or (key not in _TOLD_BY_WRITER and (key not in defaults or value != defaults[key]))}
+        if key in _KNOWN_SINCE_EVER or (key not in _TOLD_BY_WRITER and _says(key, value, defaults))}
+
+
+def _says(key: str, value: Any, defaults: Mapping[str, Any]) -> bool:
+    """Say whether a newer key holds more than its default."""
+    return (key not in defaults or value != defaults[key]) and not (key in _NAMES and not value)
 
 
 def _defaults() -> dict[str, Any]:

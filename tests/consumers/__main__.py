@@ -24,7 +24,7 @@ def main() -> None:
     parser.add_argument("reader", nargs="*", help=f"of: {', '.join([*(reader.name for reader in READERS), _LLAMA])}; none means all")
     parser.add_argument("--subject", action="append", default=[], help="a model alone, by its name in the table; may be repeated")
     parser.add_argument("--keep", type=Path, help="a folder to work in that stays; else a temporary one")
-    parser.add_argument("--write", action="store_true", help="write docs/CONSUMERS.md and resources/consumers.json; else print the table")
+    parser.add_argument("--write", action="store_true", help="renew docs/CONSUMERS.md and resources/consumers.json; else print alone")
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = chosen.keep or Path(temporary)
@@ -34,7 +34,7 @@ def main() -> None:
 
 
 def _run(chosen: Any, folder: Path) -> None:
-    from tests.consumers.table import page, write_results
+    from tests.consumers.table import document_of, page, write_results
 
     subjects = make_subjects(folder, chosen.subject)
     results: list[dict[str, Any]] = []
@@ -47,10 +47,7 @@ def _run(chosen: Any, folder: Path) -> None:
     date = datetime.now(UTC).date().isoformat()
     if chosen.write:
         write_results(_ROOT, subjects, results, date, here)
-    from lora_studio.export.measured import Measured
-
-    told = [one.told() for one in subjects]
-    say(page({"date": date, "here": here, "subjects": told, "results": [Measured.of(found).to_json() for found in results]}))
+    say(page(document_of(subjects, results, date, here)))
 
 
 if __name__ == "__main__":

@@ -15,6 +15,8 @@ from tests.consumers import say
 
 _INSIDE = Path(__file__).parent / "inside"
 TORCH = ("torch==2.13.0", "numpy<2.4")
+_EVERY = "every position; no tokenizer"
+_AND_TOKENIZER = "every position; of merged models the tokenizer too: a text, a chat, the end token"
 _BESIDE = ("sentencepiece==0.2.2", "protobuf==7.36.2")
 
 
@@ -27,29 +29,40 @@ class Reader:
         packages: What is installed, pinned.
         script: What runs in its environment, of `inside/`.
         programs: What the table calls it, by form: merged, adapter.
+        compares: What of its answers is held against ours, as the docs say it.
         torch: Whether it needs torch, which all readers share one copy of.
+        without: What its packages ask for that does not go with that copy, and is taken off again.
     """
 
     name: str
     packages: tuple[str, ...]
     script: str
     programs: dict[str, str]
+    compares: str = _EVERY
     torch: bool = True
+    without: tuple[str, ...] = ()
 
 
 READERS = (
     Reader("transformers-4.51", ("transformers==4.51.3", "peft==0.15.2", *_BESIDE), "read_transformers.py",
-           {"merged": "transformers 4.51.3", "adapter": "peft 0.15.2 on transformers 4.51.3"}),
+           {"merged": "transformers 4.51.3", "adapter": "peft 0.15.2 on transformers 4.51.3"}, _AND_TOKENIZER),
     Reader("transformers-4.57", ("transformers==4.57.6", "peft==0.18.1", *_BESIDE), "read_transformers.py",
-           {"merged": "transformers 4.57.6", "adapter": "peft 0.18.1 on transformers 4.57.6"}),
+           {"merged": "transformers 4.57.6", "adapter": "peft 0.18.1 on transformers 4.57.6"}, _AND_TOKENIZER),
     Reader("transformers-5.0", ("transformers==5.0.0", "peft==0.18.1", *_BESIDE), "read_transformers.py",
-           {"merged": "transformers 5.0.0", "adapter": "peft 0.18.1 on transformers 5.0.0"}),
-    Reader("mlx-lm", ("mlx[cpu]==0.32.4", "mlx-lm==0.32.2"), "read_mlx.py", {"merged": "mlx-lm 0.32.2"}, torch=False),
+           {"merged": "transformers 5.0.0", "adapter": "peft 0.18.1 on transformers 5.0.0"}, _AND_TOKENIZER),
+    Reader("peft-0.13", ("transformers==4.51.3", "peft==0.13.2", *_BESIDE), "read_transformers.py",
+           {"adapter": "peft 0.13.2 on transformers 4.51.3"}),
+    Reader("mlx-lm", ("mlx[cpu]==0.32.4", "mlx-lm==0.32.2"), "read_mlx.py", {"merged": "mlx-lm 0.32.2", "adapter": "mlx-lm 0.32.2"},
+           "every position; of merged models the tokens of a text too", torch=False),
     Reader("ctranslate2", ("ctranslate2==4.8.5", "transformers==4.57.6", *_BESIDE), "read_ctranslate2.py", {"merged": "ctranslate2 4.8.5"}),
     Reader("onnxruntime-genai", ("onnxruntime-genai==0.18.0", "onnxruntime==1.32.0", "onnx_ir==1.1.0", "transformers==5.24.0"),
-           "read_genai.py", {"merged": "onnxruntime-genai 0.18.0"}),
+           "read_genai.py", {"merged": "onnxruntime-genai 0.18.0"}, "the last position alone; no tokenizer"),
+    Reader("optimum-intel", ("optimum-intel==2.2.0", "openvino==2026.4.1", "openvino-tokenizers==2026.4.1.0", "nncf==3.4.0",
+                             "transformers==4.57.6", *_BESIDE), "read_optimum.py", {"merged": "optimum-intel 2.2.0 on transformers 4.57.6"},
+           without=("torchvision",)),
     Reader("lm_eval", ("lm_eval==0.4.13", "transformers==4.57.6", "peft==0.18.1", "accelerate==1.15.0", *_BESIDE), "read_lm_eval.py",
-           {"merged": "lm_eval 0.4.13", "adapter": "lm_eval 0.4.13 with peft 0.18.1"}),
+           {"merged": "lm_eval 0.4.13", "adapter": "lm_eval 0.4.13 with peft 0.18.1"},
+           "the log-likelihood of the last four tokens, summed, and whether they are the likeliest; no tokenizer"),
 )
 
 
@@ -68,12 +81,14 @@ def read_in(reader: Reader, folder: Path, subjects: Path, torch: Path) -> list[d
     python = place / "bin" / "python"
     if reader.torch:
         share_torch(place, torch)
-    _pip("--python", str(python), "install", "-q", *reader.packages)
+    _pip("--python", str(python), "install", "-q", *reader.packages, *(TORCH if reader.torch else ()))
+    if reader.without:
+        _pip("--python", str(python), "uninstall", "-q", "-y", *reader.without)
     results = folder / f"{reader.name}.json"
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | {"HF_HUB_OFFLINE": "1"}
     say(f"reading in {reader.name}")
     with (folder / f"{reader.name}.log").open("w") as log:
-        command = [str(python), str(_INSIDE / reader.script), str(subjects), str(results)]
+        command = [str(python), str(_INSIDE / reader.script), str(subjects), str(results), *reader.programs]
         ended = subprocess.run(command, env=environment, stdout=log, stderr=log, check=False)
     shutil.rmtree(place)
     if ended.returncode:

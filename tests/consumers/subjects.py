@@ -17,6 +17,7 @@ _POSITIONS = 40
 _SHAPE: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 96, "head_dim": 16}
 _SHAPES: dict[str, dict[str, Any]] = {
     "gpt2": {}, "gpt_neox": {"hidden_size": 64, "intermediate_size": 256}, "phi3": {"hidden_size": 128, "intermediate_size": 96},
+    "qwen3_moe": {**_SHAPE, "norm_topk_prob": True},  # as published ones have it: llama.cpp knows no other
     "gemma3": {**_SHAPE, "num_hidden_layers": 6, "query_pre_attn_scalar": 16,
                "layer_types": ["sliding_attention"] * 5 + ["full_attention"]}}
 _PARTS = [1.0] * 8, [2.0] * 8
@@ -66,6 +67,7 @@ class Subject:
         base: The base's folder as our conversions write it: weights, and settings in both spellings.
         merged: Our merged export.
         adapter: Our adapter export.
+        mlx: Our adapter export for mlx-lm; empty where it was refused, and then `mlx_refused` says why.
         reference: Logits of base + adapter in plain PEFT, positions × vocabulary, as a NumPy file.
         ids: The tokens that they are of.
         text: A text, and `text_ids` what it is to its tokenizer.
@@ -80,6 +82,8 @@ class Subject:
     base: str
     merged: str = ""
     adapter: str = ""
+    mlx: str = ""
+    mlx_refused: str = ""
     reference: str = ""
     ids: list[int] | None = None
     text: str = _TEXT
@@ -91,6 +95,11 @@ class Subject:
     def told(self) -> dict[str, Any]:
         """Give what the program has to know of it to say for which exports it stands."""
         return {"name": self.name, "family": self.family, "rotary": self.rotary, "experts": self.experts}
+
+
+def shape_of(architecture: str) -> dict[str, Any]:
+    """Give the sizes of a tiny model: heads as wide as the readers' kernels want them."""
+    return _SHAPES.get(architecture, _SHAPE)
 
 
 def make_subjects(folder: Path, names: list[str]) -> list[Subject]:
@@ -120,7 +129,7 @@ def _bases(folder: Path, names: list[str]) -> Iterator[Subject]:
         if not names or name in names:
             base = folder / "bases" / name.replace(", ", "-").replace(" ", "-")
             ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
-            shape = {**_SHAPES.get(architecture, _SHAPE), "vocab_size": len(tokenizer), **ids}
+            shape = {**shape_of(architecture), "vocab_size": len(tokenizer), **ids}
             save_tiny_model(base, architecture, **{**shape, **changes})
             tokenizer.save_pretrained(base)
             if architecture == "gpt2":
@@ -164,10 +173,22 @@ def _fill(subject: Subject, folder: Path) -> None:
     subject.ids, subject.text_ids, subject.messages = ids, tokenizer(_TEXT).input_ids, _MESSAGES
     subject.chat = tokenizer.apply_chat_template(_MESSAGES, add_generation_prompt=True, tokenize=False)
     subject.eos_token = tokenizer.eos_token
+    _fill_mlx(subject, source, folder / "mlx")
     if subject.name != "starter":  # what is converted here has both spellings; a folder of transformers 5 is not of our writing
         spelled = shutil.copytree(base, folder / "base")
         mend_folder(spelled)
         subject.base = str(spelled)
+
+
+def _fill_mlx(subject: Subject, source: Path, folder: Path) -> None:
+    from lora_studio.core.errors import InputError
+    from tests.export.adapters import run_export
+
+    try:
+        run_export(source=str(source), kind="mlx-adapter", to=str(folder), check="tensors")
+        subject.mlx = str(folder)
+    except InputError as error:
+        subject.mlx_refused = error.message
 
 
 def _soften(adapter: Path, factor: float) -> None:

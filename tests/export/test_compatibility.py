@@ -154,8 +154,30 @@ def test_a_measured_family_names_programs_versions_and_the_date() -> None:
 @pytest.mark.parametrize("config", [
     {"model_type": "novel"}, {"model_type": "llama", "rope_parameters": {"rope_type": "unheard_of", "rope_theta": 1e4}},
 ])
-def test_of_what_was_not_measured_nothing_is_said(config: dict[str, Any]) -> None:
-    assert merged_compatibility(config) == []
+def test_what_was_not_measured_is_said_to_be_so(config: dict[str, Any]) -> None:
+    (found,) = merged_compatibility(config)
+    assert (found.program, found.answer) == ("Other programs", "not measured")
+    assert config["model_type"] in found.told
+
+
+@pytest.mark.parametrize(("family", "is_run"), [("llama", True), ("olmo2", False)])
+def test_an_mlx_adapter_that_was_not_run_is_said_to_be_so(family: str, is_run: bool, tmp_path: Path) -> None:
+    config = {"model_type": family, "rope_parameters": {"rope_type": "default", "rope_theta": 1e4}}
+    found = {entry.program: entry for entry in compatibility(write_adapter(tmp_path, None), replace(LLAMA, model_type=family), config)}
+    assert found["MLX"].answer == "yes"
+    assert ("it was not run" in found["MLX"].reason) != is_run
+
+
+@pytest.mark.parametrize("changes", [
+    {"use_dora": True}, {"use_rslora": True}, {"alpha_pattern": {"q_proj": 2}}, {"modules_to_save": ["lm_head"]}, {"lora_bias": True},
+    {"trainable_token_indices": [1]}, {"exclude_modules": ["k_proj"]}, {"init_lora_weights": "pissa"},
+])
+def test_what_was_measured_of_plain_adapters_is_said_of_no_other(changes: dict[str, Any], tmp_path: Path) -> None:
+    config = {"model_type": "llama", "rope_parameters": {"rope_type": "default", "rope_theta": 1e4}}
+    told = said({entry.program: entry for entry in compatibility(write_adapter(tmp_path / "plain", None), LLAMA, config)})
+    assert (told["Measured"], told.get("Other programs")) == ("yes", None)
+    told = said({entry.program: entry for entry in compatibility(write_adapter(tmp_path / "other", None, **changes), LLAMA, config)})
+    assert (told.get("Measured"), told["Other programs"]) == (None, "not measured")
 
 
 def test_what_a_family_cannot_do_in_a_program_is_said() -> None:

@@ -79,8 +79,11 @@ def export(
     Path(to).mkdir(parents=True, exist_ok=overwrite)
     certificate = {"rows": 4, "max_abs_logit_difference": 2.5e-6, "top1_agreement": 1.0, "effect_lost": 0.0, "passed": True,
                    "offers_float32": dtype == "float16"}
-    programs = [{"program": "PEFT", "answer": "yes", "reason": "this folder", "remedy": ""},
-                {"program": "vLLM", "answer": "no", "reason": "a rank of 9", "remedy": "train with r 8."}] if kind == "adapter" else []
+    programs = [
+        {"program": "PEFT", "answer": "yes", "reason": "this folder", "remedy": ""},
+        {"program": "vLLM", "answer": "no", "reason": "a rank of 9", "remedy": "train with r 8."},
+        {"program": "Other programs", "answer": "not measured", "reason": "were not tried", "remedy": ""},
+    ] if kind == "adapter" else []
     yield RunFinished(result={"path": to, "kind": kind, "bytes": 2_500_000, "dtype": dtype or "float32", "certificate": certificate,
                               "compatibility": programs})
 

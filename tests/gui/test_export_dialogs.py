@@ -280,3 +280,4 @@ def test_an_adapters_result_says_where_it_can_be_served(desk: Desk, trained: Run
     desk.until(dialog.findChild(Banner, "export_verdict").isVisible)
     assert [text_of(dialog, f"program_0{part}") for part in ("", "_answer", "_reason")] == ["PEFT", "yes", "this folder."]
     assert text_of(dialog, "program_1_reason") == "a rank of 9. train with r 8."
+    assert text_of(dialog, "program_2_answer") == "not measured"

@@ -25,6 +25,11 @@ def test_a_plain_config_has_no_key_that_peft_0_13_does_not_know() -> None:
     assert portable(LoraConfig(r=4, target_modules=["q_proj"]).to_dict()).keys() <= PEFT_0_13
 
 
+def test_an_empty_list_of_names_is_left_out_too() -> None:
+    told = portable({"r": 4, "target_modules": ["q_proj"], "target_parameters": [], "exclude_modules": []})
+    assert told.keys() == {"r", "target_modules"}
+
+
 @pytest.mark.parametrize("changes", [
     {}, {"use_rslora": True}, {"use_dora": True}, {"exclude_modules": ["lm_head"]}, {"lora_bias": True, "bias": "none"},
     {"trainable_token_indices": [1, 2]}, {"target_parameters": ["mlp.experts.down_proj"]}, {"megatron_core": "other.core"},
@@ -40,4 +45,11 @@ def test_an_exported_adapter_has_such_a_config(tiny_model: Callable[[str], Path]
     source = make_adapter(tiny_model("llama"), tmp_path / "source", **PLAIN)
     assert json.loads((source / "adapter_config.json").read_text()).keys() - PEFT_0_13, "PEFT writes newer keys"
     run_export(source=str(source), kind="adapter", to=str(tmp_path / "out"))
+    assert json.loads((tmp_path / "out" / "adapter_config.json").read_text()).keys() <= PEFT_0_13
+
+
+def test_so_has_one_on_the_attention_of_a_model_with_experts(tiny_model: Callable[[str], Path], tmp_path: Path) -> None:
+    source = make_adapter(tiny_model("qwen3_moe"), tmp_path / "source", target_modules=["q_proj"])
+    assert json.loads((source / "adapter_config.json").read_text())["target_parameters"] == [], "PEFT writes what it rewrote"
+    run_export(source=str(source), kind="adapter", to=str(tmp_path / "out"), check="tensors")
     assert json.loads((tmp_path / "out" / "adapter_config.json").read_text()).keys() <= PEFT_0_13

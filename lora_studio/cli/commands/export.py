@@ -95,6 +95,6 @@ def _told(result: dict[str, Any]) -> Iterator[str]:
             yield f"Merged into {trained['merged_into']}{apart}"
     if result["kind"] == "merged":
         for program in result.get("compatibility", ()):
-            if program["answer"] == "no":
+            if program["answer"] != "yes":
                 yield f"{program['program']} {program['reason']}. {program['remedy']}".strip()
     yield f"The whole certificate: {Path(result['path']) / CERTIFICATE_PAGE}"

@@ -130,12 +130,13 @@ class ResultPage(QWidget):
             widget = item.widget()
             if widget is not None:
                 widget.deleteLater()
+        answers = {"yes": (tr("yes"), "good"), "no": (tr("no"), "warning"), "not measured": (tr("not measured"), "note")}
         for number, found in enumerate(programs):
-            yes = found["answer"] == "yes"
+            text, role = answers[found["answer"]]
             sentences = " ".join(f"{text.rstrip('.')}." for text in (found["reason"], found["remedy"]) if text)
             told = label(sentences, "note", f"program_{number}_reason", wrap=True)
             self._program_rows.addWidget(label(found["program"], "", f"program_{number}"), number, 0, Qt.AlignmentFlag.AlignTop)
-            answer = label(tr("yes") if yes else tr("no"), "good" if yes else "warning", f"program_{number}_answer")
+            answer = label(text, role, f"program_{number}_answer")
             self._program_rows.addWidget(answer, number, 1, Qt.AlignmentFlag.AlignTop)
             self._program_rows.addWidget(told, number, 2)
         self._served.setVisible(bool(programs))

@@ -1,6 +1,6 @@
 """Shared by what runs in the readers' environments: numpy and the standard library alone.
 
-    python READER.py SUBJECTS.json RESULTS.json
+    python READER.py SUBJECTS.json RESULTS.json FORM…
 """
 
 import json
@@ -8,6 +8,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from textwrap import shorten
 
 import numpy
 
@@ -25,15 +26,15 @@ def _log_probabilities(logits: numpy.ndarray) -> numpy.ndarray:
 
 
 def main(forms: dict[str, Callable[[dict], dict]], versions: Callable[[], dict]) -> None:
-    """Go through all subjects in every form that this reader takes, and write down what came of it; an error is a result."""
+    """Go through all subjects in every form that was asked for, and write down what came of it; an error is a result."""
     subjects = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     results = []
-    for form, read in forms.items():
+    for form in sys.argv[3:]:
         for subject in subjects:
             try:
-                found = read(subject)
+                found = forms[form](subject)
             except Exception as error:  # whatever the reader raises is what is to be told
                 traceback.print_exc()
-                found = {"error": f"{type(error).__name__}: {' '.join(str(error).split())[:240]}"}
+                found = {"error": f"{type(error).__name__}: {shorten(str(error), 240, placeholder=' …')}"}
             results.append({"form": form, "subject": subject["name"], **found})
     Path(sys.argv[2]).write_text(json.dumps({"versions": versions(), "results": results}, indent=1), encoding="utf-8")
