@@ -86,7 +86,7 @@ def replace_patterns(config: dict[str, Any], modules: Iterable[str]) -> tuple[di
 
 
 def is_quick(pattern: str) -> bool:
-    """Say whether matching a regular expression against a module's name ends soon: few repetitions, none of a group, and not too many groups."""
+    """Say whether matching a regular expression against a module's name ends soon: few repetitions, none of a group, few groups."""
     if pattern.count("(") > _MOST_GROUPS or _QUANTIFIED_GROUP.search(pattern) or len(_QUANTIFIER.findall(pattern)) > _MOST_QUANTIFIERS:
         return False
     try:
