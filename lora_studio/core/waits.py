@@ -17,14 +17,15 @@ from dataclasses import dataclass
 
 _LOOK_S = 0.5
 _MOST_S = 2.0
+_MOST = 30.0
 _REAP_S = 30.0
 
 
 def waiting() -> float:
-    """Return how many programs share a processor, over the last minute; 1 where the system does not tell."""
+    """Return how many programs share a processor, over the last minute, 30 at most; 1 where the system does not tell."""
     if not hasattr(os, "getloadavg"):
         return 1.0
-    return max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+    return min(_MOST, max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1)))
 
 
 class Patience:

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO, Any
 
-from lora_studio.core.waits import exit_words, reap, watched
+from lora_studio.core.waits import exit_words, reap, waiting, watched
 from lora_studio.data.render_child import SIZE_BYTES
 
 _KEPT_VARIABLES = ("PATH", "SYSTEMROOT", "LANG", "LC_ALL", "TZ", "TEMP", "TMP", "LD_LIBRARY_PATH")
@@ -78,20 +78,23 @@ class Renderer:
     def start(self, seconds: float) -> str:
         """Start the child and let it compile the template; give what is wrong with the template, empty when nothing is.
 
+        Args:
+            seconds: Of a free machine: a child's own clock goes by the wall, so it gets more on a busy one.
+
         Raises:
             RendererDiedError: It did not start, or compiling took longer than `seconds`.
         """
         self.close()
         paths = os.pathsep.join(path for path in sys.path if path)
         environment = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
-        self._step, self._seconds = "start", seconds
+        self._step, self._seconds = "start", seconds * waiting()
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the child
         self._child = subprocess.Popen(
             [sys.executable, "-m", "lora_studio.data.render_main"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             stderr=self._errors, env={**environment, "PYTHONPATH": paths, "PYTHONUTF8": "1"})
         while self._step != "compile":
             self._step = str(self._hear()["step"])
-        self._write({**self._setup, "seconds": seconds})
+        self._write({**self._setup, "seconds": self._seconds})
         reply: dict[str, Any] = self._hear()
         self._step = "render"
         self.variables = tuple(map(str, reply.get("variables", ())))
@@ -103,13 +106,13 @@ class Renderer:
         return self._child is not None
 
     def send(self, rows: list[dict[str, Any]], seconds: float) -> None:
-        """Hand the child a block, which it must render within `seconds`.
+        """Hand the child a block, which it must render within `seconds` of a free machine.
 
         Raises:
             RendererDiedError: It ended instead, or does not take the block.
         """
-        self._seconds = seconds
-        self._write({"rows": rows, "seconds": seconds})
+        self._seconds = seconds * waiting()
+        self._write({"rows": rows, "seconds": self._seconds})
 
     def receive(self) -> list[list[Any]]:
         """Give the child's answer to the block sent last.

@@ -19,6 +19,7 @@ from lora_studio.data.renderer import Limits, Renderer, RendererDiedError
 from lora_studio.data.rows import Message, Row, RowError
 from lora_studio.data.template_source import FIELD, TemplateSource, choose_template, refuse_foreign_marks, shipped_templates
 
+COMPILE_SECONDS = 20.0
 BLOCK_SECONDS = 20.0
 ROW_SECONDS = 5.0
 _RULES = 3  # raised whenever the same template makes another text, other spans or other faults of a row
@@ -205,7 +206,7 @@ class ChatTemplate:
         refuse_foreign_marks(self.source, self._added_tokens)
         what = _capital(self.source.described)
         try:
-            fault = renderer.start(BLOCK_SECONDS)
+            fault = renderer.start(COMPILE_SECONDS)
         except RendererDiedError as error:
             raise self._why_lost(error, "") from error
         if fault:

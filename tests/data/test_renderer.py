@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from lora_studio.core.errors import StudioError
+from lora_studio.data import renderer as renderer_module
 from lora_studio.data import template as template_module
 from lora_studio.data.renderer import Limits, Renderer, RendererDiedError
 from lora_studio.data.rows import Message, Row, RowError
@@ -131,6 +132,20 @@ def test_a_stopped_child_does_not_hold_up_who_hands_it_more_than_a_pipe_takes(re
 
 def chat_row(line: int) -> Row:
     return Row("rows.jsonl", line, "messages", (Message("user", "a"), Message("assistant", "b")))
+
+
+def test_on_a_busy_machine_a_childs_own_clock_is_set_later(
+    planted: Callable[[str, str], None], renderer_with: Callable[[Limits], Renderer], monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
+) -> None:
+    place = str(tmp_path / "seconds")
+    writes = f"lambda seconds, **_named: print(seconds, file=open({place!r}, 'a'))"
+    planted("sitecustomize", f"import faulthandler; faulthandler.dump_traceback_later = {writes}\n")
+    monkeypatch.setattr(renderer_module, "waiting", lambda: 4.0)
+    renderer = renderer_with(Limits())
+    assert renderer.start(20.0) == ""
+    renderer.send(ROWS, 5.0)
+    assert renderer.receive()
+    assert Path(place).read_text().split() == ["80.0", "20.0"]
 
 
 @posix

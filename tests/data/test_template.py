@@ -368,8 +368,8 @@ def test_a_text_holds_whatever_it_likes(opened: Callable[..., ChatTemplate]) -> 
 
 
 def test_a_template_without_an_end_is_named_at_its_row(opened: Callable[..., ChatTemplate], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(template_module, "BLOCK_SECONDS", 0.5)
-    monkeypatch.setattr(template_module, "ROW_SECONDS", 0.1)
+    monkeypatch.setattr(template_module, "BLOCK_SECONDS", 0.05)
+    monkeypatch.setattr(template_module, "ROW_SECONDS", 0.02)
     template = opened("{% if messages|length > 2 %}" + SLOW + "{% endif %}" + CHATML.template)
     with pytest.raises(InputError, match=r"rows.jsonl:3: the base model's chat template does not come to an end") as raised:
         template.render_rows([chat_row(1), chat_row(2)], "assistant")

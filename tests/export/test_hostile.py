@@ -151,15 +151,15 @@ def test_a_base_whose_chat_template_is_too_slow_does_not_hold_up_an_export(
     sound = run_task(export, [], source=str(run), kind=kind, to=str(home / "before"))
     assert sound["certificate"]["rows_from"] == "held-out rows of the run"
     save_tiny_tokenizer(home / "models" / "tiny-llama", SLOW)
-    monkeypatch.setattr("lora_studio.data.template.BLOCK_SECONDS", 0.3)
-    monkeypatch.setattr("lora_studio.data.template.ROW_SECONDS", 0.1)
+    monkeypatch.setattr("lora_studio.data.template.BLOCK_SECONDS", 0.05)
+    monkeypatch.setattr("lora_studio.data.template.ROW_SECONDS", 0.02)
     result = run_task(export, [], source=str(run), kind=kind, to=str(home / "out"))
     assert result["certificate"]["rows_from"] == "general text"
 
 
 def test_an_adapter_whose_chat_template_is_too_slow_is_imported_and_exported(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lora_studio.data.template.BLOCK_SECONDS", 0.3)
-    monkeypatch.setattr("lora_studio.data.template.ROW_SECONDS", 0.1)
+    monkeypatch.setattr("lora_studio.data.template.BLOCK_SECONDS", 0.05)
+    monkeypatch.setattr("lora_studio.data.template.ROW_SECONDS", 0.02)
     base = save_tiny_model(home / "models" / "tiny-llama")
     adapter = make_adapter(base, home / "style", target_modules=["q_proj"])
     save_tiny_tokenizer(adapter, SLOW)
