@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import pytest_timeout
 
-from tests.patience import waiting
+from lora_studio.core.waits import waiting
 
 if TYPE_CHECKING:
     from tests.small_disk import SmallDisk

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import time
+
+from lora_studio.core.waits import waiting
 
 _SPUN_S = 0.002
 _MOST = 30.0
@@ -30,10 +31,3 @@ def slowdown() -> float:
     while time.thread_time() - worked < _SPUN_S:
         pass
     return min(_MOST, max(1.0, (time.perf_counter() - passed) / (2 * _SPUN_S), waiting()))
-
-
-def waiting() -> float:
-    """Give how many programs share a processor, over the last minute; 1 where the system does not tell."""
-    if not hasattr(os, "getloadavg"):
-        return 1.0
-    return max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))

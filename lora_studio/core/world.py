@@ -13,6 +13,8 @@ from lora_studio.core.config import RunConfig
 from lora_studio.core.errors import InputError
 
 FIELD = "training.num_processes"
+STARTED = "LORA_STUDIO_STARTED"
+"""Names the variable that holds the process numbers of ranks 1, 2, … where the first rank started them itself."""
 _FOREIGN = {
     "ACCELERATE_USE_DEEPSPEED": "DeepSpeed takes optimizer and checkpoints into its own hands, and nobody has tested that it leaves a run "
                                 "of the studio whole.",

@@ -31,6 +31,7 @@ def _no_number(name: str) -> NoReturn:
 
 _DECODER: Any = json.JSONDecoder(object_pairs_hook=_without_repeats, parse_constant=_no_number)
 scan = _DECODER.scan_once  # in C; it leaves white space around the value to us
+_MOST_DEPTH = 500
 _LOOSE: Any = json.JSONDecoder(parse_int=str)
 _scan_loosely = _LOOSE.scan_once  # finds the end of what is JSON and not to be used
 
@@ -52,8 +53,16 @@ def json_fault(error: json.JSONDecodeError) -> str:
     place = f"column {error.colno}" if error.lineno == 1 else f"line {error.lineno}, column {error.colno}"
     if error.msg == "Extra data":
         return f"something follows the JSON value at {place}"
+    if _open_before(error) > _MOST_DEPTH:  # where Python itself gives up differs from release to release
+        return "not JSON: nested too deeply"
     cut = error.pos >= len(error.doc.rstrip()) or error.msg.startswith("Unterminated")
     return f"the JSON is cut off at {place}" if cut else f"not JSON: {error.msg} at {place}"
+
+
+def _open_before(error: json.JSONDecodeError) -> int:
+    """Count the brackets and braces that are open where a JSON text is at fault, those in strings too."""
+    opened, closed = (sum(error.doc.count(sign, 0, error.pos) for sign in signs) for signs in ("[{", "]}"))
+    return opened - closed
 
 
 def _fault(error: ValueError) -> str:

@@ -1,8 +1,9 @@
-"""The child that renders chat templates: `python -m lora_studio.data.render_child`, marshal frames in, JSON lines out.
+"""The child that renders chat templates (`python -m lora_studio.data.render_main`): marshal frames in, JSON lines out.
 
 A template that came with a model is a stranger's program. The sandbox keeps it from the machine; a clock that needs no
 interpreter ends the child when a template does not end, and a limit on memory stops one that grows. The child trusts its parent,
-who speaks to it in marshal: several times as quick as JSON. The parent does not trust the child.
+who speaks to it in marshal: several times as quick as JSON. The parent does not trust the child. A line `{"step": …}` says what the
+child does next.
 """
 
 from __future__ import annotations
@@ -25,14 +26,13 @@ from lora_studio.data.spans import AnswerFinder
 from lora_studio.data.template_errors import in_words
 from lora_studio.data.turn_ends import RewrittenError
 
-MOST_BYTES = 2 << 30
 SIZE_BYTES = 8  # of a frame, before it, little end first
 
 
-def main() -> None:
+def serve() -> None:
     """Compile the template of the first frame, then render one block of rows for each further frame, until input ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C is for the parent, which closes our input
-    _limit_memory()
+    _say({"step": "compile"})
     settings = _heard()
     renderer = _set_up(settings) if settings else None
     gc.disable()  # a block is done with as a whole, so it is looked through once
@@ -54,6 +54,7 @@ def _heard() -> dict[str, Any] | None:
 
 
 def _set_up(settings: dict[str, Any]) -> RowRenderer | None:
+    _limit_memory(settings["memory"])
     faulthandler.dump_traceback_later(settings["seconds"], exit=True)
     try:
         template = CompiledTemplate(settings["template"], settings["special_tokens"], settings["variables"])
@@ -95,15 +96,11 @@ def _say(reply: object) -> None:
     sys.stdout.buffer.flush()
 
 
-def _limit_memory() -> None:
-    """Bound the address space, where the system can."""
+def _limit_memory(most: int) -> None:
+    """Bound the address space to so many bytes, where the system can."""
     if sys.platform == "win32":
         return
     import resource
 
     with contextlib.suppress(ValueError, OSError):
-        resource.setrlimit(resource.RLIMIT_AS, (MOST_BYTES, MOST_BYTES))
-
-
-if __name__ == "__main__":
-    main()
+        resource.setrlimit(resource.RLIMIT_AS, (most, most))

@@ -5,19 +5,21 @@ A chat template is rendered by a child (`renderer`), a block of rows at a time, 
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Self, cast
 
-from lora_studio.core.errors import InputError
+from lora_studio.core.errors import InputError, StudioError
 from lora_studio.core.settings import DataSettings
 from lora_studio.data.jinja_env import Span
-from lora_studio.data.renderer import Renderer, RendererDiedError
+from lora_studio.data.renderer import Limits, Renderer, RendererDiedError
 from lora_studio.data.rows import Message, Row, RowError
 from lora_studio.data.template_source import FIELD, TemplateSource, choose_template, refuse_foreign_marks, shipped_templates
 
+COMPILE_SECONDS = 20.0
 BLOCK_SECONDS = 20.0
 ROW_SECONDS = 5.0
 _RULES = 3  # raised whenever the same template makes another text, other spans or other faults of a row
@@ -58,7 +60,7 @@ class ChatTemplate:
 
     def __init__(
         self, tokenizer: Any, setting: str | None = None, *, variables: Mapping[str, Any] | None = None, on_unwritten: str = "refuse",
-        answer_opening: str = "trained",
+        answer_opening: str = "trained", limits: Limits | None = None,
     ) -> None:
         """Take the template that the setting means; without any, only prompts with completions and text can be rendered.
 
@@ -68,6 +70,7 @@ class ChatTemplate:
             variables: `data.chat_template_kwargs`.
             on_unwritten: `data.on_unwritten`.
             answer_opening: `data.answer_opening`.
+            limits: What the child that renders may take, where that is not the usual.
 
         Raises:
             InputError: The setting names none, or the tokenizer has several templates and none is the default.
@@ -81,6 +84,7 @@ class ChatTemplate:
         self._end_tokens: tuple[str, ...] = tuple(special)
         self._special_tokens = {name: _plain(token) for name, token in tokenizer.special_tokens_map.items()}
         self._marks = self._own_marks(tokenizer)
+        self._limits = limits
         self._renderer: Renderer | None = None
         self._sent: tuple[Sequence[Row], list[dict[str, Any]]] | None = None
         self._train_on = ""
@@ -168,32 +172,32 @@ class ChatTemplate:
         asked = [request for row, request in zip(rows, requests) if self._by_template(row)]
         self._sent = (rows, asked)
         if asked:
-            self._running().send(asked, BLOCK_SECONDS)
+            # A child that died meanwhile says so when its answer is asked for: then the rows go one by one.
+            renderer = self._running()
+            with contextlib.suppress(RendererDiedError):
+                renderer.send(asked, BLOCK_SECONDS)
 
     def _replies(self, rows: Sequence[Row], requests: list[dict[str, Any]]) -> list[list[Any]]:
-        try:
-            return self._running().receive()
-        except RendererDiedError:
-            self.close()
-            asked = [row for row in rows if self._by_template(row)]
-            return [self._reply_alone(row, request) for row, request in zip(asked, requests)]
+        if self._renderer is not None and self._renderer.running:
+            with contextlib.suppress(RendererDiedError):
+                return self._renderer.receive()
+        asked = [row for row in rows if self._by_template(row)]
+        return [self._reply_alone(row, request) for row, request in zip(asked, requests)]
 
     def _reply_alone(self, row: Row, request: dict[str, Any]) -> list[Any]:
         """Render one row of a block that did not come to its end: a slow machine gets through, a loop is named."""
+        renderer = self._running()
         try:
-            renderer = self._running()
             renderer.send([request], ROW_SECONDS)
             return renderer.receive()[0]
         except RendererDiedError as error:
-            self.close()
-            raise InputError(
-                f"{row.file}:{row.line}: {self.source.described} does not come to an end.", self.source.way_out, self.source.field,
-            ) from error
+            raise self._why_lost(error, f"{row.file}:{row.line}: ") from error
 
     def _running(self) -> Renderer:
         if self._renderer is None:
             self._renderer = Renderer(
-                self.source.text or "", self._special_tokens, self._end_tokens, variables=self._variables, **self._options)
+                self.source.text or "", self._special_tokens, self._end_tokens, limits=self._limits, variables=self._variables,
+                **self._options)
         if not self._renderer.running:
             self._start(self._renderer)
         return self._renderer
@@ -202,10 +206,9 @@ class ChatTemplate:
         refuse_foreign_marks(self.source, self._added_tokens)
         what = _capital(self.source.described)
         try:
-            fault = renderer.start(BLOCK_SECONDS)
+            fault = renderer.start(COMPILE_SECONDS)
         except RendererDiedError as error:
-            renderer.close()
-            raise InputError(f"{what} does not come to an end.", self.source.way_out, self.source.field) from error
+            raise self._why_lost(error, "") from error
         if fault:
             renderer.close()
             raise InputError(f"{what} cannot be read: {fault}.", self.source.way_out, self.source.field)
@@ -213,6 +216,14 @@ class ChatTemplate:
             known = f"It has {', '.join(renderer.variables)}." if renderer.variables else "It has none."
             renderer.close()
             raise InputError(f"{what} has no variable {unknown[0]}.", known, "data.chat_template_kwargs")
+
+    def _why_lost(self, error: RendererDiedError, place: str) -> StudioError:
+        """Tell a template that does not end from a child that something else ended, or that does not answer."""
+        if error.overran:
+            what = self.source.described if place else _capital(self.source.described)
+            return InputError(f"{place}{what} does not come to an end.", self.source.way_out, self.source.field)
+        return StudioError(f"{place}{'t' if place else 'T'}he process that renders the chat template {error}.",
+                           "Try again. A machine short of memory ends or stops such processes: close other programs first.")
 
     def _rendered(self, row: Row, reply: list[Any]) -> Rendered | RowError:
         for turn, message in enumerate(row.messages, 1):

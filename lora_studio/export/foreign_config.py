@@ -38,6 +38,7 @@ _FLAGS = ("use_dora", "use_rslora", "lora_bias", "fan_in_fan_out", "ensure_weigh
 _QUANTIFIED_GROUP = re.compile(r"\)[*+{?]")
 _QUANTIFIER = re.compile(r"(?<!\()[*+?]|\{\d")
 _MOST_QUANTIFIERS = 2
+_MOST_GROUPS = 100  # Python's compiler of patterns goes a call deeper for each that stands in another
 FIELD = "path"
 _TRUST = "Take the adapter from a source you trust, or mend its adapter_config.json."
 
@@ -85,8 +86,8 @@ def replace_patterns(config: dict[str, Any], modules: Iterable[str]) -> tuple[di
 
 
 def is_quick(pattern: str) -> bool:
-    """Say whether matching a regular expression against a module's name ends soon: few repetitions, none of a group."""
-    if _QUANTIFIED_GROUP.search(pattern) or len(_QUANTIFIER.findall(pattern)) > _MOST_QUANTIFIERS:
+    """Say whether matching a regular expression against a module's name ends soon: few repetitions, none of a group, few groups."""
+    if pattern.count("(") > _MOST_GROUPS or _QUANTIFIED_GROUP.search(pattern) or len(_QUANTIFIER.findall(pattern)) > _MOST_QUANTIFIERS:
         return False
     try:
         re.compile(pattern)

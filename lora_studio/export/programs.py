@@ -16,6 +16,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
+from lora_studio.core.waits import exit_words, reap
+
 if TYPE_CHECKING:
     from lora_studio.core.control import TaskContext
 
@@ -43,7 +45,9 @@ class ProgramFailedError(Exception):
 
     @property
     def said(self) -> str:
-        """The last line that says something."""
+        """The last line that says something; of a program that was killed, by what."""
+        if self.status < 0:
+            return f"it {exit_words(self.status)}"
         return next((line.strip() for line in reversed(self.lines) if line.strip()), f"exit status {self.status}")
 
 
@@ -116,4 +120,4 @@ def _end(child: subprocess.Popen[bytes]) -> None:
             child.kill()
         else:
             os.killpg(child.pid, signal.SIGKILL)
-    child.wait()
+    reap(child)

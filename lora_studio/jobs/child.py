@@ -1,8 +1,9 @@
 """The other end of `ProcessHost`: `python -m lora_studio.jobs.child` runs one task and ends.
 
-It reads its job from standard input as one line of JSON, then requests, one a line; it writes events to standard
-output, one a line. Whatever a library prints goes to standard error. When standard input ends, whoever started it is
-gone: a job that is no run is abandoned, a run stops with its work saved, unless it is meant to survive.
+It says that it has started, reads its job from standard input as one line of JSON, and says that it has it; then it reads
+requests, one a line, and writes events to standard output, one a line. Whatever a library prints goes to standard error. When
+standard input ends, whoever started it is gone: a job that is no run is abandoned, a run stops with its work saved, unless it is
+meant to survive.
 """
 
 from __future__ import annotations
@@ -36,12 +37,19 @@ class _Parent:
     mutex: threading.Lock = field(default_factory=threading.Lock)
     gone: bool = False
 
+    def say(self, step: str) -> None:
+        """Say that a step on the way to the task is done."""
+        self._write(json.dumps({"step": step}))
+
     def deliver(self, event: RunEvent) -> None:
+        self._write(event_to_json(event))
+
+    def _write(self, line: str) -> None:
         with self.mutex:
             if self.gone:
                 return
             try:
-                _write_all(self.stream, event_to_json(event).encode() + b"\n")
+                _write_all(self.stream, line.encode() + b"\n")
             except OSError:
                 self.gone = True
 
@@ -58,7 +66,9 @@ def main() -> int:
     parent = _Parent(os.dup(1))
     os.dup2(2, 1)
     lines = _lines(0)
+    parent.say("start")
     order = json.loads(next(lines))
+    parent.say("job")
     spec = JobSpec.from_json(json.dumps(order["spec"]))
     recorder = Recorder(spec.run_dir, parent.deliver)
     control = Control(listener=lambda _name: _watch_abandoning(control, recorder, float(order["grace"])))

@@ -20,7 +20,8 @@ from lora_studio.core.control import Control, TaskContext
 from lora_studio.core.errors import InputError
 from lora_studio.core.events import RunEvent, RunFailed
 from lora_studio.core.runs import RunFolder
-from lora_studio.core.world import World
+from lora_studio.core.waits import reap
+from lora_studio.core.world import STARTED, World
 from lora_studio.jobs.recorder import Recorder
 from lora_studio.jobs.runner import run_task
 from lora_studio.jobs.spec import JobSpec
@@ -55,6 +56,7 @@ def followers(count: int) -> Generator[None]:
             environment = {**os.environ, "RANK": str(rank), "LOCAL_RANK": str(rank)}
             started.append(subprocess.Popen(
                 [sys.executable, "-m", "lora_studio.jobs.launch"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, env=environment))
+        os.environ[STARTED] = ",".join(str(process.pid) for process in started)
         yield
     finally:
         _end(started)
@@ -101,7 +103,7 @@ def _end(started: list[subprocess.Popen[bytes]]) -> None:
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(_ENDS_S)
         process.kill()
-        process.wait()
+        reap(process)
         if process.stdin is not None:
             with contextlib.suppress(OSError):
                 process.stdin.close()

@@ -5,18 +5,21 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import selectors
 import signal
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, cast
 
-from lora_studio.core.events import LastEvent, RunFailed, RunStopped, read_events
+from lora_studio.core.events import LastEvent, Phase, RunFailed, RunStopped, read_events
 from lora_studio.core.runs import RunFolder
+from lora_studio.core.waits import Patience, exit_words, reap
 from lora_studio.jobs.child import DETACH
 from lora_studio.jobs.follow import follow_events
 from lora_studio.jobs.host import Host
@@ -26,19 +29,30 @@ from lora_studio.jobs.mailbox import process_behind, send_request
 from lora_studio.jobs.spec import JobSpec
 
 GRACE_S = 5.0
+START_S = 120.0
 _LOOK_S = 0.05
+_LETS_GO_S = 10.0
 _LOG_TAIL = 8192
+_BLOCK = 1 << 16
 _FOLLOW = "follow"
 
 
 @dataclass
 class _Link:
-    """Our end of one child: requests sent before it is there wait for it."""
+    """Our end of one child: requests sent before it is there wait for it.
+
+    Attributes:
+        step: What the child is at, in words that follow "while".
+        under_way: Whether it has taken its job; from then on only its end is waited for, however long that takes.
+    """
 
     mutex: threading.Lock = field(default_factory=threading.Lock)
     waiting: list[str] = field(default_factory=list)
     stdin: IO[bytes] | None = None
     detached: bool = False
+    step: str = "starting"
+    under_way: bool = False
+    silent: bool = False
 
     def send(self, line: str) -> None:
         with self.mutex:
@@ -50,9 +64,12 @@ class _Link:
                 self.stdin.flush()
 
     def connect(self, stdin: IO[bytes], order: str) -> None:
+        with contextlib.suppress(OSError):  # an order may be more than a pipe takes: nobody who has a request waits for that
+            stdin.write(order.encode() + b"\n")
+            stdin.flush()
         with self.mutex:
             self.stdin = stdin
-            lines = [order, *self.waiting]
+            lines, self.waiting = self.waiting, []
         for line in lines:
             self.send(line)
 
@@ -63,11 +80,13 @@ class ProcessHost(Host):
     Args:
         grace: Seconds an abandoned task has to unwind before its process is ended.
         line: As for every host.
+        start: Seconds of a free machine in which a child has to start and take its job.
     """
 
-    def __init__(self, grace: float = GRACE_S, line: DeviceLine | None = None) -> None:
+    def __init__(self, grace: float = GRACE_S, line: DeviceLine | None = None, start: float = START_S) -> None:
         super().__init__(line)
         self._grace = grace
+        self._start_s = start
         self._links: dict[str, _Link] = {}
 
     def follow(self, run_dir: Path, after: int = -1) -> Job:
@@ -125,9 +144,9 @@ class ProcessHost(Host):
         child = _start_child(child_command(job.spec), log)
         job.pid = child.pid
         stdin, stdout = cast("IO[bytes]", child.stdin), cast("IO[bytes]", child.stdout)
-        reader = threading.Thread(target=_read, args=(stdout, job), name=f"reader-{job.id}")
+        order = json.dumps({"spec": asdict(job.spec), "grace": self._grace})
+        reader = threading.Thread(target=_talk, args=(stdin, stdout, job, link, order), name=f"reader-{job.id}")
         reader.start()
-        link.connect(stdin, json.dumps({"spec": asdict(job.spec), "grace": self._grace}))
         try:
             self._await(child, job, link)
         finally:
@@ -138,15 +157,18 @@ class ProcessHost(Host):
                 stdin.close()
             stdout.close()
         if not link.detached:
-            job.receive(_how_it_died(child.returncode, job, log))
+            job.receive(_how_it_died(child.returncode, job, link, log))
 
     def _await(self, child: subprocess.Popen[bytes], job: Job, link: _Link) -> None:
-        """Wait until the child ends or is let go of; one that was abandoned and does not end itself is killed in time."""
-        deadline = float("inf")
+        """Wait until the child ends or is let go of; one that does not take its job, or does not end when abandoned, is killed in time."""
+        deadline, patience = float("inf"), Patience(self._start_s)
         while child.poll() is None and not link.detached:
             if job.control.abandoning:
                 deadline = min(deadline, time.monotonic() + 2 * self._grace + 1)
             if time.monotonic() > deadline:
+                return
+            if not link.under_way and patience.is_over():
+                link.silent = True
                 return
             time.sleep(_LOOK_S)
 
@@ -189,9 +211,51 @@ def _log_of(spec: JobSpec) -> IO[bytes]:
     return (folder / "process.log").open("wb+")
 
 
-def _read(stdout: IO[bytes], job: Job) -> None:
-    for event in read_events(stdout):
+def _talk(stdin: IO[bytes], stdout: IO[bytes], job: Job, link: _Link, order: str) -> None:
+    """Give the child its order once it is there, then take in its events, until it ends or is let go of."""
+    lines = _lines(stdout.fileno(), _LetGo(link).is_over)
+    if next(lines, None) is None:
+        return
+    link.step = "taking its job"
+    link.connect(stdin, order)
+    if next(lines, None) is None:
+        return
+    link.step, link.under_way = "importing its task", True
+    for event in read_events(lines):
+        if isinstance(event, Phase):
+            link.step = event.name
         job.receive(event)
+
+
+class _LetGo:
+    """For how long a child that was let go of may take to close its end: one that was stopped would never."""
+
+    def __init__(self, link: _Link) -> None:
+        self._link = link
+        self._patience: Patience | None = None
+
+    def is_over(self) -> bool:
+        if self._link.detached and self._patience is None:
+            self._patience = Patience(_LETS_GO_S if self._link.under_way else START_S)
+        return self._patience is not None and self._patience.is_over()
+
+
+def _lines(stream: int, given_up: Callable[[], bool]) -> Iterator[bytes]:
+    """Read lines from a pipe until its other end is closed, or nobody wants more of it."""
+    rest = b""
+    with contextlib.nullcontext() if sys.platform == "win32" else selectors.DefaultSelector() as selector:
+        if selector is not None:  # Windows cannot ask a pipe whether it has something
+            selector.register(stream, selectors.EVENT_READ)
+        while _has_something(selector, given_up) and (block := os.read(stream, _BLOCK)):
+            *whole, rest = (rest + block).split(b"\n")
+            yield from whole
+
+
+def _has_something(selector: selectors.BaseSelector | None, given_up: Callable[[], bool]) -> bool:
+    while selector is not None and not selector.select(_LOOK_S):
+        if given_up():
+            return False
+    return True
 
 
 def _kill(child: subprocess.Popen[bytes]) -> None:
@@ -201,25 +265,17 @@ def _kill(child: subprocess.Popen[bytes]) -> None:
             child.kill()
         else:
             os.killpg(child.pid, signal.SIGKILL)
-    child.wait()
+    reap(child)
 
 
-def _how_it_died(status: int, job: Job, log: IO[bytes]) -> LastEvent:
-    """Say how a child ended that left no last event; `Job.receive` drops this where there is one."""
+def _how_it_died(status: int | None, job: Job, link: _Link, log: IO[bytes]) -> LastEvent:
+    """Say how a child ended that left no last event, and at what; `Job.receive` drops this where there is one."""
     if job.control.abandoning:
         return RunStopped(time=time.time())
     size = log.seek(0, os.SEEK_END)
     log.seek(max(0, size - _LOG_TAIL))
-    return _interrupted(f"Its process {_exit_words(status)}.", log.read().decode(errors="replace"))
-
-
-def _exit_words(status: int) -> str:
-    if status >= 0:
-        return f"ended by itself with status {status}"
-    try:
-        return f"was killed by {signal.Signals(-status).name}"
-    except ValueError:
-        return f"was killed by signal {-status}"
+    how = "did not answer, and was ended," if link.silent or status is None else exit_words(status)
+    return _interrupted(f"Its process {how} while {link.step}.", log.read().decode(errors="replace"))
 
 
 def _interrupted(told: str, details: str = "") -> RunFailed:

@@ -105,6 +105,7 @@ class JoinedRanks(Ranks):
         self.backend = "gloo"
         self._control: AgreedControl | None = None
         self._overdue = False
+        self._step = "meeting"  # what is waited for, in words that follow "while"
 
     def take_device(self, device: torch.device, sharded: bool) -> None:
         """Carry gradients, and parts of a model, the way that suits the device."""
@@ -121,6 +122,7 @@ class JoinedRanks(Ranks):
 
     def agree(self, too_large: TooLargeError | None, overdue: bool) -> TooLargeError | None:
         """Take the largest of everything over all ranks."""
+        self._step = "agreeing on the next piece of a step"
         assert self._control is not None
         if too_large is not None and self.sharded:
             raise _too_large_for_a_part(too_large)
@@ -144,6 +146,7 @@ class JoinedRanks(Ranks):
 
     def in_turn(self, work: Callable[[], Generator[RunEvent, None, Made]]) -> Generator[RunEvent, None, Made]:
         """Let the first rank of each machine work, then the others."""
+        self._step = "letting a machine's first process go before the others"
         if self._world.local_rank == 0:
             made = yield from work()
             dist.barrier(self._patient)
@@ -153,6 +156,7 @@ class JoinedRanks(Ranks):
 
     def tell(self, document: Any) -> Any:
         """Send the first rank's document to all, as JSON."""
+        self._step = "sending what the first process has to tell"
         data = torch.frombuffer(bytearray(json.dumps(document).encode()), dtype=torch.uint8)
         length = torch.tensor([data.numel()])
         dist.broadcast(length, 0, self._patient)
@@ -163,12 +167,14 @@ class JoinedRanks(Ranks):
 
     def sum(self, *numbers: float) -> list[float]:
         """Add up numbers on the host, in float64."""
+        self._step = "adding up figures"
         figures = torch.tensor(numbers, dtype=torch.float64)
         dist.all_reduce(figures)
         return figures.tolist()
 
     def add_gradients(self, parameters: Sequence[nn.Parameter], loss: Tensor | None) -> Tensor | None:
         """Add up in one flat sum, in float32."""
+        self._step = "adding up gradients"
         there = torch.tensor([loss is not None, *(parameter.grad is not None for parameter in parameters)], dtype=torch.uint8)
         dist.all_reduce(there, dist.ReduceOp.MAX)  # on the host: a parameter that no rank has a gradient for is to have none
         has_loss, *touched = there.bool().tolist()
@@ -184,6 +190,7 @@ class JoinedRanks(Ranks):
     def spread(self, parameters: Mapping[str, nn.Parameter], optimizer: Any) -> None:
         """Send the first rank's weights and moments to all."""
         held: dict[str, list[str]] = self.tell({name: list(optimizer.state.get(own, {})) for name, own in parameters.items()})
+        self._step = "sending weights"
         for name, parameter in parameters.items():
             dist.broadcast(parameter.data, 0, self._group)
             for kind in held[name]:
@@ -195,6 +202,7 @@ class JoinedRanks(Ranks):
 
     def shard(self, model: PeftModel, device: torch.device) -> None:
         """Keep this rank's part of the base."""
+        self._step = "parting the base model"
         if self.sharded:
             shard(model, device, self._group)
 
@@ -214,7 +222,7 @@ class JoinedRanks(Ranks):
         if not closed and not isinstance(error, dist.DistError) and not any(word in said.lower() for word in _OF_GROUPS):
             return None
         word = self._meeting.word_left() if self.first else None  # nobody hears the others
-        why = "" if closed else f" or does not answer: {said[:200]}"
+        why = "" if closed else f" or does not answer, while {self._step}: {said[:200]}"
         message = f"Another of the run's {self.size} processes is gone{why}."
         return word or LostRankError(message, "Look at what it said, then resume the run.")
 

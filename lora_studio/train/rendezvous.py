@@ -6,15 +6,16 @@ import contextlib
 import json
 import os
 import socket
-import time
 from dataclasses import dataclass
 from datetime import timedelta
 
+import psutil
 from torch.distributed import DistError, PrefixStore, Store, TCPStore  # type: ignore[attr-defined]  # public, though its types do not say so
 
 from lora_studio.core.control import Control
 from lora_studio.core.errors import InputError, StudioError
-from lora_studio.core.world import World
+from lora_studio.core.waits import Patience
+from lora_studio.core.world import STARTED, World
 
 _WAIT_S = 600.0
 _TRY_S = 60.0
@@ -62,19 +63,19 @@ def meet(world: World, control: Control) -> Meeting:
     Raises:
         Cancelled: The person asked to stop meanwhile.
         InputError: The environment does not say where to meet.
-        StudioError: A rank did not come.
+        StudioError: A rank did not come, or has ended.
     """
-    deadline = time.monotonic() + _WAIT_S
-    store = PrefixStore(f"lora_studio/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", _store(world, control, deadline))
+    patience = Patience(_WAIT_S)
+    store = PrefixStore(f"lora_studio/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", _store(world, control, patience))
     here = [f"here/{rank}" for rank in range(world.size)]
     store.set(here[world.rank], "1")
     while not store.check(here):
-        _look(control, deadline, world)
+        _look(control, patience, [rank for rank, key in enumerate(here) if not store.check([key])])
         control.wait(_LOOK_S)
     return Meeting(store)
 
 
-def _store(world: World, control: Control, deadline: float) -> TCPStore:
+def _store(world: World, control: Control, patience: Patience) -> TCPStore:
     """Open the store, or reach the one of the first rank or of the launcher's agent."""
     address, port = os.environ.get("MASTER_ADDR"), os.environ.get("MASTER_PORT", "")
     if not address or not port.isdigit():
@@ -82,7 +83,7 @@ def _store(world: World, control: Control, deadline: float) -> TCPStore:
                          "Start them with torchrun or accelerate launch, or unset WORLD_SIZE.")
     keeps = world.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
     while not keeps and not _answers(address, int(port)):  # torch would wait deaf to signals, and print where it stands
-        _look(control, deadline, world)
+        _look(control, patience, [0])
         control.wait(_LOOK_S)
     try:
         return TCPStore(address, int(port), world.size, keeps, timedelta(seconds=_TRY_S), wait_for_workers=False)
@@ -99,8 +100,21 @@ def _answers(address: str, port: int) -> bool:
         return False
 
 
-def _look(control: Control, deadline: float, world: World) -> None:
+def _look(control: Control, patience: Patience, missing: list[int]) -> None:
     control.check()
-    if time.monotonic() > deadline:
-        raise StudioError(f"Not all of the run's {world.size} processes came within {_WAIT_S / 60:.0f} minutes.",
-                          "Look at what the missing ones said, and whether they can reach MASTER_ADDR.")
+    ended = [rank for rank in missing if _has_ended(rank)]
+    if ended or patience.is_over():
+        who = ("Process " if len(ended or missing) == 1 else "Processes ") + ", ".join(map(str, ended or missing))
+        how = "ended before it met the others" if ended else f"did not come within {_WAIT_S / 60:g} minutes"
+        raise StudioError(f"{who} of the run {how}.", "Look at what it said, and whether it can reach MASTER_ADDR.")
+
+
+def _has_ended(rank: int) -> bool:
+    """Say whether a rank that this one started has ended; of others nothing is known."""
+    started = os.environ.get(STARTED, "").split(",")
+    if not 0 < rank <= len(started) or not started[rank - 1].isdigit():
+        return False
+    try:
+        return psutil.Process(int(started[rank - 1])).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True

@@ -53,7 +53,7 @@ BAD_LINES = {
     "half surrogate": (turns(USER, {"role": "assistant", "content": "\ud83d"}), "half a surrogate pair"),
     "picture": (turns({"role": "user", "content": [{"type": "image_url"}]}, ANSWER), "a part that is not text"),
     "broken tool call": (turns(USER, {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{"}}]}), "is not JSON"),
-    "nested too deeply": ("[" * 100_000, "nested too deeply"),
+    "nested too deeply": ("[" * 600, "nested too deeply"),
 }
 
 

@@ -134,7 +134,7 @@ def test_every_fault_is_listed_with_its_line() -> None:
 @pytest.mark.parametrize(("text", "told"), [
     ("a: [1,\nb: 2", "run.yaml:2"), ("", "mapping"), ("- 1", "mapping"), ("schema_version: 7", "schema_version 7"),
     ("name: 2026-13-45", "YAML"),
-    ("[" * 20_000, "YAML"), ("!!python/object/apply:os.system [echo]", "YAML"), ("1: 2", "run.yaml"),
+    ("[" * 1_500, "YAML"), ("!!python/object/apply:os.system [echo]", "YAML"), ("1: 2", "run.yaml"),
 ])
 def test_text_that_is_no_config_is_told_by_file(text: str, told: str) -> None:
     with pytest.raises(InputError) as caught:

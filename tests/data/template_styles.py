@@ -60,3 +60,6 @@ BY_ARCHITECTURE = {
     "llama": LLAMA3, "qwen3": QWEN3, "gemma3": GEMMA, "mistral": MISTRAL, "phi3": PHI3,
     "gpt2": CHATML, "gpt_neox": ZEPHYR, "qwen3_moe": MARKED,
 }
+
+SLOW = "{% for a in range(6000) %}{% for b in range(6000) %}{% endfor %}{% endfor %}"
+"""Ends by itself, after some seconds: what is tried with it is that limits are heeded, which are lowered for it."""

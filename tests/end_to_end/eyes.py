@@ -19,7 +19,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-from tests.patience import waiting
+from lora_studio.core.waits import waiting
 
 Answer = dict[str, Any]
 _WAIT_FOR_QT_SECONDS = 60.0

@@ -22,6 +22,7 @@ from lora_studio.core.paths import studio_paths
 from lora_studio.export.hub import push
 from lora_studio.export.imports import import_task
 from lora_studio.export.task import export
+from tests.data.template_styles import SLOW
 from tests.export.adapters import make_adapter
 from tests.export.handmade import write_adapter
 from tests.models.fake_hub import FakeHub, running_hub
@@ -30,8 +31,6 @@ from tests.tiny import save_tiny_model, save_tiny_tokenizer, write_chat_rows
 
 TOKEN = "hf_CANARYcanaryCANARYcanaryCANARYcanary"
 HOME = "canary-home-of-a-person"
-LOOPING = "{% for a in range(6000) %}{% for b in range(6000) %}{% endfor %}{% endfor %}"
-"""Ends by itself after some seconds; the limits are lowered so that it is found too slow before."""
 
 Tiny = Callable[[str], Path]
 
@@ -145,25 +144,25 @@ def test_an_error_that_was_not_foreseen_shows_no_token(
 
 
 @pytest.mark.parametrize("kind", ["adapter", "merged"])
-def test_a_base_whose_chat_template_loops_does_not_hold_up_an_export(
+def test_a_base_whose_chat_template_is_too_slow_does_not_hold_up_an_export(
     kind: str, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = finished_run(home)
     sound = run_task(export, [], source=str(run), kind=kind, to=str(home / "before"))
     assert sound["certificate"]["rows_from"] == "held-out rows of the run"
-    save_tiny_tokenizer(home / "models" / "tiny-llama", LOOPING)
-    monkeypatch.setattr("lora_studio.data.template.BLOCK_SECONDS", 0.3)
-    monkeypatch.setattr("lora_studio.data.template.ROW_SECONDS", 0.1)
+    save_tiny_tokenizer(home / "models" / "tiny-llama", SLOW)
+    monkeypatch.setattr("lora_studio.data.template.BLOCK_SECONDS", 0.05)
+    monkeypatch.setattr("lora_studio.data.template.ROW_SECONDS", 0.02)
     result = run_task(export, [], source=str(run), kind=kind, to=str(home / "out"))
     assert result["certificate"]["rows_from"] == "general text"
 
 
-def test_an_adapter_whose_chat_template_loops_is_imported_and_exported(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lora_studio.data.template.BLOCK_SECONDS", 0.3)
-    monkeypatch.setattr("lora_studio.data.template.ROW_SECONDS", 0.1)
+def test_an_adapter_whose_chat_template_is_too_slow_is_imported_and_exported(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lora_studio.data.template.BLOCK_SECONDS", 0.05)
+    monkeypatch.setattr("lora_studio.data.template.ROW_SECONDS", 0.02)
     base = save_tiny_model(home / "models" / "tiny-llama")
     adapter = make_adapter(base, home / "style", target_modules=["q_proj"])
-    save_tiny_tokenizer(adapter, LOOPING)
+    save_tiny_tokenizer(adapter, SLOW)
     taken = run_task(import_task, [], path=str(adapter))
     assert run_task(export, [], source=taken["path"], kind="merged", to=str(home / "out"))["certificate"]["passed"]
 

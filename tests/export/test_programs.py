@@ -29,6 +29,13 @@ def test_a_failing_program_is_told_by_its_last_words() -> None:
     assert (error.value.status, error.value.said) == (3, "no room")
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no such signals")
+def test_a_program_that_was_killed_is_told_by_the_signal_and_not_by_what_it_printed_before() -> None:
+    with pytest.raises(ProgramFailedError) as error:
+        run("import os, signal; print('all is well', flush=True); os.kill(os.getpid(), signal.SIGKILL)")
+    assert error.value.said == "it was killed by SIGKILL"
+
+
 def test_a_stopped_task_ends_the_program_and_all_that_it_started() -> None:
     context = TaskContext()
     child = "import time; time.sleep(600)"

@@ -15,6 +15,7 @@ import pytest
 from lora_studio.core.errors import InputError
 from lora_studio.core.events import RunFailed, RunStopped, Step
 from lora_studio.core.runs import RunFolder
+from lora_studio.jobs import process as process_module
 from lora_studio.jobs.job import Job
 from lora_studio.jobs.process import ProcessHost
 from lora_studio.jobs.spec import JobSpec
@@ -51,6 +52,69 @@ def test_a_killed_child_is_reported_by_the_signal_that_killed_it(host: ProcessHo
     last = job.last_event
     assert isinstance(last, RunFailed)
     assert "SIGKILL" in last.message
+
+
+SLEEP = "import time; time.sleep(60)\n"
+HANGS = {  # a module that the child comes upon, and what it does there
+    "starting": ("sitecustomize", SLEEP),
+    "taking its job": ("sitecustomize", "import json, time; json.loads = lambda _text: time.sleep(60)\n"),
+}
+
+
+@pytest.fixture
+def planted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
+    """Put a module where the child, and it alone, comes upon it first."""
+
+    def plant(name: str, text: str) -> None:
+        (tmp_path / f"{name}.py").write_text(text, encoding="utf-8")
+        monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ["PYTHONPATH"]]))
+
+    return plant
+
+
+@pytest.mark.parametrize("step", HANGS)
+def test_a_child_that_does_not_take_its_job_is_given_up_and_the_step_named(planted: Callable[[str, str], None], step: str) -> None:
+    planted(*HANGS[step])
+    more_than_a_pipe_takes = "x" * 1_000_000
+    with ProcessHost(grace=0.3, start=0.5 if step == "starting" else 5.0) as host:
+        job = host.start(JobSpec("tests.jobs.tasks:steps", {"count": 1, "loss": more_than_a_pipe_takes}))
+        job.control.pause()
+        assert job.wait(120)
+    last = job.last_event
+    assert isinstance(last, RunFailed)
+    assert f"Its process did not answer, and was ended, while {step}." in last.message
+
+
+@posix
+@pytest.mark.parametrize(("task", "step"), [("tests.jobs.tasks:stuck", "training"), ("tests.jobs.slow_import:task", "importing its task")])
+def test_a_killed_child_is_reported_with_what_it_was_at(host: ProcessHost, until: Until, task: str, step: str) -> None:
+    job = host.start(JobSpec(task))
+    until(lambda: job.pid is not None and host._link(job).step == step)
+    assert job.pid is not None
+    psutil.Process(job.pid).kill()
+    assert job.wait(30)
+    last = job.last_event
+    assert isinstance(last, RunFailed)
+    assert f"was killed by SIGKILL while {step}." in last.message
+
+
+@posix
+def test_a_stopped_child_does_not_keep_a_host_from_closing_that_lets_it_go_on(
+        tmp_path: Path, run_folder: RunFolder, until: Until, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process_module, "_LETS_GO_S", 0.2)
+    with ProcessHost(grace=0.3) as first:
+        job = first.start(patient(tmp_path / "pid", run_folder, survives=True))
+        process = process_of(job, tmp_path / "pid", until)
+        process.send_signal(signal.SIGSTOP)
+    assert not ended(process)
+    process.send_signal(signal.SIGCONT)
+    with ProcessHost() as second:
+        followed = second.follow(run_folder.path)
+        followed.control.stop()
+        assert followed.wait(30)
+    assert run_folder.state == "stopped"
+    until(lambda: ended(process))
+    os.waitpid(process.pid, os.WNOHANG)
 
 
 @posix

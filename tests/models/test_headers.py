@@ -33,7 +33,7 @@ def test_header_gives_names_shapes_and_metadata(tmp_path: Path) -> None:
     (b"{}", b"", 1 << 60),
     (b"not json", b"", None),
     (b"[1]", b"", None),
-    (b"[" * 60_000, b"", None),
+    (b"[" * 1_500, b"", None),
     ({"a": {"dtype": "F32"}}, b"", None),
     ({"a": tensor(0, 8, [3])}, bytes(8), None),
     ({"a": tensor(0, 8, [-2])}, bytes(8), None),

@@ -8,18 +8,23 @@ import multiprocessing
 import os
 import shutil
 import socket
+import subprocess
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from lora_studio.core.control import Control
+from lora_studio.core.errors import StudioError
 from lora_studio.core.events import (
     CheckpointSaved,
     Evaluation,
@@ -34,6 +39,9 @@ from lora_studio.core.events import (
 )
 from lora_studio.core.files import sha256_of
 from lora_studio.core.runs import RunFolder
+from lora_studio.core.world import STARTED, World
+from lora_studio.train import rendezvous
+from tests.patience import Patience
 from tests.train.helpers import losses, new_run, run_config
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="gloo over forkserver")
@@ -82,12 +90,21 @@ def be_rank(rank: int, size: int, port: int, run_dir: str, resume: bool, wish: s
                     ask(context.control, event.step)
                 if wish == "die" and rank == 1 and isinstance(event, Step) and event.step == 3:
                     os._exit(9)
+                if wish == "silent" and rank == 1 and isinstance(event, Step) and event.step == 3:
+                    wait_for_word(Path(out).with_name(Path(out).name.replace("-1.", "-0.")))
                 if isinstance(event, RunFinished):
                     told.weights = adapter_digest(context)
         except BaseException as error:
             told.error, told.words = type(error).__name__, f"{error}\n{traceback.format_exc()}"
     events = [event_to_json(event) for event in told.events]
     Path(out).write_text(json.dumps({**vars(told), "events": events}))
+
+
+def wait_for_word(place: Path) -> None:
+    """Do nothing until the first rank has given up and said so."""
+    patience = Patience(60)
+    while not place.exists() and not patience.is_over():
+        time.sleep(0.1)
 
 
 def ask(control: Any, step: int) -> None:
@@ -128,6 +145,8 @@ def wished(wish: str, rank: int) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         if rank == 1 and wish == "scarce":
             patch.setattr(Stepper, "_gradient_of", scarce)
+        if wish == "silent":
+            patch.setattr("lora_studio.train.joined._PROMPT", timedelta(seconds=5))
         if rank == 1 and wish == "unlike":
             patch.setattr("lora_studio.train.records.__version__", "0.0")
         yield
@@ -276,6 +295,37 @@ def test_a_process_that_dies_ends_the_run_with_its_work_saved(children: ForkServ
     assert first.words.startswith("Another of the run's 2 processes is gone. The checkpoint of step")
     assert run.checkpoints[-1].name == f"step-{first.of_kind(Step)[-1].step:06d}"
     assert run.checkpoints[-1].name >= "step-000003"
+
+
+def test_a_process_that_does_not_answer_ends_the_run_and_the_step_is_named(children: ForkServerContext, make: Make) -> None:
+    run = make("silent", {**PAIR, "training.sample_rows": 0, "training.eval_steps": STEPS})
+    first, _other = together(children, run, 2, wish="silent")
+    assert first.error == "LostRankError"
+    said = "Another of the run's 2 processes is gone or does not answer, while agreeing on the next piece of a step:"
+    assert first.words.startswith(said)
+    assert run.checkpoints
+
+
+def test_who_did_not_come_to_meet_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rendezvous, "_WAIT_S", 0.6)
+    with pytest.raises(StudioError, match=r"Processes 1, 2 of the run did not come within 0\.01 minutes"):
+        meet_alone(monkeypatch, size=3)
+
+
+def test_a_process_that_ends_before_it_meets_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    with subprocess.Popen([sys.executable, "-c", "import sys; sys.exit('no such module')"], stderr=subprocess.DEVNULL) as process:
+        monkeypatch.setenv(STARTED, str(process.pid))
+        with pytest.raises(StudioError, match="Process 1 of the run ended before it met the others"):
+            meet_alone(monkeypatch, size=2)
+
+
+def meet_alone(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    """Be the first of several ranks, of which no other comes."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("MASTER_PORT", str(free.getsockname()[1]))
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    rendezvous.meet(World(size=size, launched=True), Control())
 
 
 def test_what_stops_another_process_is_told_by_the_first(children: ForkServerContext, make: Make) -> None:

@@ -20,10 +20,12 @@ from lora_studio.cli.jobs import open_host, run_job
 from lora_studio.cli.units import in_bytes, table
 from lora_studio.core.errors import StudioError
 from lora_studio.core.paths import studio_paths
+from lora_studio.core.waits import waiting
 from lora_studio.jobs.spec import JobSpec
 from lora_studio.jobs.telemetry import MemorySampler
 from lora_studio.models.quantization import INSTALL
 
+_QT_SECONDS = 120.0
 _PARTS = (
     "torch", "transformers", "peft", "accelerate", "datasets", "safetensors", "huggingface_hub", "pydantic",
     "PySide6-Essentials", "pyqtgraph",
@@ -98,7 +100,12 @@ def _devices(engine: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _window_problem() -> str:
     """Say why no window can open, empty when one can; Qt is tried in a child, since a missing display aborts it."""
-    tried = subprocess.run([sys.executable, "-c", "import PySide6.QtWidgets"], capture_output=True, text=True, check=False)
+    seconds = _QT_SECONDS * waiting()
+    try:
+        tried = subprocess.run(
+            [sys.executable, "-c", "import PySide6.QtWidgets"], capture_output=True, text=True, check=False, timeout=seconds)
+    except subprocess.TimeoutExpired:
+        return f"PySide6 did not load within {seconds:.0f} s"
     if tried.returncode:
         return (tried.stderr.strip().splitlines() or ["PySide6 does not load"])[-1]
     headless = sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))

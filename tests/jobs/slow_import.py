@@ -1,0 +1,5 @@
+"""A task whose module takes long to import."""
+
+import time
+
+time.sleep(60)
