@@ -13,6 +13,7 @@ from lora_studio.export.shards import SAFETENSORS_NAMES, Layout
 from lora_studio.lora.saved_adapter import SavedAdapter
 from lora_studio.models.check import WEIGHTS_NAME, read_config
 from lora_studio.models.checkpoint_names import CheckpointNames, Group
+from lora_studio.models.facts import text_part
 from lora_studio.models.reading import facing
 from lora_studio.models.spellings import both_spellings
 from lora_studio.models.stored_quantization import without_quantization
@@ -217,8 +218,7 @@ class MergePlan:
     def _settle_vocabulary(self) -> None:
         """Note a resized vocabulary."""
         if self.changes.resized:
-            settings = self.config.get("text_config", self.config)
-            settings["vocab_size"] = self.changes.vocabulary.rows
+            text_part(self.config)["vocab_size"] = self.changes.vocabulary.rows
 
     def _on_disk(self, parameter: str) -> str:
         group = self.names.by_parameter.get(parameter)

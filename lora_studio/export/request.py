@@ -35,6 +35,8 @@ def check_request(source: str, kind: str, target: Path, dtype: str | None, *, ov
     found = find_source(source)
     if kind in ("merged", "gguf"):
         check_into(found, into)
+    elif into != AUTO:
+        raise InputError(f"Nothing is merged in an export as {kind}.", "Leave --into out, or export as merged or gguf.", "into")
     check_destination(target, overwrite=overwrite, needed=needed_folders(found))
     return found
 

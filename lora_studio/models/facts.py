@@ -129,6 +129,12 @@ def text_config(config: dict[str, Any]) -> dict[str, Any]:
     return config
 
 
+def text_part(config: dict[str, Any]) -> dict[str, Any]:
+    """Return the table of a config that describes the language model, itself and not a copy: the config where there is no other."""
+    inner = next((config[name] for name in _TEXT_PARTS if isinstance(config.get(name), dict)), None)
+    return config if inner is None else text_part(inner)
+
+
 def _first_number(config: dict[str, Any], *keys: str) -> int:
     for key in keys:
         value: Any = config.get(key)

@@ -12,7 +12,7 @@ from typing import Literal
 from lora_studio.core.errors import InputError
 from lora_studio.core.settings import STARTER_MODEL
 from lora_studio.models.check import FIELD, check_folder, read_config
-from lora_studio.models.converted import ConvertedFrom, converted_folder, converted_root, starter_file
+from lora_studio.models.converted import ConvertedFrom, converted_folder, converted_root, earlier_folder, starter_file
 from lora_studio.models.errors import IncompleteModelError
 from lora_studio.models.gguf_header import read_gguf
 from lora_studio.models.hub_cache import Snapshot, cached_snapshot, cached_snapshots
@@ -174,5 +174,9 @@ def _converted_models() -> Iterator[ModelSource]:
         if source is None:
             continue
         file = Path(source.file)
-        if file.is_file() and file != starter and converted_folder(file) == folder:
+        if not file.is_file() or file == starter:
+            continue
+        if converted_folder(file) == folder:
             yield ModelSource("gguf", source.file, folder, file)
+        elif earlier_folder(file) == folder:  # brought up to date when it is chosen
+            yield ModelSource("gguf", source.file, None, file, needs="convert")

@@ -7,6 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lora_studio.generate.sampling import answer, end_tokens
+from tests.odd_families import family_model
 from tests.tiny import ARCHITECTURES
 from tests.train.helpers import adapted_model, token_rows
 
@@ -46,6 +47,27 @@ def test_an_answer_ends_before_the_end_of_turn(tiny_model: TinyModel) -> None:
     model.get_output_embeddings().register_forward_hook(
         lambda _head, _inputs, output: torch.nn.functional.one_hot(torch.full(output.shape[:2], end), output.shape[-1]).float())
     assert answer(model, tokenizer, prompts(2), 8) == ["", ""]
+
+
+def test_prompts_of_a_family_that_padding_on_the_left_changes_are_answered_as_alone(tiny_model: TinyModel) -> None:
+    model = family_model("rwkv")
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            parameter.data.mul_(8)  # states that say something, so that padding before a prompt shows
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model("llama"))
+    with torch.no_grad():
+        alone = [answer(model, tokenizer, [prompt], 8)[0] for prompt in prompts()]
+    assert answer(model, tokenizer, prompts(), 8) == alone
+
+
+def test_an_end_of_a_channel_does_not_end_an_answer(tiny_model: TinyModel) -> None:
+    model = AutoModelForCausalLM.from_pretrained(tiny_model("llama")).eval()
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model("llama"))
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|end|>"]})
+    end = tokenizer.convert_tokens_to_ids("<|end|>")
+    assert end in end_tokens(model, tokenizer)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|end|>", "<|channel|>"]})
+    assert end not in end_tokens(model, tokenizer)
 
 
 def test_an_interrupted_answer_ends_where_it_is(tiny_model: TinyModel) -> None:

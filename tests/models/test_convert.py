@@ -11,9 +11,10 @@ from lora_studio.core.control import TaskContext
 from lora_studio.core.errors import Cancelled, InputError
 from lora_studio.core.events import Phase, RunFinished
 from lora_studio.core.locks import lock_file, unlock_file
-from lora_studio.models.converted import converted_folder, converted_root
+from lora_studio.models.converted import converted_folder, converted_root, earlier_folder
 from lora_studio.models.device import pick_device
 from lora_studio.models.facts import read_facts
+from lora_studio.models.fingerprint import weight_fingerprint
 from lora_studio.models.inspect import empty_model, tree_of
 from lora_studio.models.load import load_model, load_tokenizer
 from lora_studio.models.prepare import prepare
@@ -73,6 +74,19 @@ def test_changed_file_is_converted_again(tiny_gguf: Path, tiny_model: Callable[[
     write_tiny_gguf(tiny_model("llama"), tiny_gguf, "llama", as_float16=True)
     assert find_model(str(tiny_gguf)).needs == "convert"
     assert convert(str(tiny_gguf)) != before
+
+
+def test_a_copy_of_an_earlier_release_keeps_its_weights_and_gets_todays_tokenizer(tiny_gguf: Path) -> None:
+    new = convert(str(tiny_gguf))
+    wanted, fingerprint = (new / "tokenizer.json").read_bytes(), weight_fingerprint(new)
+    earlier = new.rename(earlier_folder(tiny_gguf))
+    (earlier / "tokenizer.json").write_text("{}")
+    stamp = (earlier / "model.safetensors").stat().st_mtime_ns
+    assert [source.needs for source in local_models() if source.file == tiny_gguf] == ["convert"]
+    again = convert(str(tiny_gguf))
+    assert ((again / "tokenizer.json").read_bytes(), weight_fingerprint(again)) == (wanted, fingerprint)
+    assert (again / "model.safetensors").stat().st_mtime_ns == stamp
+    assert not earlier.exists()
 
 
 def test_cancelled_conversion_leaves_nothing(tiny_gguf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
