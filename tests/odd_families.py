@@ -72,6 +72,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "opt": {
         "vocab_size": 384, "hidden_size": 32, "ffn_dim": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "word_embed_proj_dim": 32,
     },
+    "xlm": {"emb_dim": 32, "n_layers": 2, "n_heads": 4, "n_words": 384},
     "rwkv": {"vocab_size": 384, "hidden_size": 32, "attention_hidden_size": 32, "num_hidden_layers": 2, "context_length": 256},
 }
 

@@ -96,6 +96,12 @@ def test_presets_go_by_what_a_module_is_part_of(family: str) -> None:
     assert found == SIDES[family]
 
 
+def test_a_family_that_numbers_its_attentions_and_not_its_layers_has_both_parts() -> None:
+    tree = tree_of(meta_family("xlm"))
+    found = {preset: {name.split(".")[1] for name in PRESETS[preset](tree)} for preset in ("attention", "mlp")}
+    assert found == {"attention": {"attentions"}, "mlp": {"ffns"}}
+
+
 @pytest.mark.parametrize("family", ["nemotron_h", "llama4_text", "recurrent_gemma"])
 @pytest.mark.parametrize("preset", ["attention", "mlp", "all_linear"])
 def test_every_preset_trains(family: str, preset: str) -> None:

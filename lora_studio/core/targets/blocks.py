@@ -45,6 +45,9 @@ class Blocks:
         found = self._decided(above)
         if found != "unknown":
             return found
+        numbered = _read([self._words(self._tree.by_name[layer].class_name)])  # XLM numbers its attentions and its MLPs, not its layers
+        if numbered in ("attention", "mlp"):
+            return numbered
         # Old families have an MLP's projections in the layer itself: they are it where no class of the layer is.
         return "" if self._has_mlp(layer) else "mlp"
 
