@@ -14,7 +14,7 @@ from peft.tuners.lora.layer import Linear
 from safetensors.torch import load_file, save_file
 
 from lora_studio.core.errors import StudioError
-from lora_studio.export import reference, task
+from lora_studio.export import readable_names, reference, task
 from lora_studio.export.merge_plan import MergePlan
 from tests.export.adapters import make_adapter, run_export, targets_of
 from tests.tiny import ARCHITECTURES, save_tiny_model
@@ -219,7 +219,7 @@ def test_a_merge_of_pefts_that_is_another_function_than_its_adapter_fails(
 def test_an_adapter_that_was_not_copied_whole_fails(
     tiny_model: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    base, sound = tiny_model("llama"), task.shutil.copyfile
+    base, sound = tiny_model("llama"), readable_names.shutil.copyfile
     adapter = make_adapter(base, tmp_path / "adapter", **targets_of("llama"))
 
     def other(source: Path, target: Path) -> None:
@@ -228,7 +228,7 @@ def test_an_adapter_that_was_not_copied_whole_fails(
             tensors = load_file(target)
             save_file({name: tensor * 1.01 for name, tensor in tensors.items()}, target, metadata={"format": "pt"})
 
-    monkeypatch.setattr(task.shutil, "copyfile", other)
+    monkeypatch.setattr(readable_names.shutil, "copyfile", other)
     with pytest.raises(StudioError, match="did not pass"):
         run_export(source=str(adapter), kind="adapter", to=str(tmp_path / "exports/adapter"))
 
