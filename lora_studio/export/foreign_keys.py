@@ -42,26 +42,33 @@ def rename_keys(adapter: Path) -> list[Finding]:
     return _written(path, names, "names")
 
 
-def fit_keys(adapter: Path, tree: ModuleTree) -> list[Finding]:
+def fit_keys(adapter: Path, tree: ModuleTree) -> tuple[list[Finding], dict[str, str]]:
     """Write an adapter's file anew where all of its modules are the base's, but below another parent, and say so.
 
     Args:
         adapter: The adapter's folder, its names PEFT's.
         tree: The base model's.
+
+    Returns:
+        What to tell, and the new names of modules by the old ones; nothing where no name changes.
     """
     path = adapter / ADAPTER_WEIGHTS
     names = list(read_header(path).tensors)
-    modules = {module for module, _ in filter(None, map(parted, names))}
+    modules = {module_of(name) for name in names}
     known = _with_parents(tree)
-    if not modules or all(_plain(module) in known for module in modules):
-        return []
-    for taken, given in _parents(next(module for module in sorted(modules) if _plain(module) not in known), tree):
+    unknown = [module for module in sorted(modules) if _plain(module) not in known]
+    for taken, given in dict.fromkeys(pair for module in unknown for pair in _parents(module, tree)):
         renamed = {name: _moved(name, taken, given, known) for name in names}
-        moved = map(parted, renamed.values())
         # names that would fall together are of more layers than the base has, not of another parent
-        if len(set(renamed.values())) == len(names) and all(_plain(found[0]) in known for found in moved if found):
-            return _written(path, renamed, "parents")
-    return []
+        if len(set(renamed.values())) == len(names) and all(_plain(module_of(name)) in known for name in renamed.values()):
+            moved = {module_of(old): module_of(new) for old, new in renamed.items() if old != new}
+            return _written(path, renamed, "parents"), moved
+    return [], {}
+
+
+def module_of(name: str) -> str:
+    """Name the module that a tensor of an adapter is of, as saved: one with LoRA layers, or one that is saved whole."""
+    return (parted(name) or (name.removeprefix(PREFIX).rpartition(".")[0], ""))[0]
 
 
 def _unwrapped(name: str) -> str:
@@ -110,7 +117,7 @@ def _with_parents(tree: ModuleTree) -> set[str]:
 def _parents(module: str, tree: ModuleTree) -> Iterable[tuple[str, str]]:
     """Give pairs of a parent to take away and one to give in its place, by which this module would be one of the base's."""
     parts = _plain(module).split(".")
-    for start in range(len(parts) - 1):
+    for start in range(len(parts)):
         ending = "." + ".".join(parts[start:])
         taken = ".".join(parts[:start]) + "." if start else ""
         for name in tree.by_name:
@@ -120,7 +127,6 @@ def _parents(module: str, tree: ModuleTree) -> Iterable[tuple[str, str]]:
 
 def _moved(name: str, taken: str, given: str, known: set[str]) -> str:
     plain = name.removeprefix(PREFIX)
-    module = (parted(name) or (plain.rpartition(".")[0], ""))[0]
-    if _plain(module) in known or not plain.startswith(taken):
+    if _plain(module_of(name)) in known or not plain.startswith(taken):
         return name
     return f"{PREFIX}{given}{plain.removeprefix(taken)}"

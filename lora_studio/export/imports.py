@@ -26,6 +26,7 @@ from lora_studio.export.foreign_keys import fit_keys, rename_keys
 from lora_studio.export.fused_experts import MERGE, fuse_experts, is_on_parameters, refuse_lost
 from lora_studio.export.litgpt_format import from_litgpt, is_litgpt
 from lora_studio.export.mlx_format import FUSE, from_mlx, is_mlx, refuse_tied
+from lora_studio.export.moved_settings import moved_settings, strengths_of
 from lora_studio.export.torchtune_fit import refuse_unsaid_dora, torchtune_findings
 from lora_studio.generate.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, base_of
 from lora_studio.models.check import read_config, read_json, refuse_code
@@ -189,10 +190,11 @@ def _fitted(folder: Path, base: FoundBase, config: dict[str, Any], *, by_mlx: bo
     way_out = FUSE if by_mlx else MERGE
     if is_on_parameters(folder, config, tree):
         config, fused = fuse_experts(folder, base.folder, config, way_out)
-    moved = fit_keys(folder, tree)
+    before = strengths_of(folder, config)
+    moved, names = fit_keys(folder, tree)
+    if names:
+        config = moved_settings(folder, config, before, names, tree)
     adapted = adapted_names(adapter_tensors(folder))
-    if moved:  # names in the settings are endings for PEFT, and may be whole names of the old parents
-        config = {**config, "target_modules": adapted, "layers_to_transform": None, "layers_pattern": None}
     if by_mlx:
         refuse_tied(adapted, tree)
     if any(module.kind == "experts" for module in tree.modules):
