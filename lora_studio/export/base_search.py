@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from lora_studio.core.errors import InputError
 from lora_studio.core.findings import Finding
 from lora_studio.export.public import hub_id, last_part
+from lora_studio.models.full_precision import named_in_full_precision
 from lora_studio.models.sources import ModelSource, find_model, local_models
 
 FIELD = "base"
-_BITS = r"[48]-?bits?|int[48]|w4a16|w8a8|fp8|nf4|mxfp4|gptq|awq|aqlm|hqq|exl2|quantized"
-_FEW_BITS = re.compile(rf"([-_.](unsloth|bnb|mlx|hf|dynamic|g32|g64|g128|{_BITS}))+$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -48,7 +46,7 @@ def find_base(named: str, revision: str | None, given: str | None) -> FoundBase:
         return _known(given, None)
     if not named:
         raise InputError("The adapter does not name its base model.", "Give the base model it was trained on.", FIELD)
-    full = full_precision_name(named)
+    full = last_part(named_in_full_precision(named))
     if full and not Path(named).expanduser().exists():
         return _of_few_bits(named, revision, full)
     if hub_id(named) or Path(named).expanduser().exists():
@@ -61,17 +59,6 @@ def find_base(named: str, revision: str | None, given: str | None) -> FoundBase:
     by_name = Finding("warning", "base_by_name", message, "Give another base if it is not the same.", FIELD)
     found = _found(alike[0], None)
     return FoundBase(found.name, None, found.folder, (by_name, *found.findings))
-
-
-def full_precision_name(named: str) -> str:
-    """Give what a model that is named as quantized is called in full precision, without its maker; empty where the name says no such thing.
-
-    `unsloth/Qwen3-8B-unsloth-bnb-4bit` is Qwen3-8B, `TheBloke/Mistral-7B-v0.1-GPTQ` is Mistral-7B-v0.1.
-    """
-    last = last_part(named)
-    ending = _FEW_BITS.search(last)
-    says = ending is not None and re.search(_BITS, ending.group(), re.IGNORECASE) is not None
-    return last[: ending.start()] if ending and says else ""
 
 
 def _of_few_bits(named: str, revision: str | None, full: str) -> FoundBase:

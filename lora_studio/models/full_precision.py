@@ -9,22 +9,22 @@ from typing import Any
 import yaml
 
 _FRONT_MATTER_BYTES = 65536
+_BITS = r"[2-8][-_]?bits?|int[2-8]|w\d+a\d+|fp[48]|nf4|nvfp4|mxfp4|gptq(?:model)?|awq|aqlm|hqq|exl2|quantized"
+_BESIDE = r"unsloth|bnb|mlx|hf|dynamic|static|block|gemm|marlin|sym|asym|g\d+|\d+g|\d+x\d+|dwq"
 # `-bnb-4bit`, `-unsloth-bnb-4bit`, `-GPTQ-Int4`, `-AWQ`, `-FP8-dynamic`, `-quantized.w4a16` and their like, one after the other.
-_ENDING = re.compile(
-    r"[-_.](?:(?:unsloth[-_])?bnb(?:[-_][48]bits?)?|[48]-?bits?|(?:gptq|awq|nf4|fp4|nvfp4|mxfp4|fp8|int[48]|w\d+a\d+|gptqmodel)"
-    r"(?:[-_](?:int[48]|[2348]-?bits?|g\d+|dynamic|static|block|gemm|marlin|w\d+a\d+|128g|sym|asym))*|quantized\.w\d+a\d+)$",
-    re.IGNORECASE,
-)
+_ENDING = re.compile(rf"(?:[-_.](?:{_BITS}|{_BESIDE}))+$", re.IGNORECASE)
+_SAYS_BITS = re.compile(rf"[-_.](?:{_BITS})(?![^-_.])", re.IGNORECASE)
 
 
 def named_in_full_precision(name: str) -> str:
-    """Take what tells of quantization off the end of a model's name; empty where nothing does."""
+    """Return a model's name without what tells of quantization at its end; empty where nothing does.
+
+    `unsloth/Qwen3-8B-unsloth-bnb-4bit` is unsloth/Qwen3-8B, `TheBloke/Mistral-7B-v0.1-GPTQ` is TheBloke/Mistral-7B-v0.1.
+    """
     bare = name.rstrip("/")
-    while True:
-        shorter = _ENDING.sub("", bare)
-        if shorter == bare or not shorter.rpartition("/")[2]:
-            return bare if bare != name.rstrip("/") else ""
-        bare = shorter
+    ending = _ENDING.search(bare)
+    says = ending is not None and _SAYS_BITS.search(ending.group()) is not None
+    return bare[: ending.start()] if ending and says and bare[: ending.start()].rpartition("/")[2] else ""
 
 
 def full_precision_of(name: str, folder: Path | None = None) -> str:
@@ -36,9 +36,9 @@ def full_precision_of(name: str, folder: Path | None = None) -> str:
     """
     shorter = named_in_full_precision(name)
     is_path = bool(name) and (Path(name).expanduser().is_absolute() or Path(name).expanduser().exists())
-    if shorter and (not is_path or Path(shorter).expanduser().exists()):
+    if is_path and shorter and Path(shorter).expanduser().exists():
         return shorter
-    return _base_in_card(folder) or ("" if is_path else shorter)
+    return _base_in_card(folder) or ("" if is_path else shorter)  # the name keeps the maker of the quantized one
 
 
 def front_matter(folder: Path) -> dict[str, Any]:

@@ -16,8 +16,9 @@ from transformers import AutoModelForCausalLM
 
 from lora_studio.core.control import TaskContext
 from lora_studio.core.errors import InputError
-from lora_studio.export.base_search import full_precision_name
 from lora_studio.export.imports import import_task
+from lora_studio.export.public import last_part
+from lora_studio.models.full_precision import named_in_full_precision
 from tests.export.adapters import logits, make_adapter, run_export, targets_of, with_adapter
 from tests.export.handmade import write_adapter
 from tests.tiny import save_tiny_model
@@ -253,13 +254,16 @@ def test_lengths_of_a_dora_that_does_not_say_so_are_not_left_out_in_silence(tiny
 
 
 @pytest.mark.parametrize(("named", "full"), [
+    ("nvidia/Llama-3.1-8B-Instruct-NVFP4", "Llama-3.1-8B-Instruct"), ("org/Model-HQQ-4bit", "Model"), ("org/Model-4bit-hqq", "Model"),
+    ("org/model-mlx-4bit", "model"), ("org/model-GPTQ-4bit-128g", "model"), ("meta/model-dynamic-bnb-4bit", "model"),
+    ("org/Llama-2-7b-AQLM-2Bit-1x16-hf", "Llama-2-7b"), ("org/model-int4-awq", "model"),
     ("unsloth/Qwen3-8B-unsloth-bnb-4bit", "Qwen3-8B"), ("unsloth/llama-3-8b-Instruct-bnb-4bit", "llama-3-8b-Instruct"),
     ("mlx-community/Qwen2.5-7B-Instruct-4bit", "Qwen2.5-7B-Instruct"), ("TheBloke/Mistral-7B-v0.1-GPTQ", "Mistral-7B-v0.1"),
     ("Qwen/Qwen2.5-7B-Instruct-GPTQ-Int4", "Qwen2.5-7B-Instruct"), ("Qwen/Qwen2.5-7B-Instruct-AWQ", "Qwen2.5-7B-Instruct"),
     ("Qwen/Qwen3-8B-FP8", "Qwen3-8B"), ("Qwen/Qwen3-8B", ""), ("meta-llama/Llama-2-7b-hf", ""), ("microsoft/bitnet-b1.58-2B-4T", ""),
 ])
 def test_the_full_precision_of_a_quantized_model_is_read_from_its_name(named: str, full: str) -> None:
-    assert full_precision_name(named) == full
+    assert last_part(named_in_full_precision(named)) == full
 
 
 def test_a_base_named_in_few_bits_is_asked_for_in_full_precision(tmp_path: Path) -> None:
