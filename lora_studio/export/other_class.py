@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,12 +30,14 @@ class OtherClass:
         name: The class that the config names.
         renames: What names begin with in the one and in the other, each with its dot.
         targets: A regular expression for `target_modules` in the other class.
+        settings: What else of the adapter's config names modules, with their names there: patterns of rank and alpha, parameters.
     """
 
     trained: str
     name: str
     renames: dict[str, str]
     targets: str
+    settings: dict[str, Any] = field(default_factory=dict[str, Any])
 
     def lines(self, base: str, folder: str, revision: str = "") -> str:
         """Give the lines of Python that load the adapter into the other class."""
@@ -47,6 +49,7 @@ class OtherClass:
             f"base = {self.name}.from_pretrained({base!r}{pinned})\n"
             f"config = PeftConfig.from_pretrained({folder!r})\n"
             f"config.target_modules = {self.targets!r}\n"
+            + "".join(f"config.{name} = {value!r}\n" for name, value in self.settings.items()) +
             "config.exclude_modules = config.layers_to_transform = None\n"
             f"model = PeftModel.from_pretrained(base, {folder!r}, config=config, key_mapping={mapping!r})\n"
         )
@@ -75,7 +78,22 @@ def other_class(base: Path, tree: ModuleTree, adapter: SavedAdapter) -> OtherCla
         return None
     modules = [name for name in adapter.pairs if tree.by_name[name].kind != "experts"]
     moved = [_renamed(name, renames) for name in modules]
-    return OtherClass(tree.architecture, named, {before: after for before, after in renames.items() if before != after}, _expression(moved))
+    changed = {before: after for before, after in renames.items() if before != after}
+    return OtherClass(tree.architecture, named, changed, _expression(moved), _settings(adapter, renames, modules))
+
+
+def _settings(adapter: SavedAdapter, renames: dict[str, str], modules: Iterable[str]) -> dict[str, Any]:
+    """Give the settings that name modules, as they are in the other class: ranks and alphas by whole names, so that none is missed."""
+    config, found = adapter.config, dict[str, Any]()
+    pairs = {f"^{re.escape(_renamed(name, renames))}$": adapter.pairs[name] for name in modules}
+    if config.get("rank_pattern"):
+        found["rank_pattern"] = {name: pair.r for name, pair in pairs.items() if pair.r != config.get("r")}
+    if config.get("alpha_pattern"):
+        alphas = {name: pair.scale * (pair.r**0.5 if config.get("use_rslora") else pair.r) for name, pair in pairs.items()}
+        found["alpha_pattern"] = {name: alpha for name, alpha in alphas.items() if alpha != config.get("lora_alpha")}
+    if config.get("target_parameters"):
+        found["target_parameters"] = [_renamed(name, renames) for name in config["target_parameters"]]
+    return found
 
 
 def _tree_as(base: Path, name: str) -> ModuleTree | None:
