@@ -154,8 +154,10 @@ def test_a_base_whose_chat_template_loops_does_not_hold_up_an_export(
     save_tiny_tokenizer(home / "models" / "tiny-llama", LOOPING)
     monkeypatch.setattr("lora_studio.data.template.BLOCK_SECONDS", 0.3)
     monkeypatch.setattr("lora_studio.data.template.ROW_SECONDS", 0.1)
-    result = run_task(export, [], source=str(run), kind=kind, to=str(home / "out"))
-    assert result["certificate"]["rows_from"] == "general text"
+    told: list[str] = []
+    result = run_task(export, told, source=str(run), kind=kind, to=str(home / "out"))
+    assert result["certificate"]["rows_from"] == "general text, since the run's own rows cannot be used"
+    assert any("not on the run's held-out rows: " in line and "chat template" in line for line in told)
 
 
 def test_an_adapter_whose_chat_template_loops_is_imported_and_exported(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
