@@ -14,6 +14,11 @@ from lora_studio.core.errors import InputError
 from lora_studio.core.files import write_atomically
 from lora_studio.core.settings import HUB_SCHEME
 
+AS_BEFORE: Mapping[str, object] = {
+    "data.chat_template_kwargs": {}, "data.on_unwritten": "without", "data.answer_opening": "context",
+}
+"""Settings that came after the first runs were trained, and what was done before they were there."""
+
 _MOST_BYTES = 4 << 20
 # libyaml's loader reads the same, ten times as fast: a list of thousands of runs needs it.
 _SAFE_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -47,6 +52,21 @@ def parse_config(text: str, name: str = "config") -> RunConfig:
     if not isinstance(tree, dict):
         raise InputError(f"{name}: a run config is a mapping of settings, such as `name: my-run`.", "See the starter's run.yaml.")
     return validate_config(tree, name=name, text=text)
+
+
+def read_run_config(text: str, name: str = "config") -> tuple[RunConfig, tuple[str, ...]]:
+    """Read the `run.yaml` of a run, which names every setting that there was when the run began; give the paths it is too old to name, too.
+
+    Those get the values by which the run's tokens are what they were then, not today's defaults.
+
+    Raises:
+        InputError: As `parse_config`.
+    """
+    parsed = parse_config(text, name)
+    tree: Any = yaml.load(text, Loader=_SAFE_LOADER)
+    named = tree.get("data") or {}
+    missing = tuple(path for path in AS_BEFORE if path.partition(".")[2] not in named)
+    return parsed.replace({path: AS_BEFORE[path] for path in missing}), missing
 
 
 def validate_config(tree: Mapping[str, Any], name: str = "config", text: str = "") -> RunConfig:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 from lora_studio.core.config import RunConfig
-from lora_studio.core.config_files import config_to_yaml, parse_config
+from lora_studio.core.config_files import config_to_yaml, read_run_config, write_config
 from lora_studio.core.errors import InputError, StudioError
 from lora_studio.core.events import RunEvent, read_events
 from lora_studio.core.files import refuse_existing, write_atomically
@@ -103,13 +103,24 @@ class RunFolder:
         Raises:
             InputError: `run.yaml` cannot be read.
         """
-        if self._config is not None:
-            return self._config
+        return self._config or self._read_config()[0]
+
+    def complete_config(self) -> None:
+        """Write what `config` takes from before a setting was there into `run.yaml`, if it is too old to name them all.
+
+        Raises:
+            InputError: `run.yaml` cannot be read.
+            OSError: It cannot be written.
+        """
+        if self._read_config()[1]:
+            write_config(self.config_path, self.config)
+
+    def _read_config(self) -> tuple[RunConfig, tuple[str, ...]]:
         try:
             text = self.config_path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"Cannot read {self.config_path}: {error}.", "Give the folder of a run.") from error
-        return parse_config(text, name=str(self.config_path))
+        return read_run_config(text, name=str(self.config_path))
 
     @property
     def state(self) -> RunState:

@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal, NoReturn, Self, TypeVar, cast
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, StrictFloat, StrictInt
 
+from lora_studio.core.variable_lines import read_lines
+
 STARTER_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 HUB_SCHEME = "hf://"
 """How the name of a Hub data set starts among files of rows."""
@@ -43,26 +45,11 @@ def _switch(value: object) -> object:
 
 
 def _written_variables(value: object) -> object:
-    """Read `name=value`, or several of these, as a line of a form holds them."""
+    """Read `name=value`, or several of these, as lines of a form hold them."""
     parts = [value] if isinstance(value, str) else value
     if not isinstance(parts, list | tuple):
         return value
-    pairs = [str(part).partition("=") for part in cast("list[object]", parts)]
-    if wrong := next((name for name, sign, _ in pairs if not sign), None):
-        raise ValueError(f"{wrong!r} gives no value; write name=value")
-    return {name.strip(): _scalar(text.strip()) for name, _, text in pairs}
-
-
-def _scalar(text: str) -> bool | int | float | str:
-    """Read what a person writes for a truth value, a number or a word."""
-    if text.lower() in ("true", "false"):
-        return text.lower() == "true"
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
+    return read_lines("\n".join(map(str, cast("list[object]", parts))))
 
 
 def _template_variables(values: dict[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from lora_studio.core.errors import InputError
+from lora_studio.core.findings import Finding
 from lora_studio.core.settings import DataSettings
 from lora_studio.data.duplicates import count_repeats, count_shared
 from lora_studio.data.encodings import FIELD
@@ -232,22 +233,45 @@ def refuse_bad_rows(bad_rows: Sequence[BadRow], count: int = 0, encoding: str = 
         count: How many there are in all, where these are not all.
         encoding: One that all files would read in, to be offered.
     """
+    found = bad_rows_finding(bad_rows, "stop", count, encoding)
+    if found is not None:
+        raise InputError(found.message, found.hint, found.field)
+
+
+def bad_rows_finding(bad_rows: Sequence[BadRow], on_bad_rows: str, count: int = 0, encoding: str = "") -> Finding | None:
+    """Say what bad rows mean for a run: an error where they stop it, a warning where they are left out; None without any.
+
+    Args:
+        bad_rows: Those to name.
+        on_bad_rows: `data.on_bad_rows`.
+        count: How many there are in all, where these are not all.
+        encoding: One that all files would read in, to be offered.
+    """
     if not bad_rows:
-        return
+        return None
     total = max(count, len(bad_rows))
+    rows = f"{total:,} bad {'row' if total == 1 else 'rows'}"
+    field = "data.encoding" if encoding else setting_of(bad_rows)
+    way_out = _OFFERS.get(field, "Mend them")
+    offer = f" Lines that are not UTF-8 read as {encoding}: set data.encoding to {encoding}." if encoding else ""
+    if on_bad_rows == "skip":
+        left_out = f"{rows} {'is' if total == 1 else 'are'} left out; the first: {bad_rows[0]}."
+        return Finding("warning", "bad_rows", left_out, f"{way_out}.{offer}", field or "data.on_bad_rows")
     shown = "; ".join(map(str, bad_rows[:_SHOWN_BAD_ROWS]))
     more = f"; and {total - _SHOWN_BAD_ROWS:,} more" if total > _SHOWN_BAD_ROWS else ""
-    if (field := _setting_of(bad_rows)) and not encoding:
-        raise InputError(f"{total:,} bad {'row' if total == 1 else 'rows'}: {shown}{more}.",
-                         f"{_OFFERS[field]}, or set on_bad_rows to skip.", field)
-    offer = f" Lines that are not UTF-8 read as {encoding}: set data.encoding to {encoding}." if encoding else ""
-    raise InputError(f"{total:,} bad {'row' if total == 1 else 'rows'}: {shown}{more}.",
-                     f"Mend them, or set on_bad_rows to skip.{offer}", "data.encoding" if encoding else "data.on_bad_rows")
+    hint = f"{way_out}, or set on_bad_rows to skip.{offer}"
+    return Finding("error", "bad_rows", f"{rows}: {shown}{more}.", hint, field or "data.on_bad_rows")
 
 
-def _setting_of(bad_rows: Sequence[BadRow]) -> str:
+def setting_of(bad_rows: Sequence[BadRow]) -> str:
     """Give the setting that every bad row's reason names as the way out; empty where there is none."""
     return next((field for field in _OFFERS if all(field in row.reason for row in bad_rows)), "")
+
+
+def way_out_of(bad_rows: Sequence[BadRow]) -> tuple[str, str]:
+    """Give a hint, and the field it is about, for data of which no row is sound."""
+    field = setting_of(bad_rows) if bad_rows else ""
+    return f"{_OFFERS.get(field, 'Mend the rows')}.", field or "data.train"
 
 
 def refuse_no_rows(check: DataCheck) -> None:

@@ -16,6 +16,7 @@ from lora_studio.core.errors import InputError
 from lora_studio.core.events import Phase, RunEvent, RunFinished
 from lora_studio.core.findings import Finding
 from lora_studio.core.settings import DataSettings
+from lora_studio.data.check import MOST_BAD_ROWS
 from lora_studio.data.packing import count_blocks
 from lora_studio.data.rows import BadRow
 from lora_studio.data.template_notes import template_findings
@@ -58,6 +59,7 @@ class DataReport:
         untrained: The first of those, as file:line.
         unended_rows: Rows with an answer whose last trained token, before cutting, is no special one: a model learns not to stop.
         findings: What there is to know of what the chat template made of the rows.
+        bad_count: All rows that cannot be used, where `bad_rows` does not name them all.
         train_rows: Rows to learn from.
         eval_rows: Rows held out.
         histogram: Uncut lengths: bin `edges`, and `counts` one fewer.
@@ -83,6 +85,7 @@ class DataReport:
     template: Mapping[str, str] = field(default_factory=dict[str, str])
     lengths: str = ""
     findings: tuple[Finding, ...] = ()
+    bad_count: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """Give it as plain JSON values, keys as above."""
@@ -113,7 +116,14 @@ def make_report(
         unended_rows=store.manifest["unended_rows"], train_rows=train.size, eval_rows=held_out.size, histogram=table.histogram(),
         packing=_packing(np.minimum(table.lengths[train], settings.max_length), settings.max_length), cached=cached,
         template=store.manifest["template"], lengths=str(store.folder), findings=tuple(template_findings(store.manifest)),
+        bad_count=_count_bad(store, bad_rows),
     )
+
+
+def _count_bad(store: TokenStore, bad_rows: tuple[BadRow, ...]) -> int:
+    """Count them all: of those that do not read, only the first are named."""
+    unread = sum(int(file["bad_rows"]) for file in store.manifest["files"])
+    return len(bad_rows) + max(0, unread - MOST_BAD_ROWS)
 
 
 def _places(store: TokenStore, rows: Numbers) -> tuple[str, ...]:

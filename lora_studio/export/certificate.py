@@ -33,7 +33,7 @@ class Certificate:
         reason: Why it failed, else empty.
         loaded_by: The program that loaded it, with its version.
         rows: Rows compared, each at all of its positions.
-        rows_from: Where they came from: "held-out rows of the run" or "general text".
+        rows_from: Where they came from: "held-out rows of the run" or "general text", and why not the former where the run has some.
         positions: Positions compared.
         max_abs_logit_difference: Largest difference of any logit from base + adapter; of a GGUF file, of a log-probability in llama.cpp
             among the ten likeliest tokens.

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_studio.core.errors import InputError
-from lora_studio.core.events import RunEvent
+from lora_studio.core.events import Notice, RunEvent
 from lora_studio.export.changes import Changes
 from lora_studio.export.gguf_adapter import refuse_beyond_gguf
 from lora_studio.export.gguf_fit import OTHER_VOCABULARY
@@ -105,6 +105,9 @@ class Work:
         """Compute the logits that the artefact is held against; see `reference_of`."""
         vocabulary, positions = self.changes.vocabulary, read_facts(self.base).max_position_embeddings
         rows = comparison_rows(self.source.config, self.papers.tokenizer).with_tokens(self.changes.trained_tokens)
+        if rows.missed is not None:
+            yield Notice(level="warning", code="other_rows", hint=rows.missed.hint,
+                         message=f"The export is compared on general text, not on the run's held-out rows: {rows.missed.message}")
         rows = rows.within(vocabulary.rows or len(self.papers.tokenizer))
         most = most_tokens(len(rows.rows), vocabulary.rows or len(self.papers.tokenizer))
         rows = rows.cut(min(most, positions) if positions else most)

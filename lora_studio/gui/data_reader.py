@@ -10,6 +10,7 @@ from lora_studio.core.config import RunConfig
 from lora_studio.core.errors import InputError
 from lora_studio.core.events import LastEvent, Phase, RunEvent, RunFailed, RunFinished
 from lora_studio.core.settings import DataSettings
+from lora_studio.data.bad_rows import with_refused
 from lora_studio.data.check import DataCheck, check_files
 from lora_studio.data.files import quick_bytes
 from lora_studio.gui.data_task import CHECK_TASK
@@ -76,6 +77,11 @@ class DataReader(QObject):
     def checking(self) -> bool:
         """Whether a job reads the rows, which can be cancelled."""
         return self._check_job is not None
+
+    @property
+    def judged(self) -> DataCheck | None:
+        """The check with what the chat template refuses among the bad rows, as far as that is known."""
+        return with_refused(self.check, self.report) if self.check else None
 
     def cancel(self) -> None:
         """Stop reading the rows; `look` begins anew."""
@@ -161,6 +167,8 @@ class DataReader(QObject):
             return
         self._report_job = None
         self.report = last.result if isinstance(last, RunFinished) else None
+        if isinstance(last, RunFinished):
+            self.error = self.hint = self.field = ""  # an earlier report's; without a check there is no report
         if isinstance(last, RunFailed):
             self._fail(last.message, last.hint, last.field or "data.train")
         self.changed.emit()

@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from lora_studio.data.bad_rows import refused_rows
+from lora_studio.data.check import bad_rows_finding
 from lora_studio.gui.text import tr
 from lora_studio.gui.units import format_bytes
 
 if TYPE_CHECKING:
     from lora_studio.core.findings import Finding
+    from lora_studio.data.rows import BadRow
     from lora_studio.gui.workspace import Workspace
     from lora_studio.lora.plan import Plan
 
@@ -87,7 +90,16 @@ def _data(workspace: Workspace) -> ReadyItem:
         return ReadyItem(name, False, tr("The data holds no row to train on."), "data.train")
     if check.bad_rows and workspace.config.data.on_bad_rows == "stop":
         return ReadyItem(name, False, tr("{count} bad rows: mend them, or skip bad rows.", count=check.bad_count), "data.on_bad_rows")
+    if refused := refused_rows(check, data.report):
+        return _refused(refused, workspace.config.data.on_bad_rows)
     return ReadyItem(name, True, tr("{count} rows.", count=check.rows), "data.train")
+
+
+def _refused(rows: tuple[BadRow, ...], on_bad_rows: str) -> ReadyItem:
+    """Name the first of the rows that the chat template refuses, which stop a run unless bad rows are skipped."""
+    found = bad_rows_finding(rows[:1], on_bad_rows, len(rows))
+    assert found is not None
+    return ReadyItem(tr("data"), found.level != "error", f"{found.message} {found.hint}", found.field)
 
 
 def _memory(workspace: Workspace) -> ReadyItem:

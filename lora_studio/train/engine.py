@@ -69,6 +69,8 @@ def train(context: TaskContext, run_dir: str, resume: bool = False) -> Iterator[
     with told(run.path):
         sweep(run.path, (run.adapter_path.name, ENVIRONMENT, DATA))
         sweep(run.path / "checkpoints")
+        if resume:
+            run.complete_config()
     with all_ranks(context.control) as ranks:
         ranks.tell({"run_dir": str(run.path), "config": run.config.model_dump(mode="json"), "resume": resume})
         yield from _attempt(context, ranks, run, resume)

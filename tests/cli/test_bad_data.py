@@ -134,3 +134,20 @@ def test_a_hub_data_set_out_of_reach_is_told(command: Command, write_config: Wri
 
 def test_columns_nobody_knows_are_told(command: Command, write_config: WriteConfig) -> None:
     refused(command("train", write_config(data__columns={"question": "q"})), "'question', which no format has", "completion")
+
+
+@pytest.mark.parametrize(("on_bad_rows", "level", "status"), [("stop", "error", 2), ("skip", "warning", 0)])
+@pytest.mark.parametrize("kind", ["thoughts that the template does not write", "not JSON"])
+def test_plan_names_the_bad_rows_that_stop_a_training(
+    command: Command, write_config: WriteConfig, tmp_path: Path, kind: str, on_bad_rows: str, level: str, status: int,
+) -> None:
+    lost = turns(USER, {**ANSWER, "reasoning_content": "They greet me."})
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(f"{GOOD}\n{lost if kind.startswith('thoughts') else 'Hello?'}\n{GOOD}\n", encoding="utf-8")
+    outcome = command("plan", write_config(data__train=[str(rows)], data__on_bad_rows=on_bad_rows), "--json")
+    found = [finding for finding in outcome.document["findings"] if finding["code"] == "bad_rows"]
+    assert [finding["level"] for finding in found] == [level]
+    assert found[0]["message"].startswith("1 bad row")
+    assert f"{rows}:2: " in found[0]["message"]
+    assert found[0]["hint"].startswith("Set data.on_unwritten" if kind.startswith("thoughts") else "Mend them")
+    assert outcome.status == status

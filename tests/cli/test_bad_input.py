@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from lora_studio.core.config import RunConfig
+from lora_studio.core.config_files import read_config
 from lora_studio.core.events import RunFinished, event_to_json
 from lora_studio.core.paths import studio_paths
 from lora_studio.core.runs import RunStore
@@ -196,13 +197,26 @@ def test_resuming_what_cannot_go_on_says_why(command: Command, tmp_path: Path, k
 
 def test_resuming_with_other_settings_names_them(command: Command, write_config: WriteConfig, tmp_path: Path) -> None:
     config = write_config()
-    from lora_studio.core.config_files import read_config
-
     folder = RunStore(tmp_path / "runs").create(read_config(config))
     tree = yaml.safe_load(config.read_text())
     tree["adapter"]["r"] = 16
     config.write_text(yaml.safe_dump(tree))
     refused(command("train", config, "--resume", folder.path), "adapter.r")
+
+
+def test_a_config_as_old_as_its_run_differs_in_no_setting_that_came_later(
+    command: Command, write_config: WriteConfig, tmp_path: Path,
+) -> None:
+    config = write_config()
+    folder = RunStore(tmp_path / "runs").create(read_config(config))
+    old = yaml.safe_load(folder.config_path.read_text())
+    for name in ("chat_template_kwargs", "on_unwritten", "answer_opening"):
+        del old["data"][name]
+    folder.config_path.write_text(yaml.safe_dump(old))
+    tree = yaml.safe_load(config.read_text())
+    tree["adapter"]["r"] = 16
+    config.write_text(yaml.safe_dump(tree))
+    refused(command("train", config, "--resume", folder.path), " in adapter.r.")
 
 
 @pytest.mark.parametrize("source", ["nowhere", "empty", "untrained"])

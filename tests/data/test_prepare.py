@@ -342,7 +342,8 @@ def test_the_report_task_gives_the_report_with_its_bad_rows(write_rows: Write, t
     assert isinstance(last, RunFinished)
     assert set(last.result) == {
         *COUNTED, "untrained", "unended_rows", "train_rows", "eval_rows", "histogram", "packing", "cached", "template", "lengths",
-        "findings"}
+        "findings", "bad_count"}
+    assert last.result["bad_count"] == 1
     assert last.result["bad_rows"] == [{"file": path, "line": 2, "reason": "a row is an object with keys, this is a list"}]
 
 

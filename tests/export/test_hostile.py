@@ -153,8 +153,10 @@ def test_a_base_whose_chat_template_is_too_slow_does_not_hold_up_an_export(
     save_tiny_tokenizer(home / "models" / "tiny-llama", SLOW)
     monkeypatch.setattr("lora_studio.data.template.BLOCK_SECONDS", 0.05)
     monkeypatch.setattr("lora_studio.data.template.ROW_SECONDS", 0.02)
-    result = run_task(export, [], source=str(run), kind=kind, to=str(home / "out"))
-    assert result["certificate"]["rows_from"] == "general text"
+    told: list[str] = []
+    result = run_task(export, told, source=str(run), kind=kind, to=str(home / "out"))
+    assert result["certificate"]["rows_from"] == "general text, since the run's own rows cannot be used"
+    assert any("not on the run's held-out rows: " in line and "chat template" in line for line in told)
 
 
 def test_an_adapter_whose_chat_template_is_too_slow_is_imported_and_exported(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,8 @@ from PySide6.QtWidgets import QLabel, QPushButton
 from lora_studio.data.template_source import shipped_template, shipped_templates
 from lora_studio.gui.data_page.template_dialog import TemplateDialog
 from lora_studio.gui.pages import DataPage
+from lora_studio.gui.panels.data import check_text, fault_text
+from lora_studio.gui.readiness import ReadyItem
 from lora_studio.gui.theme import Theme
 from lora_studio.gui.widgets import Banner, ErrorLabel
 from tests.gui.clipping import clipped_widgets, settle
@@ -143,3 +145,72 @@ def test_nothing_in_the_dialog_is_clipped(desk: Desk, dark: Theme, scale: float,
     settle(dialog)
     assert clipped_widgets(dialog) == []
     dialog.reject()
+
+
+def thoughtful(number: int) -> str:
+    answer = {"role": "assistant", "content": f"answer {number}", "reasoning_content": f"thinking about {number}"}
+    return json.dumps({"messages": [{"role": "user", "content": f"question {number}"}, answer]})
+
+
+@pytest.fixture
+def refused(desk: Desk, page: DataPage, tmp_path: Path) -> DataPage:
+    """The page with one sound row and two whose thoughts the template does not write."""
+    rows = tmp_path / "thoughts.jsonl"
+    rows.write_text("\n".join([json.dumps(ROW), thoughtful(1), thoughtful(2)]), encoding="utf-8")
+    desk.workspace.edit({"data.train": (str(rows),), "data.on_bad_rows": "stop", "data.eval_fraction": 0.0}, "data")
+    desk.until(lambda: desk.workspace.data.report, 60_000)
+    return page
+
+
+def data_item(desk: Desk) -> ReadyItem:
+    return next(item for item in desk.workspace.readiness if item.name == "data")
+
+
+def banner_of_refused(page: DataPage) -> Banner:
+    return page.problems.findChild(Banner, "problem_refused_on_unwritten")
+
+
+def test_rows_that_the_template_refuses_stop_a_start_and_are_named(desk: Desk, refused: DataPage) -> None:
+    item = data_item(desk)
+    assert (item.ok, item.field) == (False, "data.on_unwritten")
+    assert "2 bad rows" in item.message
+    assert "thoughts.jsonl:2: the chat template does not write the thoughts" in item.message
+    banner = banner_of_refused(refused)
+    assert banner.level == "error"
+    assert "Rows that stop a run: 2; the first: thoughts.jsonl:2: " in banner.text
+    assert check_text(desk.workspace.data) == "messages · 1 rows · 2 bad"
+    assert "thoughts.jsonl:2: " in fault_text(desk.workspace.data, desk.workspace.config)
+    listed = refused.rows.bad.model
+    assert [listed.index(row, 0).data().split(" · ")[0].rpartition(":")[2] for row in range(listed.rowCount())] == ["2", "3"]
+
+
+@pytest.mark.parametrize(("which", "setting"), [("action", "without"), ("other", "content")])
+def test_one_click_takes_refused_rows_in(desk: Desk, refused: DataPage, which: str, setting: str) -> None:
+    desk.qtbot.mouseClick(getattr(banner_of_refused(refused), which), LEFT)
+    assert desk.workspace.config.data.on_unwritten == setting
+    desk.until(lambda: data_item(desk).ok, 60_000)
+    assert "refused_on_unwritten" not in [problem.id for problem in refused.problems.shown]
+    desk.workspace.undo_stack.undo()
+    assert desk.workspace.config.data.on_unwritten == "refuse"
+
+
+def test_refused_rows_that_are_skipped_are_still_told(desk: Desk, refused: DataPage) -> None:
+    desk.workspace.edit({"data.on_bad_rows": "skip"}, "skip")
+    assert banner_of_refused(refused).level == "warning"
+    assert "Rows that are left out: 2" in banner_of_refused(refused).text
+    assert data_item(desk).ok
+    assert "2 bad rows are left out; the first: " in data_item(desk).message
+
+
+def test_data_of_which_every_row_is_refused_has_both_ways_out(desk: Desk, page: DataPage, tmp_path: Path) -> None:
+    rows = tmp_path / "thoughts.jsonl"
+    rows.write_text(thoughtful(1) + "\n", encoding="utf-8")
+    desk.workspace.edit({"data.train": (str(rows),)}, "data")
+    desk.until(lambda: desk.workspace.data.error, 60_000)
+    assert data_item(desk).field == "data.on_unwritten"
+    banner = page.findChild(Banner, "data_error")
+    assert (banner.action.text(), banner.other.text()) == ("Train without", "Keep in the content")
+    desk.qtbot.mouseClick(banner.other, LEFT)
+    assert desk.workspace.config.data.on_unwritten == "content"
+    desk.until(lambda: desk.workspace.data.report, 60_000)
+    assert data_item(desk).ok

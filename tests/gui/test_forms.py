@@ -9,7 +9,7 @@ from pytestqt.qtbot import QtBot
 
 from lora_studio.core.config import field_info, field_paths
 from lora_studio.gui.forms import FieldRow, FieldSpec, Form
-from lora_studio.gui.widgets import ComboBox, NumberEdit
+from lora_studio.gui.widgets import ComboBox, LinesEdit, NumberEdit
 from tests.gui.desk import Desk
 
 FORM_FIELDS = [path for path in field_paths() if (field_info(path).json_schema_extra or {}).get("editor") != "tree"]
@@ -110,6 +110,24 @@ def test_names_are_read_from_commas_and_spaces(desk: Desk, form: Form) -> None:
     row.editor.setText("lm_head, model.norm")  # type: ignore[attr-defined]
     row.editor.editingFinished.emit()  # type: ignore[attr-defined]
     assert desk.workspace.config.adapter.modules_to_save == ("lm_head", "model.norm")
+
+
+def test_variables_of_a_template_hold_spaces_commas_and_digits_that_are_text(desk: Desk, form: Form, qtbot: QtBot) -> None:
+    row = shown(desk, form, "data.chat_template_kwargs")
+    assert isinstance(row.editor, LinesEdit)
+    row.editor.setFocus()
+    for line in ("date_string=26 Jul 2024, or so", 'version="1.10"', "level=2"):
+        qtbot.keyClicks(row.editor, line)
+        qtbot.keyClick(row.editor, Qt.Key.Key_Return)
+    qtbot.keyClick(row.editor, Qt.Key.Key_Return, Qt.KeyboardModifier.ControlModifier)
+    values = {"date_string": "26 Jul 2024, or so", "version": "1.10", "level": 2}
+    assert desk.workspace.config.data.chat_template_kwargs == values
+    assert row.editor.toPlainText() == 'date_string=26 Jul 2024, or so\nversion="1.10"\nlevel=2'
+    row.editor.setPlainText("thinking")
+    row.editor.document().setModified(True)
+    qtbot.keyClick(row.editor, Qt.Key.Key_Return, Qt.KeyboardModifier.ControlModifier)
+    assert "write name=value" in row.error.text()
+    assert desk.workspace.config.data.chat_template_kwargs == values
 
 
 def test_a_run_is_shown_under_lock_and_the_draft_comes_back(desk: Desk, form: Form) -> None:

@@ -6,8 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 from safetensors.torch import load_file
 
+from lora_studio.core.config import RunConfig
 from lora_studio.core.config_files import write_config
 from lora_studio.core.control import Control, TaskContext
 from lora_studio.core.errors import Cancelled, InputError, StudioError
@@ -305,3 +307,34 @@ def test_a_checkpoint_lists_a_hash_of_every_file_and_holds_no_pickle(tiny_model:
     assert state["progress"]["step"] == 3
     moments = load_file(folder / "optimizer.safetensors")
     assert {key.rpartition("|")[2] for key in moments} == {"step", "exp_avg", "exp_avg_sq"}
+
+
+def as_written_before(run: RunFolder) -> None:
+    """Take the settings out of a run's `run.yaml` that are younger than the first runs."""
+    tree = yaml.safe_load(run.config_path.read_text(encoding="utf-8"))
+    for name in ("chat_template_kwargs", "on_unwritten", "answer_opening"):
+        del tree["data"][name]
+    run.config_path.write_text(yaml.safe_dump(tree), encoding="utf-8")
+
+
+def test_a_run_from_before_lost_thoughts_were_refused_goes_on_with_its_rows(tiny_model: TinyModel, tmp_path: Path) -> None:
+    rows = tmp_path / "thoughts.jsonl"
+    answers = [{"role": "assistant", "content": f"answer {number}", "reasoning_content": f"thinking {number}"} for number in range(12)]
+    rows.write_text("\n".join(json.dumps({"messages": [{"role": "user", "content": "q"}, answer]}) for answer in answers), encoding="utf-8")
+    was = {"data.on_unwritten": "without", "data.answer_opening": "context"}
+    config = run_config(tiny_model("llama"), rows, {**was, "training.save_steps": 1, "training.sample_rows": 0})
+    whole = new_run(tmp_path / "whole", config)
+    whole_events = all_events(whole)
+    cut = new_run(tmp_path / "cut", config)
+    first = stop_at(cut, after_step(2))
+    as_written_before(cut)
+    cut = RunFolder.open(cut.path)
+    assert losses(first) + losses(all_events(cut, resume=True)) == losses(whole_events)
+    assert adapter_bytes(cut) == adapter_bytes(whole)
+    kept = yaml.safe_load(cut.config_path.read_text(encoding="utf-8"))["data"]
+    assert (kept["on_unwritten"], kept["answer_opening"], kept["chat_template_kwargs"]) == ("without", "context", {})
+
+
+def test_a_run_that_names_the_setting_keeps_its_own(tmp_path: Path) -> None:
+    run = new_run(tmp_path / "run", RunConfig())
+    assert (run.config.data.on_unwritten, run.config.data.answer_opening) == ("refuse", "trained")

@@ -14,7 +14,9 @@ from lora_studio.core.config_files import read_config
 from lora_studio.core.errors import InputError
 from lora_studio.core.findings import Finding
 from lora_studio.core.world import launch_command
+from lora_studio.data.check import bad_rows_finding
 from lora_studio.data.report import DataReport, TokenCounts
+from lora_studio.data.rows import BadRow
 from lora_studio.jobs.host import Host
 from lora_studio.jobs.spec import JobSpec
 from lora_studio.lora.plan import Plan, make_plan
@@ -56,10 +58,12 @@ def _data_figures(console: Console, host: Host, config: RunConfig, folder: Path)
         return None
     task = {"config": config.model_dump(mode="json"), "model_folder": str(folder)}
     result = run_job(console, host, JobSpec("lora_studio.data.report:report", task, title="Count the tokens"))
+    bad_rows = tuple(BadRow(**row) for row in result["bad_rows"])
+    bad = bad_rows_finding(bad_rows, config.data.on_bad_rows, result["bad_count"])
     return DataReport(
-        rows=result["rows"], format=result["format"], tokens=TokenCounts(**result["tokens"]), bad_rows=(),
+        rows=result["rows"], format=result["format"], tokens=TokenCounts(**result["tokens"]), bad_rows=bad_rows,
         truncated_rows=result["truncated_rows"], untrained_rows=result["untrained_rows"],
-        findings=tuple(Finding(**found) for found in result["findings"]))
+        findings=(*([bad] if bad else ()), *(Finding(**found) for found in result["findings"])))
 
 
 def _print_plan(console: Console, plan: Plan) -> None:

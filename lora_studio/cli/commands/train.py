@@ -13,8 +13,7 @@ from pathlib import Path
 from lora_studio.cli.console import Console
 from lora_studio.cli.jobs import open_host, run_job
 from lora_studio.cli.units import in_time
-from lora_studio.core.config import RunConfig
-from lora_studio.core.config_files import read_config
+from lora_studio.core.config_files import AS_BEFORE, read_config, read_run_config
 from lora_studio.core.errors import Cancelled, InputError
 from lora_studio.core.events import RunEvent, event_to_json
 from lora_studio.core.history import RunHistory
@@ -108,13 +107,19 @@ def _resumed(arguments: Namespace) -> RunFolder:
     if folder.state == "finished":
         raise InputError(f"The run {folder.path} has finished.", "Start a new run with other settings.")
     if arguments.config is not None:
-        _refuse_changes(arguments.config, read_config(arguments.config), folder)
+        _refuse_changes(arguments.config, folder)
     return folder
 
 
-def _refuse_changes(path: Path, config: RunConfig, folder: RunFolder) -> None:
-    """A run keeps the settings it began with: a curve of two halves would be nobody's."""
-    changed = config.differences(folder.config)
+def _refuse_changes(path: Path, folder: RunFolder) -> None:
+    """A run keeps the settings it began with: a curve of two halves would be nobody's.
+
+    A config may be as old as the run, and then name no setting that came after it.
+    """
+    config = read_config(path)
+    unnamed = read_run_config(path.read_text(encoding="utf-8"), name=str(path))[1]
+    changed = [field for field in config.differences(folder.config)
+               if not (field in unnamed and folder.config.get(field) == AS_BEFORE[field])]
     if changed:
         raise InputError(f"{path} differs from the run {folder.path} in {', '.join(changed)}.",
                          "Leave the config out to resume with the run's own, or start a new run.", changed[0])

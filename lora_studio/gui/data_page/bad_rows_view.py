@@ -120,7 +120,7 @@ class BadRowsView(QWidget):
 
     def export(self) -> None:
         """Write the rows that are kept to a file the person names."""
-        check = self._workspace.data_check
+        check = self._workspace.data.judged
         if check is None:
             return
         first = Path(check.bad_rows[0].file)

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lora_studio.data.bad_rows import refused_rows
+from lora_studio.data.check import setting_of
 from lora_studio.data.columns import suggest_columns
 from lora_studio.data.trainable import method_findings
 from lora_studio.gui.data_page.preview import first_keys, fitting_encoding
@@ -16,9 +18,11 @@ from lora_studio.gui.units import format_count
 if TYPE_CHECKING:
     from lora_studio.core.config import RunConfig
     from lora_studio.data.check import DataCheck
+    from lora_studio.data.rows import BadRow
     from lora_studio.models.facts import ModelFacts
 
 _ROUND_TO = 64
+_CONTENT = "data.on_unwritten to content"  # as a refused row's reason names this way out
 _CONVERSATIONS = ("messages", "sharegpt")
 COLUMNS, TEMPLATE, BAD_ROWS, SETTING = "columns", "template", "bad_rows", "setting"
 
@@ -34,6 +38,7 @@ class Problem:
         action: What the cure's button says; empty where the studio has none to offer.
         changes: The edit that cures it.
         leads_to: What to show instead, where a person has to choose: `COLUMNS`, `TEMPLATE`, `BAD_ROWS` or `SETTING`.
+        other: Another cure, with a button of its own.
     """
 
     id: str
@@ -42,6 +47,7 @@ class Problem:
     action: str = ""
     changes: Mapping[str, object] = field(default_factory=dict[str, object])
     leads_to: str = ""
+    other: Problem | None = None
 
 
 def problems_of(config: RunConfig, check: DataCheck | None, report: Mapping[str, Any] | None) -> list[Problem]:
@@ -49,7 +55,7 @@ def problems_of(config: RunConfig, check: DataCheck | None, report: Mapping[str,
     found: list[Problem] = []
     if check is not None:
         found += [*_encoding(check), *_unknown_keys(config, check), *_preference(config, check)]
-        found += [*_bad_rows(config, check), *_repeats(check)]
+        found += [*_bad_rows(config, check), *_refused(config, refused_rows(check, report)), *_repeats(check)]
     if report is not None:
         found += [*_unended(report), *_of_template(report)]
         found += [*_lengths(report, config.data.max_length), *_untrained(report, config.data.max_length)]
@@ -61,6 +67,8 @@ def problem_of_error(message: str, hint: str, field: str, config: RunConfig) -> 
     text = f"{message} {hint}".strip()
     if field == "data.train_on" and config.data.train_on != "last":
         return Problem("error", "error", text, tr("Train on the last answer"), {"data.train_on": "last"})
+    if field == "data.on_unwritten":
+        return _unwritten("error", "error", text, config, message)
     if field == "data.chat_template":
         return Problem("error", "error", text, tr("Choose a chat template…"), leads_to=TEMPLATE)
     if field == "data.encoding" and (offer := fitting_encoding(config.data)):
@@ -125,6 +133,34 @@ def _bad_rows(config: RunConfig, check: DataCheck) -> list[Problem]:
     if not check.train_rows:
         return [Problem("bad_rows", "error", text, tr("Show bad rows"), leads_to=BAD_ROWS)]
     return [Problem("bad_rows", "warning", text, tr("Skip bad rows"), {"data.on_bad_rows": "skip"})]
+
+
+def _refused(config: RunConfig, rows: tuple[BadRow, ...]) -> list[Problem]:
+    """Rows that read well and that the chat template refuses, by the setting that takes them in; a warning where they are only left out."""
+    by_setting: dict[str, list[BadRow]] = {}
+    for row in rows:
+        by_setting.setdefault(setting_of([row]), []).append(row)
+    return [_of_refused(config, setting, found) for setting, found in by_setting.items()]
+
+
+def _of_refused(config: RunConfig, setting: str, rows: list[BadRow]) -> Problem:
+    stops = config.data.on_bad_rows == "stop"
+    first, count = rows[0], format_count(len(rows))
+    told = tr("Rows that stop a run: {count}", count=count) if stops else tr("Rows that are left out: {count}", count=count)
+    text = tr("{told}; the first: {file}:{line}: {reason}.", told=told, file=Path(first.file).name, line=first.line, reason=first.reason)
+    identity, level = f"refused_{setting.rpartition('.')[2] or 'rows'}", "error" if stops else "warning"
+    if setting == "data.on_unwritten":
+        return _unwritten(identity, level, text, config, " ".join(row.reason for row in rows))
+    if stops:
+        return Problem(identity, level, text, tr("Skip bad rows"), {"data.on_bad_rows": "skip"})
+    return Problem(identity, level, text, tr("Show bad rows"), leads_to=BAD_ROWS)
+
+
+def _unwritten(identity: str, level: str, text: str, config: RunConfig, reasons: str) -> Problem:
+    """Offer what becomes of what the chat template does not write; the content holds no more than what the reasons say it can."""
+    content = Problem(identity, level, text, tr("Keep in the content"), {"data.on_unwritten": "content"})
+    helps = config.data.on_unwritten != "content" and _CONTENT in reasons
+    return Problem(identity, level, text, tr("Train without"), {"data.on_unwritten": "without"}, other=content if helps else None)
 
 
 def _repeats(check: DataCheck) -> list[Problem]:

@@ -21,6 +21,7 @@ from lora_studio.gui.units import format_count
 from lora_studio.gui.widgets import Card, Pills
 
 if TYPE_CHECKING:
+    from lora_studio.data.check import DataCheck
     from lora_studio.gui.workspace import Workspace
 
 _NARROW = 760
@@ -63,6 +64,7 @@ class RowsCard(Card):
         super().__init__(tr("Rows"), name="rows_card")
         self._workspace = workspace
         self._shown: object = None
+        self._judged: DataCheck | None = None
         self.rows = RowsModel(self)
         self.table = RowsTable(self.rows)
         self.bad = BadRowsView(workspace, asker)
@@ -75,18 +77,28 @@ class RowsCard(Card):
     def refresh(self) -> None:
         """Show the rows of the draft's data, unless they are shown already."""
         check, settings = self._workspace.data_check, self._workspace.config.data
+        judged = self._workspace.data.judged
+        self._show_bad(judged)
         wanted = (check, settings.format, settings.columns, settings.encoding)
         if wanted == self._shown:
             return
         self._shown = wanted
         self.search_bar.close_search()
         self.rows.set_check(check, settings)
-        self.bad.show_check(check)
-        bad = check.bad_count if check else 0
+        self.detail.clear()
+        self.turn_to("bad" if check and check.bad_count and not check.rows else "rows")
+
+    def _show_bad(self, judged: DataCheck | None) -> None:
+        """List the bad rows, unless they are listed already: what the chat template refuses is known later than the others."""
+        if judged == self._judged:
+            return
+        self._judged = judged
+        self.bad.show_check(judged)
+        bad = judged.bad_count if judged else 0
         self._pills.button("bad").setText(tr("Bad rows: {count}", count=format_count(bad)))
         self._pills.button("bad").setEnabled(bad > 0)
-        self.detail.clear()
-        self.turn_to("bad" if check and bad and not check.rows else "rows")
+        if not bad:
+            self.turn_to("rows")
 
     def turn_to(self, which: str) -> None:
         """Show all rows, or the bad ones."""

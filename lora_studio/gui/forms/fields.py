@@ -11,7 +11,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from lora_studio.core.config import field_info
 from lora_studio.gui.text import tr
 
-EditorKind = Literal["int", "float", "choice", "bool", "text", "names"]
+EditorKind = Literal["int", "float", "choice", "bool", "text", "names", "mapping"]
 Number = int | float
 
 
@@ -92,6 +92,8 @@ def _kind_of(annotation: Any) -> tuple[EditorKind, tuple[object, ...], bool]:
             return "float", (), optional
         kind, choices, _ = _kind_of(members[0])
         return kind, choices, optional
+    if get_origin(annotation) is dict:
+        return "mapping", (), False
     kinds: dict[Any, EditorKind] = {bool: "bool", int: "int", float: "float", str: "text"}
     return kinds.get(annotation, "names"), (), False
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from PySide6.QtCore import QObject, Signal
 
 from lora_studio.core.config import RunConfig
+from lora_studio.core.variable_lines import written_lines
 from lora_studio.gui.forms.fields import FieldSpec
 from lora_studio.gui.forms.row import FieldRow
 from lora_studio.gui.text import tr
@@ -127,6 +128,8 @@ def shown_value(value: object) -> str:
             return f"{value:g}"
         case tuple():
             return ", ".join(str(part) for part in value) or tr("none")
+        case dict():
+            return ", ".join(written_lines(cast("dict[str, object]", value)).split("\n")) or tr("none")
         case None:
             return tr("none")
         case _:

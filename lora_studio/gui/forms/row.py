@@ -7,9 +7,10 @@ from typing import cast
 from PySide6.QtCore import QEvent, Qt, Signal
 from PySide6.QtWidgets import QCheckBox, QHBoxLayout, QSizePolicy, QVBoxLayout, QWidget
 
+from lora_studio.core.variable_lines import read_lines, written_lines
 from lora_studio.gui.forms.fields import FieldSpec
 from lora_studio.gui.text import tr
-from lora_studio.gui.widgets import ComboBox, ElidedLabel, ErrorLabel, LineEdit, NumberEdit, identifier, label
+from lora_studio.gui.widgets import ComboBox, ElidedLabel, ErrorLabel, LineEdit, LinesEdit, NumberEdit, identifier, label
 
 _NUMBER_LETTERS = 6
 _CHOICE_LETTERS = 9
@@ -64,13 +65,15 @@ class FieldRow(QWidget):
                 self.editor.setChecked(bool(value))
             case LineEdit():
                 self.editor.setText(_as_text(value))
+            case LinesEdit():
+                self.editor.show_text(written_lines(cast("dict[str, object]", value)))
             case _:
                 raise TypeError(type(self.editor).__name__)
 
     def set_error(self, message: str) -> None:
         """Say what is wrong beside the editor; empty for nothing."""
         self.error.set_error(message)
-        if isinstance(self.editor, NumberEdit | LineEdit):
+        if isinstance(self.editor, NumberEdit | LineEdit | LinesEdit):
             self.editor.set_error(message)
 
     def set_hint(self, text: str) -> None:
@@ -103,7 +106,7 @@ class FieldRow(QWidget):
     def _fit(self) -> None:
         if not hasattr(self, "editor") or isinstance(self.editor, QCheckBox):
             return
-        if self._letters is None:
+        if self._letters is None or isinstance(self.editor, LinesEdit):
             self.editor.setMinimumWidth(0)
             self.editor.setMaximumWidth(_NO_LIMIT)
         else:
@@ -118,11 +121,15 @@ class FieldRow(QWidget):
         line.addStretch(1)
         line.addWidget(self.was)
         line.addWidget(self.hint)
-        line.addWidget(self.editor)
+        below = isinstance(self.editor, LinesEdit)
+        if not below:
+            line.addWidget(self.editor)
         outer = QVBoxLayout(self)
         outer.setContentsMargins(0, 0, 0, 0)
         outer.setSpacing(3)
         outer.addLayout(line)
+        if below:
+            outer.addWidget(self.editor)
         outer.addWidget(self.error)
         for note in (self.hint, self.was):
             note.setSizePolicy(QSizePolicy.Policy.Maximum, QSizePolicy.Policy.Fixed)  # shortened before the title is
@@ -140,6 +147,8 @@ class FieldRow(QWidget):
                 return box
             case "text" | "names":
                 return self._text_editor()
+            case "mapping":
+                return self._lines_editor()
 
     def _number_editor(self) -> NumberEdit:
         spec = self.spec
@@ -165,6 +174,21 @@ class FieldRow(QWidget):
         editor.editingFinished.connect(self._on_text)
         return editor
 
+    def _lines_editor(self) -> LinesEdit:
+        editor = LinesEdit()
+        editor.setPlaceholderText(tr("name=value, one a line"))
+        editor.editing_finished.connect(self._on_lines)
+        return editor
+
+    def _on_lines(self) -> None:
+        assert isinstance(self.editor, LinesEdit)
+        try:
+            values = read_lines(self.editor.toPlainText())
+        except ValueError as error:
+            self.refused.emit(str(error))
+        else:
+            self.edited.emit(values)
+
     def _on_text(self) -> None:
         assert isinstance(self.editor, LineEdit)
         text = self.editor.text().strip()
@@ -182,7 +206,4 @@ def _key(value: object) -> str:
 def _as_text(value: object) -> str:
     if value is None:
         return ""
-    if isinstance(value, dict):
-        pairs = cast("dict[str, object]", value).items()
-        return ", ".join(f"{name}={str(said).lower() if isinstance(said, bool) else said}" for name, said in pairs)
     return ", ".join(str(part) for part in value) if isinstance(value, tuple) else str(value)

@@ -117,7 +117,7 @@ class DataPanel(Panel):
 
 def check_text(data: DataReader) -> str:
     """Say what the files hold: messages · 320 rows · 0 bad."""
-    check = data.check
+    check = data.judged
     if check is None:
         return tr("reading…") if data.reading else ""
     rows, bad = format_count(check.rows), format_count(check.bad_count)
@@ -144,9 +144,10 @@ def fault_text(data: DataReader, config: RunConfig) -> str:
     """Say what is wrong with the files, naming the first bad row."""
     if data.error:
         return f"{data.error} {data.hint}".strip()
-    if data.check is None or not data.check.bad_rows or config.data.on_bad_rows == "skip":
+    check = data.judged
+    if check is None or not check.bad_rows or config.data.on_bad_rows == "skip":
         return ""
-    first = data.check.bad_rows[0]
-    more = data.check.bad_count - 1
+    first = check.bad_rows[0]
+    more = check.bad_count - 1
     told = f"{Path(first.file).name}:{first.line}: {first.reason}"
     return tr("{told}, and {more} more bad rows.", told=told, more=more) if more else f"{told}."

@@ -11,7 +11,7 @@ from decimal import Decimal
 
 from PySide6.QtCore import QEvent, Qt, Signal
 from PySide6.QtGui import QFocusEvent, QKeyEvent, QKeySequence, QWheelEvent
-from PySide6.QtWidgets import QLineEdit
+from PySide6.QtWidgets import QLineEdit, QWidget
 
 from lora_studio.gui.text import tr
 
@@ -70,6 +70,20 @@ def _real(exact: Decimal) -> float:
     return value
 
 
+def mark_error(editor: QWidget, message: str) -> None:
+    """Mark an editor as wrong and say why in its tooltip; an empty message unmarks it."""
+    if str(editor.property("error_text") or "") == message:
+        return
+    if not editor.property("error_text"):
+        editor.setProperty("own_tip", editor.toolTip())
+    editor.setProperty("error_text", message)
+    editor.setProperty("error", bool(message))
+    editor.setToolTip(message or str(editor.property("own_tip") or ""))
+    editor.setAccessibleDescription(message)
+    editor.style().unpolish(editor)
+    editor.style().polish(editor)
+
+
 class LineEdit(QLineEdit):
     """A line of text that keeps Ctrl+Z to itself only while it has typing of its own to take back.
 
@@ -89,16 +103,7 @@ class LineEdit(QLineEdit):
 
     def set_error(self, message: str) -> None:
         """Mark the field as wrong and say why in its tooltip; an empty message unmarks it."""
-        if self.error == message:
-            return
-        if not self.property("error_text"):
-            self.setProperty("own_tip", self.toolTip())
-        self.setProperty("error_text", message)
-        self.setProperty("error", bool(message))
-        self.setToolTip(message or str(self.property("own_tip") or ""))
-        self.setAccessibleDescription(message)
-        self.style().unpolish(self)
-        self.style().polish(self)
+        mark_error(self, message)
 
     @property
     def error(self) -> str:
