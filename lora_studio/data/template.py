@@ -304,6 +304,11 @@ def wanted_answers(row: Row, train_on: str) -> list[int] | None:
     return [place for place in answers if row.messages[place].trained]
 
 
+def trained_parts(row: Row, train_on: str) -> tuple[Row, ...]:
+    """Give the rows that training makes of one: itself, or with `each` those of `per_answer`."""
+    return tuple(per_answer(row)) if train_on == "each" else (row,)
+
+
 def _request(row: Row, messages: Sequence[Message], wanted: list[int] | None, *, prompt: bool = False) -> dict[str, Any]:
     turns = [{"role": message.role, "content": message.content, **message.extra} for message in messages]
     return {"messages": turns, "tools": list(row.tools) or None, "wanted": wanted, "prompt": prompt}

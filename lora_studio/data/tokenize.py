@@ -20,7 +20,7 @@ from lora_studio.data.encode import Encoder
 from lora_studio.data.encodings import FIELD
 from lora_studio.data.files import Progress, file_readers
 from lora_studio.data.rows import BadRow, Row, RowError
-from lora_studio.data.template import ChatTemplate, Rendered, per_answer
+from lora_studio.data.template import ChatTemplate, Rendered, trained_parts
 from lora_studio.data.template_notes import TemplateNotes
 from lora_studio.data.token_cache import hashes_of, key_of, stored
 from lora_studio.data.token_rows import TokenBlock
@@ -150,7 +150,7 @@ def _blocks(settings: DataSettings, counting: Counting) -> Iterator[list[Row]]:
         hopeless = hopeless or row.format in REFUSED or (counting.bad_count > 0 and settings.on_bad_rows == "stop")
         if hopeless:
             continue
-        for part in per_answer(row) if settings.train_on == "each" else (row,):
+        for part in trained_parts(row, settings.train_on):
             block.rows.append(part)
             block.characters += len(part.text) + sum(len(message.content) for message in part.messages)
             if len(block.rows) == ROWS_AT_ONCE or block.characters > _CHARACTERS_AT_ONCE:
