@@ -237,17 +237,18 @@ def refuse_bad_rows(bad_rows: Sequence[BadRow], count: int = 0, encoding: str = 
     total = max(count, len(bad_rows))
     shown = "; ".join(map(str, bad_rows[:_SHOWN_BAD_ROWS]))
     more = f"; and {total - _SHOWN_BAD_ROWS:,} more" if total > _SHOWN_BAD_ROWS else ""
-    if (field := _setting_of(bad_rows)) and not encoding:
+    helps, field = offer_of(bad_rows)
+    if helps and not encoding:
         raise InputError(f"{total:,} bad {'row' if total == 1 else 'rows'}: {shown}{more}.",
-                         f"{_OFFERS[field]}, or set on_bad_rows to skip.", field)
+                         f"{helps}, or set on_bad_rows to skip.", field)
     offer = f" Lines that are not UTF-8 read as {encoding}: set data.encoding to {encoding}." if encoding else ""
     raise InputError(f"{total:,} bad {'row' if total == 1 else 'rows'}: {shown}{more}.",
                      f"Mend them, or set on_bad_rows to skip.{offer}", "data.encoding" if encoding else "data.on_bad_rows")
 
 
-def _setting_of(bad_rows: Sequence[BadRow]) -> str:
-    """Give the setting that every bad row's reason names as the way out; empty where there is none."""
-    return next((field for field in _OFFERS if all(field in row.reason for row in bad_rows)), "")
+def offer_of(bad_rows: Sequence[BadRow]) -> tuple[str, str]:
+    """Give what helps where every bad row's reason names the same setting, and that setting; two empty texts where none does."""
+    return next(((helps, field) for field, helps in _OFFERS.items() if all(field in row.reason for row in bad_rows)), ("", ""))
 
 
 def refuse_no_rows(check: DataCheck) -> None:

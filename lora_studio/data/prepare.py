@@ -11,7 +11,7 @@ import numpy as np
 
 from lora_studio.core.errors import InputError
 from lora_studio.core.settings import DataSettings
-from lora_studio.data.check import refuse_bad_rows
+from lora_studio.data.check import offer_of, refuse_bad_rows
 from lora_studio.data.encode import Encoder
 from lora_studio.data.ordering import shuffled
 from lora_studio.data.packing import PackedRows
@@ -201,4 +201,5 @@ def _nothing_to_train(store: TokenStore, bad_rows: tuple[BadRow, ...], max_lengt
         )
     first = f"; the first: {bad_rows[0]}" if bad_rows else ""
     message = f"No row is left to train on: {len(bad_rows)} of the training data's rows are bad{first}."
-    return InputError(message, "Mend the rows.", "data.train")
+    helps, field = offer_of(bad_rows) if bad_rows else ("", "")
+    return InputError(message, f"{helps}." if helps else "Mend the rows.", field or "data.train")

@@ -145,6 +145,22 @@ def test_where_each_answer_is_a_row_of_its_own_lens_and_preview_go_from_one_to_t
     desk.until(lambda: not lens.answer.isVisible(), 60_000)
 
 
+def test_a_template_that_rewrites_history_is_cured_by_a_row_for_each_answer(desk: Desk, page: DataPage, rows: Path) -> None:
+    rewriting = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content if loop.last or m.role == 'user' else 'said' }}<|im_end|>\n"
+    rows.with_name("talks.jsonl").write_text(json.dumps(TALK) + "\n", encoding="utf-8")
+    desk.workspace.edit({"data.train": (str(rows.with_name("talks.jsonl")),), "data.chat_template": rewriting + "{% endfor %}",
+                         "data.on_bad_rows": "stop", "data.eval_fraction": 0.0}, "rewriting")
+    banner = page.findChild(Banner, "data_error")
+    desk.until(lambda: banner.other.isVisible(), 60_000)
+    assert "to last" in banner.text
+    assert "to each" in banner.text
+    desk.qtbot.mouseClick(banner.other, LEFT)
+    assert desk.workspace.config.data.train_on == "each"
+    desk.until(lambda: desk.workspace.data.report, 60_000)
+    assert desk.workspace.data.report["rows"] == 2
+    assert not banner.isVisible()
+
+
 def test_a_base_model_without_a_template_gets_a_choice(
     desk: Desk, page: DataPage, tmp_path: Path, tiny_model: Callable[[str], Path],
 ) -> None:

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lora_studio.data.check import offer_of
 from lora_studio.data.columns import suggest_columns
+from lora_studio.data.rows import BadRow
 from lora_studio.data.trainable import method_findings
 from lora_studio.gui.data_page.preview import first_keys, fitting_encoding
 from lora_studio.gui.text import tr
@@ -34,6 +36,7 @@ class Problem:
         action: What the cure's button says; empty where the studio has none to offer.
         changes: The edit that cures it.
         leads_to: What to show instead, where a person has to choose: `COLUMNS`, `TEMPLATE`, `BAD_ROWS` or `SETTING`.
+        other: The same with another cure, offered beside this one.
     """
 
     id: str
@@ -42,6 +45,7 @@ class Problem:
     action: str = ""
     changes: Mapping[str, object] = field(default_factory=dict[str, object])
     leads_to: str = ""
+    other: Problem | None = None
 
 
 def problems_of(config: RunConfig, check: DataCheck | None, report: Mapping[str, Any] | None) -> list[Problem]:
@@ -51,6 +55,7 @@ def problems_of(config: RunConfig, check: DataCheck | None, report: Mapping[str,
         found += [*_encoding(check), *_unknown_keys(config, check), *_preference(config, check)]
         found += [*_bad_rows(config, check), *_repeats(check)]
     if report is not None:
+        found += _refused(config, check, report)
         found += [*_unended(report), *_of_template(report)]
         found += [*_lengths(report, config.data.max_length), *_untrained(report, config.data.max_length)]
     return found
@@ -60,7 +65,7 @@ def problem_of_error(message: str, hint: str, field: str, config: RunConfig) -> 
     """Give the cure of what makes the data unusable as a whole, by the setting it names."""
     text = f"{message} {hint}".strip()
     if field == "data.train_on" and config.data.train_on != "last":
-        return Problem("error", "error", text, tr("Train on the last answer"), {"data.train_on": "last"})
+        return _of_history("error", text)
     if field == "data.chat_template":
         return Problem("error", "error", text, tr("Choose a chat template…"), leads_to=TEMPLATE)
     if field == "data.encoding" and (offer := fitting_encoding(config.data)):
@@ -125,6 +130,26 @@ def _bad_rows(config: RunConfig, check: DataCheck) -> list[Problem]:
     if not check.train_rows:
         return [Problem("bad_rows", "error", text, tr("Show bad rows"), leads_to=BAD_ROWS)]
     return [Problem("bad_rows", "warning", text, tr("Skip bad rows"), {"data.on_bad_rows": "skip"})]
+
+
+def _refused(config: RunConfig, check: DataCheck | None, report: Mapping[str, Any]) -> list[Problem]:
+    """Rows that the chat template refuses, of which the files alone do not tell."""
+    known = set(check.bad_rows) if check is not None else set[BadRow]()
+    refused = [row for row in (BadRow(**row) for row in report.get("bad_rows", ())) if row not in known]
+    if not refused or config.data.on_bad_rows == "skip":
+        return []
+    first = refused[0]
+    text = tr("Rows that the chat template refuses stop a run: {count}; the first: {file}:{line}: {reason}.",
+              count=format_count(len(refused)), file=Path(first.file).name, line=first.line, reason=first.reason)
+    if offer_of(refused)[1] == "data.train_on":
+        return [_of_history("refused", text)]
+    return [Problem("refused", "error", text, tr("Skip bad rows"), {"data.on_bad_rows": "skip"})]
+
+
+def _of_history(identity: str, text: str) -> Problem:
+    """Offer both cures of a template that rewrites earlier turns."""
+    each = Problem(identity, "error", text, tr("Train each answer in a row of its own"), {"data.train_on": "each"})
+    return Problem(identity, "error", text, tr("Train on the last answer"), {"data.train_on": "last"}, other=each)
 
 
 def _repeats(check: DataCheck) -> list[Problem]:

@@ -44,7 +44,7 @@ class ProblemsView(QWidget):
         self._shown = wanted
         for place, problem in enumerate(problems):
             banner = self._banners.get(problem.id) or self._new_banner(problem.id)
-            banner.show_message(problem.level, problem.text, problem.action)
+            banner.show_message(problem.level, problem.text, problem.action, problem.other.action if problem.other else "")
             if self._layout.indexOf(banner) != place:
                 self._layout.insertWidget(place, banner)
         self.setVisible(bool(problems))
@@ -64,5 +64,6 @@ class ProblemsView(QWidget):
     def _new_banner(self, identity: str) -> Banner:
         banner = Banner(name=f"problem_{identity}")
         banner.action_clicked.connect(lambda: self.cured.emit(self._shown[identity]))
+        banner.other_clicked.connect(lambda: self.cured.emit(self._shown[identity].other))
         self._banners[identity] = banner
         return banner

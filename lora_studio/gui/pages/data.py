@@ -110,6 +110,7 @@ class DataPage(QWidget):
         self._workspace.model_changed.connect(self._show_problems)
         self.tokens.template_asked.connect(self.choose_template)
         self._error.action_clicked.connect(self._on_error)
+        self._error.other_clicked.connect(self._on_other)
         self.files.columns_asked.connect(self.show_columns)
         self.problems.cured.connect(self._cure)
 
@@ -139,7 +140,8 @@ class DataPage(QWidget):
         self._error.setVisible(bool(data.error) or data.stopped)
         self._fault = problem_of_error(data.error, data.hint, data.field, self._workspace.config) if data.error else None
         if self._fault is not None:
-            self._error.show_message("error", self._fault.text, self._fault.action)
+            other = self._fault.other
+            self._error.show_message("error", self._fault.text, self._fault.action, other.action if other else "")
         elif data.stopped:
             self._error.show_message("info", tr("Reading the rows was stopped."), tr("Read them"))
 
@@ -148,6 +150,10 @@ class DataPage(QWidget):
             self._cure(self._fault)
         else:
             self._workspace.data.look()
+
+    def _on_other(self) -> None:
+        if self._fault is not None and self._fault.other is not None:
+            self._cure(self._fault.other)
 
     def _reveal(self, card: QWidget) -> None:
         """Scroll a card to the top, once it has its place."""

@@ -17,14 +17,16 @@ _TOAST_SECONDS = {"info": 6.0, "good": 6.0, "warning": 10.0, "error": 20.0}
 
 
 class Banner(QFrame):
-    """What a page has to say, with its cure as a button.
+    """What a page has to say, with its cure as a button, and a second one where there are two.
 
     Signals:
         action_clicked: The cure's button was pressed.
+        other_clicked: The second cure's button was pressed.
         closed: A person dismissed it.
     """
 
     action_clicked = Signal()
+    other_clicked = Signal()
     closed = Signal()
 
     def __init__(self, level: str = "info", text: str = "", action: str = "", closable: bool = False, name: str = "banner") -> None:
@@ -39,6 +41,8 @@ class Banner(QFrame):
         self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Maximum)
         self.action = QPushButton(action)
         self.action.setObjectName(f"{name}_action")
+        self.other = QPushButton()
+        self.other.setObjectName(f"{name}_other")
         self._close = QToolButton()
         self._close.setObjectName(f"{name}_close")
         self._close.setAccessibleName(tr("Dismiss"))
@@ -46,9 +50,10 @@ class Banner(QFrame):
         layout = QHBoxLayout(self)
         layout.setContentsMargins(10, 6, 8, 6)
         layout.setSpacing(9)
-        for widget, stretch in ((self._icon, 0), (self._text, 1), (self.action, 0), (self._close, 0)):
+        for widget, stretch in ((self._icon, 0), (self._text, 1), (self.action, 0), (self.other, 0), (self._close, 0)):
             layout.addWidget(widget, stretch)
         self.action.clicked.connect(self.action_clicked)
+        self.other.clicked.connect(self.other_clicked)
         self._close.clicked.connect(self._dismiss)
         theme().changed.connect(self._draw_icon)
         self.show_message(level, text, action)
@@ -63,12 +68,13 @@ class Banner(QFrame):
         """What it says."""
         return self._text.text()
 
-    def show_message(self, level: str, text: str, action: str = "") -> None:
-        """Say something else, with another cure; the banner itself is shown and hidden by its page."""
+    def show_message(self, level: str, text: str, action: str = "", other: str = "") -> None:
+        """Say something else, with other cures; the banner itself is shown and hidden by its page."""
         self._level = level
         self._text.setText(text)
-        self.action.setText(action)
-        self.action.setVisible(bool(action))
+        for button, said in ((self.action, action), (self.other, other)):
+            button.setText(said)
+            button.setVisible(bool(said))
         set_role(self, level, "level")
         self.setAccessibleName(text)
         self._draw_icon()
