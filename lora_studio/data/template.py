@@ -22,7 +22,7 @@ from lora_studio.data.template_source import FIELD, TemplateSource, choose_templ
 COMPILE_SECONDS = 20.0
 BLOCK_SECONDS = 20.0
 ROW_SECONDS = 5.0
-_RULES = 3  # raised whenever the same template makes another text, other spans or other faults of a row
+_RULES = 4  # raised whenever the same template makes another text, other spans or other faults of a row
 _WRITTEN_BY_HAND = re.compile("tool|think", re.IGNORECASE)  # an answer may call a tool or think in its text alone
 
 

@@ -161,6 +161,8 @@ class DataReader(QObject):
             return
         self._report_job = None
         self.report = last.result if isinstance(last, RunFinished) else None
+        if self.report is not None:  # what was wrong with the rows as tokens was cured
+            self.error = self.hint = self.field = ""
         if isinstance(last, RunFailed):
             self._fail(last.message, last.hint, last.field or "data.train")
         self.changed.emit()

@@ -109,6 +109,12 @@ def test_the_end_of_an_answer_is_trained_whatever_it_is_made_of(opened: Opened, 
     assert learned(found) == ["In Celle." + first, "In Celle." + last]
 
 
+def test_a_template_that_rewrites_history_and_opens_no_answer_gives_its_last_answer_whole(opened: Opened) -> None:
+    rewriting = DEAF.split("{% if add_generation_prompt")[0].replace("m.content", "(m.content if loop.last or m.role == 'user' else 'so')")
+    (found,) = opened(rewriting).render_rows([row_of(ASK, SAY)], "last")
+    assert learned(found) == ["In Celle.<|im_end|>"]
+
+
 def test_white_space_behind_the_end_token_is_no_missing_end(tokenizer_with: Make, opened: Opened) -> None:
     marked = HEAD.replace("{{ '<|im_start|>'", "{{ '<|im_start|>'") + (
         "{% if m.role == 'assistant' %}{% generation %}{{ m.content + '<|im_end|>\\n' }}{% endgeneration %}"
