@@ -40,6 +40,7 @@ class Rendered:
         cure: Values of the template's variables with which they would not; None where none are known.
         open_inside: Whether an answer before the last one has no end token.
         end_cure: Values of the template's variables with which an answer that has no end token would have one.
+        ends_last: Whether answers that have none would have one as the last of a row.
     """
 
     text: str
@@ -50,6 +51,7 @@ class Rendered:
     cure: Mapping[str, Any] | None = None
     open_inside: bool = False
     end_cure: Mapping[str, Any] | None = None
+    ends_last: bool = False
 
 
 class ChatTemplate:
@@ -235,7 +237,7 @@ class ChatTemplate:
             row_opens, prompt_opens, cure = more.get("opening") or ("", "", None)
             return Rendered(text, tuple((start, end) for start, end in detail), closed=True, lost=tuple(more.get("lost", ())),
                             opening=(row_opens, prompt_opens) if "opening" in more else None, cure=cure,
-                            open_inside=bool(more.get("open")), end_cure=more.get("end_cure"))
+                            open_inside=bool(more.get("open")), end_cure=more.get("end_cure"), ends_last=bool(more.get("ends_last")))
         return RowError(self._why_refused(detail, more, reply[3:]))
 
     def _why_refused(self, kind: str, said: str, more: list[Any]) -> str:

@@ -73,7 +73,7 @@ def stored_tokens(
             _refuse_change(files, hashes)
             writer.finish({
                 **_manifest(check, refused, hashes, template), "unended_rows": unended, "template_notes": notes.to_json(),
-                "end_cure": notes.end_cure})
+                "ends": {"cure": notes.end_cure, "last": notes.ends_last, "token": str(tokenizer.eos_token or "")}})
         finally:
             writer.close()
 
