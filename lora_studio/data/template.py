@@ -40,6 +40,7 @@ class Rendered:
         cure: Values of the template's variables with which they would not; None where none are known.
         open_inside: Whether an answer before the last one has no end token.
         end_cure: Values of the template's variables with which an answer that has no end token would have one.
+        opens_behind: Whether all is learned, and another answer is opened behind the last one, which has its end token.
         ends_last: Whether answers that have none would have one as the last of a row.
     """
 
@@ -52,6 +53,7 @@ class Rendered:
     open_inside: bool = False
     end_cure: Mapping[str, Any] | None = None
     ends_last: bool = False
+    opens_behind: bool = False
 
 
 class ChatTemplate:
@@ -237,7 +239,8 @@ class ChatTemplate:
             row_opens, prompt_opens, cure = more.get("opening") or ("", "", None)
             return Rendered(text, tuple((start, end) for start, end in detail), closed=True, lost=tuple(more.get("lost", ())),
                             opening=(row_opens, prompt_opens) if "opening" in more else None, cure=cure,
-                            open_inside=bool(more.get("open")), end_cure=more.get("end_cure"), ends_last=bool(more.get("ends_last")))
+                            open_inside=bool(more.get("open")), end_cure=more.get("end_cure"), ends_last=bool(more.get("ends_last")),
+                            opens_behind=bool(more.get("opens_behind")))
         return RowError(self._why_refused(detail, more, reply[3:]))
 
     def _why_refused(self, kind: str, said: str, more: list[Any]) -> str:

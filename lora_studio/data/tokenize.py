@@ -105,7 +105,8 @@ def _write_rows(
             places = [(numbers[row.file], row.line, 0 if whole else len(row.messages)) for row in sound]
             if places:
                 writer.add(tokens, places)
-                unended += encoder.unended(tokens) + sum(isinstance(text, Rendered) and text.open_inside for text in rendered)
+                unended += encoder.unended(tokens) + sum(
+                    text.open_inside - text.opens_behind for text in rendered if isinstance(text, Rendered))
     return refused, unended, notes
 
 
