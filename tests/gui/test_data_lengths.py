@@ -173,6 +173,13 @@ def test_beside_the_last_answer_each_in_a_row_of_its_own_is_offered_once_the_tem
     assert error(desk, "data.train").other is None
 
 
+def test_a_missing_end_token_is_cured_by_the_setting_that_helps(desk: Desk) -> None:
+    report = {"tokens": {"max": 900}, "truncated_rows": 0, "untrained_rows": 0, "unended_rows": 2, "findings": [
+        {"code": "rows_unended", "level": "warning", "message": "2 rows.", "hint": "Set data.train_on to each.", "field": "data.train_on"}]}
+    (problem,) = problems_of(desk.workspace.config, None, report)
+    assert (problem.text, problem.changes) == ("2 rows. Set data.train_on to each.", {"data.train_on": "each"})
+
+
 @pytest.mark.parametrize(("reason", "cures"), [
     ("it writes turn 2 otherwise; data.train_on: last or each", [{"data.train_on": "last"}, {"data.train_on": "each"}]),
     ("turn 2 holds <|im_end|>", [{"data.on_bad_rows": "skip"}]),

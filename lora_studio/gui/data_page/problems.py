@@ -170,7 +170,13 @@ def _unended(report: Mapping[str, Any]) -> list[Problem]:
         return []
     text = tr("Rows that train no end token: {count}. The chat template writes none, and the model would not learn to stop.",
               count=format_count(int(report["unended_rows"])))
-    return [Problem("unended", "warning", text, tr("Choose a chat template"), leads_to=TEMPLATE)]
+    told = next((entry for entry in report.get("findings", ()) if entry["code"] == "rows_unended"), None)
+    if told is None or told["field"] == "data.chat_template":
+        return [Problem("unended", "warning", text, tr("Choose a chat template"), leads_to=TEMPLATE)]
+    text = f"{told['message']} {told['hint']}"
+    if told["field"] == "data.train_on":
+        return [Problem("unended", "warning", text, tr("Train each answer in a row of its own"), {"data.train_on": "each"})]
+    return [Problem("unended", "warning", text, tr("Go to the setting"), leads_to=SETTING)]
 
 
 def _of_template(report: Mapping[str, Any]) -> list[Problem]:
