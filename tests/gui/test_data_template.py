@@ -121,7 +121,7 @@ def test_where_each_answer_is_a_row_of_its_own_lens_and_preview_go_from_one_to_t
     page.rows.table.selectRow(0)
     desk.qtbot.mouseClick(page.findChild(QPushButton, "detail_switch_tokens"), LEFT)
     lens = page.rows.detail.lens
-    desk.until(lambda: lens.answer.isVisible(), 60_000)
+    desk.until(lens.answer.isVisible, 60_000)
 
     def learned() -> str:
         tokens = lens.view.tokens
@@ -151,7 +151,7 @@ def test_a_template_that_rewrites_history_is_cured_by_a_row_for_each_answer(desk
     desk.workspace.edit({"data.train": (str(rows.with_name("talks.jsonl")),), "data.chat_template": rewriting + "{% endfor %}",
                          "data.on_bad_rows": "stop", "data.eval_fraction": 0.0}, "rewriting")
     banner = page.findChild(Banner, "data_error")
-    desk.until(lambda: banner.other.isVisible(), 60_000)
+    desk.until(banner.other.isVisible, 60_000)
     assert "to last" in banner.text
     assert "to each" in banner.text
     desk.qtbot.mouseClick(banner.other, LEFT)
