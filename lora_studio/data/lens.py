@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from lora_studio.core.config_files import validate_config
@@ -14,7 +14,7 @@ from lora_studio.core.settings import DataSettings
 from lora_studio.data.encode import Encoder
 from lora_studio.data.report import load_tokenizer
 from lora_studio.data.rows import Row, RowError
-from lora_studio.data.template import ChatTemplate
+from lora_studio.data.template import ChatTemplate, trained_parts
 from lora_studio.data.token_text import TokenTexts
 
 TokenState = Literal["trained", "context", "cut"]
@@ -33,6 +33,8 @@ class LensRow:
         states: trained, context (seen, not learned) or cut (beyond `max_length`).
         tokens: How many tokens the row has in all.
         trained: How many are trained.
+        answer: Which answer of the row it ends with, counted from 1, where each is trained in a row of its own (`train_on: each`).
+        answers: How many rows training makes of the row.
     """
 
     file: str
@@ -42,6 +44,8 @@ class LensRow:
     states: tuple[TokenState, ...]
     tokens: int
     trained: int
+    answer: int = 1
+    answers: int = 1
 
     def to_json(self) -> dict[str, Any]:
         """Give it as plain JSON values."""
@@ -52,32 +56,20 @@ class LensRow:
 def lens_rows(
     rows: Sequence[Row], template: ChatTemplate, encoder: Encoder, texts: TokenTexts, settings: DataSettings
 ) -> list[LensRow | RowError]:
-    """Look at rows through the lens; a row the template refuses gives its error.
+    """Look at rows through the lens, as they are trained; a row the template refuses gives its error.
+
+    With `train_on: each` a row gives as many as training makes of it, one after the other.
 
     Raises:
         InputError: The template is missing, does not end, or rewrites earlier turns.
     """
-    return [
-        rendered if isinstance(rendered, RowError) else _seen(row, encoder, rendered, texts, settings.max_length)
-        for row, rendered in zip(rows, template.render_rows(rows, settings.train_on))
-    ]
-
-
-def lens_row(row: Row, template: ChatTemplate, encoder: Encoder, texts: TokenTexts, settings: DataSettings) -> LensRow:
-    """Look at one row through the lens.
-
-    Raises:
-        InputError: The template is missing, does not end, or rewrites earlier turns.
-        RowError: The template refuses the row.
-    """
-    found = lens_rows([row], template, encoder, texts, settings)[0]
-    if isinstance(found, RowError):
-        raise found
-    return found
+    return [seen for _, seen in _parts_seen(rows, template, encoder, texts, settings)]
 
 
 def lens(context: TaskContext, config: dict[str, Any], model_folder: str, rows: list[dict[str, Any]]) -> Iterator[RunEvent]:
-    """Task: look at rows through the lens; result `{"rows": [LensRow or {"file", "line", "error"}]}`, in the order asked for.
+    """Task: look at rows through the lens; result `{"rows": [LensRow or error]}`, in the order asked for.
+
+    An error has `file`, `line`, `answer`, `answers` and `error`. With `train_on: each` a row gives several, one after the other.
 
     Args:
         context: Its control ends the task.
@@ -92,8 +84,30 @@ def lens(context: TaskContext, config: dict[str, Any], model_folder: str, rows: 
     context.control.check()
     found = [Row.from_json(row) for row in rows]
     with ChatTemplate.of(tokenizer, settings) as template:
-        seen = lens_rows(found, template, Encoder(tokenizer), TokenTexts(tokenizer), settings)
-    yield RunFinished(result={"rows": [_to_json(row, tokens) for row, tokens in zip(found, seen)]})
+        seen = _parts_seen(found, template, Encoder(tokenizer), TokenTexts(tokenizer), settings)
+    yield RunFinished(result={"rows": [_to_json(part, tokens) for part, tokens in seen]})
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One of the rows that training makes of a row."""
+
+    row: Row
+    answer: int
+    answers: int
+
+
+def _parts_seen(
+    rows: Sequence[Row], template: ChatTemplate, encoder: Encoder, texts: TokenTexts, settings: DataSettings
+) -> list[tuple[_Part, LensRow | RowError]]:
+    made = [trained_parts(row, settings.train_on) for row in rows]
+    parts = [_Part(row, number, len(of_row)) for of_row in made for number, row in enumerate(of_row, 1)]
+    rendered = template.render_rows([part.row for part in parts], settings.train_on)
+    return [
+        (part, text if isinstance(text, RowError) else replace(
+            _seen(part.row, encoder, text, texts, settings.max_length), answer=part.answer, answers=part.answers))
+        for part, text in zip(parts, rendered)
+    ]
 
 
 def _seen(row: Row, encoder: Encoder, rendered: Any, texts: TokenTexts, max_length: int) -> LensRow:
@@ -106,5 +120,7 @@ def _seen(row: Row, encoder: Encoder, rendered: Any, texts: TokenTexts, max_leng
         int(tokens.trained[:max_length].sum()))
 
 
-def _to_json(row: Row, seen: LensRow | RowError) -> dict[str, Any]:
-    return seen.to_json() if isinstance(seen, LensRow) else {"file": row.file, "line": row.line, "error": str(seen)}
+def _to_json(part: _Part, seen: LensRow | RowError) -> dict[str, Any]:
+    if isinstance(seen, LensRow):
+        return seen.to_json()
+    return {"file": part.row.file, "line": part.row.line, "answer": part.answer, "answers": part.answers, "error": str(seen)}

@@ -33,6 +33,7 @@ class RowRenderer:
         self._finder = finder
         self._on_unwritten = on_unwritten
         self._cures: dict[str, dict[str, Any] | None] = {}
+        self._ends_last: bool | None = None
 
     def prompt(self, messages: Turns, tools: list[Any] | None) -> str:
         """Render a conversation with the opening of the answer that is due."""
@@ -100,12 +101,36 @@ class RowRenderer:
             cure = self._cure("opening", lambda finder: finder.find(messages, tools, wanted).opening is None
                               and self._lost(finder, messages, tools, wanted) <= lost)
             notes["opening"] = [*found.opening, cure]
+        if wanted is None and self._opens_behind(found, messages, tools):
+            notes["opens_behind"] = True
         ended = self._finder.ended(found)
         if not all(ended[:-1]):
             notes["open"] = all(ended[-1:])
+            notes["ends_last"] = self._end_where_last(found, messages, tools)
         if not all(ended) and (cure := self._cure("end", lambda finder: all(finder.ended(finder.find(messages, tools, wanted))))):
             notes["end_cure"] = cure
         return notes
+
+    def _opens_behind(self, found: Found, messages: Turns, tools: list[Any] | None) -> bool:
+        """Say whether a template opens another answer behind the last one, which itself has its end token."""
+        last = len(messages) - 1
+        if messages[last]["role"] != "assistant":
+            return False
+        try:
+            alone = self._finder.find(messages, tools, [last])
+        except FAILURES:
+            return False
+        return alone.text == found.text and all(self._finder.ended(alone)) and bool(found.text[alone.spans[-1][1] :].strip())
+
+    def _end_where_last(self, found: Found, messages: Turns, tools: list[Any] | None) -> bool:
+        """Say whether every answer of a row has its end token where nothing follows it; tried for the first row alone."""
+        if self._ends_last is None:
+            places = found.answers or {}
+            try:
+                self._ends_last = all(all(self._finder.ended(self._finder.find(messages[: place + 1], tools, [place]))) for place in places)
+            except FAILURES:
+                self._ends_last = False
+        return self._ends_last
 
     def _cure(self, what: str, helps: Callable[[AnswerFinder], bool]) -> dict[str, Any] | None:
         """Find values of the template's own variables that help; tried for the first row of a kind alone."""

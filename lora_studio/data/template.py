@@ -22,7 +22,7 @@ from lora_studio.data.template_source import FIELD, TemplateSource, choose_templ
 COMPILE_SECONDS = 20.0
 BLOCK_SECONDS = 20.0
 ROW_SECONDS = 5.0
-_RULES = 3  # raised whenever the same template makes another text, other spans or other faults of a row
+_RULES = 4  # raised whenever the same template makes another text, other spans or other faults of a row
 _WRITTEN_BY_HAND = re.compile("tool|think", re.IGNORECASE)  # an answer may call a tool or think in its text alone
 
 
@@ -40,6 +40,8 @@ class Rendered:
         cure: Values of the template's variables with which they would not; None where none are known.
         open_inside: Whether an answer before the last one has no end token.
         end_cure: Values of the template's variables with which an answer that has no end token would have one.
+        opens_behind: Whether all is learned, and another answer is opened behind the last one, which has its end token.
+        ends_last: Whether answers that have none would have one as the last of a row.
     """
 
     text: str
@@ -50,6 +52,8 @@ class Rendered:
     cure: Mapping[str, Any] | None = None
     open_inside: bool = False
     end_cure: Mapping[str, Any] | None = None
+    ends_last: bool = False
+    opens_behind: bool = False
 
 
 class ChatTemplate:
@@ -235,7 +239,8 @@ class ChatTemplate:
             row_opens, prompt_opens, cure = more.get("opening") or ("", "", None)
             return Rendered(text, tuple((start, end) for start, end in detail), closed=True, lost=tuple(more.get("lost", ())),
                             opening=(row_opens, prompt_opens) if "opening" in more else None, cure=cure,
-                            open_inside=bool(more.get("open")), end_cure=more.get("end_cure"))
+                            open_inside=bool(more.get("open")), end_cure=more.get("end_cure"), ends_last=bool(more.get("ends_last")),
+                            opens_behind=bool(more.get("opens_behind")))
         return RowError(self._why_refused(detail, more, reply[3:]))
 
     def _why_refused(self, kind: str, said: str, more: list[Any]) -> str:
@@ -302,6 +307,11 @@ def wanted_answers(row: Row, train_on: str) -> list[int] | None:
         first = row.prompt_turns or (questions[-1] if questions else 0)
         answers = [place for place in answers if place >= first]
     return [place for place in answers if row.messages[place].trained]
+
+
+def trained_parts(row: Row, train_on: str) -> tuple[Row, ...]:
+    """Give the rows that training makes of one: itself, or with `each` those of `per_answer`."""
+    return tuple(per_answer(row)) if train_on == "each" else (row,)
 
 
 def _request(row: Row, messages: Sequence[Message], wanted: list[int] | None, *, prompt: bool = False) -> dict[str, Any]:

@@ -26,6 +26,7 @@ class TemplateNotes:
         openings: Rows by how they and the prompt open an answer.
         first: The first row of each of those, and the variables that would help.
         end_cure: The variables with which the template would write an end token that it does not write.
+        ends_last: Whether it writes one behind an answer that is the last of its row.
     """
 
     lost: Counter[str] = field(default_factory=Counter[str])
@@ -33,6 +34,7 @@ class TemplateNotes:
     openings: Counter[tuple[str, str]] = field(default_factory=Counter[tuple[str, str]])
     first: dict[tuple[str, str], tuple[str, dict[str, Any] | None]] = field(default_factory=dict[tuple[str, str], Any])
     end_cure: dict[str, Any] | None = None
+    ends_last: bool = False
 
     def add(self, rows: Sequence[Row], rendered: Sequence[Rendered | RowError]) -> None:
         """Count a block."""
@@ -42,6 +44,7 @@ class TemplateNotes:
             self.lost.update(found.lost)
             if set(found.lost) - CONTEXT and len(self.lost_rows) < _MOST_NAMED:
                 self.lost_rows.append(f"{row.file}:{row.line}")
+            self.ends_last = self.ends_last or found.ends_last
             self.end_cure = self.end_cure or (dict(found.end_cure) if found.end_cure else None)
             if found.opening and (found.opening in self.openings or len(self.openings) < _MOST_OPENINGS):
                 self.openings[found.opening] += 1
@@ -62,9 +65,7 @@ def template_findings(manifest: Mapping[str, Any]) -> Iterator[Finding]:
     for opening in (notes.get("openings") or [])[:3]:
         yield _of_opening(opening)
     if unended := int(manifest["unended_rows"]):
-        yield Finding(
-            "warning", "rows_unended", f"{unended:,} {_rows(unended)} an answer without its end token: the chat template writes none "
-            "there, and a model learns from them not to stop.", _end_cure(manifest), "data.chat_template")
+        yield _of_end(unended, manifest)
 
 
 def _of_loss(kind: str, count: int, places: Sequence[str]) -> Finding:
@@ -91,9 +92,24 @@ def _of_opening(opening: Mapping[str, Any]) -> Finding:
         f"{cure}data.answer_opening to say whether the model learns to write the row's opening.", "data.answer_opening")
 
 
-def _end_cure(manifest: Mapping[str, Any]) -> str:
-    cure = manifest.get("end_cure")
-    return f"Set data.chat_template_kwargs to {cure}, with which it writes it." if cure else "Choose a chat template that ends its answers."
+def _of_end(count: int, manifest: Mapping[str, Any]) -> Finding:
+    """Say that answers have no end token, whose lack it is, and the setting that helps."""
+    ends = manifest.get("ends") or {}
+    why, hint, field = "the chat template writes none there", "", "data.chat_template"
+    if cure := ends.get("cure"):
+        hint, field = f"Set data.chat_template_kwargs to {cure}, with which it writes it.", "data.chat_template_kwargs"
+    elif ends.get("last"):
+        hint, field = ("Set data.train_on to each, which trains every answer in a row of its own: behind the last answer of a row the "
+                       "template writes it."), "data.train_on"
+    elif ends.get("token"):
+        hint = (f"No other setting adds it: set data.chat_template to instruct, which ends every answer with {ends['token']}, or to the "
+                "template's own text with {{ eos_token }} written behind the last answer.")
+    else:
+        why, field = "the base model's tokenizer names none", "model.name_or_path"
+        hint = "Name one as eos_token in its tokenizer_config.json, or choose a base model that has one."
+    return Finding(
+        "warning", "rows_unended",
+        f"{count:,} {_rows(count)} an answer without its end token: {why}, and a model learns from them not to stop.", hint, field)
 
 
 def _rows(count: int) -> str:

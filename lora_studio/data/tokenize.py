@@ -20,7 +20,7 @@ from lora_studio.data.encode import Encoder
 from lora_studio.data.encodings import FIELD
 from lora_studio.data.files import Progress, file_readers
 from lora_studio.data.rows import BadRow, Row, RowError
-from lora_studio.data.template import ChatTemplate, Rendered, per_answer
+from lora_studio.data.template import ChatTemplate, Rendered, trained_parts
 from lora_studio.data.template_notes import TemplateNotes
 from lora_studio.data.token_cache import hashes_of, key_of, stored
 from lora_studio.data.token_rows import TokenBlock
@@ -73,7 +73,7 @@ def stored_tokens(
             _refuse_change(files, hashes)
             writer.finish({
                 **_manifest(check, refused, hashes, template), "unended_rows": unended, "template_notes": notes.to_json(),
-                "end_cure": notes.end_cure})
+                "ends": {"cure": notes.end_cure, "last": notes.ends_last, "token": str(tokenizer.eos_token or "")}})
         finally:
             writer.close()
 
@@ -105,7 +105,8 @@ def _write_rows(
             places = [(numbers[row.file], row.line, 0 if whole else len(row.messages)) for row in sound]
             if places:
                 writer.add(tokens, places)
-                unended += encoder.unended(tokens) + sum(isinstance(text, Rendered) and text.open_inside for text in rendered)
+                unended += encoder.unended(tokens) + sum(
+                    text.open_inside - text.opens_behind for text in rendered if isinstance(text, Rendered))
     return refused, unended, notes
 
 
@@ -150,7 +151,7 @@ def _blocks(settings: DataSettings, counting: Counting) -> Iterator[list[Row]]:
         hopeless = hopeless or row.format in REFUSED or (counting.bad_count > 0 and settings.on_bad_rows == "stop")
         if hopeless:
             continue
-        for part in per_answer(row) if settings.train_on == "each" else (row,):
+        for part in trained_parts(row, settings.train_on):
             block.rows.append(part)
             block.characters += len(part.text) + sum(len(message.content) for message in part.messages)
             if len(block.rows) == ROWS_AT_ONCE or block.characters > _CHARACTERS_AT_ONCE:

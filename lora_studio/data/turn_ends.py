@@ -101,8 +101,11 @@ class TurnEnds(TemplateAtWork):
         asked, said, more = ({"role": role, "content": stand_in()} for role in ("user", "assistant", "user"))
         alone, following = self._tried([asked, said], None), self._tried([asked, said, more], None)
         unasked = self._tried([asked], None) == self._tried([asked], None, opened=True)
-        opens = alone is not None and alone == self._tried([asked, said], None, opened=True)
-        return unasked and opens and following is not None and not following.startswith((alone or "").rstrip())
+        if alone is None or following is None or not unasked or alone != self._tried([asked, said], None, opened=True):
+            return False
+        # Where the answer itself is another once a turn follows, that is history rewritten, and no opening.
+        kept = said["content"] in alone[: self._marks.shared(alone, following)]
+        return kept and not following.startswith(alone.rstrip())
 
     def _all_said(self, turns: Turns, alone: str, shared: int) -> bool:
         """Say whether all that an answer says stands where its text is the same alone and in the whole; then only the form differs."""

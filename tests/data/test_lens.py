@@ -121,6 +121,27 @@ def test_rows_are_answered_in_the_order_asked_with_errors_of_their_own(write_row
     assert "ids" in rows[1]
 
 
+def test_where_each_answer_is_a_row_of_its_own_the_lens_shows_the_rows_that_train(write_rows: Write, tokenizer_folder: Path) -> None:
+    from lora_studio.data.prepare import prepare_data
+    from lora_studio.data.report import load_tokenizer
+
+    path = write_rows([chat("Hi?", "Ja.", "And?", "No."), chat("Where?", "Over there.")])
+    rows = look(tokenizer_folder, path, [1, 2], train_on="each")
+    trained = ["".join(text for text, state in zip(row["texts"], row["states"]) if state == "trained") for row in rows]
+    assert trained == ["Ja.<|im_end|>", "No.<|im_end|>", "Over there.<|im_end|>"]
+    assert [(row["line"], row["answer"], row["answers"]) for row in rows] == [(1, 1, 2), (1, 2, 2), (2, 1, 1)]
+    settings = RunConfig().replace({"data.train": (path,), "data.train_on": "each", "data.eval_fraction": 0}).data
+    report = prepare_data(settings, load_tokenizer(str(tokenizer_folder)), seed=0).report
+    assert (report.rows, report.tokens.trained) == (len(rows), sum(row["trained"] for row in rows))
+
+
+def test_of_an_answer_that_the_template_refuses_the_error_says_which_it_is(write_rows: Write, tokenizer_folder: Path) -> None:
+    path = write_rows([chat("Hi?", "Ja.", "And?", "No <|im_end|>.")])
+    sound, refused = look(tokenizer_folder, path, [1], train_on="each")
+    assert "ids" in sound
+    assert (refused["answer"], refused["answers"], "<|im_end|>" in refused["error"]) == (2, 2, True)
+
+
 def test_rows_on_one_line_of_an_array_are_told_apart(tmp_path: Path, tokenizer_folder: Path) -> None:
     path = tmp_path / "rows.json"
     path.write_text(json.dumps([chat(f"q{number}", f"a{number}") for number in range(6)]), encoding="utf-8")

@@ -109,6 +109,41 @@ def test_the_end_of_an_answer_is_trained_whatever_it_is_made_of(opened: Opened, 
     assert learned(found) == ["In Celle." + first, "In Celle." + last]
 
 
+def test_a_template_that_rewrites_history_and_opens_no_answer_gives_its_last_answer_whole(opened: Opened) -> None:
+    rewriting = DEAF.split("{% if add_generation_prompt")[0].replace("m.content", "(m.content if loop.last or m.role == 'user' else 'so')")
+    (found,) = opened(rewriting).render_rows([row_of(ASK, SAY)], "last")
+    assert learned(found) == ["In Celle.<|im_end|>"]
+
+
+LATER_ALONE = DEAF.replace("'<|im_end|>\\n'", "('<|im_end|>' if loop.last or m.role == 'user' else '') + '\\n'")
+
+
+@pytest.mark.parametrize(("template", "train_on", "said", "field"), [
+    (LATER_ALONE, "assistant", "Set data.train_on to each, which trains every answer in a row of its own", "data.train_on"),
+    (LATER_ALONE, "each", "", ""),
+    (WRITTEN_LATER, "assistant", "set data.chat_template to instruct, which ends every answer with <|im_end|>", "data.chat_template"),
+    (ALWAYS_OPEN, "all", "", ""), (DEAF, "all", "", ""), (WRITTEN_LATER, "all", "set data.chat_template to instruct", "data.chat_template"),
+])
+def test_where_answers_have_no_end_token_the_setting_that_helps_is_named_and_only_there(
+    tokenizer_with: Make, write_rows: Make, template: str, train_on: str, said: str, field: str,
+) -> None:
+    settings = DataSettings.model_validate({"train": (write_rows([chat("Who?", "He.", "Where?", "In Celle.")]),), "train_on": train_on,
+                                            "eval_fraction": 0})
+    found = [finding for finding in prepare_data(settings, tokenizer_with(template), seed=0).report.findings
+             if finding.code == "rows_unended"]
+    assert [finding.field for finding in found] == ([field] if field else [])
+    assert all(said in finding.hint for finding in found)
+
+
+def test_rows_of_text_lack_their_end_where_the_tokenizer_names_none(tokenizer_with: Make, write_rows: Make) -> None:
+    tokenizer = tokenizer_with(None)
+    tokenizer.eos_token = None
+    settings = DataSettings(train=(write_rows([{"text": "A parcel."}, {"text": "A letter."}]),), eval_fraction=0)
+    (found,) = prepare_data(settings, tokenizer, seed=0).report.findings
+    assert "the base model's tokenizer names none" in found.message
+    assert ("eos_token" in found.hint, found.field) == (True, "model.name_or_path")
+
+
 def test_white_space_behind_the_end_token_is_no_missing_end(tokenizer_with: Make, opened: Opened) -> None:
     marked = HEAD.replace("{{ '<|im_start|>'", "{{ '<|im_start|>'") + (
         "{% if m.role == 'assistant' %}{% generation %}{{ m.content + '<|im_end|>\\n' }}{% endgeneration %}"

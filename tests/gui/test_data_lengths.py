@@ -166,6 +166,33 @@ def test_a_template_that_rewrites_history_is_cured_by_training_on_the_last_answe
     assert error(desk, "data.train_on").action == "Train on the last answer"
 
 
+def test_beside_the_last_answer_each_in_a_row_of_its_own_is_offered_once_the_template_rewrites_history(desk: Desk) -> None:
+    other = error(desk, "data.train_on").other
+    assert other is not None
+    assert (other.action, other.changes) == ("Train each answer in a row of its own", {"data.train_on": "each"})
+    assert error(desk, "data.train").other is None
+
+
+def test_a_missing_end_token_is_cured_by_the_setting_that_helps(desk: Desk) -> None:
+    report = {"tokens": {"max": 900}, "truncated_rows": 0, "untrained_rows": 0, "unended_rows": 2, "findings": [
+        {"code": "rows_unended", "level": "warning", "message": "2 rows.", "hint": "Set data.train_on to each.", "field": "data.train_on"}]}
+    (problem,) = problems_of(desk.workspace.config, None, report)
+    assert (problem.text, problem.changes) == ("2 rows. Set data.train_on to each.", {"data.train_on": "each"})
+
+
+@pytest.mark.parametrize(("reason", "cures"), [
+    ("it writes turn 2 otherwise; data.train_on: last or each", [{"data.train_on": "last"}, {"data.train_on": "each"}]),
+    ("turn 2 holds <|im_end|>", [{"data.on_bad_rows": "skip"}]),
+])
+def test_rows_that_only_the_template_refuses_are_told_with_their_cures(desk: Desk, reason: str, cures: list[dict[str, str]]) -> None:
+    report = {"tokens": {"max": 900}, "truncated_rows": 0, "untrained_rows": 0, "unended_rows": 0,
+              "bad_rows": [{"file": "/data/rows.jsonl", "line": 7, "reason": reason}]}
+    (problem,) = problems_of(desk.workspace.config, None, report)
+    assert problem.text == f"Rows that the chat template refuses stop a run: 1; the first: rows.jsonl:7: {reason}."
+    assert [one.changes for one in (problem, problem.other) if one] == cures
+    assert problems_of(desk.workspace.config.replace({"data.on_bad_rows": "skip"}), None, report) == []
+
+
 def test_a_missing_template_leads_to_a_choice_and_anything_else_to_its_setting(desk: Desk) -> None:
     assert error(desk, "data.chat_template").leads_to == "template"
     assert error(desk, "data.train").leads_to == "setting"

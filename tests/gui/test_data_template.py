@@ -22,6 +22,8 @@ from tests.gui.desk import Desk
 from tests.tiny import save_tiny_tokenizer
 
 LEFT = Qt.MouseButton.LeftButton
+TALK = {"messages": [*({"role": role, "content": said} for role, said in (
+    ("user", "Hello there"), ("assistant", "Good day"), ("user", "And now"), ("assistant", "Good night")))]}
 ROW = {"messages": [{"role": "user", "content": "Hello there"}, {"role": "assistant", "content": "Good day"}]}
 
 
@@ -111,6 +113,54 @@ def test_the_lens_shows_the_rows_real_tokens_and_follows_max_length(desk: Desk, 
     page.rows.table.selectRow(0)
     desk.until(lambda: not len(lens.view.tokens))
     assert page.rows.detail.pills.current == "text"
+
+
+def test_where_each_answer_is_a_row_of_its_own_lens_and_preview_go_from_one_to_the_next(desk: Desk, page: DataPage, rows: Path) -> None:
+    talks = rows.with_name("talks.jsonl")
+    talks.write_text(json.dumps(TALK) + "\n", encoding="utf-8")
+    desk.workspace.edit({"data.train": (str(talks),), "data.train_on": "each"}, "each")
+    desk.until(lambda: desk.workspace.data_check and not desk.workspace.data_check.bad_count, 60_000)
+    page.rows.table.selectRow(0)
+    desk.qtbot.mouseClick(page.findChild(QPushButton, "detail_switch_tokens"), LEFT)
+    lens = page.rows.detail.lens
+    desk.until(lens.answer.isVisible, 60_000)
+
+    def learned() -> str:
+        tokens = lens.view.tokens
+        return "".join(text for text, state in zip(tokens.texts, tokens.states) if state == "trained")
+
+    first = learned()
+    assert (first.startswith("Good day"), lens.answer.currentText()) == (True, "Answer 1 of 2")
+    counted = lens.view.tokens.counts["trained"]
+    desk.qtbot.keyClick(lens.answer, Qt.Key.Key_Down)
+    assert learned().startswith("Good night")
+    together = counted + lens.view.tokens.counts["trained"]
+    assert f"{together} tokens in 2 rows" in page.findChild(QLabel, "lens_note").text()
+    desk.qtbot.mouseClick(page.findChild(QPushButton, "change_template_button"), LEFT)
+    dialog = page.findChild(TemplateDialog)
+    desk.until(dialog.rendered.toPlainText, 60_000)
+    assert "Good night" not in dialog.rendered.toPlainText()
+    desk.qtbot.keyClick(dialog.answer, Qt.Key.Key_Down)
+    assert underlined(dialog)[0].startswith("Good night")
+    dialog.reject()
+    desk.workspace.edit({"data.train_on": "assistant"}, "all")
+    desk.until(lambda: not lens.answer.isVisible(), 60_000)
+
+
+def test_a_template_that_rewrites_history_is_cured_by_a_row_for_each_answer(desk: Desk, page: DataPage, rows: Path) -> None:
+    rewriting = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content if loop.last or m.role == 'user' else 'said' }}<|im_end|>\n"
+    rows.with_name("talks.jsonl").write_text(json.dumps(TALK) + "\n", encoding="utf-8")
+    desk.workspace.edit({"data.train": (str(rows.with_name("talks.jsonl")),), "data.chat_template": rewriting + "{% endfor %}",
+                         "data.on_bad_rows": "stop", "data.eval_fraction": 0.0}, "rewriting")
+    banner = page.findChild(Banner, "data_error")
+    desk.until(banner.other.isVisible, 60_000)
+    assert "to last" in banner.text
+    assert "to each" in banner.text
+    desk.qtbot.mouseClick(banner.other, LEFT)
+    assert desk.workspace.config.data.train_on == "each"
+    desk.until(lambda: desk.workspace.data.report, 60_000)
+    assert desk.workspace.data.report["rows"] == 2
+    assert not banner.isVisible()
 
 
 def test_a_base_model_without_a_template_gets_a_choice(

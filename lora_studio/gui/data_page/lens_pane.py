@@ -9,6 +9,7 @@ from PySide6.QtGui import QPainter, QPaintEvent
 from PySide6.QtWidgets import QHBoxLayout, QLabel, QSizePolicy, QVBoxLayout, QWidget
 
 from lora_studio.data.rows import Row
+from lora_studio.gui.data_page.answer_choice import AnswerChoice
 from lora_studio.gui.data_page.lens_colors import chip_styles, paint_chip
 from lora_studio.gui.data_page.lens_reader import LensReader
 from lora_studio.gui.data_page.lens_tokens import STATES, LensTokens, state_name
@@ -84,7 +85,7 @@ class Legend(QWidget):
 
 
 class LensPane(QWidget):
-    """Legend, tokens, and what is told of the token under the pointer or the keyboard."""
+    """Legend, the choice of an answer, tokens, and what is told of the token under the pointer or the keyboard."""
 
     def __init__(self, workspace: Workspace, jobs: JobCenter) -> None:
         super().__init__()
@@ -92,17 +93,20 @@ class LensPane(QWidget):
         self.reader = LensReader(workspace, jobs, self)
         self.view = LensView()
         self.legend = Legend()
+        self.answer = AnswerChoice("lens_answer")
         self._note = label("", "note", "lens_note", wrap=True)
         self._read_out = label("", "mono", "lens_read_out", wrap=True)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.setSpacing(6)
         layout.addWidget(self.legend)
+        layout.addWidget(self.answer)
         layout.addWidget(self._note)
         layout.addWidget(self.view, 1)
         layout.addWidget(self._read_out)
         self.view.told.connect(self._tell)
         self.reader.changed.connect(self._refresh)
+        self.answer.currentIndexChanged.connect(self.reader.choose)
         self._refresh()
 
     def show_row(self, row: Row | None) -> None:
@@ -115,6 +119,7 @@ class LensPane(QWidget):
 
     def _refresh(self) -> None:
         tokens = self.reader.tokens or LensTokens()
+        self.answer.offer(self.reader.answers, self.reader.answer)
         if tokens is not self.view.tokens:
             self.view.show_tokens(tokens)
             self.legend.show_tokens(tokens)

@@ -10,6 +10,7 @@ from lora_studio.core.events import LastEvent, RunFailed, RunFinished
 from lora_studio.data.rows import Row
 from lora_studio.gui.data_page.lens_tokens import LensTokens
 from lora_studio.gui.text import tr
+from lora_studio.gui.units import format_count
 from lora_studio.jobs.spec import JobSpec
 
 if TYPE_CHECKING:
@@ -26,10 +27,12 @@ class LensReader(QObject):
 
     Attributes:
         tokens: Those of the row asked for; None until they are known.
-        note: What is waited for, or why there are none.
+        note: What is waited for, or why there are none; of a row that is trained in several, how much they train together.
+        answer: Of which of its answers, counted from 0.
+        answers: In how many rows it is trained: with `data.train_on: each` one for each of its answers.
 
     Signals:
-        changed: `tokens` or `note` are others.
+        changed: Something of that may be another.
     """
 
     changed = Signal()
@@ -45,6 +48,8 @@ class LensReader(QObject):
         self._job: Job | None = None
         self.tokens: LensTokens | None = None
         self.note = ""
+        self._parts: list[dict[str, Any]] = []
+        self.answer = 0
         self._timer = QTimer(self, singleShot=True, interval=_ASK_AFTER_MS)
         self._timer.timeout.connect(self._ask)
         workspace.config_changed.connect(self._look)
@@ -53,8 +58,21 @@ class LensReader(QObject):
 
     def read(self, row: Row | None) -> None:
         """Read another row, or none."""
+        if row != self._row:
+            self.answer = 0
         self._row = row
         self._look()
+
+    @property
+    def answers(self) -> int:
+        """See the class."""
+        return max(1, len(self._parts))
+
+    def choose(self, answer: int) -> None:
+        """Give the tokens of the row that ends with another answer, counted from 0."""
+        self.answer = answer
+        if self._parts:
+            self._show_part()
 
     def set_wanted(self, wanted: bool) -> None:
         """Say whether anyone looks: tokens nobody looks at are not made."""
@@ -66,6 +84,7 @@ class LensReader(QObject):
             return
         waits = self._waits_for()
         if waits:
+            self._parts = []
             self._show(None, waits)
             self._asked = None
         elif self._key != self._asked:
@@ -104,10 +123,24 @@ class LensReader(QObject):
             return
         self._job = None
         if isinstance(last, RunFinished):
-            seen = last.result["rows"][0]
-            self._show(None if "error" in seen else tokens_of(seen), str(seen.get("error", "")))
+            self._parts = last.result["rows"]
+            self._show_part()
         elif isinstance(last, RunFailed):
+            self._parts = []
             self._show(None, f"{last.message} {last.hint}".strip())
+
+    def _show_part(self) -> None:
+        seen = self._parts[min(self.answer, len(self._parts) - 1)]
+        self.tokens, self.note = (None, str(seen["error"])) if "error" in seen else (tokens_of(seen), self._together())
+        self.changed.emit()
+
+    def _together(self) -> str:
+        """Say what a row trains that is trained in several."""
+        if len(self._parts) < 2:
+            return ""
+        trained = sum(int(part.get("trained", 0)) for part in self._parts)
+        return tr("Each answer is trained in a row of its own: {trained} tokens in {count} rows.", trained=format_count(trained),
+                  count=format_count(len(self._parts)))
 
     def _show(self, tokens: LensTokens | None, note: str) -> None:
         if tokens is not self.tokens or note != self.note:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from lora_studio.data.bad_rows import refused_rows
 from lora_studio.data.check import setting_of
 from lora_studio.data.columns import suggest_columns
+from lora_studio.data.rows import BadRow
 from lora_studio.data.trainable import method_findings
 from lora_studio.gui.data_page.preview import first_keys, fitting_encoding
 from lora_studio.gui.text import tr
@@ -66,7 +67,7 @@ def problem_of_error(message: str, hint: str, field: str, config: RunConfig) -> 
     """Give the cure of what makes the data unusable as a whole, by the setting it names."""
     text = f"{message} {hint}".strip()
     if field == "data.train_on" and config.data.train_on != "last":
-        return Problem("error", "error", text, tr("Train on the last answer"), {"data.train_on": "last"})
+        return _of_history("error", "error", text)
     if field == "data.on_unwritten":
         return _unwritten("error", "error", text, config, message)
     if field == "data.chat_template":
@@ -151,6 +152,8 @@ def _of_refused(config: RunConfig, setting: str, rows: list[BadRow]) -> Problem:
     identity, level = f"refused_{setting.rpartition('.')[2] or 'rows'}", "error" if stops else "warning"
     if setting == "data.on_unwritten":
         return _unwritten(identity, level, text, config, " ".join(row.reason for row in rows))
+    if setting == "data.train_on":
+        return _of_history(identity, level, text)
     if stops:
         return Problem(identity, level, text, tr("Skip bad rows"), {"data.on_bad_rows": "skip"})
     return Problem(identity, level, text, tr("Show bad rows"), leads_to=BAD_ROWS)
@@ -161,6 +164,12 @@ def _unwritten(identity: str, level: str, text: str, config: RunConfig, reasons:
     content = Problem(identity, level, text, tr("Keep in the content"), {"data.on_unwritten": "content"})
     helps = config.data.on_unwritten != "content" and _CONTENT in reasons
     return Problem(identity, level, text, tr("Train without"), {"data.on_unwritten": "without"}, other=content if helps else None)
+
+
+def _of_history(identity: str, level: str, text: str) -> Problem:
+    """Offer both cures of a template that rewrites earlier turns."""
+    each = Problem(identity, level, text, tr("Train each answer in a row of its own"), {"data.train_on": "each"})
+    return Problem(identity, level, text, tr("Train on the last answer"), {"data.train_on": "last"}, other=each)
 
 
 def _repeats(check: DataCheck) -> list[Problem]:
@@ -181,7 +190,13 @@ def _unended(report: Mapping[str, Any]) -> list[Problem]:
         return []
     text = tr("Rows that train no end token: {count}. The chat template writes none, and the model would not learn to stop.",
               count=format_count(int(report["unended_rows"])))
-    return [Problem("unended", "warning", text, tr("Choose a chat template"), leads_to=TEMPLATE)]
+    told = next((entry for entry in report.get("findings", ()) if entry["code"] == "rows_unended"), None)
+    if told is None or told["field"] == "data.chat_template":
+        return [Problem("unended", "warning", text, tr("Choose a chat template"), leads_to=TEMPLATE)]
+    text = f"{told['message']} {told['hint']}"
+    if told["field"] == "data.train_on":
+        return [Problem("unended", "warning", text, tr("Train each answer in a row of its own"), {"data.train_on": "each"})]
+    return [Problem("unended", "warning", text, tr("Go to the setting"), leads_to=SETTING)]
 
 
 def _of_template(report: Mapping[str, Any]) -> list[Problem]:

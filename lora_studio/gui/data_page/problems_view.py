@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from PySide6.QtCore import Signal
 from PySide6.QtWidgets import QScrollArea, QVBoxLayout, QWidget
 
@@ -34,7 +36,7 @@ class ProblemsView(QWidget):
 
     def show_problems(self, problems: list[Problem]) -> None:
         """Tell of these, in this order."""
-        wanted = {problem.id: problem for problem in problems}
+        wanted = _told_apart(problems)
         had_keyboard = any(self._banners[identity].action.hasFocus() for identity in self._banners.keys() - wanted.keys())
         for identity in self._banners.keys() - wanted.keys():
             banner = self._banners.pop(identity)
@@ -42,8 +44,8 @@ class ProblemsView(QWidget):
             banner.hide()
             banner.deleteLater()
         self._shown = wanted
-        for place, problem in enumerate(problems):
-            banner = self._banners.get(problem.id) or self._new_banner(problem.id)
+        for place, (identity, problem) in enumerate(wanted.items()):
+            banner = self._banners.get(identity) or self._new_banner(identity)
             banner.show_message(problem.level, problem.text, problem.action, problem.other.action if problem.other else "")
             if self._layout.indexOf(banner) != place:
                 self._layout.insertWidget(place, banner)
@@ -67,3 +69,13 @@ class ProblemsView(QWidget):
         banner.other_clicked.connect(lambda: self.cured.emit(self._shown[identity].other))
         self._banners[identity] = banner
         return banner
+
+
+def _told_apart(problems: list[Problem]) -> dict[str, Problem]:
+    """Give each problem a name of its own: several may be of one kind."""
+    counts: Counter[str] = Counter()
+    found: dict[str, Problem] = {}
+    for problem in problems:
+        counts[problem.id] += 1
+        found[problem.id if counts[problem.id] == 1 else f"{problem.id}_{counts[problem.id]}"] = problem
+    return found

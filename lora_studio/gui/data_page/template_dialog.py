@@ -21,6 +21,7 @@ from PySide6.QtWidgets import (
 from lora_studio.core.events import LastEvent, RunFailed, RunFinished
 from lora_studio.data.rows import Row
 from lora_studio.data.template_source import shipped_template, shipped_templates
+from lora_studio.gui.data_page.answer_choice import AnswerChoice
 from lora_studio.gui.data_page.lens_colors import chip_styles
 from lora_studio.gui.data_page.template_task import RENDER_TASK
 from lora_studio.gui.text import tr
@@ -62,6 +63,7 @@ class TemplateDialog(QDialog):
         self._row = row
         self._job: Job | None = None
         self._filling = False
+        self._parts: list[dict[str, Any]] = []
         self._timer = QTimer(self, singleShot=True, interval=_RENDER_AFTER_MS)
         self._build()
         self._connect()
@@ -93,6 +95,7 @@ class TemplateDialog(QDialog):
         self.choice.setAccessibleName(tr("Chat template"))
         for data, title in template_choices():
             self.choice.addItem(title, data)
+        self.answer = AnswerChoice("template_answer")
         self.editor = self._text_area("template_editor", tr("The template, in Jinja"))
         self.rendered = self._text_area("template_rendered", tr("The selected row, rendered"))
         self.rendered.setReadOnly(True)
@@ -111,7 +114,8 @@ class TemplateDialog(QDialog):
         buttons.addButton(self._use, QDialogButtonBox.ButtonRole.AcceptRole)
         buttons.rejected.connect(self.reject)
         line = QHBoxLayout()
-        line.addWidget(self.choice)
+        line.addWidget(self.choice, 2)
+        line.addWidget(self.answer, 1)
         layout = QVBoxLayout(self)
         layout.addLayout(line)
         layout.addWidget(splitter, 1)
@@ -133,6 +137,7 @@ class TemplateDialog(QDialog):
         self.editor.textChanged.connect(self._on_typed)
         self._timer.timeout.connect(self._render)
         self._use.clicked.connect(self.use)
+        self.answer.currentIndexChanged.connect(lambda _index: self._show_part())
         self._workspace.model_changed.connect(self._timer.start)
 
     def _show_setting(self) -> None:
@@ -192,19 +197,24 @@ class TemplateDialog(QDialog):
         if isinstance(last, RunFinished):
             self._show_result(last.result)
         elif isinstance(last, RunFailed):
-            self._show_result({"template": "", "rendered": "", "spans": [], "error": f"{last.message} {last.hint}".strip()})
+            self._show_result({"template": "", "parts": [], "error": f"{last.message} {last.hint}".strip()})
 
     def _show_result(self, result: dict[str, Any]) -> None:
         if self.choice.currentData() == _OWN:
             self._fill(result["template"])
-        self._error.set_error(result["error"])
-        self.rendered.setPlainText(result["rendered"])
-        spans: list[list[int]] = result["spans"]
-        self.rendered.setExtraSelections([self._trained(start, end) for start, end in spans])
-        row = self._row
+        self._parts = result["parts"] or [{"rendered": "", "spans": [], "error": result["error"]}]
+        self.answer.offer(len(self._parts), self.answer.chosen)
+        self._show_part()
+
+    def _show_part(self) -> None:
+        """Show the row that training makes of the chosen answer, or the row itself."""
+        row, part = self._row, self._parts[self.answer.chosen]
         assert row is not None
+        self._error.set_error(part["error"])
+        self.rendered.setPlainText(part["rendered"])
+        self.rendered.setExtraSelections([self._trained(start, end) for start, end in part["spans"]])
         told = tr("{place}: what is underlined is trained.", place=f"{row.file.rpartition('/')[2]}:{row.line}")
-        self._note.setText("" if result["error"] else told)
+        self._note.setText("" if part["error"] else told)
 
     def _trained(self, start: int, end: int) -> QTextEdit.ExtraSelection:
         style = chip_styles(colors())["trained"]

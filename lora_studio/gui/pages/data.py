@@ -140,7 +140,8 @@ class DataPage(QWidget):
         self._error.setVisible(bool(data.error) or data.stopped)
         self._fault = problem_of_error(data.error, data.hint, data.field, self._workspace.config) if data.error else None
         if self._fault is not None:
-            self._error.show_message("error", self._fault.text, self._fault.action, self._fault.other.action if self._fault.other else "")
+            other = self._fault.other
+            self._error.show_message("error", self._fault.text, self._fault.action, other.action if other else "")
         elif data.stopped:
             self._error.show_message("info", tr("Reading the rows was stopped."), tr("Read them"))
 

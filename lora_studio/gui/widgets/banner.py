@@ -17,11 +17,11 @@ _TOAST_SECONDS = {"info": 6.0, "good": 6.0, "warning": 10.0, "error": 20.0}
 
 
 class Banner(QFrame):
-    """What a page has to say, with its cure as a button.
+    """What a page has to say, with its cure as a button, and a second one where there are two.
 
     Signals:
         action_clicked: The cure's button was pressed.
-        other_clicked: The button of another cure was pressed.
+        other_clicked: The second cure's button was pressed.
         closed: A person dismissed it.
     """
 
@@ -69,13 +69,12 @@ class Banner(QFrame):
         return self._text.text()
 
     def show_message(self, level: str, text: str, action: str = "", other: str = "") -> None:
-        """Say something else, with another cure, or two; the banner itself is shown and hidden by its page."""
+        """Say something else, with other cures; the banner itself is shown and hidden by its page."""
         self._level = level
         self._text.setText(text)
-        self.action.setText(action)
-        self.action.setVisible(bool(action))
-        self.other.setText(other)
-        self.other.setVisible(bool(other))
+        for button, said in ((self.action, action), (self.other, other)):
+            button.setText(said)
+            button.setVisible(bool(said))
         set_role(self, level, "level")
         self.setAccessibleName(text)
         self._draw_icon()
