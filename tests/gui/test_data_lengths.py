@@ -187,10 +187,13 @@ def test_a_missing_end_token_is_cured_by_the_setting_that_helps(desk: Desk) -> N
 def test_rows_that_only_the_template_refuses_are_told_with_their_cures(desk: Desk, reason: str, cures: list[dict[str, str]]) -> None:
     report = {"tokens": {"max": 900}, "truncated_rows": 0, "untrained_rows": 0, "unended_rows": 0,
               "bad_rows": [{"file": "/data/rows.jsonl", "line": 7, "reason": reason}]}
-    (problem,) = problems_of(desk.workspace.config, None, report)
-    assert problem.text == f"Rows that the chat template refuses stop a run: 1; the first: rows.jsonl:7: {reason}."
+    desk.until(lambda: desk.workspace.data_check is not None)
+    check = desk.workspace.data_check
+    (problem,) = problems_of(desk.workspace.config, check, report)
+    assert (problem.level, problem.text) == ("error", f"Rows that stop a run: 1; the first: rows.jsonl:7: {reason}.")
     assert [one.changes for one in (problem, problem.other) if one] == cures
-    assert problems_of(desk.workspace.config.replace({"data.on_bad_rows": "skip"}), None, report) == []
+    (left_out,) = problems_of(desk.workspace.config.replace({"data.on_bad_rows": "skip"}), check, report)
+    assert (left_out.level, left_out.text) == ("warning", f"Rows that are left out: 1; the first: rows.jsonl:7: {reason}.")
 
 
 def test_a_missing_template_leads_to_a_choice_and_anything_else_to_its_setting(desk: Desk) -> None:
