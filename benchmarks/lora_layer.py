@@ -53,8 +53,8 @@ def adapted(shape: Shape) -> Any:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
+    from lora_studio.adapters.inject import inject
     from lora_studio.core.settings import AdapterSettings
-    from lora_studio.lora.inject import inject
 
     dtype = getattr(torch, shape.base)
     if shape.sizes:
@@ -74,7 +74,7 @@ def passes(model: Any, ids: Any, lean: bool) -> tuple[float, int, float]:
     """Go forwards and backwards once; give the seconds, the bytes kept in between and the gradient's norm."""
     import torch
 
-    from lora_studio.lora.lean import lean_adapters
+    from lora_studio.kernels.fused_lora import lean_adapters
     from lora_studio.train.precision import Precision
 
     weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}

@@ -53,14 +53,14 @@ def bare(config: RunConfig) -> Iterator[None]:
     """Take the same steps by a loop of a dozen lines."""
     import torch
 
+    from lora_studio.adapters.inject import inject
     from lora_studio.data.plan import StepPlan
     from lora_studio.data.prepare import prepare_data
-    from lora_studio.generate.batches import make_batch
-    from lora_studio.generate.head import SelectedHead
-    from lora_studio.lora.inject import inject
-    from lora_studio.lora.lean_model import lean
+    from lora_studio.kernels.batches import make_batch
+    from lora_studio.kernels.fused_model import lean
+    from lora_studio.kernels.head import SelectedHead
     from lora_studio.models.load import load_model, load_tokenizer, pick_device, pick_dtype
-    from lora_studio.train.pieces import Pieces
+    from lora_studio.train.micro_batcher import Pieces
     from lora_studio.train.precision import Precision
 
     device = pick_device()

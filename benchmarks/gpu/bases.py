@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from benchmarks.gpu.call import Setting
 from benchmarks.models import llama_config
-from lora_studio.generate import host
+from lora_studio.inference import loaded_model
 from lora_studio.models import load
 from lora_studio.models.inspect import load_config
 from tests.tiny import save_tiny_tokenizer
@@ -72,11 +72,11 @@ def random_weights() -> Generator[None]:
             model = AutoModelForCausalLM.from_config(load_config(folder), dtype=dtype, attn_implementation="sdpa")
         return model.requires_grad_(False).eval()
 
-    load.load_model = host.load_model = made  # type: ignore[assignment]
+    load.load_model = loaded_model.load_model = made  # type: ignore[assignment]
     try:
         yield
     finally:
-        load.load_model = host.load_model = before
+        load.load_model = loaded_model.load_model = before
 
 
 def write_texts(path: Path, count: int, longest: int) -> Path:

@@ -31,14 +31,14 @@ from benchmarks.gpu.common import (
 from benchmarks.gpu.timing import seconds_of
 from lora_studio.core.settings import TrainingSettings
 from lora_studio.data.token_rows import TokenRow, end_to_end
-from lora_studio.generate.batches import Batch, make_batch, trained_count
-from lora_studio.generate.head import SelectedHead, token_loss_sum
-from lora_studio.generate.head_loss import frozen_head_loss
-from lora_studio.generate.varlen import has_varlen, largest_error
-from lora_studio.lora.lean import lean_adapters
-from lora_studio.lora.lean_mlp import lean_mlps
-from lora_studio.lora.lean_model import lean
-from lora_studio.lora.lean_norm import lean_norms
+from lora_studio.kernels.batches import Batch, make_batch, trained_count
+from lora_studio.kernels.fused_lora import lean_adapters
+from lora_studio.kernels.fused_model import lean
+from lora_studio.kernels.fused_rms_norm import lean_norms
+from lora_studio.kernels.fused_swiglu import lean_mlps
+from lora_studio.kernels.head import SelectedHead, token_loss_sum
+from lora_studio.kernels.head_loss import frozen_head_loss
+from lora_studio.kernels.varlen import has_varlen, largest_error
 from lora_studio.train.precision import Precision
 from lora_studio.train.stepper import Outcome, Stepper
 from tests.tiny import ARCHITECTURES

@@ -34,8 +34,8 @@ from lora_studio.core.events import CheckpointSaved, Phase, RunEvent, Step
 from lora_studio.core.runs import RunFolder
 from lora_studio.core.settings import TrainingSettings
 from lora_studio.data.token_rows import TokenRow
-from lora_studio.generate.batches import make_batch, trained_count
 from lora_studio.jobs.telemetry import MemorySampler
+from lora_studio.kernels.batches import make_batch, trained_count
 from lora_studio.train.precision import Precision
 from lora_studio.train.stepper import Stepper
 from tests.tiny import ARCHITECTURES, write_chat_rows

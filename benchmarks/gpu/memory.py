@@ -16,12 +16,12 @@ from benchmarks.gpu.speed import Bench
 from lora_studio.core.control import TaskContext
 from lora_studio.core.events import Step
 from lora_studio.data.prepare import prepare_data
-from lora_studio.generate.batches import make_batch
-from lora_studio.generate.host import free_memory
+from lora_studio.inference.loaded_model import free_memory
+from lora_studio.kernels.batches import make_batch
 from lora_studio.models.load import load_tokenizer
 from lora_studio.train.engine import train
 from lora_studio.train.fitting import costs_of, largest_batch
-from tests.lora.live_memory import step_bytes
+from tests.planning.live_memory import step_bytes
 from tests.tiny import save_tiny_model
 from tests.train.helpers import new_run
 

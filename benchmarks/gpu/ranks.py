@@ -16,9 +16,9 @@ from benchmarks.gpu.common import distance, events_of, farthest, gradients, loss
 from lora_studio.core.control import Control, TaskContext
 from lora_studio.core.events import RunEvent, event_from_json, event_to_json
 from lora_studio.core.world import World
-from lora_studio.generate.batches import make_batch
-from lora_studio.generate.head import SelectedHead
-from lora_studio.train import joined
+from lora_studio.kernels.batches import make_batch
+from lora_studio.kernels.head import SelectedHead
+from lora_studio.train import distributed
 from lora_studio.train.engine import follow, train
 from lora_studio.train.rendezvous import meet
 from tests.train.helpers import token_rows
@@ -54,7 +54,7 @@ def _be_rank(rank: int, port: int, run_dir: str, to: str) -> None:
         "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "RANK": str(rank), "LOCAL_WORLD_SIZE": "1",
         "LOCAL_RANK": "0"})
     torch.set_num_threads(1)
-    joined.JoinedRanks.take_device = _take_over_gloo  # type: ignore[method-assign]  # NCCL refuses two ranks on one card
+    distributed.JoinedRanks.take_device = _take_over_gloo  # type: ignore[method-assign]  # NCCL refuses two ranks on one card
     context = TaskContext()
     events: list[RunEvent] = list(follow(context) if rank else train(context, run_dir))
     for name in ("WORLD_SIZE", "RANK", "LOCAL_WORLD_SIZE", "LOCAL_RANK"):
@@ -63,7 +63,7 @@ def _be_rank(rank: int, port: int, run_dir: str, to: str) -> None:
         Path(to).write_text("\n".join(map(event_to_json, events)) + "\n", encoding="utf-8")
 
 
-def _take_over_gloo(self: joined.JoinedRanks, device: torch.device, sharded: bool) -> None:
+def _take_over_gloo(self: distributed.JoinedRanks, device: torch.device, sharded: bool) -> None:
     self._device, self.sharded = device, sharded
 
 
@@ -76,7 +76,7 @@ def nccl(setting: Setting) -> Iterator[Row]:
     world = World.of()
     meeting = meet(world, Control())
     dist.init_process_group("gloo", store=meeting.for_group(), rank=0, world_size=1)
-    ranks = joined.JoinedRanks(world, meeting)
+    ranks = distributed.JoinedRanks(world, meeting)
     ranks.take_device(device, sharded=False)
     model = tiny_adapted(setting, "llama")
     wanted = _gradients_of(model)

@@ -29,10 +29,10 @@ from lora_studio.core.events import Phase, RunStarted, Step
 from lora_studio.core.runs import RunFolder
 from lora_studio.data.cuts import cut_end_to_end
 from lora_studio.data.token_rows import Rows
-from lora_studio.generate.host import ModelHost
+from lora_studio.inference.loaded_model import ModelHost
 from lora_studio.train import session
 from lora_studio.train.engine import train
-from lora_studio.train.pieces import Pieces
+from lora_studio.train.micro_batcher import Pieces
 from lora_studio.train.precision import Precision
 from lora_studio.train.utilization import peak_flops
 

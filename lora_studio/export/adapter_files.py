@@ -9,7 +9,7 @@ from lora_studio.core.errors import InputError
 from lora_studio.export.archive import ELSEWHERE, Entry, copy_entry, open_container
 from lora_studio.export.litgpt_format import LITGPT_MODEL, LITGPT_SETTINGS, LITGPT_WEIGHTS
 from lora_studio.export.mlx_format import MLX_WEIGHTS
-from lora_studio.generate.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from lora_studio.inference.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 
 TAKEN = {
     ADAPTER_CONFIG: 1_000_000, ADAPTER_WEIGHTS: 1 << 40, MLX_WEIGHTS: 1 << 40, LITGPT_WEIGHTS: 1 << 40,

@@ -11,6 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lora_studio.adapters.combine import Recipe, combined, dense_combination
+from lora_studio.adapters.deltas import Delta, delta_of, effective_rank, rank_for_energy, read_deltas, refuse_beyond_deltas
+from lora_studio.adapters.extract import Left, TwoModels
+from lora_studio.adapters.interference import interference, verdict
+from lora_studio.adapters.saved_adapter import SavedAdapter
+from lora_studio.adapters.write_adapter import write_adapter
 from lora_studio.core.control import TaskContext
 from lora_studio.core.errors import InputError, StudioError
 from lora_studio.core.events import Phase, RunEvent, RunFinished
@@ -19,12 +25,6 @@ from lora_studio.export.arithmetic_certificate import ArithmeticCertificate, Err
 from lora_studio.export.destination import alone_at, check_destination, keep_as_failed
 from lora_studio.export.public import public_name
 from lora_studio.export.source import WEIGHTS_NAME, AdapterSource, find_source
-from lora_studio.lora.combine import Recipe, combined, dense_combination
-from lora_studio.lora.deltas import Delta, delta_of, effective_rank, rank_for_energy, read_deltas, refuse_beyond_deltas
-from lora_studio.lora.extract import Left, TwoModels
-from lora_studio.lora.interference import interference, verdict
-from lora_studio.lora.saved_adapter import SavedAdapter
-from lora_studio.lora.write_adapter import write_adapter
 from lora_studio.models.prepare import ready_model
 
 Expected = Callable[[str], Tensor]

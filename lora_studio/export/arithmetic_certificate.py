@@ -17,7 +17,7 @@ from lora_studio.export.destination import CERTIFICATE_NAME, CERTIFICATE_PAGE
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from lora_studio.lora.deltas import Delta
+    from lora_studio.adapters.deltas import Delta
 
 _ROUNDINGS = 2.0**-22
 """What rounding A, B and their scale to float32 may change in an entry of B·A, as a share of |B|·|A|: four roundings.

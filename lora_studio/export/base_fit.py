@@ -12,13 +12,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from lora_studio.adapters.saved_adapter import PREFIX, SavedAdapter, parted
+from lora_studio.adapters.vocabulary import Vocabulary, vocabulary_ends
 from lora_studio.core.errors import InputError
 from lora_studio.core.findings import Finding
 from lora_studio.core.modules import ModuleInfo, ModuleTree
 from lora_studio.export.public import last_part
-from lora_studio.generate.adapters import ADAPTER_WEIGHTS
-from lora_studio.lora.saved_adapter import PREFIX, SavedAdapter, parted
-from lora_studio.lora.vocabulary import Vocabulary, vocabulary_ends
+from lora_studio.inference.adapters import ADAPTER_WEIGHTS
 from lora_studio.models.safetensors_header import SafetensorsHeader, read_header
 from lora_studio.models.tree_cache import cached_tree
 

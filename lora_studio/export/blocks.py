@@ -17,10 +17,10 @@ from lora_studio.core.errors import StudioError
 from lora_studio.models.errors import IncompleteModelError
 
 if TYPE_CHECKING:
+    from lora_studio.adapters.saved_adapter import AdapterTensors
     from lora_studio.export.changes import AddUpdate
     from lora_studio.export.merge_plan import MergePlan
     from lora_studio.export.shards import ShardWriter
-    from lora_studio.lora.saved_adapter import AdapterTensors
 
 _BLOCK_VALUES = 1 << 19
 

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from lora_studio.adapters.saved_adapter import AdapterTensors, SavedAdapter, SavedPair
+from lora_studio.adapters.vocabulary import Vocabulary
 from lora_studio.core.errors import InputError
 from lora_studio.core.modules import ModuleTree
-from lora_studio.lora.saved_adapter import AdapterTensors, SavedAdapter, SavedPair
-from lora_studio.lora.vocabulary import Vocabulary
 from lora_studio.models.inspect import empty_model, tree_of
 
 if TYPE_CHECKING:

@@ -15,13 +15,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from lora_studio.adapters.saved_adapter import SavedAdapter
 from lora_studio.export.gguf_fit import beyond_gguf
 from lora_studio.export.llama_families import ADAPTER_FAMILIES, LLAMA_CPP_FAMILIES, family_beyond_gguf, family_in_llama_cpp
 from lora_studio.export.measured import Form, Reader, readers, rotary_of
 from lora_studio.export.mlx_format import MLX_FAMILIES
 from lora_studio.export.public import plain
 from lora_studio.export.source import WEIGHTS_NAME, read_adapter_config
-from lora_studio.lora.saved_adapter import SavedAdapter
 from lora_studio.models.facts import ModelFacts
 from lora_studio.models.safetensors_header import read_header
 from lora_studio.models.spellings import what_older_readers_lack

@@ -15,7 +15,7 @@ from typing import Any
 
 from lora_studio.core.errors import InputError
 from lora_studio.core.findings import Finding
-from lora_studio.generate.adapters import ADAPTER_CONFIG
+from lora_studio.inference.adapters import ADAPTER_CONFIG
 
 _MOST_BYTES = 1_000_000
 _MOST_DEPTH = 12

@@ -10,12 +10,12 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from lora_studio.adapters.saved_adapter import PREFIX, parted, with_own_names
 from lora_studio.core.errors import InputError
 from lora_studio.core.findings import Finding
 from lora_studio.core.modules import ModuleTree
 from lora_studio.export.renamed_tensors import Renamed, write_renamed
-from lora_studio.generate.adapters import ADAPTER_WEIGHTS
-from lora_studio.lora.saved_adapter import PREFIX, parted, with_own_names
+from lora_studio.inference.adapters import ADAPTER_WEIGHTS
 from lora_studio.models.safetensors_header import read_header
 
 FIELD = "path"

@@ -12,11 +12,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from lora_studio.adapters.saved_adapter import PREFIX, parted
 from lora_studio.core.errors import InputError
 from lora_studio.core.findings import Finding
 from lora_studio.core.modules import ModuleTree
-from lora_studio.generate.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS
-from lora_studio.lora.saved_adapter import PREFIX, parted
+from lora_studio.inference.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from lora_studio.models.safetensors_header import read_header
 
 _SEPARATE = re.compile(r"\.experts\.\d+\.")

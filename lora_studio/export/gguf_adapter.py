@@ -14,12 +14,12 @@ import numpy
 import torch
 from torch import Tensor
 
+from lora_studio.adapters.saved_adapter import AdapterTensors, SavedAdapter
 from lora_studio.core.errors import InputError
 from lora_studio.core.modules import ModuleTree
 from lora_studio.export.changes import refuse_changed_base
 from lora_studio.export.gguf_fit import beyond_gguf
 from lora_studio.export.gguf_names import GgufNames, Rows
-from lora_studio.lora.saved_adapter import AdapterTensors, SavedAdapter
 from lora_studio.models.check import read_config
 from lora_studio.models.gguf_header import read_gguf
 from lora_studio.models.gguf_tensors import map_tensor, unpack

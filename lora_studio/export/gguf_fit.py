@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from lora_studio.export.llama_families import adapter_beyond_gguf
 
 if TYPE_CHECKING:
+    from lora_studio.adapters.saved_adapter import SavedAdapter, SavedPair
     from lora_studio.core.modules import ModuleInfo, ModuleTree
-    from lora_studio.lora.saved_adapter import SavedAdapter, SavedPair
 
 OTHER_VOCABULARY = "An adapter in this format has no place for another vocabulary than its base's."
 

@@ -28,7 +28,7 @@ from lora_studio.export.litgpt_format import from_litgpt, is_litgpt
 from lora_studio.export.mlx_format import FUSE, from_mlx, is_mlx, refuse_tied
 from lora_studio.export.moved_settings import moved_settings, strengths_of
 from lora_studio.export.torchtune_fit import refuse_unsaid_dora, torchtune_findings
-from lora_studio.generate.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, base_of
+from lora_studio.inference.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, base_of
 from lora_studio.models.check import read_config, read_json, refuse_code
 
 RECORD_NAME = "imported.json"

@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from lora_studio.adapters.saved_adapter import PREFIX
 from lora_studio.core.errors import InputError
 from lora_studio.core.findings import Finding
-from lora_studio.generate.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS
-from lora_studio.lora.saved_adapter import PREFIX
+from lora_studio.inference.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from lora_studio.adapters.vocabulary import grown
 from lora_studio.export.blocks import BlockWork, Product, refuse_not_finite, refuse_overflow
 from lora_studio.export.changes import AddBias, AddUpdate, Change, Replace, ReplaceRows, Resize, in_blocks
 from lora_studio.export.merge_plan import MergePlan
 from lora_studio.export.shards import ShardWriter
-from lora_studio.lora.vocabulary import grown
 
 if TYPE_CHECKING:
-    from lora_studio.lora.saved_adapter import AdapterTensors
+    from lora_studio.adapters.saved_adapter import AdapterTensors
     from lora_studio.models.checkpoint_names import Group
 
 _MOST_WORKERS = 4

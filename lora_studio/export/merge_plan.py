@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lora_studio.adapters.saved_adapter import SavedAdapter
 from lora_studio.core.errors import InputError
 from lora_studio.export.changes import AddUpdate, Change, Changes, Replace, ReplaceRows, Resize
 from lora_studio.export.held_base import HeldTensors
 from lora_studio.export.shards import SAFETENSORS_NAMES, Layout
-from lora_studio.lora.saved_adapter import SavedAdapter
 from lora_studio.models.check import WEIGHTS_NAME, read_config
 from lora_studio.models.checkpoint_names import CheckpointNames, Group
 from lora_studio.models.facts import text_part

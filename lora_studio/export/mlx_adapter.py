@@ -21,14 +21,14 @@ from lora_studio.export.gguf_adapter import is_same_update
 from lora_studio.export.mlx_fit import beyond_mlx
 from lora_studio.export.mlx_format import MLX_WEIGHTS
 from lora_studio.export.public import public_name
-from lora_studio.generate.adapters import ADAPTER_CONFIG
+from lora_studio.inference.adapters import ADAPTER_CONFIG
 from lora_studio.models.check import read_config
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from lora_studio.adapters.saved_adapter import AdapterTensors, SavedAdapter, SavedPair
     from lora_studio.core.modules import ModuleTree
-    from lora_studio.lora.saved_adapter import AdapterTensors, SavedAdapter, SavedPair
 
 _LAYER = re.compile(r"(?P<before>.*\.layers)\.(?P<number>\d+)\.(?P<module>.+)")
 

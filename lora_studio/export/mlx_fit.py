@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from lora_studio.export.mlx_format import MLX_FAMILIES
 
 if TYPE_CHECKING:
+    from lora_studio.adapters.saved_adapter import SavedAdapter, SavedPair
     from lora_studio.core.modules import ModuleTree
-    from lora_studio.lora.saved_adapter import SavedAdapter, SavedPair
 
 
 def beyond_mlx(adapter: SavedAdapter, family: str, tree: ModuleTree | None) -> str:

@@ -20,7 +20,7 @@ from lora_studio.core.errors import InputError
 from lora_studio.core.findings import Finding
 from lora_studio.core.modules import ModuleTree
 from lora_studio.export.renamed_tensors import Renamed, write_renamed
-from lora_studio.generate.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from lora_studio.inference.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from lora_studio.models.safetensors_header import TensorEntry, read_header
 
 MLX_WEIGHTS = "adapters.safetensors"

@@ -14,10 +14,10 @@ from os.path import commonpath
 from pathlib import Path
 from typing import Any
 
+from lora_studio.adapters.saved_adapter import SavedAdapter
 from lora_studio.core.errors import InputError
 from lora_studio.core.modules import ModuleTree
-from lora_studio.generate.adapters import ADAPTER_CONFIG
-from lora_studio.lora.saved_adapter import SavedAdapter
+from lora_studio.inference.adapters import ADAPTER_CONFIG
 
 _MODULES = ("linear", "conv1d", "embedding")  # experts are parameters, and named as such
 Strengths = Mapping[str, tuple[int, float]]

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from lora_studio.adapters.saved_adapter import SavedAdapter
+from lora_studio.adapters.vocabulary import Vocabulary
 from lora_studio.core.errors import StudioError
 from lora_studio.core.files import write_atomically
 from lora_studio.core.modules import ModuleTree
@@ -15,8 +17,6 @@ from lora_studio.export.gguf_fit import OTHER_VOCABULARY, beyond_gguf
 from lora_studio.export.llama_cpp import find_converter
 from lora_studio.export.llama_families import model_beyond_gguf
 from lora_studio.export.mlx_fit import beyond_mlx
-from lora_studio.lora.saved_adapter import SavedAdapter
-from lora_studio.lora.vocabulary import Vocabulary
 from lora_studio.models.check import read_config
 from lora_studio.models.facts import read_facts
 from lora_studio.models.quantization import NONE

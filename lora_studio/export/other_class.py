@@ -18,7 +18,7 @@ from lora_studio.models.check import read_config
 from lora_studio.models.inspect import load_config, tree_of
 
 if TYPE_CHECKING:
-    from lora_studio.lora.saved_adapter import SavedAdapter
+    from lora_studio.adapters.saved_adapter import SavedAdapter
 
 
 @dataclass(frozen=True)

@@ -17,15 +17,15 @@ from peft.tuners.lora.layer import LoraLayer, ParamWrapper
 from peft.utils.other import TrainableTokensWrapper
 from torch import Tensor, nn
 
+from lora_studio.adapters.saved_adapter import PREFIX
+from lora_studio.adapters.vocabulary import grown, resize_vocabulary
 from lora_studio.core.errors import StudioError
-from lora_studio.lora.saved_adapter import PREFIX
-from lora_studio.lora.vocabulary import grown, resize_vocabulary
 from lora_studio.models.inspect import empty_model
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from lora_studio.lora.saved_adapter import AdapterTensors, SavedAdapter
+    from lora_studio.adapters.saved_adapter import AdapterTensors, SavedAdapter
 
 _ADAPTER = ".default"
 Merge = Callable[[Tensor], Tensor]

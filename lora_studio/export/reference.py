@@ -14,13 +14,13 @@ import torch
 from peft import PeftModel
 from torch import Tensor
 
+from lora_studio.adapters.put_on import put_on
+from lora_studio.adapters.vocabulary import resize_vocabulary
 from lora_studio.core.errors import InputError
 from lora_studio.core.events import Phase, RunEvent
 from lora_studio.export.comparison import LogitComparison
 from lora_studio.export.precision import Precision
 from lora_studio.export.rows import ComparisonRows
-from lora_studio.lora.put_on import put_on
-from lora_studio.lora.vocabulary import resize_vocabulary
 from lora_studio.models.facts import read_facts
 from lora_studio.models.inspect import auto_class, load_config
 from lora_studio.models.load import load_model

@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
+from lora_studio.adapters.saved_adapter import CONFIG_NAME, WEIGHTS_NAME, read_adapter_config
 from lora_studio.core.config import RunConfig
 from lora_studio.core.errors import InputError
-from lora_studio.generate.adapters import whole_adapter
-from lora_studio.lora.saved_adapter import CONFIG_NAME, WEIGHTS_NAME, read_adapter_config
+from lora_studio.inference.adapters import whole_adapter
 from lora_studio.models.check import read_config
 from lora_studio.models.quantization import NONE, SAID
 from lora_studio.models.safetensors_header import read_header

@@ -13,6 +13,7 @@ import torch
 import transformers
 from peft import __version__ as peft_version
 
+from lora_studio.adapters.portable_config import portable
 from lora_studio.core.control import TaskContext
 from lora_studio.core.errors import InputError, StudioError
 from lora_studio.core.events import Notice, Phase, RunEvent, RunFinished
@@ -35,7 +36,6 @@ from lora_studio.export.request import check_request, check_space, needed_folder
 from lora_studio.export.source import CONFIG_NAME, WEIGHTS_NAME, AdapterSource, read_adapter_config
 from lora_studio.export.tensor_check import TensorReport, check_tensors
 from lora_studio.export.work import Work
-from lora_studio.lora.portable_config import portable
 from lora_studio.models.check import read_config
 from lora_studio.models.facts import read_facts
 from lora_studio.models.fingerprint import weight_fingerprint

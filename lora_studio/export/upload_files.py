@@ -14,7 +14,7 @@ from typing import Any
 from lora_studio.core.errors import InputError
 from lora_studio.export.destination import CERTIFICATE_NAME, CERTIFICATE_PAGE
 from lora_studio.export.public import last_part, public_name
-from lora_studio.generate.adapters import ADAPTER_CONFIG
+from lora_studio.inference.adapters import ADAPTER_CONFIG
 
 _WEIGHTS = (".safetensors", ".gguf")
 _TEXTS = (".json", ".md", ".svg", ".html", ".txt", ".jinja")

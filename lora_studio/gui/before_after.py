@@ -8,11 +8,11 @@ from PySide6.QtCore import Qt
 from PySide6.QtWidgets import QGridLayout, QLabel
 
 from lora_studio.core.events import Sample
-from lora_studio.gui.json_answers import has_reference_keys, json_keys, json_share
 from lora_studio.gui.run_view import RunView
 from lora_studio.gui.text import tr
 from lora_studio.gui.units import one_line
 from lora_studio.gui.widgets import Card, label, set_role
+from lora_studio.inference.json_score import has_reference_keys, json_keys, json_share
 
 _ROWS_SHOWN = 5
 _MOST_PROMPT, _MOST_ANSWER = 110, 150

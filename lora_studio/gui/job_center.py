@@ -11,9 +11,9 @@ from PySide6.QtCore import QObject, QTimer, Signal
 
 from lora_studio.core.events import LastEvent, RunEvent, RunFailed, RunFinished, RunStopped
 from lora_studio.core.runs import RunFolder, last_line
+from lora_studio.jobs.device_queue import DeviceLine
 from lora_studio.jobs.host import Host
 from lora_studio.jobs.job import Job
-from lora_studio.jobs.line import DeviceLine
 from lora_studio.jobs.spec import JobSpec
 from lora_studio.jobs.thread import ThreadHost
 

@@ -13,13 +13,13 @@ from lora_studio.core.findings import Finding
 from lora_studio.core.settings import AdapterSettings
 from lora_studio.core.targets import Resolution, Selection, resolve, selection_of
 from lora_studio.data.plan import StepPlan
-from lora_studio.lora.device import Device, find_device
-from lora_studio.lora.plan import make_plan
+from lora_studio.planning.device import Device, find_device
+from lora_studio.planning.plan import make_plan
 
 if TYPE_CHECKING:
     from lora_studio.core.modules import ModuleTree
     from lora_studio.gui.workspace import Workspace
-    from lora_studio.lora.plan import Plan
+    from lora_studio.planning.plan import Plan
 
 _PLAN_AFTER_MS = 20
 

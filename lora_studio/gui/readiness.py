@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from lora_studio.core.findings import Finding
     from lora_studio.data.rows import BadRow
     from lora_studio.gui.workspace import Workspace
-    from lora_studio.lora.plan import Plan
+    from lora_studio.planning.plan import Plan
 
 
 @dataclass(frozen=True)

@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from lora_studio.core.targets import Resolution
     from lora_studio.data.check import DataCheck
     from lora_studio.gui.job_center import JobCenter
-    from lora_studio.lora.plan import Plan
     from lora_studio.models.facts import ModelFacts
     from lora_studio.models.sources import ModelSource
+    from lora_studio.planning.plan import Plan
 
 _MOST_UNDO_STEPS = 500
 

@@ -16,8 +16,8 @@ from typing import Any, Self
 
 from lora_studio.core.errors import StudioError
 from lora_studio.core.events import RunStopped
+from lora_studio.jobs.device_queue import DeviceLine
 from lora_studio.jobs.job import Job
-from lora_studio.jobs.line import DeviceLine
 from lora_studio.jobs.spec import JobSpec
 
 _LOOK_S = 1.0

@@ -21,10 +21,10 @@ from lora_studio.core.events import LastEvent, Phase, RunFailed, RunStopped, rea
 from lora_studio.core.runs import RunFolder
 from lora_studio.core.waits import Patience, exit_words, reap
 from lora_studio.jobs.child import DETACH
+from lora_studio.jobs.device_queue import DeviceLine
 from lora_studio.jobs.follow import follow_events
 from lora_studio.jobs.host import Host
 from lora_studio.jobs.job import Job
-from lora_studio.jobs.line import DeviceLine
 from lora_studio.jobs.mailbox import process_behind, send_request
 from lora_studio.jobs.spec import JobSpec
 

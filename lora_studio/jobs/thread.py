@@ -6,9 +6,9 @@ import sys
 from typing import Any
 
 from lora_studio.core.control import TaskContext
+from lora_studio.jobs.device_queue import DeviceLine
 from lora_studio.jobs.host import Host
 from lora_studio.jobs.job import Job
-from lora_studio.jobs.line import DeviceLine
 from lora_studio.jobs.recorder import Recorder
 from lora_studio.jobs.runner import run_task
 

@@ -11,11 +11,11 @@ from typing import Literal
 
 from lora_studio.core.errors import InputError
 from lora_studio.core.settings import STARTER_MODEL
+from lora_studio.hub.cache import Snapshot, cached_snapshot, cached_snapshots
 from lora_studio.models.check import FIELD, check_folder, read_config
 from lora_studio.models.converted import ConvertedFrom, converted_folder, converted_root, earlier_folder, starter_file
 from lora_studio.models.errors import IncompleteModelError
 from lora_studio.models.gguf_header import read_gguf
-from lora_studio.models.hub_cache import Snapshot, cached_snapshot, cached_snapshots
 
 STARTER = "starter"
 Kind = Literal["starter", "folder", "gguf", "hub_cache", "hub"]

@@ -17,13 +17,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from lora_studio.adapters.portable_config import portable
+from lora_studio.adapters.put_on import set_tensors
 from lora_studio.core.errors import StudioError
 from lora_studio.core.files import sha256_of, whole_folder
 from lora_studio.core.runs import RunFolder, checkpoint_order
-from lora_studio.generate.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, MANIFEST
-from lora_studio.generate.host import active_config
-from lora_studio.lora.portable_config import portable
-from lora_studio.lora.put_on import set_tensors
+from lora_studio.inference.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, MANIFEST
+from lora_studio.inference.loaded_model import active_config
 from lora_studio.train.progress import Progress
 from lora_studio.train.stepper import Stepper
 

@@ -14,9 +14,9 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from lora_studio.lora.checkpointing import Checkpointing
-from lora_studio.lora.forwards import with_forwards
-from lora_studio.train.abandon import decoder_layers
+from lora_studio.kernels.forwards import with_forwards
+from lora_studio.planning.checkpointing import Checkpointing
+from lora_studio.train.interrupt import decoder_layers
 
 
 def checkpointed(model: nn.Module, checkpointing: Checkpointing) -> AbstractContextManager[None]:

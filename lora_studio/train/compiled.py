@@ -21,8 +21,8 @@ from torch import nn
 
 from lora_studio.core.errors import InputError, StudioError
 from lora_studio.core.events import Notice, RunEvent, Step
-from lora_studio.lora.forwards import with_forwards
-from lora_studio.train.abandon import decoder_layers
+from lora_studio.kernels.forwards import with_forwards
+from lora_studio.train.interrupt import decoder_layers
 
 _FIELD = "training.torch_compile"
 _MOST_VARIANTS = 32

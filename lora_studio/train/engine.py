@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from peft import PeftModel
 
+from lora_studio.adapters.inject import inject, parameter_counts
 from lora_studio.core.config import RunConfig
 from lora_studio.core.control import TaskContext
 from lora_studio.core.errors import InputError
@@ -19,16 +20,15 @@ from lora_studio.core.findings import Finding
 from lora_studio.core.runs import RunFolder
 from lora_studio.core.world import World, refuse_other_world
 from lora_studio.data.prepare import PreparedData, prepare_data
-from lora_studio.generate.host import ModelHost
-from lora_studio.generate.ready import ReadyBase, folder_of, load_base
-from lora_studio.lora.checkpointing import Checkpointing
-from lora_studio.lora.cures import priced_ways
-from lora_studio.lora.inject import inject, parameter_counts
-from lora_studio.lora.lean_model import lean
-from lora_studio.lora.limits import length_finding, precision_finding
-from lora_studio.lora.plan import base_finding
+from lora_studio.inference.loaded_model import ModelHost
+from lora_studio.inference.ready import ReadyBase, folder_of, load_base
+from lora_studio.kernels.fused_model import lean
 from lora_studio.models.load import has_quick_bfloat16, pick_device
 from lora_studio.models.quantization import quantization_finding, saved_modules_finding
+from lora_studio.planning.checkpointing import Checkpointing
+from lora_studio.planning.limits import length_finding, precision_finding
+from lora_studio.planning.plan import base_finding
+from lora_studio.planning.suggestions import priced_ways
 from lora_studio.train.checkpointing import checkpointed
 from lora_studio.train.compiled import WarmUp, compiled_layers, refuse_without_compiler
 from lora_studio.train.disk import told

@@ -8,14 +8,14 @@ from lora_studio.core.config import RunConfig
 from lora_studio.core.events import Notice
 from lora_studio.core.targets import resolve
 from lora_studio.data.token_rows import Rows
-from lora_studio.lora.activations import Workload
-from lora_studio.lora.budget import workload_of
-from lora_studio.lora.checkpointing import Checkpointing
-from lora_studio.lora.costs import Costs
-from lora_studio.lora.device import find_device
-from lora_studio.lora.plan import taken_message
 from lora_studio.models.facts import read_facts
 from lora_studio.models.inspect import inspect_model
+from lora_studio.planning.activations import Workload
+from lora_studio.planning.budget import workload_of
+from lora_studio.planning.checkpointing import Checkpointing
+from lora_studio.planning.costs import Costs
+from lora_studio.planning.device import find_device
+from lora_studio.planning.plan import taken_message
 
 
 def costs_of(config: RunConfig, folder: Path) -> Costs:

@@ -15,8 +15,8 @@ from lora_studio.core.errors import StudioError
 from lora_studio.core.events import Evaluation, Phase, RunEvent, Sample
 from lora_studio.core.settings import TrainingSettings
 from lora_studio.data.prepare import PreparedData
-from lora_studio.generate.sampling import answer
-from lora_studio.generate.score import loss_sums
+from lora_studio.inference.sampling import answer
+from lora_studio.inference.score import loss_sums
 from lora_studio.train.precision import Precision
 from lora_studio.train.ranks import Ranks
 

@@ -10,7 +10,7 @@ import torch
 from peft import PeftModel
 from peft.helpers import disable_input_dtype_casting
 
-from lora_studio.generate.host import active_config
+from lora_studio.inference.loaded_model import active_config
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ def all_ranks(control: Control) -> Generator[Ranks]:
     if World.of().size == 1:
         yield Ranks()
         return
-    from lora_studio.train.joined import joined  # what torch needs for it takes its time to load
+    from lora_studio.train.distributed import joined  # what torch needs for it takes its time to load
 
     with joined(control) as ranks:
         yield ranks

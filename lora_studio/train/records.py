@@ -19,9 +19,9 @@ from lora_studio.core.files import write_atomically
 from lora_studio.core.runs import RunFolder
 from lora_studio.core.settings import ModelSettings
 from lora_studio.data.prepare import PreparedData
-from lora_studio.generate.ready import ReadyBase
-from lora_studio.lora.checkpointing import Checkpointing
+from lora_studio.inference.ready import ReadyBase
 from lora_studio.models.fingerprint import weight_fingerprint
+from lora_studio.planning.checkpointing import Checkpointing
 from lora_studio.train.precision import Precision
 from lora_studio.train.ranks import Ranks
 

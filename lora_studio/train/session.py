@@ -29,11 +29,10 @@ from lora_studio.core.runs import RunFolder
 from lora_studio.data.plan import StepBatch, StepPlan
 from lora_studio.data.prepare import PreparedData
 from lora_studio.data.token_rows import TokenRow
-from lora_studio.generate.adapters import ADAPTER_DIGEST, ADAPTER_WEIGHTS, newest_whole
-from lora_studio.generate.batches import make_batch
-from lora_studio.generate.host import free_memory
-from lora_studio.generate.packed import refuse_unpackable
-from lora_studio.train.abandon import abandoning
+from lora_studio.inference.adapters import ADAPTER_DIGEST, ADAPTER_WEIGHTS, newest_whole
+from lora_studio.inference.loaded_model import free_memory
+from lora_studio.kernels.batches import make_batch
+from lora_studio.kernels.packed import refuse_unpackable
 from lora_studio.train.checkpoint import (
     CheckpointState,
     checkpoint_path,
@@ -47,8 +46,9 @@ from lora_studio.train.checkpoint import (
 from lora_studio.train.disk import until_written
 from lora_studio.train.faults import not_finite, out_of_memory, refuse_standstill, told_fault
 from lora_studio.train.held_out import HeldOut
-from lora_studio.train.logbook import Logbook, StepClock, Taken, peak_memory
-from lora_studio.train.pieces import Pieces
+from lora_studio.train.interrupt import abandoning
+from lora_studio.train.metrics_buffer import Logbook, StepClock, Taken, peak_memory
+from lora_studio.train.micro_batcher import Pieces
 from lora_studio.train.precision import Precision
 from lora_studio.train.progress import Progress
 from lora_studio.train.ranks import Ranks

@@ -19,11 +19,11 @@ from peft import PeftModel
 from lora_studio.core.config import RunConfig
 from lora_studio.core.control import TaskContext
 from lora_studio.core.events import RunEvent
-from lora_studio.generate.host import ModelHost
-from lora_studio.generate.ready import ReadyBase, load_base
+from lora_studio.inference.loaded_model import ModelHost
+from lora_studio.inference.ready import ReadyBase, load_base
 from lora_studio.models.facts import read_facts
 from lora_studio.models.load import pick_device, pick_dtype
-from lora_studio.train.abandon import decoder_layers
+from lora_studio.train.interrupt import decoder_layers
 
 
 def load_to_shard(

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from lora_studio.core.errors import InputError
 from lora_studio.core.settings import TrainingSettings
-from lora_studio.generate.batches import Batch
-from lora_studio.generate.conduct import Conduct
-from lora_studio.generate.head import SelectedHead
+from lora_studio.kernels.batches import Batch
+from lora_studio.kernels.conduct import Conduct
+from lora_studio.kernels.head import SelectedHead
 from lora_studio.train.loss_scale import LossScale
 from lora_studio.train.precision import Precision
 from lora_studio.train.ranks import Ranks

@@ -9,7 +9,7 @@ from functools import cache, partial
 
 import torch
 
-from lora_studio.lora.flops import StepFlops
+from lora_studio.planning.flops import StepFlops
 from lora_studio.train.precision import Precision
 
 _SIZES = {"cuda": (1024, 2048, 4096), "mps": (512, 1024, 2048), "cpu": (256, 512, 1024, 2048)}

@@ -13,11 +13,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from lora_studio.adapters.put_on import set_tensors
+from lora_studio.adapters.saved_adapter import with_own_names
 from lora_studio.core.errors import InputError
-from lora_studio.generate.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, find_adapter
-from lora_studio.generate.host import active_config
-from lora_studio.lora.put_on import set_tensors
-from lora_studio.lora.saved_adapter import with_own_names
+from lora_studio.inference.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, find_adapter
+from lora_studio.inference.loaded_model import active_config
 
 FIELD = "adapter.warm_start"
 _DOWN, _UP = "lora_A", "lora_B"

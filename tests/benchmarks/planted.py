@@ -11,18 +11,18 @@ from torch import Tensor
 
 from benchmarks.gpu import correctness
 from benchmarks.gpu.call import Row, Setting
-from lora_studio.lora import lean_norm
+from lora_studio.kernels import fused_rms_norm
 
 
 def wrong_kernel(setting: Setting) -> Iterator[Row]:
     """The real check of kernels, with norms that are 1% too large; what is taken for a norm is found by the right one."""
-    right = lean_norm._LeanNorm.forward
+    right = fused_rms_norm._LeanNorm.forward
 
     def wrong(ctx: object, x: Tensor, weight: Tensor, plus: float, epsilon: float) -> Tensor:
         found: Tensor = right(ctx, x, weight, plus, epsilon)
-        return found if x.shape[0] == lean_norm._TRIED else found * 1.01
+        return found if x.shape[0] == fused_rms_norm._TRIED else found * 1.01
 
-    lean_norm._LeanNorm.forward = staticmethod(wrong)  # type: ignore[method-assign,assignment]
+    fused_rms_norm._LeanNorm.forward = staticmethod(wrong)  # type: ignore[method-assign,assignment]
     yield from correctness.kernels(setting)
 
 

@@ -14,7 +14,7 @@ import yaml
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from lora_studio.generate.sampling import answer
+from lora_studio.inference.sampling import answer
 from tests.end_to_end.album import SIZES, THEMES
 from tests.end_to_end.conftest import Driven
 from tests.end_to_end.outside import LLAMA, TRANSFORMERS, answers_of, exported

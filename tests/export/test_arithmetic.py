@@ -15,11 +15,11 @@ from peft.tuners.lora.layer import LoraLayer
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
+from lora_studio.adapters.deltas import Delta
+from lora_studio.adapters.write_adapter import write_adapter
 from lora_studio.core.control import TaskContext
 from lora_studio.core.errors import InputError, StudioError
 from lora_studio.export import arithmetic
-from lora_studio.lora.deltas import Delta
-from lora_studio.lora.write_adapter import write_adapter
 from tests.export.adapters import logits, make_adapter, targets_of, with_adapter
 from tests.tiny import save_tiny_model
 

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from lora_studio.adapters.saved_adapter import SavedAdapter
 from lora_studio.export.compatibility import Compatibility, compatibility, merged_compatibility
 from lora_studio.export.gguf_fit import beyond_gguf
 from lora_studio.export.llama_families import LLAMA_CPP_FAMILIES, family_beyond_gguf, model_beyond_gguf
-from lora_studio.lora.saved_adapter import SavedAdapter
 from lora_studio.models.facts import ModelFacts
 from tests.export.handmade import tensors_of, write_adapter
 

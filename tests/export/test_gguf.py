@@ -18,6 +18,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from lora_studio.adapters.saved_adapter import SavedAdapter
 from lora_studio.core.control import TaskContext
 from lora_studio.core.errors import Cancelled, InputError, StudioError
 from lora_studio.core.events import Phase
@@ -27,7 +28,6 @@ from lora_studio.export.gguf_adapter import gguf_adapter_fault, write_gguf_adapt
 from lora_studio.export.gguf_check import check_gguf_tensors
 from lora_studio.export.gguf_model import write_gguf_model
 from lora_studio.export.llama_check import LlamaComparison, compare_in_llama, llama_available
-from lora_studio.lora.saved_adapter import SavedAdapter
 from lora_studio.models.gguf_header import read_gguf
 from lora_studio.models.inspect import inspect_model
 from lora_studio.models.load import load_tokenizer

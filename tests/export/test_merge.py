@@ -19,7 +19,7 @@ from lora_studio.export.changes import Changes
 from lora_studio.export.merge import merge_into
 from lora_studio.export.merge_plan import MergePlan
 from tests.export.adapters import EMBEDDINGS, PLAIN, logits, make_adapter, run_export, targets_of, with_adapter
-from tests.lora.live_memory import peak_bytes
+from tests.planning.live_memory import peak_bytes
 from tests.tiny import ARCHITECTURES, save_tiny_model, save_tiny_tokenizer
 
 pytestmark = pytest.mark.filterwarnings("ignore")

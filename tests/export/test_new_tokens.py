@@ -20,8 +20,8 @@ from lora_studio.export.imports import import_adapter
 from lora_studio.export.offers import offers
 from lora_studio.export.rows import ComparisonRows
 from lora_studio.export.task import export
-from lora_studio.generate.chat import chat
-from lora_studio.generate.host import ModelHost
+from lora_studio.inference.chat import chat
+from lora_studio.inference.loaded_model import ModelHost
 from lora_studio.models.inspect import inspect_model
 from tests.export.adapters import EMBEDDINGS, run_export
 from tests.tiny import save_tiny_model, save_tiny_tokenizer
@@ -268,7 +268,7 @@ def test_chat_gives_the_adapter_its_own_tokens(tmp_path: Path, monkeypatch: pyte
         asked.extend(prompts)
         return ["an answer"]
 
-    monkeypatch.setattr("lora_studio.generate.chat.answer", noted)
+    monkeypatch.setattr("lora_studio.inference.chat.answer", noted)
     last: Any = list(chat(TaskContext(), str(tmp_path / "adapter"), "<new1>", compare=True))[-1]
     assert last.result == {"base": "an answer", "adapter": "an answer"}
     assert [385 in prompt for prompt in asked] == [False, True]

@@ -14,10 +14,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from lora_studio.adapters.put_on import put_on, set_tensors
+from lora_studio.adapters.saved_adapter import SavedAdapter
 from lora_studio.core.errors import InputError
 from lora_studio.export.imports import import_adapter
-from lora_studio.lora.put_on import put_on, set_tensors
-from lora_studio.lora.saved_adapter import SavedAdapter
 from lora_studio.models.peft_names import UNREAD, names_for_peft
 from tests.export.adapters import logits, run_export, with_adapter
 from tests.families.configs import tiny_family_config, tiny_family_model

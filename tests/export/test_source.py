@@ -14,7 +14,7 @@ from lora_studio.core.errors import InputError
 from lora_studio.core.events import RunFinished, event_to_json
 from lora_studio.core.files import sha256_of
 from lora_studio.export.source import find_source
-from lora_studio.generate.adapters import find_adapter
+from lora_studio.inference.adapters import find_adapter
 
 
 def make_adapter(folder: Path, **changes: object) -> Path:

@@ -16,7 +16,7 @@ from lora_studio.core.events import RunFinished
 from lora_studio.core.runs import RunFolder
 from lora_studio.data.prepare import prepare_data
 from lora_studio.data.report import load_tokenizer
-from lora_studio.generate import chat as chatting
+from lora_studio.inference import chat as chatting
 from tests.export.adapters import run_export
 from tests.train.helpers import all_events, new_run, run_config
 

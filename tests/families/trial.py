@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from lora_studio.adapters.config import to_lora_config
+from lora_studio.adapters.inject import inject
 from lora_studio.core.config import RunConfig
 from lora_studio.core.config_files import write_config
 from lora_studio.core.control import TaskContext
@@ -26,16 +28,14 @@ from lora_studio.data.plan import StepPlan
 from lora_studio.data.prepare import PreparedData, prepare_data
 from lora_studio.data.token_rows import TokenRow, end_to_end
 from lora_studio.export.task import export
-from lora_studio.generate.batches import make_batch
-from lora_studio.generate.head import SelectedHead
-from lora_studio.generate.host import load_adapter
-from lora_studio.generate.packed import refuse_unpackable
-from lora_studio.lora.config import to_lora_config
-from lora_studio.lora.inject import inject
-from lora_studio.lora.plan import make_plan
+from lora_studio.inference.loaded_model import load_adapter
+from lora_studio.kernels.batches import make_batch
+from lora_studio.kernels.head import SelectedHead
+from lora_studio.kernels.packed import refuse_unpackable
 from lora_studio.models.facts import read_facts
 from lora_studio.models.inspect import empty_model, inspect_model
 from lora_studio.models.load import load_model, load_tokenizer
+from lora_studio.planning.plan import make_plan
 from lora_studio.train.engine import train
 from tests.families.configs import tiny_family_model
 from tests.families.steps import CPU, Figures, our_steps, plain_steps

@@ -5,7 +5,7 @@ from PySide6.QtWidgets import QLabel
 
 from lora_studio.core.events import RunFinished, Sample
 from lora_studio.gui.before_after import BeforeAfterCard, share_text
-from lora_studio.gui.json_answers import JsonShare, has_reference_keys, json_share
+from lora_studio.inference.json_score import JsonShare, has_reference_keys, json_share
 from tests.gui.desk import Desk
 from tests.gui.tasks import REFERENCE, samples
 

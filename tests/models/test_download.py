@@ -10,7 +10,7 @@ import pytest
 from lora_studio.core.control import TaskContext
 from lora_studio.core.errors import Cancelled, InputError, StudioError
 from lora_studio.core.events import Phase, RunFinished
-from lora_studio.models.hub_cache import hub_cache_folder
+from lora_studio.hub.cache import hub_cache_folder
 from lora_studio.models.prepare import prepare
 from lora_studio.models.sources import find_model, local_models
 from tests.models.fake_hub import COMMIT, REPO, FakeHub, files_of, running_hub, stop_past
@@ -166,7 +166,7 @@ def test_silent_host_counts_as_offline_within_five_seconds(monkeypatch: pytest.M
         silent.listen(0)
         monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
         monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
-        monkeypatch.setattr("lora_studio.models.hub_client.CONNECT_SECONDS", 0.3)
+        monkeypatch.setattr("lora_studio.hub.client.CONNECT_SECONDS", 0.3)
         with pytest.raises(StudioError, match="cannot be reached"):
             download()
 
@@ -179,7 +179,7 @@ def looks_for_long(*_arguments: object, **_options: object) -> None:
 def test_resolver_that_never_answers_counts_as_offline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     monkeypatch.setenv("HF_ENDPOINT", "https://hub.invalid")
-    monkeypatch.setattr("lora_studio.models.hub_client.CONNECT_SECONDS", 0.2)
+    monkeypatch.setattr("lora_studio.hub.client.CONNECT_SECONDS", 0.2)
     monkeypatch.setattr("socket.getaddrinfo", looks_for_long)
     with pytest.raises(StudioError, match="does not answer"):
         download()
@@ -257,7 +257,7 @@ def test_cache_that_cannot_be_written_is_named(hub: FakeHub, hub_home: Path) -> 
 
 def test_second_download_of_the_same_model_is_refused(hub: FakeHub) -> None:
     from lora_studio.core.locks import lock_file, unlock_file
-    from lora_studio.models.hub_cache import repo_folder
+    from lora_studio.hub.cache import repo_folder
 
     repo_folder(REPO).mkdir(parents=True)
     lock = lock_file(repo_folder(REPO) / ".lora-studio.lock")

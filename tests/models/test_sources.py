@@ -12,7 +12,7 @@ import pytest
 
 from lora_studio.core.errors import InputError
 from lora_studio.core.settings import STARTER_MODEL
-from lora_studio.models.hub_cache import hub_cache_folder
+from lora_studio.hub.cache import hub_cache_folder
 from lora_studio.models.sources import find_model, local_models
 
 COMMIT = "f" * 40

@@ -12,13 +12,13 @@ from torch import nn
 from lora_studio.core.control import TaskContext
 from lora_studio.core.events import Notice, RunEvent
 from lora_studio.core.runs import RunFolder
-from lora_studio.generate.host import ModelHost
-from lora_studio.lora.activations import Workload
-from lora_studio.lora.checkpointing import Checkpointing
-from lora_studio.lora.device import Device
-from lora_studio.train.abandon import decoder_layers
+from lora_studio.inference.loaded_model import ModelHost
+from lora_studio.planning.activations import Workload
+from lora_studio.planning.checkpointing import Checkpointing
+from lora_studio.planning.device import Device
 from lora_studio.train.checkpointing import checkpointed
 from lora_studio.train.fitting import choose_checkpointing, costs_of
+from lora_studio.train.interrupt import decoder_layers
 from tests.tiny import save_tiny_model
 from tests.train.helpers import all_events, losses, new_run, run_config
 

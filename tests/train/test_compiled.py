@@ -13,9 +13,9 @@ import torch._inductor.config
 from lora_studio.core.control import TaskContext
 from lora_studio.core.errors import InputError
 from lora_studio.core.events import Notice, RunEvent, Step
-from lora_studio.generate.host import ModelHost
-from lora_studio.train.abandon import decoder_layers
+from lora_studio.inference.loaded_model import ModelHost
 from lora_studio.train.compiled import refuse_without_compiler
+from lora_studio.train.interrupt import decoder_layers
 from tests.tiny import write_chat_rows
 from tests.train.helpers import all_events, losses, new_run, run_config
 

@@ -13,7 +13,7 @@ from lora_studio.core.control import TaskContext
 from lora_studio.core.errors import Cancelled
 from lora_studio.core.events import CheckpointSaved, Evaluation, Notice, Phase, RunEvent, RunFinished, Sample, Step
 from lora_studio.core.runs import RunFolder
-from lora_studio.generate.score import loss_sums
+from lora_studio.inference.score import loss_sums
 from lora_studio.train import held_out, session
 from lora_studio.train.engine import train
 from lora_studio.train.progress import Progress

@@ -28,8 +28,8 @@ from lora_studio.core.events import (
 )
 from lora_studio.core.files import sha256_of
 from lora_studio.core.runs import RunFolder
-from lora_studio.generate.host import ModelHost
-from lora_studio.generate.score import held_out_logits
+from lora_studio.inference.loaded_model import ModelHost
+from lora_studio.inference.score import held_out_logits
 from lora_studio.train.engine import train
 from tests.tiny import ARCHITECTURES
 from tests.train.helpers import all_events, losses, new_run, run_config, targets, token_rows
@@ -175,7 +175,7 @@ def test_a_run_whose_steps_were_all_skipped_does_not_finish(
 ) -> None:
     run = new_run(tmp_path / "run", run_config(tiny_model("llama"), chat_rows, {
         "training.max_steps": 3, "data.eval_fraction": 0, "training.sample_rows": 0}))
-    monkeypatch.setattr("lora_studio.generate.head.frozen_head_loss", lambda hidden, _head, _targets: hidden.sum() * float("nan"))
+    monkeypatch.setattr("lora_studio.kernels.head.frozen_head_loss", lambda hidden, _head, _targets: hidden.sum() * float("nan"))
     with pytest.raises(StudioError, match="None of the 3 steps"):
         all_events(run)
     assert not run.adapter_path.exists()

@@ -16,7 +16,7 @@ from lora_studio.core.errors import InputError, StudioError
 from lora_studio.core.events import CheckpointSaved, Notice, Paused, RunEvent, RunFinished, RunResumed, Step
 from lora_studio.core.files import write_atomically
 from lora_studio.core.runs import RunFolder
-from lora_studio.generate.adapters import newest_whole
+from lora_studio.inference.adapters import newest_whole
 from lora_studio.train import disk as disk_module
 from lora_studio.train import session
 from lora_studio.train.engine import train

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from lora_studio.core.runs import RunFolder
-from lora_studio.generate.adapters import newest_whole
+from lora_studio.inference.adapters import newest_whole
 from tests.train.helpers import new_run, run_config
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there is no signal 9")

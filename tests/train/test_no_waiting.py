@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from lora_studio.core.settings import TrainingSettings
-from lora_studio.generate.batches import make_batch, trained_count
+from lora_studio.kernels.batches import make_batch, trained_count
 from lora_studio.train import session
 from lora_studio.train.precision import Precision
 from lora_studio.train.stepper import Stepper

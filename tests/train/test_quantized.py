@@ -15,6 +15,7 @@ from peft import PeftModel
 from peft.tuners.lora import bnb
 from transformers import AutoModelForCausalLM
 
+from lora_studio.adapters.inject import inject, parameter_counts
 from lora_studio.core.control import TaskContext
 from lora_studio.core.counts import all_parameters, trainable_parameters
 from lora_studio.core.errors import InputError
@@ -22,15 +23,14 @@ from lora_studio.core.events import Evaluation, RunFinished, Sample, Step
 from lora_studio.core.settings import AdapterSettings
 from lora_studio.core.targets import resolve
 from lora_studio.export import task
-from lora_studio.generate.batches import make_batch
-from lora_studio.generate.chat import chat
-from lora_studio.generate.head import SelectedHead, token_loss_sum
-from lora_studio.generate.host import ModelHost
-from lora_studio.lora.activations import Workload
-from lora_studio.lora.cures import cures
-from lora_studio.lora.inject import inject, parameter_counts
+from lora_studio.inference.chat import chat
+from lora_studio.inference.loaded_model import ModelHost
+from lora_studio.kernels.batches import make_batch
+from lora_studio.kernels.head import SelectedHead, token_loss_sum
 from lora_studio.models.inspect import inspect_model
 from lora_studio.models.load import load_model
+from lora_studio.planning.activations import Workload
+from lora_studio.planning.suggestions import cures
 from lora_studio.train.fitting import costs_of
 from tests.models.quantized import held, unpacked
 from tests.tiny import ARCHITECTURES

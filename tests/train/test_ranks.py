@@ -119,7 +119,7 @@ def ask(control: Any, step: int) -> None:
 
 def adapter_digest(context: Any) -> str:
     """Give a digest of the weights that this rank has trained; the adapter is still on."""
-    from lora_studio.generate.host import ModelHost
+    from lora_studio.inference.loaded_model import ModelHost
 
     model = ModelHost.of(context)._base
     assert model is not None
@@ -146,7 +146,7 @@ def wished(wish: str, rank: int) -> Iterator[None]:
         if rank == 1 and wish == "scarce":
             patch.setattr(Stepper, "_gradient_of", scarce)
         if wish == "silent":
-            patch.setattr("lora_studio.train.joined._PROMPT", timedelta(seconds=5))
+            patch.setattr("lora_studio.train.distributed._PROMPT", timedelta(seconds=5))
         if rank == 1 and wish == "unlike":
             patch.setattr("lora_studio.train.records.__version__", "0.0")
         yield

@@ -16,7 +16,7 @@ from lora_studio.core.errors import Cancelled, InputError, StudioError
 from lora_studio.core.events import CheckpointSaved, Evaluation, Notice, Paused, RunEvent, RunResumed, Sample, Step
 from lora_studio.core.files import sha256_of
 from lora_studio.core.runs import RunFolder
-from lora_studio.generate.batches import Batch
+from lora_studio.kernels.batches import Batch
 from lora_studio.train.engine import train
 from lora_studio.train.stepper import Stepper
 from tests.tiny import save_tiny_model

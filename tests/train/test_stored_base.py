@@ -16,13 +16,13 @@ from lora_studio.core.config import RunConfig
 from lora_studio.core.control import TaskContext
 from lora_studio.core.errors import InputError
 from lora_studio.core.events import RunFinished, RunStarted, Step
-from lora_studio.generate.chat import chat
-from lora_studio.lora.activations import Workload
-from lora_studio.lora.cures import cures
-from lora_studio.lora.plan import Plan, make_plan
+from lora_studio.inference.chat import chat
 from lora_studio.models.facts import read_facts
 from lora_studio.models.inspect import inspect_model
 from lora_studio.models.load import load_model
+from lora_studio.planning.activations import Workload
+from lora_studio.planning.plan import Plan, make_plan
+from lora_studio.planning.suggestions import cures
 from lora_studio.train.fitting import costs_of
 from tests.models.packed_folders import save_bitsandbytes, save_gpt_oss, save_packed_model, tell
 from tests.models.quantized import held

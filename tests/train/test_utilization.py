@@ -10,7 +10,7 @@ import torch
 
 from lora_studio.core.events import RunStarted, Step
 from lora_studio.core.history import RunHistory
-from lora_studio.lora.flops import StepFlops
+from lora_studio.planning.flops import StepFlops
 from lora_studio.train.precision import Precision
 from lora_studio.train.utilization import Utilization, peak_flops
 from tests.tiny import write_chat_rows

@@ -57,7 +57,7 @@ def _questions(console: Console) -> Iterator[str]:
 
 def _answer(console: Console, host: Host, arguments: Namespace, prompt: str) -> None:
     task = {"source": arguments.source, "prompt": prompt, "compare": arguments.compare, "max_new_tokens": arguments.max_new_tokens}
-    result = run_job(console, host, JobSpec("lora_studio.generate.chat:chat", task, title="Chat", device=True))
+    result = run_job(console, host, JobSpec("lora_studio.inference.chat:chat", task, title="Chat", device=True))
     answers = {who: result[who] for who in ("base", "adapter") if result.get(who) is not None}
     for who, text in answers.items():
         console.say(f"{who}: {text}" if len(answers) > 1 else text)

@@ -12,10 +12,10 @@ from lora_studio.cli.jobs import open_host
 from lora_studio.cli.units import in_bytes, table
 from lora_studio.core.findings import Finding
 from lora_studio.core.modules import ModuleInfo, ModuleTree
-from lora_studio.lora.device import find_device
 from lora_studio.models.facts import ModelFacts, read_facts
 from lora_studio.models.quantization import NONE
 from lora_studio.models.stored_quantization import stored_finding
+from lora_studio.planning.device import find_device
 
 _LAYER = re.compile(r"(?<=\.)\d+(?=\.|$)")
 

@@ -19,8 +19,8 @@ from lora_studio.data.report import DataReport, TokenCounts
 from lora_studio.data.rows import BadRow
 from lora_studio.jobs.host import Host
 from lora_studio.jobs.spec import JobSpec
-from lora_studio.lora.plan import Plan, make_plan
 from lora_studio.models.facts import read_facts
+from lora_studio.planning.plan import Plan, make_plan
 
 _TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
 _SHOWN_TARGETS = 8

@@ -12,12 +12,12 @@ from lora_studio.gui.text import tr
 from lora_studio.gui.theme import colors, icon, theme
 from lora_studio.gui.units import format_bytes, format_count, format_gigabytes
 from lora_studio.gui.widgets import Card, ElidedLabel, ErrorLabel, Segment, SegmentBar, StatTile, label, set_role
-from lora_studio.lora.plan import make_plan
+from lora_studio.planning.plan import make_plan
 
 if TYPE_CHECKING:
     from lora_studio.gui.job_center import JobCenter
     from lora_studio.gui.workspace import Workspace
-    from lora_studio.lora.plan import Plan
+    from lora_studio.planning.plan import Plan
 
 _COLORS = ("curve_blue", "curve_orange", "curve_violet", "curve_green", "curve_red", "curve_grey")
 _TITLES = {

@@ -1,0 +1,1 @@
+"""The Hub: one client, one cache, below models and data sets."""

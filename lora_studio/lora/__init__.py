@@ -1,1 +1,0 @@
-"""Adapters: settings to `LoraConfig`, inject, count, memory budget."""
