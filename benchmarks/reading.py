@@ -62,7 +62,7 @@ def check(path: Path) -> int:
 
 def index(path: Path) -> int:
     from lora_studio.core.settings import DataSettings
-    from lora_studio.data.row_index import RowIndex
+    from lora_studio.data.readers.row_index import RowIndex
 
     rows = RowIndex(DataSettings(train=(str(path),)))
     while not rows.complete:
@@ -72,7 +72,7 @@ def index(path: Path) -> int:
 
 def search(path: Path) -> int:
     from lora_studio.core.settings import DataSettings
-    from lora_studio.data.row_index import RowIndex
+    from lora_studio.data.readers.row_index import RowIndex
 
     return sum(number is not None for number in RowIndex(DataSettings(train=(str(path),))).search("nowhere to be found"))
 

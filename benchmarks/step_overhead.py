@@ -54,7 +54,7 @@ def bare(config: RunConfig) -> Iterator[None]:
     import torch
 
     from lora_studio.adapters.inject import inject
-    from lora_studio.data.plan import StepPlan
+    from lora_studio.data.batching.plan import StepPlan
     from lora_studio.data.prepare import prepare_data
     from lora_studio.kernels.batches import make_batch
     from lora_studio.kernels.fused_model import lean

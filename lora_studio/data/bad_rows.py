@@ -12,7 +12,7 @@ from typing import Any
 from lora_studio.core.errors import InputError
 from lora_studio.core.files import write_atomically
 from lora_studio.data.check import DataCheck
-from lora_studio.data.rows import BadRow
+from lora_studio.data.rows.row import BadRow
 
 
 def write_bad_rows(path: Path, rows: Iterable[BadRow]) -> None:

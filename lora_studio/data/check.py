@@ -11,10 +11,10 @@ from typing import Any, TypeVar, cast
 from lora_studio.core.errors import InputError
 from lora_studio.core.findings import Finding
 from lora_studio.core.settings import DataSettings
-from lora_studio.data.duplicates import count_repeats, count_shared
-from lora_studio.data.encodings import FIELD
-from lora_studio.data.files import FileReader, Progress, Split, at_split, file_readers
-from lora_studio.data.rows import BadRow, Row, RowFormat
+from lora_studio.data.readers.encodings import FIELD
+from lora_studio.data.readers.files import FileReader, Progress, Split, at_split, file_readers
+from lora_studio.data.rows.duplicates import count_repeats, count_shared
+from lora_studio.data.rows.row import BadRow, Row, RowFormat
 
 MOST_BAD_ROWS = 100_000
 """Bad rows that are kept with their reasons; further ones are counted."""

@@ -11,18 +11,18 @@ import numpy as np
 
 from lora_studio.core.errors import InputError
 from lora_studio.core.settings import DataSettings
+from lora_studio.data.batching.ordering import shuffled
+from lora_studio.data.batching.packing import PackedRows
 from lora_studio.data.check import refuse_bad_rows, way_out_of
-from lora_studio.data.encode import Encoder
-from lora_studio.data.ordering import shuffled
-from lora_studio.data.packing import PackedRows
 from lora_studio.data.report import DataReport, make_report
-from lora_studio.data.rows import BadRow
-from lora_studio.data.samples import Place, SamplePrompt, sample_prompts
-from lora_studio.data.template import ChatTemplate
-from lora_studio.data.token_cache import key_of
-from lora_studio.data.token_rows import Numbers, Rows, TokenRows
-from lora_studio.data.token_store import TokenStore
-from lora_studio.data.tokenize import Progress, stored_tokens
+from lora_studio.data.rows.row import BadRow
+from lora_studio.data.templates.template import ChatTemplate
+from lora_studio.data.tokens.encode import Encoder
+from lora_studio.data.tokens.samples import Place, SamplePrompt, sample_prompts
+from lora_studio.data.tokens.token_cache import key_of
+from lora_studio.data.tokens.token_rows import Numbers, Rows, TokenRows
+from lora_studio.data.tokens.token_store import TokenStore
+from lora_studio.data.tokens.tokenize import Progress, stored_tokens
 
 _MOST_SAMPLES = 1000  # `training.sample_rows` goes no further
 _OF_THIS_MACHINE = ("cached", "lengths")

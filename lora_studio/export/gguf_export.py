@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from lora_studio.core.errors import StudioError
 from lora_studio.core.events import Phase, RunEvent
-from lora_studio.data.rows import Message, Row
-from lora_studio.data.template import ChatTemplate
+from lora_studio.data.rows.row import Message, Row
+from lora_studio.data.templates.template import ChatTemplate
 from lora_studio.export.gguf_adapter import gguf_adapter_fault, refuse_beyond_gguf, write_gguf_adapter
 from lora_studio.export.gguf_check import check_gguf_tensors, gguf_papers_fault
 from lora_studio.export.gguf_model import write_gguf_model

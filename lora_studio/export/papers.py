@@ -11,7 +11,7 @@ from typing import Any
 from lora_studio.adapters.vocabulary import own_tokenizer
 from lora_studio.core.config import RunConfig
 from lora_studio.core.errors import StudioError
-from lora_studio.data.template_source import adapters_template, choose_template, with_variables
+from lora_studio.data.templates.template_source import adapters_template, choose_template, with_variables
 from lora_studio.models.check import read_json
 from lora_studio.models.load import load_tokenizer
 from lora_studio.models.spellings import CHAT_TEMPLATE_FILE, mend_tokenizer

@@ -12,8 +12,8 @@ from lora_studio.core.events import LastEvent, Phase, RunEvent, RunFailed, RunFi
 from lora_studio.core.settings import DataSettings
 from lora_studio.data.bad_rows import with_refused
 from lora_studio.data.check import DataCheck, check_files
-from lora_studio.data.files import quick_bytes
-from lora_studio.gui.data_task import CHECK_TASK
+from lora_studio.data.readers.files import quick_bytes
+from lora_studio.data.tasks import CHECK_TASK
 from lora_studio.gui.text import tr
 from lora_studio.jobs.spec import JobSpec
 

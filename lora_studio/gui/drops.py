@@ -7,8 +7,8 @@ from enum import Enum
 from pathlib import Path
 
 from lora_studio.core.errors import InputError
-from lora_studio.data.read import is_beside
-from lora_studio.data.read import kind_of as data_kind_of
+from lora_studio.data.readers.read import is_beside
+from lora_studio.data.readers.read import kind_of as data_kind_of
 from lora_studio.export.archive import is_archive
 
 

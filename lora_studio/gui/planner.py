@@ -12,7 +12,7 @@ from lora_studio.core.config import RunConfig
 from lora_studio.core.findings import Finding
 from lora_studio.core.settings import AdapterSettings
 from lora_studio.core.targets import Resolution, Selection, resolve, selection_of
-from lora_studio.data.plan import StepPlan
+from lora_studio.data.batching.plan import StepPlan
 from lora_studio.planning.device import Device, find_device
 from lora_studio.planning.plan import make_plan
 

@@ -12,7 +12,7 @@ from lora_studio.gui.units import format_bytes
 
 if TYPE_CHECKING:
     from lora_studio.core.findings import Finding
-    from lora_studio.data.rows import BadRow
+    from lora_studio.data.rows.row import BadRow
     from lora_studio.gui.workspace import Workspace
     from lora_studio.planning.plan import Plan
 

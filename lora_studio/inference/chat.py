@@ -10,9 +10,9 @@ from lora_studio.core.control import TaskContext
 from lora_studio.core.errors import InputError
 from lora_studio.core.events import Phase, RunEvent, RunFinished
 from lora_studio.core.settings import DataSettings, ModelSettings
-from lora_studio.data.rows import Message, Row, RowError
-from lora_studio.data.template import ChatTemplate
-from lora_studio.data.template_source import adapters_template
+from lora_studio.data.rows.row import Message, Row, RowError
+from lora_studio.data.templates.template import ChatTemplate
+from lora_studio.data.templates.template_source import adapters_template
 from lora_studio.inference.adapters import AdapterSource, find_adapter
 from lora_studio.inference.ready import ready_base
 from lora_studio.inference.sampling import answer

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lora_studio.data.cuts import cheapest_cuts
+from lora_studio.data.batching.micro_batches import cheapest_cuts
 from lora_studio.planning.tiles import QUERIES, attention_tile, cheapest_queries, documents_at_once
 
 _LOG2_E = math.log2(math.e)

@@ -11,7 +11,7 @@ import psutil
 import torch
 
 from lora_studio.core.events import Step
-from lora_studio.data.plan import StepBatch
+from lora_studio.data.batching.plan import StepBatch
 from lora_studio.train.stepper import Outcome, Posted
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from lora_studio.core.settings import TrainingSettings
-from lora_studio.data.plan import StepBatch
+from lora_studio.data.batching.plan import StepBatch
 
 
 @dataclass(frozen=True)

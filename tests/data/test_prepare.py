@@ -19,7 +19,7 @@ from lora_studio.core.files import sha256_of
 from lora_studio.core.settings import DataSettings
 from lora_studio.data.prepare import PreparedData, choose_held_out, prepare_data
 from lora_studio.data.report import report
-from lora_studio.data.token_cache import cache_folder
+from lora_studio.data.tokens.token_cache import cache_folder
 from tests.data.conftest import HEADERS, MARKED, MODEL_ROLE, REWRITING, chat
 
 Write = Callable[..., str]

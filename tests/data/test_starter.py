@@ -9,7 +9,7 @@ from itertools import combinations
 from lora_studio.core.config_files import read_config
 from lora_studio.core.paths import resources_folder
 from lora_studio.data.check import check_files, file_readers
-from lora_studio.data.rows import Row
+from lora_studio.data.rows.row import Row
 
 CONFIG = read_config(resources_folder() / "starter" / "run.yaml")
 ROWS = [row for _split, reader in file_readers(CONFIG.data) for row in reader.rows() if isinstance(row, Row)]

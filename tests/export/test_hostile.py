@@ -22,7 +22,7 @@ from lora_studio.core.paths import studio_paths
 from lora_studio.export.hub import push
 from lora_studio.export.imports import import_task
 from lora_studio.export.task import export
-from tests.data.template_styles import SLOW
+from tests.data.templates.template_styles import SLOW
 from tests.export.adapters import make_adapter
 from tests.export.handmade import write_adapter
 from tests.models.fake_hub import FakeHub, running_hub
@@ -151,8 +151,8 @@ def test_a_base_whose_chat_template_is_too_slow_does_not_hold_up_an_export(
     sound = run_task(export, [], source=str(run), kind=kind, to=str(home / "before"))
     assert sound["certificate"]["rows_from"] == "held-out rows of the run"
     save_tiny_tokenizer(home / "models" / "tiny-llama", SLOW)
-    monkeypatch.setattr("lora_studio.data.template.BLOCK_SECONDS", 0.05)
-    monkeypatch.setattr("lora_studio.data.template.ROW_SECONDS", 0.02)
+    monkeypatch.setattr("lora_studio.data.templates.template.BLOCK_SECONDS", 0.05)
+    monkeypatch.setattr("lora_studio.data.templates.template.ROW_SECONDS", 0.02)
     told: list[str] = []
     result = run_task(export, told, source=str(run), kind=kind, to=str(home / "out"))
     assert result["certificate"]["rows_from"] == "general text, since the run's own rows cannot be used"
@@ -160,8 +160,8 @@ def test_a_base_whose_chat_template_is_too_slow_does_not_hold_up_an_export(
 
 
 def test_an_adapter_whose_chat_template_is_too_slow_is_imported_and_exported(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lora_studio.data.template.BLOCK_SECONDS", 0.05)
-    monkeypatch.setattr("lora_studio.data.template.ROW_SECONDS", 0.02)
+    monkeypatch.setattr("lora_studio.data.templates.template.BLOCK_SECONDS", 0.05)
+    monkeypatch.setattr("lora_studio.data.templates.template.ROW_SECONDS", 0.02)
     base = save_tiny_model(home / "models" / "tiny-llama")
     adapter = make_adapter(base, home / "style", target_modules=["q_proj"])
     save_tiny_tokenizer(adapter, SLOW)

@@ -11,7 +11,7 @@ from PySide6.QtCore import QPoint, Qt
 from PySide6.QtTest import QTest
 from PySide6.QtWidgets import QPushButton, QTableView
 
-from lora_studio.data.lengths import LengthTable
+from lora_studio.data.batching.lengths import LengthTable
 from lora_studio.gui.data_page.lengths_panel import LengthsPanel
 from lora_studio.gui.data_page.problems import Problem, problem_of_error, problems_of
 from lora_studio.gui.theme import Theme

@@ -12,7 +12,7 @@ from PySide6.QtWidgets import QLineEdit, QListView, QPlainTextEdit, QPushButton,
 
 from lora_studio.core.settings import DataSettings
 from lora_studio.data.check import DataCheck, DataFile
-from lora_studio.data.rows import BadRow
+from lora_studio.data.rows.row import BadRow
 from lora_studio.gui import data_reader
 from lora_studio.gui.data_page.bad_line import spot_of
 from lora_studio.gui.data_page.names import hub_name, named_files

@@ -10,7 +10,7 @@ import pytest
 from PySide6.QtCore import Qt
 from PySide6.QtWidgets import QLabel, QPushButton
 
-from lora_studio.data.template_source import shipped_template, shipped_templates
+from lora_studio.data.templates.template_source import shipped_template, shipped_templates
 from lora_studio.gui.data_page.template_dialog import TemplateDialog
 from lora_studio.gui.pages import DataPage
 from lora_studio.gui.panels.data import check_text, fault_text

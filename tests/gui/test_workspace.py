@@ -14,7 +14,7 @@ from lora_studio.core.config_files import config_to_yaml
 from lora_studio.core.errors import InputError
 from lora_studio.core.paths import studio_paths
 from lora_studio.data.check import DataCheck
-from lora_studio.gui.data_task import CHECK_TASK
+from lora_studio.data.tasks import CHECK_TASK
 from lora_studio.gui.dialogs import YamlDialog
 from lora_studio.gui.model_change import carried_over
 from lora_studio.gui.workspace import Workspace

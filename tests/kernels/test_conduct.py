@@ -13,7 +13,7 @@ from torch import nn
 
 from lora_studio.core.config import RunConfig
 from lora_studio.core.errors import InputError
-from lora_studio.data.plan import StepPlan
+from lora_studio.data.batching.plan import StepPlan
 from lora_studio.inference.sampling import answer
 from lora_studio.inference.score import held_out_logits
 from lora_studio.kernels.attention import ReadyAttention

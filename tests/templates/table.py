@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from lora_studio.core.errors import InputError
-from lora_studio.data.encode import Encoder
-from lora_studio.data.formats import parse_row
-from lora_studio.data.rows import Row, RowError
-from lora_studio.data.template import ChatTemplate, Rendered, per_answer, wanted_answers
+from lora_studio.data.rows.formats import parse_row
+from lora_studio.data.rows.row import Row, RowError
+from lora_studio.data.templates.template import ChatTemplate, Rendered, per_answer, wanted_answers
+from lora_studio.data.tokens.encode import Encoder
 from tests.templates.kinds import KINDS
 from tests.templates.marks import tokenizer_for
 from tests.templates.oracle import judge, render, shapes, words_of, written_whole

@@ -16,7 +16,7 @@ from lora_studio.core.findings import Finding
 from lora_studio.core.world import launch_command
 from lora_studio.data.check import bad_rows_finding
 from lora_studio.data.report import DataReport, TokenCounts
-from lora_studio.data.rows import BadRow
+from lora_studio.data.rows.row import BadRow
 from lora_studio.jobs.host import Host
 from lora_studio.jobs.spec import JobSpec
 from lora_studio.models.facts import read_facts

@@ -11,9 +11,9 @@ from PySide6.QtCore import QObject
 
 from lora_studio.core.events import LastEvent, RunFinished
 from lora_studio.data.check import DataCheck
-from lora_studio.data.rows import BadRow
+from lora_studio.data.rows.row import BadRow
+from lora_studio.data.tasks import RAW_LINE_TASK
 from lora_studio.gui.data_page.row_models import raw_lines
-from lora_studio.gui.data_task import RAW_LINE_TASK
 from lora_studio.gui.job_center import JobCenter
 from lora_studio.gui.text import tr
 from lora_studio.jobs.job import Job

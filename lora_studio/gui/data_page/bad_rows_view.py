@@ -12,7 +12,7 @@ from PySide6.QtWidgets import QAbstractItemView, QListView, QPushButton, QVBoxLa
 from lora_studio.core.errors import InputError
 from lora_studio.data.bad_rows import write_bad_rows
 from lora_studio.data.check import DataCheck
-from lora_studio.data.rows import BadRow
+from lora_studio.data.rows.row import BadRow
 from lora_studio.gui.data_page.row_models import BadRowsModel
 from lora_studio.gui.path_asker import PathAsker
 from lora_studio.gui.text import tr

@@ -9,7 +9,7 @@ from PySide6.QtCore import QEvent, Signal
 from PySide6.QtGui import QDragEnterEvent, QDropEvent, QResizeEvent
 from PySide6.QtWidgets import QGridLayout, QHBoxLayout, QLabel, QPlainTextEdit, QPushButton, QSizePolicy
 
-from lora_studio.data.columns import suggest_columns
+from lora_studio.data.readers.columns import suggest_columns
 from lora_studio.gui.data_page.preview import RawRows, odd_file, raw_rows, read_rows
 from lora_studio.gui.data_page.raw_table import COLUMN_MIME, RawTable
 from lora_studio.gui.text import tr

@@ -9,7 +9,7 @@ from PySide6.QtCore import QEvent, Qt, Signal
 from PySide6.QtGui import QKeySequence, QShortcut
 from PySide6.QtWidgets import QAbstractItemView, QHBoxLayout, QHeaderView, QPushButton, QTableView, QWidget
 
-from lora_studio.data.files import Split
+from lora_studio.data.readers.files import Split
 from lora_studio.gui.data_page.files_model import ENCODING, FILE, READ_AS, FilesModel
 from lora_studio.gui.data_page.names import Chosen, hub_name, named_files, with_added, with_moved, with_removed
 from lora_studio.gui.path_asker import PathAsker

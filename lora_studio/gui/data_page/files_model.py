@@ -9,7 +9,7 @@ from PySide6.QtCore import QAbstractTableModel, QModelIndex, QObject, QPersisten
 from PySide6.QtGui import QBrush, QColor
 
 from lora_studio.core.settings import DataSettings
-from lora_studio.data.read import kind_of
+from lora_studio.data.readers.read import kind_of
 from lora_studio.gui.data_page.names import NamedFile
 from lora_studio.gui.text import tr
 from lora_studio.gui.theme import colors

@@ -8,7 +8,7 @@ from PySide6.QtCore import QRect, QSize
 from PySide6.QtGui import QPainter, QPaintEvent
 from PySide6.QtWidgets import QHBoxLayout, QLabel, QSizePolicy, QVBoxLayout, QWidget
 
-from lora_studio.data.rows import Row
+from lora_studio.data.rows.row import Row
 from lora_studio.gui.data_page.answer_choice import AnswerChoice
 from lora_studio.gui.data_page.lens_colors import chip_styles, paint_chip
 from lora_studio.gui.data_page.lens_reader import LensReader

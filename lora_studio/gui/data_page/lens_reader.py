@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from PySide6.QtCore import QObject, QTimer, Signal
 
 from lora_studio.core.events import LastEvent, RunFailed, RunFinished
-from lora_studio.data.rows import Row
+from lora_studio.data.rows.row import Row
 from lora_studio.gui.data_page.lens_tokens import LensTokens
 from lora_studio.gui.text import tr
 from lora_studio.gui.units import format_count
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from lora_studio.gui.workspace import Workspace
     from lora_studio.jobs.job import Job
 
-LENS_TASK = "lora_studio.data.lens:lens"
+LENS_TASK = "lora_studio.data.tokens.lens:lens"
 _ASK_AFTER_MS = 120  # walking through rows with the arrow keys tokenizes those one rests at
 
 

@@ -9,7 +9,7 @@ from typing import get_args
 
 from lora_studio.core.settings import DataSettings
 from lora_studio.data.check import DataCheck, DataFile
-from lora_studio.data.files import HUB_SCHEME, Split
+from lora_studio.data.readers.files import HUB_SCHEME, Split
 
 Chosen = tuple[Split, str]
 _SPLITS: tuple[Split, ...] = get_args(Split)

@@ -11,9 +11,9 @@ from typing import cast
 from lora_studio.core.errors import InputError
 from lora_studio.core.settings import DataSettings
 from lora_studio.data.check import DataCheck, DataFile
-from lora_studio.data.files import FileReader
-from lora_studio.data.read import open_records
-from lora_studio.data.rows import BadRow
+from lora_studio.data.readers.files import FileReader
+from lora_studio.data.readers.read import open_records
+from lora_studio.data.rows.row import BadRow
 from lora_studio.gui.data_page.row_models import row_as_text
 
 _FIRST_ROWS = 5

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from lora_studio.data.bad_rows import refused_rows
 from lora_studio.data.check import setting_of
-from lora_studio.data.columns import suggest_columns
-from lora_studio.data.rows import BadRow
-from lora_studio.data.trainable import method_findings
+from lora_studio.data.readers.columns import suggest_columns
+from lora_studio.data.rows.row import BadRow
+from lora_studio.data.rows.trainable import method_findings
 from lora_studio.gui.data_page.preview import first_keys, fitting_encoding
 from lora_studio.gui.text import tr
 from lora_studio.gui.units import format_count
@@ -19,7 +19,7 @@ from lora_studio.gui.units import format_count
 if TYPE_CHECKING:
     from lora_studio.core.config import RunConfig
     from lora_studio.data.check import DataCheck
-    from lora_studio.data.rows import BadRow
+    from lora_studio.data.rows.row import BadRow
     from lora_studio.models.facts import ModelFacts
 
 _ROUND_TO = 64

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from PySide6.QtGui import QColor, QTextCursor
 from PySide6.QtWidgets import QPlainTextEdit, QStackedWidget, QTextEdit, QVBoxLayout, QWidget
 
-from lora_studio.data.rows import BadRow, Row
+from lora_studio.data.rows.row import BadRow, Row
 from lora_studio.gui.data_page.bad_line import BadLines, spot_of
 from lora_studio.gui.data_page.lens_pane import LensPane
 from lora_studio.gui.data_page.row_models import row_as_text

@@ -11,9 +11,9 @@ from PySide6.QtCore import QAbstractListModel, QAbstractTableModel, QModelIndex,
 from lora_studio.core.errors import InputError
 from lora_studio.core.settings import DataSettings
 from lora_studio.data.check import DataCheck, readers_of
-from lora_studio.data.read import raw_text
-from lora_studio.data.row_index import RowIndex
-from lora_studio.data.rows import BadRow, Message, Row
+from lora_studio.data.readers.read import raw_text
+from lora_studio.data.readers.row_index import RowIndex
+from lora_studio.data.rows.row import BadRow, Message, Row
 from lora_studio.gui.text import tr
 from lora_studio.gui.units import one_line
 

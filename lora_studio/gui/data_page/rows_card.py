@@ -8,7 +8,7 @@ from PySide6.QtCore import QModelIndex, Qt
 from PySide6.QtGui import QKeyEvent, QKeySequence, QResizeEvent, QShortcut
 from PySide6.QtWidgets import QAbstractItemView, QHeaderView, QSplitter, QStackedWidget, QTableView, QVBoxLayout, QWidget
 
-from lora_studio.data.rows import Row
+from lora_studio.data.rows.row import Row
 from lora_studio.gui.data_page.bad_rows_view import BadRowsView
 from lora_studio.gui.data_page.row_detail import RowDetail
 from lora_studio.gui.data_page.row_models import RowsModel

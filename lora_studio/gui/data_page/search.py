@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from PySide6.QtCore import QObject, QTimer, Signal
 
 from lora_studio.core.errors import InputError
-from lora_studio.data.row_index import RowIndex
+from lora_studio.data.readers.row_index import RowIndex
 
 _SLICE_SECONDS = 0.008
 

@@ -19,11 +19,11 @@ from PySide6.QtWidgets import (
 )
 
 from lora_studio.core.events import LastEvent, RunFailed, RunFinished
-from lora_studio.data.rows import Row
-from lora_studio.data.template_source import shipped_template, shipped_templates
+from lora_studio.data.rows.row import Row
+from lora_studio.data.templates.task import RENDER_TASK
+from lora_studio.data.templates.template_source import shipped_template, shipped_templates
 from lora_studio.gui.data_page.answer_choice import AnswerChoice
 from lora_studio.gui.data_page.lens_colors import chip_styles
-from lora_studio.gui.data_page.template_task import RENDER_TASK
 from lora_studio.gui.text import tr
 from lora_studio.gui.theme import colors
 from lora_studio.gui.widgets import ComboBox, ErrorLabel, label

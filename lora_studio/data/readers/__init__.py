@@ -1,0 +1,1 @@
+"""Files of every format into records, from which reading can start anywhere."""

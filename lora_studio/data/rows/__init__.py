@@ -1,0 +1,1 @@
+"""Records into conversations: formats, values, what is wrong with a row."""

@@ -1,0 +1,1 @@
+"""Conversations into text by chat templates, and which stretches of it are trained."""
