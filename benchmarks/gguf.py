@@ -23,7 +23,7 @@ def ours(base: Path, target: Path) -> tuple[float, float]:
     """Write as an export does, and have it on the disk; seconds in all, and those of settings and vocabulary."""
     from lora_studio.core.control import TaskContext
     from lora_studio.core.files import sync_file
-    from lora_studio.export.gguf_model import write_gguf_model
+    from lora_studio.export.gguf.model import write_gguf_model
 
     began, header = time.perf_counter(), 0.0
     for event in write_gguf_model(TaskContext(), base, target, "f16"):
@@ -37,7 +37,7 @@ def theirs(base: Path, target: Path) -> float:
     """Have llama.cpp's converter do all of it; seconds."""
     from lora_studio.core.control import TaskContext
     from lora_studio.core.files import sync_file
-    from lora_studio.export.llama_cpp import convert, require_converter
+    from lora_studio.export.gguf.llama_cpp import convert, require_converter
 
     began = time.perf_counter()
     for _ in convert(TaskContext(), require_converter(), base, target, "f16"):
@@ -49,7 +49,7 @@ def theirs(base: Path, target: Path) -> float:
 def main(repeats: int, shape: str, root: Path) -> None:
     """Measure, and print a table."""
     from lora_studio.core.control import TaskContext
-    from lora_studio.export.llama_cpp import fetch_converter
+    from lora_studio.export.gguf.llama_cpp import fetch_converter
 
     list(fetch_converter(TaskContext()))
     with tempfile.TemporaryDirectory(dir=root) as name:

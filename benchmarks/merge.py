@@ -81,9 +81,9 @@ def copy(base: Path, _adapter: Path, target: Path) -> tuple[float, float]:
 def merge(base: Path, adapter: Path, target: Path, dtype: str | None = None) -> tuple[float, float]:
     """Merge as an export does, and have it on the disk; seconds, and bytes held at the peak beyond what stood there before."""
     from lora_studio.core.files import whole_folder
-    from lora_studio.export.changes import Changes
-    from lora_studio.export.merge import merge_into
-    from lora_studio.export.merge_plan import MergePlan
+    from lora_studio.export.merge.changes import Changes
+    from lora_studio.export.merge.merge import merge_into
+    from lora_studio.export.merge.merge_plan import MergePlan
 
     plan = MergePlan.of(base, Changes.of(base, adapter), dtype)
     before = _begin_peak()

@@ -149,7 +149,7 @@ def converter_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from lora_studio.core.control import TaskContext
     from lora_studio.core.errors import StudioError
     from lora_studio.core.paths import HOME_VARIABLE
-    from lora_studio.export.llama_cpp import fetch_converter, fetched_folder
+    from lora_studio.export.gguf.llama_cpp import fetch_converter, fetched_folder
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(HOME_VARIABLE, str(tmp_path_factory.mktemp("converter")))

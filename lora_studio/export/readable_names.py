@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 from lora_studio.adapters.saved_adapter import OWN_NAMES, WEIGHTS_NAME, SavedAdapter, parted
 from lora_studio.core.errors import InputError
 from lora_studio.core.files import sha256_of
-from lora_studio.export.renamed_tensors import Renamed, write_renamed
+from lora_studio.export.merge.renamed_tensors import Renamed, write_renamed
 from lora_studio.models.peft_names import names_for_peft
 
 if TYPE_CHECKING:
-    from lora_studio.export.changes import Changes
+    from lora_studio.export.merge.changes import Changes
 
 _INSTEAD = "Export the merged model, which has it, or train again without this target."
 

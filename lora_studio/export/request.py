@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lora_studio.core.errors import InputError
 from lora_studio.export.destination import check_destination
-from lora_studio.export.into import AUTO, check_into
+from lora_studio.export.merge.into import AUTO, check_into
 from lora_studio.export.source import AdapterSource, find_source
 
 KINDS = ("adapter", "merged", "gguf", "gguf-adapter", "mlx-adapter")

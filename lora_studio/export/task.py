@@ -18,24 +18,24 @@ from lora_studio.core.control import TaskContext
 from lora_studio.core.errors import InputError, StudioError
 from lora_studio.core.events import Notice, Phase, RunEvent, RunFinished
 from lora_studio.core.files import bytes_below, sha256_of, whole_folder
-from lora_studio.export.card import public_name, write_card
-from lora_studio.export.certificate import Certificate, write_certificate
-from lora_studio.export.compatibility import compatibility, merged_compatibility
+from lora_studio.export.card.card import public_name, write_card
+from lora_studio.export.card.compatibility import compatibility, merged_compatibility
+from lora_studio.export.card.loading import THIS_FOLDER
+from lora_studio.export.card.other_class import other_class
+from lora_studio.export.context import Work
 from lora_studio.export.destination import alone_at, check_destination, keep_as_failed
-from lora_studio.export.gguf_export import make_gguf, make_gguf_adapter
-from lora_studio.export.into import AUTO, Original, find_original, merged_base
-from lora_studio.export.judge import Findings, judge
-from lora_studio.export.loading import THIS_FOLDER
-from lora_studio.export.merge import merge_into
-from lora_studio.export.mlx_adapter import mlx_adapter_fault, write_mlx_adapter
-from lora_studio.export.other_class import other_class
-from lora_studio.export.papers import copy_own_tokenizer, copy_papers, copy_template, end_token_in_words, papers_fault
+from lora_studio.export.gguf.export import make_gguf, make_gguf_adapter
+from lora_studio.export.merge.into import AUTO, Original, find_original, merged_base
+from lora_studio.export.merge.merge import merge_into
+from lora_studio.export.mlx.adapter import mlx_adapter_fault, write_mlx_adapter
 from lora_studio.export.readable_names import write_readable
-from lora_studio.export.reference import compare_with, fits_memory, load_artefact, with_adapter
 from lora_studio.export.request import check_request, check_space, needed_folders
 from lora_studio.export.source import CONFIG_NAME, WEIGHTS_NAME, AdapterSource, read_adapter_config
-from lora_studio.export.tensor_check import TensorReport, check_tensors
-from lora_studio.export.work import Work
+from lora_studio.export.verify.certificate import Certificate, write_certificate
+from lora_studio.export.verify.reference import compare_with, fits_memory, load_artefact, with_adapter
+from lora_studio.export.verify.tensor_check import TensorReport, check_tensors
+from lora_studio.export.verify.tokenizer_files import copy_own_tokenizer, copy_papers, copy_template, end_token_in_words, papers_fault
+from lora_studio.export.verify.verdict import Findings, judge
 from lora_studio.models.check import read_config
 from lora_studio.models.facts import read_facts
 from lora_studio.models.fingerprint import weight_fingerprint

@@ -16,7 +16,7 @@ from lora_studio.gui.path_asker import PathAsker
 from lora_studio.gui.text import tr
 from lora_studio.jobs.spec import JobSpec
 
-IMPORT_TASK = "lora_studio.export.imports:import_task"
+IMPORT_TASK = "lora_studio.export.imports.importer:import_task"
 _FILTER = "adapter_config.json *.zip *.tar *.tar.gz *.tgz"
 _BASE_FIELD = "base"
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from lora_studio.core.errors import InputError
 from lora_studio.data.readers.read import is_beside
 from lora_studio.data.readers.read import kind_of as data_kind_of
-from lora_studio.export.archive import is_archive
+from lora_studio.export.imports.archive import is_archive
 
 
 class Kind(Enum):

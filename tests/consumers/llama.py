@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from lora_studio.export.measured import NEAR
+from lora_studio.export.card.measured import NEAR
 from tests.consumers import say
 from tests.consumers.subjects import Subject
 
@@ -17,7 +17,7 @@ COMPARES = "the ten likeliest tokens, at up to 16 positions of each row of our c
 def read_in_llama(subjects: list[Subject], folder: Path) -> list[dict[str, Any]]:
     """Export each subject as GGUF, model and adapter, and give what llama.cpp made of it."""
     from lora_studio.core.control import TaskContext
-    from lora_studio.export.llama_cpp import fetch_converter, find_converter
+    from lora_studio.export.gguf.llama_cpp import fetch_converter, find_converter
 
     if find_converter() is None:
         list(fetch_converter(TaskContext()))

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from lora_studio.export.measured import NEAR, NEAR_TOP1, SAME, Measured, outcome_of
+from lora_studio.export.card.measured import NEAR, NEAR_TOP1, SAME, Measured, outcome_of
 from tests.consumers.llama import COMPARES
 from tests.consumers.readers import READERS, TORCH
 from tests.consumers.subjects import TINY, Subject

@@ -10,7 +10,7 @@ import pytest
 @pytest.fixture
 def converter(converter_folder: Path, studio_home: Path) -> Path:
     """Let this test's own home have the converter."""
-    from lora_studio.export.llama_cpp import fetched_folder
+    from lora_studio.export.gguf.llama_cpp import fetched_folder
 
     place = fetched_folder()
     place.parent.mkdir(parents=True, exist_ok=True)

@@ -13,7 +13,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from lora_studio.export.imports import import_adapter
+from lora_studio.export.imports.importer import import_adapter
 from tests.export.adapters import run_export
 
 TinyModel = Callable[[str], Path]

@@ -16,10 +16,10 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from lora_studio.core.control import TaskContext
 from lora_studio.core.errors import InputError
-from lora_studio.export.imports import import_adapter
-from lora_studio.export.offers import offers
-from lora_studio.export.rows import ComparisonRows
+from lora_studio.export.formats import offers
+from lora_studio.export.imports.importer import import_adapter
 from lora_studio.export.task import export
+from lora_studio.export.verify.rows import ComparisonRows
 from lora_studio.inference.chat import chat
 from lora_studio.inference.loaded_model import ModelHost
 from lora_studio.models.inspect import inspect_model

@@ -10,7 +10,7 @@ from lora_studio.core.control import TaskContext
 from lora_studio.core.errors import Cancelled, InputError, StudioError
 from lora_studio.core.events import CheckpointSaved, Evaluation, Paused, Phase, RunEvent, RunFinished, RunResumed, RunStarted, Sample, Step
 from lora_studio.core.runs import RunFolder
-from lora_studio.export.llama_cpp import CONVERTER_SCRIPT, fetched_folder
+from lora_studio.export.gguf.llama_cpp import CONVERTER_SCRIPT, fetched_folder
 
 REFERENCE = '{"queue": "billing", "urgency": "low"}'
 

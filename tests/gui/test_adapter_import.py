@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from pytestqt.qtbot import QtBot
 
-from lora_studio.export.imports import imported_adapters
+from lora_studio.export.imports.importer import imported_adapters
 from lora_studio.gui.export.dialog import ExportDialog
 from lora_studio.gui.main_window import MainWindow
 from lora_studio.gui.studio import Studio

@@ -11,8 +11,8 @@ from PySide6.QtWidgets import QCheckBox, QLabel, QPushButton, QRadioButton
 
 from lora_studio.core.events import RunFinished
 from lora_studio.core.runs import RunFolder
-from lora_studio.export.llama_cpp import find_converter
-from lora_studio.export.loading import loading_lines
+from lora_studio.export.card.loading import loading_lines
+from lora_studio.export.gguf.llama_cpp import find_converter
 from lora_studio.gui.export import dialog as export_dialog
 from lora_studio.gui.export.dialog import ExportDialog
 from lora_studio.gui.export.subject import ExportSubject

@@ -11,7 +11,7 @@ from lora_studio.cli.jobs import open_host, run_job
 from lora_studio.cli.units import in_bytes, table
 from lora_studio.jobs.spec import JobSpec
 
-_TASKS = "lora_studio.export.arithmetic"
+_TASKS = "lora_studio.export.arithmetic.tasks"
 _METHODS = ("cat", "svd", "ties", "dare_linear", "dare_ties")
 
 

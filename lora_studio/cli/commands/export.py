@@ -11,8 +11,8 @@ from lora_studio.cli.console import Console
 from lora_studio.cli.jobs import open_host, run_job
 from lora_studio.cli.units import in_bytes
 from lora_studio.export.destination import CERTIFICATE_PAGE, check_destination
-from lora_studio.export.into import AUTO
-from lora_studio.export.llama_cpp import FETCH_MEGABYTES
+from lora_studio.export.gguf.llama_cpp import FETCH_MEGABYTES
+from lora_studio.export.merge.into import AUTO
 from lora_studio.export.request import BYTES_OF_DTYPE, KINDS, OUTTYPES
 from lora_studio.jobs.spec import JobSpec
 from lora_studio.models.quantization import NONE
@@ -54,7 +54,7 @@ def run(console: Console, arguments: Namespace) -> int:
     }
     with open_host("thread") as host:
         if arguments.fetch_converter:
-            run_job(console, host, JobSpec("lora_studio.export.llama_cpp:fetch_converter", {}, title="Fetch llama.cpp's converter"))
+            run_job(console, host, JobSpec("lora_studio.export.gguf.llama_cpp:fetch_converter", {}, title="Fetch llama.cpp's converter"))
         spec = JobSpec("lora_studio.export.task:export", task, title=f"Export {arguments.source}", device=True)
         result = run_job(console, host, spec)
     if arguments.json:

@@ -8,7 +8,7 @@ from pathlib import Path
 from lora_studio.cli.console import Console
 from lora_studio.cli.jobs import open_host, run_job
 from lora_studio.cli.units import in_bytes
-from lora_studio.export.hub import check_push, require_token
+from lora_studio.export.push.push import check_push, require_token
 from lora_studio.jobs.spec import JobSpec
 
 
@@ -30,7 +30,7 @@ def run(console: Console, arguments: Namespace) -> int:
     require_token()
     task = {"folder": str(folder), "repo_id": arguments.repo_id, "private": arguments.private, "revision": arguments.revision}
     with open_host("thread") as host:
-        result = run_job(console, host, JobSpec("lora_studio.export.hub:push", task, title=f"Push {folder.name}"))
+        result = run_job(console, host, JobSpec("lora_studio.export.push.push:push", task, title=f"Push {folder.name}"))
     if arguments.json:
         console.json(result)
         return 0

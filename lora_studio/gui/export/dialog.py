@@ -9,7 +9,7 @@ from PySide6.QtGui import QShowEvent
 from PySide6.QtWidgets import QDialog, QSizePolicy, QStackedWidget, QVBoxLayout, QWidget
 
 from lora_studio.core.events import LastEvent, Phase, RunEvent, RunFailed, RunFinished
-from lora_studio.export.offers import Form, remember
+from lora_studio.export.formats import Form, remember
 from lora_studio.gui.export.form import FormPage
 from lora_studio.gui.export.parts import button, to_the_right
 from lora_studio.gui.export.result import ResultPage
@@ -24,7 +24,7 @@ from lora_studio.jobs.spec import JobSpec
 
 _MARGINS = 28
 EXPORT_TASK = "lora_studio.export.task:export"
-FETCH_TASK = "lora_studio.export.llama_cpp:fetch_converter"
+FETCH_TASK = "lora_studio.export.gguf.llama_cpp:fetch_converter"
 
 
 class ExportDialog(QDialog):

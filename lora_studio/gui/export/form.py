@@ -11,7 +11,7 @@ from PySide6.QtWidgets import QButtonGroup, QCheckBox, QFormLayout, QRadioButton
 
 from lora_studio.core.errors import StudioError
 from lora_studio.export.destination import check_destination, is_earlier_export
-from lora_studio.export.offers import FORMS, Form, Offer, gguf_bytes, offers, seconds_for
+from lora_studio.export.formats import FORMS, Form, Offer, gguf_bytes, offers, seconds_for
 from lora_studio.export.request import BYTES_OF_DTYPE, OUTTYPES, PLAIN_TYPES
 from lora_studio.gui.export.parts import button, in_row, to_the_right
 from lora_studio.gui.export.subject import ExportSubject

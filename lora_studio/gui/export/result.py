@@ -11,8 +11,8 @@ from PySide6.QtGui import QDesktopServices, QGuiApplication
 from PySide6.QtWidgets import QGridLayout, QPlainTextEdit, QVBoxLayout, QWidget
 
 from lora_studio.core.events import RunFailed
+from lora_studio.export.card.loading import loading_lines
 from lora_studio.export.destination import CERTIFICATE_PAGE
-from lora_studio.export.loading import loading_lines
 from lora_studio.gui.export.parts import button, to_the_right
 from lora_studio.gui.export.subject import ExportSubject
 from lora_studio.gui.export_text import Certificate, certificate_in_words

@@ -306,7 +306,7 @@ def test_an_exported_template_has_the_trained_values_unless_it_is_told_otherwise
 
 
 def test_a_chat_and_an_adapters_folder_use_the_values_of_the_run(tokenizer_with: Make, tmp_path: Path) -> None:
-    from lora_studio.export.papers import Papers, copy_template
+    from lora_studio.export.verify.tokenizer_files import Papers, copy_template
     from lora_studio.inference.chat import prompt_ids
 
     tokenizer, settings = tokenizer_with(SWITCHED), DataSettings(chat_template_kwargs={"enable_thinking": False})

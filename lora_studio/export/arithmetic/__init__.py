@@ -1,0 +1,1 @@
+"""Adapters added, scaled, extracted, and the certificate of what came out."""

@@ -1,0 +1,1 @@
+"""Models and adapters for llama.cpp, recomputed and run there."""

@@ -1,0 +1,1 @@
+"""Adapters of mlx-lm, read and written."""

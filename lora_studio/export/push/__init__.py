@@ -1,0 +1,1 @@
+"""An export on the Hub in one commit."""

@@ -1,0 +1,1 @@
+"""The certificate: what was written against what PEFT makes of base and adapter."""
