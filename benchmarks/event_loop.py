@@ -32,7 +32,7 @@ from PySide6.QtCore import QElapsedTimer, QEventLoop, QObject, Qt, QTimer  # noq
 
 if TYPE_CHECKING:
     from lora_studio.gui.app import Opened
-    from lora_studio.gui.run_view import RunView
+    from lora_studio.gui.runs.shown_run import RunView
 
 STALL_MS = 50.0
 _INTERVAL_MS = 4

@@ -19,8 +19,8 @@ from lora_studio.core.counts import count_by_module
 from lora_studio.core.modules import ModuleInfo, ModuleTree
 from lora_studio.core.settings import AdapterSettings
 from lora_studio.core.targets import Selection, compile_selection, resolve, selection_of
-from lora_studio.gui.targets.model import TargetModel
-from lora_studio.gui.targets.view import TargetView
+from lora_studio.gui.panels.tree.model import TargetModel
+from lora_studio.gui.panels.tree.view import TargetView
 
 _IN_LAYER = (("self_attn", ("q_proj", "k_proj", "v_proj", "o_proj")), ("mlp", ("gate_proj", "up_proj", "down_proj")))
 _PER_LAYER = 12  # a layer, its two blocks, seven linears, two norms

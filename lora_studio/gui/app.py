@@ -13,10 +13,10 @@ from lora_studio.core.errors import InputError, StudioError
 if TYPE_CHECKING:
     from PySide6.QtWidgets import QApplication
 
-    from lora_studio.gui.main_window import MainWindow
-    from lora_studio.gui.problems import ProblemCatcher
-    from lora_studio.gui.single_instance import InstanceServer
-    from lora_studio.gui.studio import Studio
+    from lora_studio.gui.compose import Studio
+    from lora_studio.gui.platform.single_instance import InstanceServer
+    from lora_studio.gui.shell.crash_dialog import ProblemCatcher
+    from lora_studio.gui.shell.main_window import MainWindow
 
 
 @dataclass
@@ -76,7 +76,7 @@ def open_window(target: str | None = None) -> Opened | None:
     Raises:
         InputError: There is no display, or Qt's system libraries are missing.
     """
-    from lora_studio.gui.display import check_display
+    from lora_studio.gui.platform.display import check_display
 
     check_display()
     # The training thread must not hold up a repaint for Python's usual 5 ms a turn.
@@ -91,7 +91,7 @@ def open_window(target: str | None = None) -> Opened | None:
     app = app if isinstance(app, QApplication) else QApplication(sys.argv[:1])
     app.setApplicationName("lora-studio")
     app.setApplicationDisplayName("LoRA Studio")
-    from lora_studio.gui.single_instance import hand_over
+    from lora_studio.gui.platform.single_instance import hand_over
 
     return None if hand_over(target) else _show_window(app, target)
 
@@ -108,10 +108,10 @@ def _skip_source_scan() -> None:
 
 
 def _show_window(app: QApplication, target: str | None) -> Opened:
-    from lora_studio.gui.main_window import MainWindow
-    from lora_studio.gui.problems import ProblemCatcher
+    from lora_studio.gui.platform.window_state import WindowState
+    from lora_studio.gui.shell.crash_dialog import ProblemCatcher
+    from lora_studio.gui.shell.main_window import MainWindow
     from lora_studio.gui.theme import Theme
-    from lora_studio.gui.window_state import WindowState
 
     state = WindowState.load()
     Theme(app, state.theme if state.theme in ("system", "light", "dark") else "system", state.scale)
@@ -125,9 +125,9 @@ def _show_window(app: QApplication, target: str | None) -> Opened:
 
 def _fill(opened: Opened, target: str | None) -> None:
     """Second stage: the draft and the panels; the pages follow once those have painted."""
-    from lora_studio.gui.help import attach_help
-    from lora_studio.gui.single_instance import InstanceServer
-    from lora_studio.gui.studio import Studio
+    from lora_studio.gui.compose import Studio
+    from lora_studio.gui.platform.single_instance import InstanceServer
+    from lora_studio.gui.shell.help import attach_help
 
     studio = opened.studio = Studio(opened.window)
     attach_help(opened.window, studio.notifications)
@@ -161,7 +161,7 @@ def _target(argv: Sequence[str]) -> str | None:
     path = Path(argv[0]).expanduser()
     if path.exists():
         return str(path.resolve())
-    from lora_studio.gui.drops import is_model_name
+    from lora_studio.gui.platform.path_kinds import is_model_name
 
     if is_model_name(argv[0]):
         return argv[0]

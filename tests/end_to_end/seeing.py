@@ -28,7 +28,7 @@ from PySide6.QtWidgets import (
     QWidget,
 )
 
-from lora_studio.gui.main_window import MainWindow
+from lora_studio.gui.shell.main_window import MainWindow
 from lora_studio.gui.theme import theme
 from lora_studio.gui.widgets import StatTile
 from tests.gui.clipping import clipped_widgets, settle

@@ -15,12 +15,12 @@ from lora_studio.core.config import RunConfig
 from lora_studio.core.events import RunEvent, event_to_json
 from lora_studio.core.paths import studio_paths
 from lora_studio.core.runs import RunFolder, RunStore
-from lora_studio.gui.job_center import JobCenter
-from lora_studio.gui.path_asker import PathAsker
-from lora_studio.gui.run_queue import RunQueue
-from lora_studio.gui.run_starter import RunStarter
-from lora_studio.gui.run_view import RunView
-from lora_studio.gui.workspace import Workspace
+from lora_studio.gui.draft.workspace import Workspace
+from lora_studio.gui.engine.job_center import JobCenter
+from lora_studio.gui.platform.file_dialogs import PathAsker
+from lora_studio.gui.runs.run_control import RunStarter
+from lora_studio.gui.runs.run_queue import RunQueue
+from lora_studio.gui.runs.shown_run import RunView
 from lora_studio.jobs.mailbox import send_request
 
 

@@ -10,11 +10,12 @@ from PySide6.QtWidgets import QLabel, QLineEdit, QListView, QPushButton
 from lora_studio.core.events import Evaluation, Notice, RunFailed, RunFinished, RunStarted, RunStopped
 from lora_studio.core.settings import DataSettings
 from lora_studio.data.check import check_files
-from lora_studio.gui import run_starter
 from lora_studio.gui.data_page.row_models import RowsModel, raw_lines
-from lora_studio.gui.pages import RunsPage, TrainPage
-from lora_studio.gui.run_log import RunLogModel
-from lora_studio.gui.units import format_bytes, format_gigabytes, format_seconds, one_line
+from lora_studio.gui.platform.formatting import format_bytes, format_gigabytes, format_seconds, one_line
+from lora_studio.gui.runs import run_control
+from lora_studio.gui.runs.run_log import RunLogModel
+from lora_studio.gui.runs_page.page import RunsPage
+from lora_studio.gui.train_page.page import TrainPage
 from lora_studio.gui.widgets import Banner, StatTile
 from tests.gui.desk import Desk
 from tests.gui.tasks import REFERENCE, samples, step_event
@@ -27,7 +28,7 @@ DONE = [STARTED, *(step_event(step) for step in range(1, 5)), EVALUATED, RunFini
 
 @pytest.fixture(autouse=True)
 def quick_training(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_starter, "TRAIN_TASK", "tests.gui.tasks:train")
+    monkeypatch.setattr(run_control, "TRAIN_TASK", "tests.gui.tasks:train")
 
 
 @pytest.fixture

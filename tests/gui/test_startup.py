@@ -15,8 +15,8 @@ from pytestqt.qtbot import QtBot
 
 from lora_studio.core.errors import InputError
 from lora_studio.gui import app as application
-from lora_studio.gui.display import check_display
-from lora_studio.gui.single_instance import InstanceServer, hand_over, instance_name
+from lora_studio.gui.platform.display import check_display
+from lora_studio.gui.platform.single_instance import InstanceServer, hand_over, instance_name
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAVY = ("torch", "transformers", "peft")
@@ -127,7 +127,7 @@ def test_no_window_is_found_where_none_is_open() -> None:
 def test_a_second_launch_hands_over_what_it_was_given(qtbot: QtBot, qapp: QApplication, studio_home: Path) -> None:
     server = InstanceServer(qapp)
     assert server.listening
-    code = "from PySide6.QtWidgets import QApplication; from lora_studio.gui.single_instance import hand_over; " \
+    code = "from PySide6.QtWidgets import QApplication; from lora_studio.gui.platform.single_instance import hand_over; " \
            "app = QApplication([]); print(hand_over('/some/run'))"
     environment = {**os.environ, "LORA_STUDIO_HOME": str(studio_home), "PYTHONPATH": str(ROOT)}
     with qtbot.waitSignal(server.asked, timeout=30_000) as signal:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from PySide6.QtCore import QSignalBlocker
 
-from lora_studio.gui.text import tr
+from lora_studio.gui.platform.text import tr
 from lora_studio.gui.widgets import ComboBox
 
 

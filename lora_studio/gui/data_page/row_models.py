@@ -14,8 +14,8 @@ from lora_studio.data.check import DataCheck, readers_of
 from lora_studio.data.readers.read import raw_text
 from lora_studio.data.readers.row_index import RowIndex
 from lora_studio.data.rows.row import BadRow, Message, Row
-from lora_studio.gui.text import tr
-from lora_studio.gui.units import one_line
+from lora_studio.gui.platform.formatting import one_line
+from lora_studio.gui.platform.text import tr
 
 Index = QModelIndex | QPersistentModelIndex
 _GROWTH = 10_000  # rows: found in some ten milliseconds

@@ -23,15 +23,15 @@ from lora_studio.data.rows.row import Row
 from lora_studio.data.templates.task import RENDER_TASK
 from lora_studio.data.templates.template_source import shipped_template, shipped_templates
 from lora_studio.gui.data_page.answer_choice import AnswerChoice
-from lora_studio.gui.data_page.lens_colors import chip_styles
-from lora_studio.gui.text import tr
+from lora_studio.gui.data_page.lens.lens_colors import chip_styles
+from lora_studio.gui.platform.text import tr
 from lora_studio.gui.theme import colors
 from lora_studio.gui.widgets import ComboBox, ErrorLabel, label
 from lora_studio.jobs.spec import JobSpec
 
 if TYPE_CHECKING:
-    from lora_studio.gui.job_center import JobCenter
-    from lora_studio.gui.workspace import Workspace
+    from lora_studio.gui.draft.workspace import Workspace
+    from lora_studio.gui.engine.job_center import JobCenter
     from lora_studio.jobs.job import Job
 
 _RENDER_AFTER_MS = 300

@@ -10,14 +10,14 @@ from PySide6.QtWidgets import QDialog, QSizePolicy, QStackedWidget, QVBoxLayout,
 
 from lora_studio.core.events import LastEvent, Phase, RunEvent, RunFailed, RunFinished
 from lora_studio.export.formats import Form, remember
+from lora_studio.gui.engine.job_center import JobCenter
 from lora_studio.gui.export.form import FormPage
 from lora_studio.gui.export.parts import button, to_the_right
 from lora_studio.gui.export.result import ResultPage
 from lora_studio.gui.export.subject import ExportSubject
-from lora_studio.gui.export_text import ExportSource
-from lora_studio.gui.job_center import JobCenter
-from lora_studio.gui.path_asker import PathAsker
-from lora_studio.gui.text import tr
+from lora_studio.gui.export.text import ExportSource
+from lora_studio.gui.platform.file_dialogs import PathAsker
+from lora_studio.gui.platform.text import tr
 from lora_studio.gui.widgets import ElidedLabel, ProgressLine, label
 from lora_studio.jobs.job import Job
 from lora_studio.jobs.spec import JobSpec

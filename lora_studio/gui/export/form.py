@@ -15,10 +15,10 @@ from lora_studio.export.formats import FORMS, Form, Offer, gguf_bytes, offers, s
 from lora_studio.export.request import BYTES_OF_DTYPE, OUTTYPES, PLAIN_TYPES
 from lora_studio.gui.export.parts import button, in_row, to_the_right
 from lora_studio.gui.export.subject import ExportSubject
-from lora_studio.gui.export_text import ExportSource, merged_bytes, roughly, weights_bytes
-from lora_studio.gui.path_asker import PathAsker
-from lora_studio.gui.text import tr
-from lora_studio.gui.units import format_bytes
+from lora_studio.gui.export.text import ExportSource, merged_bytes, roughly, weights_bytes
+from lora_studio.gui.platform.file_dialogs import PathAsker
+from lora_studio.gui.platform.formatting import format_bytes
+from lora_studio.gui.platform.text import tr
 from lora_studio.gui.widgets import ComboBox, ElidedLabel, ErrorLabel, LineEdit, label
 from lora_studio.models.quantization import NONE, SAID
 

@@ -15,10 +15,10 @@ from lora_studio.export.card.loading import loading_lines
 from lora_studio.export.destination import CERTIFICATE_PAGE
 from lora_studio.gui.export.parts import button, to_the_right
 from lora_studio.gui.export.subject import ExportSubject
-from lora_studio.gui.export_text import Certificate, certificate_in_words
-from lora_studio.gui.path_asker import PathAsker
-from lora_studio.gui.text import tr
-from lora_studio.gui.units import format_bytes
+from lora_studio.gui.export.text import Certificate, certificate_in_words
+from lora_studio.gui.platform.file_dialogs import PathAsker
+from lora_studio.gui.platform.formatting import format_bytes
+from lora_studio.gui.platform.text import tr
 from lora_studio.gui.widgets import Banner, Disclosure, label
 
 _LINES = 5

@@ -8,8 +8,8 @@ from pathlib import Path
 from lora_studio.core.errors import StudioError
 from lora_studio.core.runs import RunFolder
 from lora_studio.export.source import find_source
-from lora_studio.gui.export_text import ExportSource, sources_of
-from lora_studio.gui.text import tr
+from lora_studio.gui.export.text import ExportSource, sources_of
+from lora_studio.gui.platform.text import tr
 from lora_studio.models.facts import ModelFacts, read_facts
 from lora_studio.models.full_precision import full_precision_of
 from lora_studio.models.quantization import NONE

@@ -9,7 +9,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 from annotated_types import Ge, Gt, Le, Lt
 
 from lora_studio.core.config import field_info
-from lora_studio.gui.text import tr
+from lora_studio.gui.platform.text import tr
 
 EditorKind = Literal["int", "float", "choice", "bool", "text", "names", "mapping"]
 Number = int | float

@@ -11,10 +11,10 @@ from lora_studio.core.config import RunConfig
 from lora_studio.core.variable_lines import written_lines
 from lora_studio.gui.forms.fields import FieldSpec
 from lora_studio.gui.forms.row import FieldRow
-from lora_studio.gui.text import tr
+from lora_studio.gui.platform.text import tr
 
 if TYPE_CHECKING:
-    from lora_studio.gui.workspace import Workspace
+    from lora_studio.gui.draft.workspace import Workspace
 
 
 class Form(QObject):

@@ -9,7 +9,7 @@ from PySide6.QtWidgets import QCheckBox, QHBoxLayout, QSizePolicy, QVBoxLayout, 
 
 from lora_studio.core.variable_lines import read_lines, written_lines
 from lora_studio.gui.forms.fields import FieldSpec
-from lora_studio.gui.text import tr
+from lora_studio.gui.platform.text import tr
 from lora_studio.gui.widgets import ComboBox, ElidedLabel, ErrorLabel, LineEdit, LinesEdit, NumberEdit, identifier, label
 
 _NUMBER_LETTERS = 6

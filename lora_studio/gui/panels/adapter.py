@@ -12,11 +12,11 @@ from lora_studio.core.settings import AdapterSettings
 from lora_studio.gui.forms import FieldRow, FieldSpec
 from lora_studio.gui.panels.panel import Panel, more_paths
 from lora_studio.gui.panels.presets import PRESETS, preset_changes
-from lora_studio.gui.text import tr
+from lora_studio.gui.platform.text import tr
 
 if TYPE_CHECKING:
-    from lora_studio.gui.job_center import JobCenter
-    from lora_studio.gui.workspace import Workspace
+    from lora_studio.gui.draft.workspace import Workspace
+    from lora_studio.gui.engine.job_center import JobCenter
 
 _LARGEST_EXPONENT = 8  # the slider goes to 256; the editor beside it goes on
 _VARIANTS = ("LoRA", "rsLoRA", "DoRA", "rsLoRA + DoRA")

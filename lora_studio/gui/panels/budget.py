@@ -8,15 +8,15 @@ from PySide6.QtCore import QSize
 from PySide6.QtWidgets import QGridLayout, QHBoxLayout, QLabel, QWidget
 
 from lora_studio.core.config import RunConfig
-from lora_studio.gui.text import tr
+from lora_studio.gui.platform.formatting import format_bytes, format_count, format_gigabytes
+from lora_studio.gui.platform.text import tr
 from lora_studio.gui.theme import colors, icon, theme
-from lora_studio.gui.units import format_bytes, format_count, format_gigabytes
 from lora_studio.gui.widgets import Card, ElidedLabel, ErrorLabel, Segment, SegmentBar, StatTile, label, set_role
 from lora_studio.planning.plan import make_plan
 
 if TYPE_CHECKING:
-    from lora_studio.gui.job_center import JobCenter
-    from lora_studio.gui.workspace import Workspace
+    from lora_studio.gui.draft.workspace import Workspace
+    from lora_studio.gui.engine.job_center import JobCenter
     from lora_studio.planning.plan import Plan
 
 _COLORS = ("curve_blue", "curve_orange", "curve_violet", "curve_green", "curve_red", "curve_grey")

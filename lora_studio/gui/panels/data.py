@@ -11,16 +11,16 @@ from lora_studio.core.config import RunConfig
 from lora_studio.core.paths import resources_folder
 from lora_studio.gui.forms import FieldSpec
 from lora_studio.gui.panels.panel import Panel
-from lora_studio.gui.path_asker import PathAsker
-from lora_studio.gui.text import tr
+from lora_studio.gui.platform.file_dialogs import PathAsker
+from lora_studio.gui.platform.formatting import format_count
+from lora_studio.gui.platform.text import tr
 from lora_studio.gui.theme import colors, icon, theme
-from lora_studio.gui.units import format_count
 from lora_studio.gui.widgets import ComboBox, ElidedLabel, ErrorLabel
 
 if TYPE_CHECKING:
-    from lora_studio.gui.data_reader import DataReader
-    from lora_studio.gui.job_center import JobCenter
-    from lora_studio.gui.workspace import Workspace
+    from lora_studio.gui.draft.data_state import DataReader
+    from lora_studio.gui.draft.workspace import Workspace
+    from lora_studio.gui.engine.job_center import JobCenter
 
 _FILTERS = ("Rows (*.jsonl *.ndjson *.json *.csv *.tsv *.parquet *.txt *.text *.md *.gz *.zst *.zstd)", "All files (*)")
 _MORE = (

@@ -9,16 +9,16 @@ from PySide6.QtWidgets import QHBoxLayout, QMenu, QPushButton, QToolButton, QWid
 
 from lora_studio.gui.forms import FieldSpec
 from lora_studio.gui.panels.panel import Panel
-from lora_studio.gui.path_asker import PathAsker
-from lora_studio.gui.text import tr
+from lora_studio.gui.platform.file_dialogs import PathAsker
+from lora_studio.gui.platform.formatting import format_bytes, format_count
+from lora_studio.gui.platform.text import tr
 from lora_studio.gui.theme import colors, icon, theme
-from lora_studio.gui.units import format_bytes, format_count
 from lora_studio.gui.widgets import ComboBox, ElidedLabel, ErrorLabel, LineEdit, ProgressLine, label
 from lora_studio.models.sources import local_models
 
 if TYPE_CHECKING:
-    from lora_studio.gui.job_center import JobCenter
-    from lora_studio.gui.workspace import Workspace
+    from lora_studio.gui.draft.workspace import Workspace
+    from lora_studio.gui.engine.job_center import JobCenter
     from lora_studio.models.facts import ModelFacts
     from lora_studio.models.sources import ModelSource
 

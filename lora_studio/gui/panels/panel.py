@@ -10,8 +10,8 @@ from lora_studio.gui.forms import FieldRow, Form
 from lora_studio.gui.widgets import Card, Disclosure
 
 if TYPE_CHECKING:
-    from lora_studio.gui.job_center import JobCenter
-    from lora_studio.gui.workspace import Workspace
+    from lora_studio.gui.draft.workspace import Workspace
+    from lora_studio.gui.engine.job_center import JobCenter
 
 
 class Panel(Card):

@@ -14,19 +14,19 @@ from lora_studio.core.counts import count_by_module
 from lora_studio.core.errors import InputError
 from lora_studio.core.settings import AdapterSettings
 from lora_studio.core.targets import PRESETS, Selection, compile_selection
-from lora_studio.gui.targets.model import TargetModel
-from lora_studio.gui.targets.nodes import Grouping
-from lora_studio.gui.targets.view import TargetView
-from lora_studio.gui.text import tr
+from lora_studio.gui.panels.tree.model import TargetModel
+from lora_studio.gui.panels.tree.nodes import Grouping
+from lora_studio.gui.panels.tree.view import TargetView
+from lora_studio.gui.platform.formatting import format_count
+from lora_studio.gui.platform.text import tr
 from lora_studio.gui.theme import colors, icon, theme
-from lora_studio.gui.units import format_count
 from lora_studio.gui.widgets import Card, ElidedLabel, ErrorLabel, LineEdit, Pills
 
 if TYPE_CHECKING:
     from lora_studio.core.modules import ModuleTree
     from lora_studio.core.targets import Resolution
-    from lora_studio.gui.job_center import JobCenter
-    from lora_studio.gui.workspace import Workspace
+    from lora_studio.gui.draft.workspace import Workspace
+    from lora_studio.gui.engine.job_center import JobCenter
 
 _FIELDS = ("target_modules", "target_parameters", "exclude_modules", "layers_to_transform", "rank_pattern", "alpha_pattern")
 _PRESET_TITLES = (("attention", "Attention"), ("mlp", "MLP"), ("all_linear", "All linear"), ("none", "None"), ("custom", "Custom"))

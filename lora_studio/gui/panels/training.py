@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 from lora_studio.core.config import field_info
 from lora_studio.gui.forms import FieldRow, FieldSpec
 from lora_studio.gui.panels.panel import Panel, more_paths
-from lora_studio.gui.text import tr
-from lora_studio.gui.units import format_count
+from lora_studio.gui.platform.formatting import format_count
+from lora_studio.gui.platform.text import tr
 
 if TYPE_CHECKING:
-    from lora_studio.gui.job_center import JobCenter
-    from lora_studio.gui.workspace import Workspace
+    from lora_studio.gui.draft.workspace import Workspace
+    from lora_studio.gui.engine.job_center import JobCenter
 
 _BATCH = "training.per_device_train_batch_size"
 _ACCUMULATION = "training.gradient_accumulation_steps"

@@ -9,12 +9,12 @@ from PySide6.QtCore import Qt, QTimer
 from PySide6.QtGui import QContextMenuEvent, QKeyEvent, QShowEvent
 from PySide6.QtWidgets import QMenu
 
+from lora_studio.gui.platform.text import tr
 from lora_studio.gui.plots.canvas import Canvas
 from lora_studio.gui.plots.curves import CurveStyle
 from lora_studio.gui.plots.legend import Legend
 from lora_studio.gui.plots.pyramid import Floats, Series
 from lora_studio.gui.plots.table import PlotTableDialog, PlotTableModel
-from lora_studio.gui.text import tr
 from lora_studio.gui.theme import colors, theme
 from lora_studio.gui.widgets.card import Card
 

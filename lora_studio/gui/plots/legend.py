@@ -6,8 +6,8 @@ from PySide6.QtCore import QPointF, QSize, Qt, Signal
 from PySide6.QtGui import QColor, QPainter, QPaintEvent
 from PySide6.QtWidgets import QAbstractButton, QSizePolicy, QWidget
 
+from lora_studio.gui.platform.text import tr
 from lora_studio.gui.plots.curves import CurveStyle, pen_for
-from lora_studio.gui.text import tr
 from lora_studio.gui.theme import colors
 from lora_studio.gui.widgets.flow import FlowLayout
 

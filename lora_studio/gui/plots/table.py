@@ -9,8 +9,8 @@ from PySide6.QtCore import QAbstractTableModel, QModelIndex, QPersistentModelInd
 from PySide6.QtGui import QGuiApplication
 from PySide6.QtWidgets import QAbstractItemView, QDialog, QDialogButtonBox, QTableView, QVBoxLayout, QWidget
 
+from lora_studio.gui.platform.text import tr
 from lora_studio.gui.plots.pyramid import Series
-from lora_studio.gui.text import tr
 
 Index = QModelIndex | QPersistentModelIndex
 _ROLE = Qt.ItemDataRole.DisplayRole

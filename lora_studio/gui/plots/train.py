@@ -7,10 +7,10 @@ import math
 import numpy as np
 
 from lora_studio.core.history import Curve, RunHistory
+from lora_studio.gui.platform.text import tr
 from lora_studio.gui.plots.curve_plot import CurvePlot
 from lora_studio.gui.plots.curves import CurveStyle
 from lora_studio.gui.plots.pyramid import Floats
-from lora_studio.gui.text import tr
 
 GB = 1e9
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from PySide6.QtCore import QEvent, QObject, Qt, QTimer, Signal
 from PySide6.QtWidgets import QFrame, QHBoxLayout, QLabel, QPushButton, QSizePolicy, QToolButton, QWidget
 
-from lora_studio.gui.text import tr
+from lora_studio.gui.platform.text import tr
 from lora_studio.gui.theme import colors, icon, theme
 from lora_studio.gui.widgets.labels import label
 from lora_studio.gui.widgets.names import set_role

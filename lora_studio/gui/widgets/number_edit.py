@@ -13,7 +13,7 @@ from PySide6.QtCore import QEvent, Qt, Signal
 from PySide6.QtGui import QFocusEvent, QKeyEvent, QKeySequence, QWheelEvent
 from PySide6.QtWidgets import QLineEdit, QWidget
 
-from lora_studio.gui.text import tr
+from lora_studio.gui.platform.text import tr
 
 Number = int | float
 _GROUPED = re.compile(r"[+-]?\d{1,3}(,\d{3})+")

@@ -9,7 +9,7 @@ from PySide6.QtCore import QEvent, QObject, QRect, QSize, Qt, Signal
 from PySide6.QtGui import QKeyEvent, QShowEvent
 from PySide6.QtWidgets import QFrame, QToolButton, QVBoxLayout, QWidget
 
-from lora_studio.gui.text import tr
+from lora_studio.gui.platform.text import tr
 from lora_studio.gui.theme import colors, icon, theme
 
 

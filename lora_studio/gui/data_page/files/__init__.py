@@ -1,0 +1,1 @@
+"""Files of a data set, their columns, and how they read."""

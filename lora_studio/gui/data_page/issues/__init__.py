@@ -1,0 +1,1 @@
+"""What is wrong with files and rows, and what mends it."""

@@ -1,0 +1,1 @@
+"""Rows token by token, with what is trained."""

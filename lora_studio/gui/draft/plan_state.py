@@ -1,0 +1,147 @@
+"""What the draft comes to on its base model: the modules that get an adapter at once, parameters and memory a moment later."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from PySide6.QtCore import QObject, QTimer, Signal
+
+from lora_studio.core.config import RunConfig
+from lora_studio.core.findings import Finding
+from lora_studio.core.settings import AdapterSettings
+from lora_studio.core.targets import Resolution, Selection, resolve, selection_of
+from lora_studio.data.batching.plan import StepPlan
+from lora_studio.planning.device import Device, find_device
+from lora_studio.planning.plan import make_plan
+
+if TYPE_CHECKING:
+    from lora_studio.core.modules import ModuleTree
+    from lora_studio.gui.draft.workspace import Workspace
+    from lora_studio.planning.plan import Plan
+
+_PLAN_AFTER_MS = 20
+
+
+@dataclass(frozen=True)
+class TokenCounts:
+    """Tokens of the data, from its report."""
+
+    total: int
+    trained: int
+    max: int
+
+
+@dataclass(frozen=True)
+class DataFigures:
+    """What a plan takes from the data's report."""
+
+    rows: int
+    tokens: TokenCounts
+    truncated_rows: int
+    untrained_rows: int
+    findings: tuple[Finding, ...] = ()
+
+    @classmethod
+    def of(cls, report: Mapping[str, Any]) -> DataFigures:
+        """Read them from `data --json`."""
+        tokens = report["tokens"]
+        counts = TokenCounts(tokens["total"], tokens["trained"], tokens["max"])
+        return cls(report["rows"], counts, report["truncated_rows"], report["untrained_rows"],
+                   tuple(Finding(**entry) for entry in report.get("findings", ())))
+
+
+class Planner(QObject):
+    """Follows the draft, its tree and its data.
+
+    Attributes:
+        plan: Parameters, file size and memory; None without a tree.
+        error: What keeps the targets from being trained; empty when nothing does.
+        hint: The way out of the error.
+        field: The setting at fault.
+    """
+
+    changed = Signal()
+
+    def __init__(self, workspace: Workspace) -> None:
+        super().__init__(workspace)
+        self._workspace = workspace
+        self._resolved: tuple[AdapterSettings, ModuleTree, Resolution] | None = None
+        self._devices: dict[str, Device] = {}
+        self.plan: Plan | None = None
+        self.error = self.hint = self.field = ""
+        self._timer = QTimer(self, singleShot=True, interval=_PLAN_AFTER_MS)
+        self._timer.timeout.connect(self.replan)
+        workspace.config_changed.connect(self._on_config)
+        workspace.model.changed.connect(self._timer.start)
+        workspace.data.changed.connect(self._timer.start)
+
+    @property
+    def resolution(self) -> Resolution | None:
+        """Which modules the draft's adapter wraps, always of the draft as it is now; None without a tree."""
+        tree = self._workspace.tree
+        if tree is None:
+            return None
+        adapter = self._workspace.config.adapter
+        known = self._resolved
+        if known is None or known[0] != adapter or known[1] is not tree:
+            known = self._resolved = (adapter, tree, resolve(adapter, tree))
+        return known[2]
+
+    @property
+    def selection(self) -> Selection:
+        """The ticks and overrides of the draft."""
+        resolution = self.resolution
+        return selection_of(resolution) if resolution else Selection()
+
+    @property
+    def total_steps(self) -> int | None:
+        """Steps a run of the draft takes; None until the rows are counted."""
+        check, config = self._workspace.data_check, self._workspace.config
+        if check is None or not check.train_rows:
+            return None
+        held_out = 0 if config.data.eval else config.data.eval_rows or round(check.train_rows * config.data.eval_fraction)
+        count = check.train_rows - held_out
+        report = self._workspace.data.report
+        if config.data.packing and report is not None:
+            count = report["packing"]["blocks"]
+        rows = [1] * max(1, count)
+        return StepPlan(rows, rows, config.training).total_steps
+
+    def replan(self) -> None:
+        """Work out the plan now."""
+        self._timer.stop()
+        self.plan = None
+        self.error = self.hint = self.field = ""
+        resolution = self.resolution
+        if resolution is not None and self._workspace.facts is not None:
+            self.plan = self._make_plan()
+            for finding in resolution.errors[:1]:
+                self.error, self.hint, self.field = finding.message, finding.hint, finding.field
+        self.changed.emit()
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """What a person should know of the draft before it runs."""
+        return self.plan.findings if self.plan else ()
+
+    def _make_plan(self) -> Plan:
+        workspace = self._workspace
+        assert workspace.facts is not None
+        assert workspace.tree is not None
+        report = workspace.data.report
+        return make_plan(
+            workspace.config, workspace.facts, workspace.tree, DataFigures.of(report) if report else None, self._device(), self.resolution)
+
+    def _device(self) -> Device:
+        """Give the device a run would take; looked for once for each wish, since asking a driver takes its time."""
+        wanted = self._workspace.config.training.device
+        if wanted not in self._devices:
+            self._devices[wanted] = find_device(wanted)
+        return self._devices[wanted]
+
+    def _on_config(self, before: RunConfig, after: RunConfig) -> None:
+        if before.name != after.name and before.replace({"name": after.name}) == after:
+            return
+        self._timer.start()

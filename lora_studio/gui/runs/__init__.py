@@ -1,0 +1,1 @@
+"""Runs as the window starts, queues, shows and hands them over."""

@@ -1,0 +1,1 @@
+"""The window around the pages: header, columns, status, commands, help, closing."""

@@ -1,0 +1,1 @@
+"""The Train page: live curves, log, what to do before a start."""
