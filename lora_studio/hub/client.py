@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import IO, Any
 
 from lora_studio.core.errors import InputError, StudioError
-from lora_studio.core.reach import CONNECT_SECONDS, why_unreachable
-from lora_studio.models.check import FIELD
-from lora_studio.models.errors import UnreachableError
+from lora_studio.hub.errors import UnreachableError
+from lora_studio.hub.reach import CONNECT_SECONDS, why_unreachable
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
+FIELD = "model.name_or_path"
+"""The setting that names a model, for errors."""
 READ_SECONDS = 20.0
 _MAX_ANSWER_BYTES = 64_000_000
 _ON = ("1", "true", "yes", "on")
@@ -32,9 +33,13 @@ def endpoint() -> str:
     return (os.environ.get("HF_ENDPOINT") or DEFAULT_ENDPOINT).rstrip("/")
 
 
-def is_switched_offline() -> bool:
-    """Say whether a person told the Hub's libraries to stay offline."""
-    return any(os.environ.get(name, "").lower() in _ON for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"))
+def is_switched_offline(library: str = "TRANSFORMERS_OFFLINE") -> bool:
+    """Return whether a person told the Hub's client, or the library that reads what is fetched, to stay offline.
+
+    Args:
+        library: The variable of that library: transformers' for models, `HF_DATASETS_OFFLINE` for data sets.
+    """
+    return any(os.environ.get(name, "").lower() in _ON for name in ("HF_HUB_OFFLINE", library))
 
 
 def model_address(repo_id: str, revision: str) -> str:

@@ -26,8 +26,9 @@ from lora_studio.core.files import write_atomically
 from lora_studio.core.locks import lock_file, unlock_file
 from lora_studio.hub.cache import DEFAULT_REVISION, is_commit, repo_folder
 from lora_studio.hub.client import ask_json, endpoint, file_address, is_switched_offline, model_address, open_address
+from lora_studio.hub.errors import UnreachableError
 from lora_studio.models.check import FIELD, INDEX_NAME, WEIGHTS_NAME, check_folder, read_config, read_json, weight_files
-from lora_studio.models.errors import IncompleteModelError, UnreachableError
+from lora_studio.models.errors import IncompleteModelError
 
 _SMALL_FILES = frozenset({
     "config.json", "generation_config.json", INDEX_NAME, "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from lora_studio.core.errors import InputError, StudioError
+from lora_studio.core.errors import InputError
 
 
 class IncompleteModelError(InputError):
     """Files of a model are missing or cut: fetching or copying it again would help."""
-
-
-class UnreachableError(StudioError):
-    """The Hub cannot be reached from here, or is not well: later may go better."""

@@ -23,7 +23,8 @@ def run(console: Console, arguments: Namespace) -> int:
     """Import, and print where it is kept and what to know about it."""
     task = {"path": str(arguments.path.expanduser().absolute()), "base": arguments.base, "name": arguments.name}
     with open_host("thread") as host:
-        result = run_job(console, host, JobSpec("lora_studio.export.imports.importer:import_task", task, title=f"Import {arguments.path.name}"))
+        spec = JobSpec("lora_studio.export.imports.importer:import_task", task, title=f"Import {arguments.path.name}")
+        result = run_job(console, host, spec)
     if arguments.json:
         console.json(result)
         return 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import urllib.parse
 from collections.abc import Callable, Generator
@@ -15,14 +14,14 @@ from typing import Any
 from lora_studio.core.errors import InputError, StudioError
 from lora_studio.core.files import write_atomically
 from lora_studio.core.paths import studio_paths
-from lora_studio.core.reach import why_unreachable
 from lora_studio.data.readers.dataset_layout import choose_files
 from lora_studio.data.readers.encodings import FIELD
+from lora_studio.hub.cache import hub_cache_folder
+from lora_studio.hub.client import endpoint, is_switched_offline
+from lora_studio.hub.reach import why_unreachable
 
 Progress = Callable[[int, int], None]
 _NAME = re.compile(r"hf://(?:datasets/)?([\w.-]+/[\w.-]+)(?:@([^?\s]+))?(?:\?(.*))?")
-_DEFAULT_ENDPOINT = "https://huggingface.co"
-_ON = ("1", "true", "yes", "on")
 
 
 @dataclass(frozen=True)
@@ -100,17 +99,17 @@ def _listing(wanted: HubName) -> tuple[str, dict[str, int], str]:
 
 
 def _why_offline() -> str:
-    if any(os.environ.get(name, "").lower() in _ON for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE")):
+    if is_switched_offline("HF_DATASETS_OFFLINE"):
         return "the Hub is switched off by HF_HUB_OFFLINE"
-    reason = why_unreachable(_endpoint())
-    return f"the Hub ({urllib.parse.urlsplit(_endpoint()).netloc}) cannot be reached: {reason}" if reason else ""
+    reason = why_unreachable(endpoint())
+    return f"the Hub ({urllib.parse.urlsplit(endpoint()).netloc}) cannot be reached: {reason}" if reason else ""
 
 
 def _ask(wanted: HubName) -> tuple[str, dict[str, int]]:
     from huggingface_hub import HfApi
 
     with _told_plainly(wanted.repo, wanted.revision):
-        answer: Any = HfApi(endpoint=_endpoint()).dataset_info(wanted.repo, revision=wanted.revision, files_metadata=True, timeout=20)
+        answer: Any = HfApi(endpoint=endpoint()).dataset_info(wanted.repo, revision=wanted.revision, files_metadata=True, timeout=20)
         return str(answer.sha), {str(file.rfilename): int(file.size or 0) for file in answer.siblings or ()}
 
 
@@ -126,7 +125,7 @@ class _Place:
         """Give where a file is, fetched if need be."""
         from huggingface_hub import hf_hub_download, try_to_load_from_cache
 
-        cache = _cache_folder()
+        cache = str(hub_cache_folder())
         here = try_to_load_from_cache(self.repo, name, cache_dir=cache, revision=self.commit, repo_type="dataset")
         if isinstance(here, str):
             return Path(here)
@@ -134,7 +133,7 @@ class _Place:
             raise _not_here(self.repo, self.offline)
         with _told_plainly(self.repo, self.commit):
             return Path(hf_hub_download(self.repo, name, repo_type="dataset", revision=self.commit, cache_dir=cache,
-                                        endpoint=_endpoint(), tqdm_class=_meter(progress)))
+                                        endpoint=endpoint(), tqdm_class=_meter(progress)))
 
 
 def _meter(progress: Callable[[int], None] | None) -> Any:
@@ -161,7 +160,7 @@ def _told_plainly(repo: str, revision: str) -> Generator[None]:
     """Turn the Hub library's errors into ours; their own text may hold a request's address and headers, and is not shown."""
     from huggingface_hub import errors
 
-    page = f"{_endpoint()}/datasets/{repo}"
+    page = f"{endpoint()}/datasets/{repo}"
     log_in = "log in with `hf auth login` or set HF_TOKEN"
     try:
         yield
@@ -187,13 +186,3 @@ def _told_plainly(repo: str, revision: str) -> Generator[None]:
 def _not_here(repo: str, reason: str) -> InputError:
     return InputError(f"hf://{repo} is not on this machine in full, and {reason}.",
                       "Check the network, or name files that are on this machine.", FIELD)
-
-
-def _endpoint() -> str:
-    return (os.environ.get("HF_ENDPOINT") or _DEFAULT_ENDPOINT).rstrip("/")
-
-
-def _cache_folder() -> str:
-    """Give the Hub's own cache, by the variables it goes by."""
-    home = os.environ.get("HF_HOME") or f"{os.environ.get('XDG_CACHE_HOME') or '~/.cache'}/huggingface"
-    return str(Path(os.environ.get("HF_HUB_CACHE") or f"{home}/hub").expanduser())

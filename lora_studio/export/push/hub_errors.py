@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lora_studio.core.errors import Cancelled, InputError, StudioError
 from lora_studio.hub.client import endpoint
-from lora_studio.models.errors import UnreachableError
+from lora_studio.hub.errors import UnreachableError
 
 LOG_IN = "Log in with `hf auth login`, or set HF_TOKEN; the token needs leave to write."
 _LIBRARY_LOGS = ("huggingface_hub._commit_api", "huggingface_hub.hf_api", "huggingface_hub.utils._http")

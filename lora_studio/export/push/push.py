@@ -16,12 +16,12 @@ from typing import Any
 from lora_studio.core.control import TaskContext
 from lora_studio.core.errors import InputError
 from lora_studio.core.events import Phase, RunEvent, RunFinished
-from lora_studio.core.reach import CONNECT_SECONDS, why_unreachable
 from lora_studio.export.destination import CERTIFICATE_NAME, is_earlier_export
 from lora_studio.export.push.hub_errors import LOG_IN, quiet_library, told_plainly
 from lora_studio.export.push.upload_files import UploadFile, WatchedFile, files_to_upload
 from lora_studio.hub.client import endpoint, hub_token, is_switched_offline
-from lora_studio.models.errors import UnreachableError
+from lora_studio.hub.errors import UnreachableError
+from lora_studio.hub.reach import CONNECT_SECONDS, why_unreachable
 
 _OWNER = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9]|-(?=[A-Za-z0-9])){0,95}")
 _NAME = re.compile(r"(?!.*(?:--|\.\.))(?!.*\.git$)[A-Za-z0-9_](?:[\w.-]{0,94}[A-Za-z0-9_])?", re.ASCII)

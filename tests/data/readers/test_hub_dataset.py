@@ -133,7 +133,7 @@ def test_being_offline_is_said(monkeypatch: pytest.MonkeyPatch, reason: str) -> 
     silent = socket.socket()
     silent.bind(("127.0.0.1", 0))
     silent.listen(0)
-    monkeypatch.setattr("lora_studio.core.reach.CONNECT_SECONDS", 0.3)
+    monkeypatch.setattr("lora_studio.hub.reach.CONNECT_SECONDS", 0.3)
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9" if reason == "refused" else "http://hub.invalid")
     if reason == "switched off":
         monkeypatch.setenv("HF_HUB_OFFLINE", "1")

@@ -16,7 +16,7 @@ from lora_studio.core.errors import Cancelled, InputError, StudioError
 from lora_studio.core.events import Phase, RunEvent
 from lora_studio.export.push.push import push
 from lora_studio.export.push.upload_files import WatchedFile, files_to_upload
-from lora_studio.models.errors import UnreachableError
+from lora_studio.hub.errors import UnreachableError
 from tests.export.handmade import write_adapter
 from tests.models.fake_hub import FakeHub, running_hub
 from tests.models.fake_uploads import Repository, Uploads
