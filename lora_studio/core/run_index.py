@@ -7,36 +7,23 @@ last event is alive is never cached: its lock is asked.
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import os
 import sqlite3
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from lora_studio.core.errors import InputError
+from lora_studio.core.events import read_events
+from lora_studio.core.history import RunHistory
 from lora_studio.core.locks import is_locked
 from lora_studio.core.runs import ENDED, RunFolder, RunState, RunSummary
 
 INDEX_NAME = ".index.sqlite"
-_VERSION = 1
+_VERSION = 2
 _COLUMNS = "folder, stamp, name, started, ended, base_model, r, lora_alpha, steps, total_steps, last_loss, best_eval, duration"
-
-
-@dataclass(frozen=True)
-class _Progress:
-    """What the events of a run add up to."""
-
-    started: float = 0.0
-    ended: str = ""
-    steps: int = 0
-    total_steps: int = 0
-    last_loss: float | None = None
-    best_eval: float | None = None
-    duration: float = 0.0
 
 
 class RunIndex:
@@ -137,10 +124,12 @@ def _row(path: Path, stamp: str) -> tuple[Any, ...] | None:
         config = RunFolder(path).config
     except InputError:
         return None
-    progress = _progress(path / "events.jsonl")
+    history = _history(path / "events.jsonl")
+    ended = history.last_event.event if history.last_event else ""
     chosen = (config.model.name_or_path, config.adapter.r, float(config.adapter.lora_alpha))
-    done = (progress.steps, progress.total_steps, progress.last_loss, progress.best_eval, progress.duration)
-    return (path.name, stamp, config.name, progress.started, progress.ended, *chosen, *done)
+    best = min((loss for loss in history.evaluation.y if math.isfinite(loss)), default=None)
+    done = (history.step, history.total_steps, _finite(history.loss.last), best, history.elapsed)
+    return (path.name, stamp, config.name, history.began, ended, *chosen, *done)
 
 
 def _summary(root: Path, row: tuple[Any, ...]) -> RunSummary:
@@ -157,58 +146,31 @@ def _unended_state(path: Path, started: float) -> RunState:
     return "interrupted" if started else "new"
 
 
-def _progress(path: Path) -> _Progress:
-    """Fold a run's events into one row; the many memory lines are not even parsed, unless they are first or last."""
-    progress = _Progress()
-    attempt, begun, latest = 0, 0.0, 0.0
-    for event in _events(path):
-        if event["attempt"] != attempt:
-            progress = replace(progress, duration=progress.duration + latest - begun, started=progress.started or event["time"])
-            attempt, begun = event["attempt"], event["time"]
-        latest = event["time"]
-        progress = _folded(progress, event)
-    return replace(progress, duration=progress.duration + latest - begun)
+def _finite(value: float | None) -> float | None:
+    """Keep what SQL can hold: it has no NaN."""
+    return value if value is not None and math.isfinite(value) else None
 
 
-def _folded(progress: _Progress, event: dict[str, Any]) -> _Progress:
-    kind = event["event"]
-    if kind == "step":
-        return replace(progress, steps=event["step"], last_loss=_finite(event["loss"]), ended="")
-    if kind == "evaluation":
-        losses = [loss for loss in (progress.best_eval, _finite(event["loss"])) if loss is not None]
-        return replace(progress, best_eval=min(losses, default=None), ended="")
-    if kind == "run_started":
-        return replace(progress, total_steps=event["total_steps"], ended="")
-    if kind == "run_resumed":
-        return replace(progress, total_steps=event["total_steps"], steps=event["from_step"], ended="")
-    return replace(progress, ended=kind if kind in ENDED else "")
-
-
-def _finite(value: float | str) -> float | None:
-    """Keep what SQL can hold: it has no NaN, and JSON readers elsewhere neither."""
-    return float(value) if math.isfinite(float(value)) else None  # an event writes "NaN"
-
-
-def _events(path: Path) -> Iterator[dict[str, Any]]:
+def _history(path: Path) -> RunHistory:
+    """Fold a run's events, as whoever opens the run does; the many memory lines are not parsed, unless they are the last."""
+    history = RunHistory()
     try:
         file = path.open("rb")
     except OSError:
-        return
-    skipped = b""
+        return history
     with file:
-        for line in file:
-            if b'"event":"memory"' in line:
-                skipped = line
-                continue
-            skipped = b""
-            yield from _mapping(line)
-    yield from _mapping(skipped)
+        for event in read_events(_without_memory(file)):
+            history.add(event)
+    return history
 
 
-def _mapping(line: bytes) -> Iterator[dict[str, Any]]:
-    try:
-        value: object = json.loads(line)
-    except ValueError:
-        return
-    if isinstance(value, dict) and {"event", "attempt", "time"} <= value.keys():
-        yield value
+def _without_memory(lines: Iterable[bytes]) -> Iterator[bytes]:
+    skipped = b""
+    for line in lines:
+        if b'"event":"memory"' in line:
+            skipped = line
+            continue
+        skipped = b""
+        yield line
+    if skipped:
+        yield skipped  # its time is how long the run has gone on

@@ -1,19 +1,14 @@
-"""What a data set is to a model: `data --json`, and the task that makes it."""
+"""What a data set is to a model: `data --json`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lora_studio.core.config_files import validate_config
-from lora_studio.core.control import TaskContext
-from lora_studio.core.engine_import import import_engine
-from lora_studio.core.errors import InputError
-from lora_studio.core.events import Phase, RunEvent, RunFinished
 from lora_studio.core.findings import Finding
 from lora_studio.core.settings import DataSettings
 from lora_studio.data.batching.packing import count_blocks
@@ -142,41 +137,3 @@ def count_tokens(lengths: NDArray[np.int64], total: int, trained: int) -> TokenC
         return TokenCounts(0, 0, 0, 0, 0)
     p50, p95 = np.percentile(lengths, [50, 95], method="inverted_cdf")
     return TokenCounts(total, trained, int(p50), int(p95), int(lengths.max()))
-
-
-def report(context: TaskContext, config: dict[str, Any], model_folder: str) -> Iterator[RunEvent]:
-    """Task: read, template and tokenize a config's data with a model's tokenizer; the result is `data --json`.
-
-    Bad rows are part of the report whatever `on_bad_rows` says.
-    """
-    settings = validate_config(config)
-    yield Phase(name="loading", message="Loading the tokenizer")
-    import_engine()
-    tokenizer = load_tokenizer(model_folder)
-    from lora_studio.data.prepare import prepare_data
-
-    def progress(done: int, total: int) -> None:
-        context.control.check()
-        context.post(Phase(name="preparing", message="Tokenizing", done=done, total=total, unit="bytes"))
-
-    yield Phase(name="preparing", message="Reading rows")
-    data = settings.data.model_copy(update={"on_bad_rows": "skip"})
-    prepared = prepare_data(data, tokenizer, settings.training.seed, progress)
-    yield RunFinished(result=prepared.report.to_json())
-
-
-def load_tokenizer(model_folder: str) -> Any:
-    """Load a tokenizer from a model's folder; code in the folder is not run.
-
-    Raises:
-        InputError: The folder holds no tokenizer that can be read.
-    """
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(model_folder, trust_remote_code=False, local_files_only=True)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(
-            f"{model_folder} has no tokenizer that can be read: {reason}", "Choose a folder with tokenizer.json.", "model.name_or_path",
-        ) from error

@@ -13,7 +13,7 @@ from lora_studio.core.config import RunConfig
 from lora_studio.core.counts import bias_parameters, trainable_parameters, trained_biases
 from lora_studio.core.modules import ModuleTree
 from lora_studio.core.targets import Resolution, resolve
-from lora_studio.models.quantization import quantized_modules, weight_bytes
+from lora_studio.models.held_weights import quantized_modules, weight_bytes
 from lora_studio.planning.activations import Step, Workload
 from lora_studio.planning.checkpointing import DEGREES, Checkpointing, kept_at_most_in_backward, kept_at_the_end
 from lora_studio.planning.device import Device, find_device

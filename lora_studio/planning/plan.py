@@ -13,7 +13,8 @@ from lora_studio.core.findings import Finding
 from lora_studio.core.modules import ModuleTree
 from lora_studio.core.targets import Resolution, resolve
 from lora_studio.models.full_precision import full_precision_of
-from lora_studio.models.quantization import quantization_finding, saved_modules_finding
+from lora_studio.models.held_weights import saved_modules_finding
+from lora_studio.models.quantization import quantization_finding
 from lora_studio.models.stored_quantization import stored_finding, stored_note
 from lora_studio.planning.activations import Workload
 from lora_studio.planning.budget import MemoryBudget, workload_of

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from lora_studio.core.config import RunConfig
-from lora_studio.models.quantization import NF4, NONE, quantized_modules
+from lora_studio.models.held_weights import quantized_modules
+from lora_studio.models.quantization import NF4, NONE
 from lora_studio.planning.activations import Workload
 from lora_studio.planning.budget import MemoryBudget
 from lora_studio.planning.checkpointing import Checkpointing, degrees_beyond

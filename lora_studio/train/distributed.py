@@ -22,10 +22,10 @@ from lora_studio.core.control import Control
 from lora_studio.core.errors import Cancelled, InputError, StudioError
 from lora_studio.core.events import RunEvent
 from lora_studio.core.world import World
+from lora_studio.train.faults import TooLargeError
 from lora_studio.train.ranks import Made, Ranks
 from lora_studio.train.rendezvous import Meeting, meet
 from lora_studio.train.sharded import shard
-from lora_studio.train.stepper import TooLargeError
 
 _PROMPT = timedelta(minutes=30)  # between two micro-batches, or for one collective of a pass
 _PATIENT = timedelta(days=7)  # while the first rank downloads, tokenizes, writes, or waits for room on the disk

@@ -12,7 +12,7 @@ from peft import PeftModel
 
 from lora_studio.adapters.inject import inject, parameter_counts
 from lora_studio.core.config import RunConfig
-from lora_studio.core.control import TaskContext
+from lora_studio.core.control import Control, TaskContext
 from lora_studio.core.errors import InputError
 from lora_studio.core.events import Notice, Phase, RunEvent, RunResumed, RunStarted
 from lora_studio.core.files import sweep
@@ -23,8 +23,9 @@ from lora_studio.data.prepare import PreparedData, prepare_data
 from lora_studio.inference.loaded_model import ModelHost
 from lora_studio.inference.ready import ReadyBase, folder_of, load_base
 from lora_studio.kernels.fused_model import lean
+from lora_studio.models.held_weights import saved_modules_finding
 from lora_studio.models.load import has_quick_bfloat16, pick_device
-from lora_studio.models.quantization import quantization_finding, saved_modules_finding
+from lora_studio.models.quantization import quantization_finding
 from lora_studio.planning.checkpointing import Checkpointing
 from lora_studio.planning.limits import length_finding, precision_finding
 from lora_studio.planning.plan import base_finding
@@ -34,7 +35,7 @@ from lora_studio.train.compiled import WarmUp, compiled_layers, refuse_without_c
 from lora_studio.train.disk import told
 from lora_studio.train.fitting import choose_checkpointing, costs_of, largest_batch
 from lora_studio.train.precision import Precision
-from lora_studio.train.ranks import Ranks, all_ranks
+from lora_studio.train.ranks import Ranks
 from lora_studio.train.records import DATA, ENVIRONMENT, environment_of, write_records
 from lora_studio.train.session import Session
 from lora_studio.train.sharded import let_go_after, load_to_shard
@@ -71,7 +72,7 @@ def train(context: TaskContext, run_dir: str, resume: bool = False) -> Iterator[
         sweep(run.path / "checkpoints")
         if resume:
             run.complete_config()
-    with all_ranks(context.control) as ranks:
+    with _all_ranks(context.control) as ranks:
         ranks.tell({"run_dir": str(run.path), "config": run.config.model_dump(mode="json"), "resume": resume})
         yield from _attempt(context, ranks, run, resume)
 
@@ -89,10 +90,26 @@ def _refuse_sharding(config: RunConfig) -> None:
 
 def follow(context: TaskContext) -> Iterator[RunEvent]:
     """Task of every process of a run but the first, which tells it what run that is; its events are nobody's."""
-    with all_ranks(context.control) as ranks:
+    with _all_ranks(context.control) as ranks:
         order = ranks.tell(None)
         run = RunFolder(Path(order["run_dir"]), RunConfig.model_validate(order["config"]))
         yield from _attempt(context, ranks, run, order["resume"])
+
+
+@contextlib.contextmanager
+def _all_ranks(control: Control) -> Generator[Ranks]:
+    """Yield the ranks of the world that this process was launched into; several are connected for the length of a block.
+
+    Raises:
+        StudioError: A rank did not come, or is gone; its own words where it left any.
+    """
+    if World.of().size == 1:
+        yield Ranks()
+        return
+    from lora_studio.train.distributed import joined  # what torch needs for it takes its time to load
+
+    with joined(control) as ranks:
+        yield ranks
 
 
 def _attempt(context: TaskContext, ranks: Ranks, run: RunFolder, resume: bool) -> Iterator[RunEvent]:

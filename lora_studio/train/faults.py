@@ -10,9 +10,26 @@ import torch
 
 from lora_studio.core.errors import StudioError
 from lora_studio.train.progress import Progress
-from lora_studio.train.stepper import TooLargeError, is_out_of_memory
 
+_OUT_OF_MEMORY = (
+    "out of memory", "not enough memory", "can't allocate memory", "bad allocation",
+    "could not create a primitive",  # oneDNN's word for it on a processor: seen under a limit on address space
+)
 _LOST_DEVICE = ("cuda error", "cublas_status", "cudnn_status", "hip error", "device-side assert", "unspecified launch failure")
+
+
+class TooLargeError(Exception):
+    """A micro-batch does not fit into the device's memory.
+
+    Attributes:
+        rows: Rows in it.
+        width: Tokens of its longest row.
+    """
+
+    def __init__(self, rows: int, width: int) -> None:
+        super().__init__(f"{rows} rows of up to {width} tokens")
+        self.rows = rows
+        self.width = width
 
 
 def told_fault(error: BaseException, safe: str) -> StudioError | None:
@@ -40,6 +57,11 @@ def _refusing_family(error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     family = Path(frames[-1].filename if frames else "").parent
     return family.name if family.parts[-3:-1] == ("transformers", "models") else ""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Say whether an error is a want of memory, on any device."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(words in str(error).lower() for words in _OUT_OF_MEMORY)
 
 
 def is_lost_device(error: BaseException) -> bool:

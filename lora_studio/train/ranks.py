@@ -6,9 +6,8 @@ first does, and what all must know alike (requests, want of memory, how far the 
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Generator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from peft import PeftModel
@@ -17,28 +16,9 @@ from torch import Tensor, nn
 from lora_studio.core.control import Control
 from lora_studio.core.errors import StudioError
 from lora_studio.core.events import RunEvent
-from lora_studio.core.world import World
-
-if TYPE_CHECKING:
-    from lora_studio.train.stepper import TooLargeError
+from lora_studio.train.faults import TooLargeError
 
 Made = TypeVar("Made")
-
-
-@contextlib.contextmanager
-def all_ranks(control: Control) -> Generator[Ranks]:
-    """Give the ranks of the world that this process was launched into; several are connected for the length of a block.
-
-    Raises:
-        StudioError: A rank did not come, or is gone; its own words where it left any.
-    """
-    if World.of().size == 1:
-        yield Ranks()
-        return
-    from lora_studio.train.distributed import joined  # what torch needs for it takes its time to load
-
-    with joined(control) as ranks:
-        yield ranks
 
 
 class Ranks:

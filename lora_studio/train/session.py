@@ -44,7 +44,7 @@ from lora_studio.train.checkpoint import (
     write_adapter,
 )
 from lora_studio.train.disk import until_written
-from lora_studio.train.faults import not_finite, out_of_memory, refuse_standstill, told_fault
+from lora_studio.train.faults import TooLargeError, not_finite, out_of_memory, refuse_standstill, told_fault
 from lora_studio.train.held_out import HeldOut
 from lora_studio.train.interrupt import abandoning
 from lora_studio.train.metrics_buffer import Logbook, StepClock, Taken, peak_memory
@@ -55,7 +55,7 @@ from lora_studio.train.ranks import Ranks
 from lora_studio.train.records import computed_otherwise, config_changes, refuse_changes
 from lora_studio.train.schedule import lr_at
 from lora_studio.train.spikes import SpikeWatch
-from lora_studio.train.stepper import Outcome, Stepper, TooLargeError, micro_batch_seed
+from lora_studio.train.stepper import Outcome, Stepper, micro_batch_seed
 from lora_studio.train.utilization import Utilization
 
 _MOST_SKIPPED = 5

@@ -15,6 +15,7 @@ from lora_studio.core.settings import TrainingSettings
 from lora_studio.kernels.batches import Batch
 from lora_studio.kernels.conduct import Conduct
 from lora_studio.kernels.head import SelectedHead
+from lora_studio.train.faults import TooLargeError, is_out_of_memory
 from lora_studio.train.loss_scale import LossScale
 from lora_studio.train.precision import Precision
 from lora_studio.train.ranks import Ranks
@@ -22,10 +23,6 @@ from lora_studio.train.ranks import Ranks
 _SEED_STRIDE = 1_000_003
 _MICRO_STRIDE = 8_191
 _CLIP_EPSILON = 1e-6
-_OUT_OF_MEMORY = (
-    "out of memory", "not enough memory", "can't allocate memory", "bad allocation",
-    "could not create a primitive",  # oneDNN's word for it on a processor: seen under a limit on address space
-)
 
 
 @dataclass(frozen=True)
@@ -43,20 +40,6 @@ class Outcome:
     grad_norm: float
     skipped: bool
     loss_scale: float = 1.0
-
-
-class TooLargeError(Exception):
-    """A micro-batch does not fit into the device's memory.
-
-    Attributes:
-        rows: Rows in it.
-        width: Tokens of its longest row.
-    """
-
-    def __init__(self, rows: int, width: int) -> None:
-        super().__init__(f"{rows} rows of up to {width} tokens")
-        self.rows = rows
-        self.width = width
 
 
 class Stepper:
@@ -186,8 +169,3 @@ class Posted:
 def micro_batch_seed(seed: int, step: int, micro_batch: int) -> int:
     """Give the random seed of one micro-batch: to resume is to name a step, no random state is carried over."""
     return (seed * _SEED_STRIDE + step * _MICRO_STRIDE + micro_batch) % (1 << 63)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Say whether an error is a want of memory, on any device."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(words in str(error).lower() for words in _OUT_OF_MEMORY)

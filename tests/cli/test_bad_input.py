@@ -15,7 +15,7 @@ from lora_studio.core.config import RunConfig
 from lora_studio.core.config_files import read_config
 from lora_studio.core.events import RunFinished, event_to_json
 from lora_studio.core.paths import studio_paths
-from lora_studio.core.runs import RunStore
+from lora_studio.core.run_store import RunStore
 from tests.cli.conftest import Command, Outcome, WriteConfig
 
 ModelOf = Callable[[str], Path]

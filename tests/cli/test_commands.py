@@ -20,7 +20,7 @@ from tests.cli.conftest import Command, WriteConfig
 def trained(tmp_path_factory: pytest.TempPathFactory, tiny_model: Callable[[str], Path], chat_rows: Path) -> Path:
     """A finished run of a tiny model."""
     from lora_studio.core.config import RunConfig
-    from lora_studio.core.runs import RunStore
+    from lora_studio.core.run_store import RunStore
     from lora_studio.jobs.spec import JobSpec
     from lora_studio.jobs.thread import ThreadHost
 

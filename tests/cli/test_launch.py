@@ -13,7 +13,8 @@ import psutil
 import pytest
 
 from lora_studio.core.config_files import read_config
-from lora_studio.core.runs import RunFolder, RunStore
+from lora_studio.core.run_store import RunStore
+from lora_studio.core.runs import RunFolder
 from tests.cli.conftest import Command, WriteConfig
 from tests.cli.test_bad_input import no_run_is_left, refused
 from tests.cli.test_program import no_child_stays, posix, program, wait_for_step

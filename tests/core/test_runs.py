@@ -24,8 +24,10 @@ from lora_studio.core.events import (
     Step,
     event_to_json,
 )
+from lora_studio.core.history import RunHistory
 from lora_studio.core.run_index import INDEX_NAME
-from lora_studio.core.runs import RunFolder, RunStore, last_line, slug
+from lora_studio.core.run_store import RunStore, slug
+from lora_studio.core.runs import RunFolder, last_line
 
 CONFIG = RunConfig(name="Support triage").replace({"adapter.r": 4, "adapter.lora_alpha": 12})
 
@@ -106,7 +108,7 @@ def test_a_failed_write_leaves_no_folder(store: RunStore, monkeypatch: pytest.Mo
     def full(*_arguments: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("lora_studio.core.runs.write_atomically", full)
+    monkeypatch.setattr("lora_studio.core.run_store.write_atomically", full)
     with pytest.raises(InputError, match="No space left"):
         store.create(CONFIG)
     assert list(store.root.iterdir()) == []
@@ -226,6 +228,16 @@ def test_a_summary_adds_up_the_events(store: RunStore) -> None:
 def test_a_loss_that_is_no_number_is_not_listed_as_one(store: RunStore) -> None:
     write(store.create(CONFIG), started(time=1), step(1, float("nan"), time=2))
     assert store.list()[0].last_loss is None
+
+
+def test_what_was_done_again_counts_as_it_was_done_last(store: RunStore) -> None:
+    folder = store.create(CONFIG)
+    first = Evaluation(step=10, time=4, loss=1.0, rows=1, trained_tokens=1, seconds=1)
+    write(folder, started(time=1), step(5, time=2), step(10, 0.5, time=3), first)
+    write(folder, RunResumed(from_step=5, total_steps=10, attempt=2, time=9), step(10, 0.7, attempt=2, time=10),
+          first.model_copy(update={"attempt": 2, "time": 11, "loss": 1.5}))
+    listed, opened = store.list()[0], RunHistory.replay(folder.events_path)
+    assert (listed.best_eval, listed.last_loss) == (1.5, 0.7) == (min(opened.evaluation.y), opened.loss.last)
 
 
 def test_the_latest_run_comes_first_and_one_not_started_before_all(store: RunStore) -> None:

@@ -18,7 +18,7 @@ from lora_studio.core.events import RunFinished
 from lora_studio.core.files import sha256_of
 from lora_studio.core.settings import DataSettings
 from lora_studio.data.prepare import PreparedData, choose_held_out, prepare_data
-from lora_studio.data.report import report
+from lora_studio.data.tasks import report
 from lora_studio.data.tokens.token_cache import cache_folder
 from tests.data.conftest import HEADERS, MARKED, MODEL_ROLE, REWRITING, chat
 

@@ -12,7 +12,8 @@ import pytest
 
 from lora_studio.core.config import RunConfig
 from lora_studio.core.config_files import write_config
-from lora_studio.core.runs import RunFolder, RunStore
+from lora_studio.core.run_store import RunStore
+from lora_studio.core.runs import RunFolder
 from tests.end_to_end.conftest import SCREEN
 from tests.end_to_end.person import Person, Program, QtHands
 

@@ -14,7 +14,8 @@ from pytestqt.qtbot import QtBot
 from lora_studio.core.config import RunConfig
 from lora_studio.core.events import RunEvent, event_to_json
 from lora_studio.core.paths import studio_paths
-from lora_studio.core.runs import RunFolder, RunStore
+from lora_studio.core.run_store import RunStore
+from lora_studio.core.runs import RunFolder
 from lora_studio.gui.draft.workspace import Workspace
 from lora_studio.gui.engine.job_center import JobCenter
 from lora_studio.gui.platform.file_dialogs import PathAsker

@@ -10,7 +10,8 @@ import psutil
 import pytest
 
 from lora_studio.core.config import RunConfig
-from lora_studio.core.runs import RunFolder, RunStore
+from lora_studio.core.run_store import RunStore
+from lora_studio.core.runs import RunFolder
 from lora_studio.jobs.host import Host
 from lora_studio.jobs.process import ProcessHost
 from lora_studio.jobs.thread import ThreadHost

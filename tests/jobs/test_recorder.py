@@ -11,7 +11,8 @@ import pytest
 
 from lora_studio.core.config import RunConfig
 from lora_studio.core.events import Memory, Notice, Phase, RunEvent, RunFailed, RunFinished, RunResumed
-from lora_studio.core.runs import RunFolder, RunStore
+from lora_studio.core.run_store import RunStore
+from lora_studio.core.runs import RunFolder
 from lora_studio.jobs import telemetry
 from lora_studio.jobs.recorder import Recorder
 from lora_studio.jobs.telemetry import MemorySampler

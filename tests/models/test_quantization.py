@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from lora_studio.core.errors import InputError
+from lora_studio.models.held_weights import quantized_modules, saved_modules_finding, weight_bytes
 from lora_studio.models.inspect import inspect_model, tree_of
 from lora_studio.models.load import load_model
-from lora_studio.models.quantization import quantization_finding, quantized_modules, saved_modules_finding, weight_bytes
+from lora_studio.models.quantization import quantization_finding
 from lora_studio.models.quantized import Frozen4bit, Frozen8bit, as_held
 from tests.models.quantized import held, unpacked
 from tests.tiny import ARCHITECTURES, save_tiny_model

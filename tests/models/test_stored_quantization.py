@@ -14,9 +14,9 @@ from transformers import AutoModelForCausalLM
 from lora_studio.core.errors import InputError
 from lora_studio.models.facts import read_facts
 from lora_studio.models.full_precision import full_precision_of, named_in_full_precision
+from lora_studio.models.held_weights import quantized_modules, weight_bytes
 from lora_studio.models.inspect import inspect_model, tree_of
 from lora_studio.models.load import load_model
-from lora_studio.models.quantization import quantized_modules, weight_bytes
 from lora_studio.models.stored_quantization import stored_finding, stored_note, stored_quantization
 from lora_studio.models.unpacked import open_tensors
 from tests.models.packed_folders import BITSANDBYTES, KINDS, pack_experts, save_bitsandbytes, save_gpt_oss, save_packed_model, tell

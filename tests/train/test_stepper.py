@@ -12,8 +12,9 @@ from lora_studio.core.errors import InputError
 from lora_studio.core.settings import TrainingSettings
 from lora_studio.data.tokens.token_rows import TokenRow
 from lora_studio.kernels.batches import make_batch, trained_count
+from lora_studio.train.faults import TooLargeError, is_out_of_memory
 from lora_studio.train.precision import Precision
-from lora_studio.train.stepper import Outcome, Stepper, TooLargeError, is_out_of_memory, micro_batch_seed
+from lora_studio.train.stepper import Outcome, Stepper, micro_batch_seed
 from tests.train.helpers import adapted_model, token_rows
 
 CPU = Precision(torch.device("cpu"), torch.float32)

@@ -32,7 +32,7 @@ def run(console: Console, arguments: Namespace) -> int:
     with open_host("thread") as host:
         folder = ready_folder(console, host, config.model.name_or_path, config.model.revision)
         task = {"config": config.model_dump(mode="json"), "model_folder": str(folder)}
-        report = run_job(console, host, JobSpec("lora_studio.data.report:report", task, title="Read the data"))
+        report = run_job(console, host, JobSpec("lora_studio.data.tasks:report", task, title="Read the data"))
     if arguments.json:
         console.json({**report, **_facts(check, report)})
     else:

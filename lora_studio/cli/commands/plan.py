@@ -57,7 +57,7 @@ def _data_figures(console: Console, host: Host, config: RunConfig, folder: Path)
     if not config.data.train or not any((folder / name).is_file() for name in _TOKENIZER):
         return None
     task = {"config": config.model_dump(mode="json"), "model_folder": str(folder)}
-    result = run_job(console, host, JobSpec("lora_studio.data.report:report", task, title="Count the tokens"))
+    result = run_job(console, host, JobSpec("lora_studio.data.tasks:report", task, title="Count the tokens"))
     bad_rows = tuple(BadRow(**row) for row in result["bad_rows"])
     bad = bad_rows_finding(bad_rows, config.data.on_bad_rows, result["bad_count"])
     return DataReport(

@@ -10,7 +10,8 @@ from typing import Any
 from lora_studio.cli.console import Console
 from lora_studio.cli.units import in_time, table
 from lora_studio.core.paths import studio_paths
-from lora_studio.core.runs import RunStore, RunSummary
+from lora_studio.core.run_store import RunStore
+from lora_studio.core.runs import RunSummary
 
 
 def add_arguments(parser: ArgumentParser) -> None:

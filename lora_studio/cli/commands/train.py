@@ -18,7 +18,8 @@ from lora_studio.core.errors import Cancelled, InputError
 from lora_studio.core.events import RunEvent, event_to_json
 from lora_studio.core.history import RunHistory
 from lora_studio.core.paths import studio_paths
-from lora_studio.core.runs import RunFolder, RunStore
+from lora_studio.core.run_store import RunStore
+from lora_studio.core.runs import RunFolder
 from lora_studio.core.world import FIELD, World, refuse_other_world
 from lora_studio.data.check import check_files, refuse_bad_rows, refuse_no_rows
 from lora_studio.data.rows.trainable import refuse_untrainable

@@ -32,12 +32,12 @@ def render(context: TaskContext, config: dict[str, Any], model_folder: str, row:
 
 
 def _rendered(settings: Any, model_folder: str, row: Row) -> dict[str, Any]:
-    from lora_studio.data.report import load_tokenizer
     from lora_studio.data.templates.template import ChatTemplate, trained_parts
+    from lora_studio.data.tokenizer import read_tokenizer
 
     source = ""
     try:
-        with ChatTemplate.of(load_tokenizer(model_folder), settings) as template:
+        with ChatTemplate.of(read_tokenizer(model_folder), settings) as template:
             source = template.source.text or ""
             results = template.render_rows(trained_parts(row, settings.train_on), settings.train_on)
     except InputError as error:

@@ -11,9 +11,9 @@ from lora_studio.core.control import TaskContext
 from lora_studio.core.engine_import import import_engine
 from lora_studio.core.events import Phase, RunEvent, RunFinished
 from lora_studio.core.settings import DataSettings
-from lora_studio.data.report import load_tokenizer
 from lora_studio.data.rows.row import Row, RowError
 from lora_studio.data.templates.template import ChatTemplate, trained_parts
+from lora_studio.data.tokenizer import read_tokenizer
 from lora_studio.data.tokens.encode import Encoder
 from lora_studio.data.tokens.token_text import TokenTexts
 
@@ -80,7 +80,7 @@ def lens(context: TaskContext, config: dict[str, Any], model_folder: str, rows: 
     settings = validate_config(config).data
     yield Phase(name="loading", message="Loading the tokenizer")
     import_engine()
-    tokenizer = load_tokenizer(model_folder)
+    tokenizer = read_tokenizer(model_folder)
     context.control.check()
     found = [Row.from_json(row) for row in rows]
     with ChatTemplate.of(tokenizer, settings) as template:

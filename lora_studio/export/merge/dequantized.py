@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from lora_studio.core.modules import ModuleTree
-from lora_studio.models.quantization import quantization_finding, quantized_modules
+from lora_studio.models.held_weights import quantized_modules
+from lora_studio.models.quantization import quantization_finding
 from lora_studio.models.stored_tensors import StoredTensor, StoredTensors
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from lora_studio.gui.engine.job_center import JobCenter
     from lora_studio.jobs.job import Job
 
-REPORT_TASK = "lora_studio.data.report:report"
+REPORT_TASK = "lora_studio.data.tasks:report"
 _READ_HERE_BYTES = 1_000_000  # smaller files are read within a few milliseconds
 _REPORT_AFTER_MS = 400
 

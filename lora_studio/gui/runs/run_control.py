@@ -11,7 +11,8 @@ from PySide6.QtCore import QObject, Signal
 from lora_studio.core.config import RunConfig
 from lora_studio.core.errors import StudioError
 from lora_studio.core.paths import studio_paths
-from lora_studio.core.runs import RunFolder, RunStore
+from lora_studio.core.run_store import RunStore
+from lora_studio.core.runs import RunFolder
 from lora_studio.gui.engine.job_center import HostName, JobCenter
 from lora_studio.gui.platform.formatting import format_seconds
 from lora_studio.gui.platform.text import tr

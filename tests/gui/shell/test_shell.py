@@ -18,7 +18,8 @@ from pytestqt.qtbot import QtBot
 from lora_studio.core.config import RunConfig
 from lora_studio.core.config_files import read_config, write_config
 from lora_studio.core.errors import InputError
-from lora_studio.core.runs import RunFolder, RunStore
+from lora_studio.core.run_store import RunStore
+from lora_studio.core.runs import RunFolder
 from lora_studio.gui.compose import Studio
 from lora_studio.gui.platform.path_kinds import Kind, kind_of
 from lora_studio.gui.platform.window_state import WindowState
