@@ -33,7 +33,7 @@ from lora_studio.core.errors import Cancelled
 from lora_studio.core.events import CheckpointSaved, Phase, RunEvent, Step
 from lora_studio.core.runs import RunFolder
 from lora_studio.core.settings import TrainingSettings
-from lora_studio.data.tokens.token_rows import TokenRow
+from lora_studio.data.token_rows import TokenRow
 from lora_studio.jobs.telemetry import MemorySampler
 from lora_studio.kernels.batches import make_batch, trained_count
 from lora_studio.train.precision import Precision

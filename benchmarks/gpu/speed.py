@@ -28,7 +28,7 @@ from lora_studio.core.control import TaskContext
 from lora_studio.core.events import Phase, RunStarted, Step
 from lora_studio.core.runs import RunFolder
 from lora_studio.data.batching.micro_batches import cut_end_to_end
-from lora_studio.data.tokens.token_rows import Rows
+from lora_studio.data.token_rows import Rows
 from lora_studio.inference.loaded_model import ModelHost
 from lora_studio.train import session
 from lora_studio.train.engine import train

@@ -17,10 +17,10 @@ from lora_studio.data.check import refuse_bad_rows, way_out_of
 from lora_studio.data.report import DataReport, make_report
 from lora_studio.data.rows.row import BadRow
 from lora_studio.data.templates.template import ChatTemplate
+from lora_studio.data.token_rows import Numbers, Rows, TokenRows
 from lora_studio.data.tokens.encode import Encoder
 from lora_studio.data.tokens.samples import Place, SamplePrompt, sample_prompts
 from lora_studio.data.tokens.token_cache import key_of
-from lora_studio.data.tokens.token_rows import Numbers, Rows, TokenRows
 from lora_studio.data.tokens.token_store import TokenStore
 from lora_studio.data.tokens.tokenize import Progress, stored_tokens
 

@@ -15,7 +15,7 @@ from lora_studio.data.batching.packing import count_blocks
 from lora_studio.data.check import MOST_BAD_ROWS
 from lora_studio.data.rows.row import BadRow
 from lora_studio.data.templates.template_notes import template_findings
-from lora_studio.data.tokens.token_rows import Numbers
+from lora_studio.data.token_rows import Numbers
 from lora_studio.data.tokens.token_store import TokenStore
 
 _MOST_UNTRAINED = 1000

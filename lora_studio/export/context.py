@@ -7,23 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_studio.core.errors import InputError
 from lora_studio.core.events import Notice, RunEvent
-from lora_studio.export.gguf.adapter import refuse_beyond_gguf
-from lora_studio.export.gguf.fit import OTHER_VOCABULARY
-from lora_studio.export.gguf.model import check_outtype, refuse_model_beyond_gguf
 from lora_studio.export.merge.changes import Changes
 from lora_studio.export.merge.dequantized import hold
-from lora_studio.export.merge.into import Original
-from lora_studio.export.merge.merge_plan import Held, MergePlan
-from lora_studio.export.merge.original import weights_apart
-from lora_studio.export.mlx.adapter import refuse_beyond_mlx
-from lora_studio.export.readable_names import refuse_unread
-from lora_studio.export.redact import public_name
+from lora_studio.export.merge.merge_plan import MergePlan
 from lora_studio.export.source import AdapterSource
 from lora_studio.export.verify.reference import Parts, Reference, most_tokens, reference_of, trained_logits
 from lora_studio.export.verify.rows import comparison_rows
-from lora_studio.export.verify.tokenizer_files import Papers, papers_of
+from lora_studio.export.verify.tokenizer_files import Papers
 from lora_studio.models.facts import read_facts
 from lora_studio.models.quantization import NONE, quantization_finding
 from lora_studio.models.stored_quantization import stored_finding
@@ -59,35 +50,6 @@ class Work:
     trained_base: Path
     merged_into: str
     weights_apart: float | None = None
-
-    @classmethod
-    def of(
-        cls, source: AdapterSource, base: Path, kind: str, dtype: str | None, outtype: str, into: str, *, run: bool,
-        original: Original | None = None,
-    ) -> Work:
-        """Settle it.
-
-        Raises:
-            InputError: The adapter does not fit the base, or cannot become what is asked for.
-        """
-        trained_base, base = base, original.folder if original else base
-        apart = weights_apart(trained_base, base) if original else None
-        name = public_name(original.name if original else source.base_name)
-        changes = Changes.of(base, source.adapter)
-        if kind == "gguf":
-            check_outtype(outtype)
-            refuse_model_beyond_gguf(base)
-            dtype = "bfloat16" if outtype == "bf16" else "float32"
-        elif kind in ("gguf-adapter", "mlx-adapter"):
-            refuse = refuse_beyond_gguf if kind == "gguf-adapter" else refuse_beyond_mlx
-            refuse(changes.adapter, base, changes.tree)
-            if changes.resized:
-                raise InputError(OTHER_VOCABULARY, "Export the merged model.", "kind")
-        elif kind == "adapter":
-            refuse_unread(changes)
-        held = Held(source.base_quantization, source.config.model.dtype) if into == "dequantized" and source.config else None
-        plan = MergePlan.of(base, changes, dtype, held) if kind in ("merged", "gguf") else None
-        return cls(source, base, changes, plan, papers_of(base, source.adapter, source.config), run, trained_base, name, apart)
 
     @property
     def told_of_base(self) -> dict[str, Any]:

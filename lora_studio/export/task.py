@@ -28,6 +28,7 @@ from lora_studio.export.gguf.export import make_gguf, make_gguf_adapter
 from lora_studio.export.merge.into import AUTO, Original, find_original, merged_base
 from lora_studio.export.merge.merge import merge_into
 from lora_studio.export.mlx.adapter import mlx_adapter_fault, write_mlx_adapter
+from lora_studio.export.prepare import prepare
 from lora_studio.export.readable_names import write_readable
 from lora_studio.export.request import check_request, check_space, needed_folders
 from lora_studio.export.source import CONFIG_NAME, WEIGHTS_NAME, AdapterSource, read_adapter_config
@@ -88,7 +89,7 @@ def export(
     check_destination(target, overwrite=overwrite, needed=needed)
     yield Phase(name="preparing", message="Looking at base model and adapter")
     runs = check == "auto" and fits_memory(base) and stored_finding(found.stored, NONE, "cpu") is None
-    work = Work.of(found, base, kind, dtype, outtype, into, run=runs, original=original)
+    work = prepare(found, base, kind, dtype, outtype, into, run=runs, original=original)
     check_space(target, _bytes_needed(work, kind))
     for finding in work.changes.vocabulary.findings():
         level = "warning" if finding.level == "warning" else "info"

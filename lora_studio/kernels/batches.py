@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lora_studio.data.batching.collate import collate
-from lora_studio.data.tokens.token_rows import Rows as StoredRows
-from lora_studio.data.tokens.token_rows import TokenRow, end_to_end
+from lora_studio.data.token_rows import Rows as StoredRows
+from lora_studio.data.token_rows import TokenRow, end_to_end
 
 Rows = Sequence[TokenRow] | StoredRows
 

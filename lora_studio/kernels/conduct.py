@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from lora_studio.core.errors import InputError
 from lora_studio.core.events import Notice
-from lora_studio.data.tokens.token_rows import TokenRow
+from lora_studio.data.token_rows import TokenRow
 from lora_studio.kernels.batches import Batch, make_batch
 from lora_studio.kernels.common_attention import Watch
 from lora_studio.kernels.packed import is_plain_attention, packed_masks

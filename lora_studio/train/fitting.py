@@ -7,7 +7,7 @@ from pathlib import Path
 from lora_studio.core.config import RunConfig
 from lora_studio.core.events import Notice
 from lora_studio.core.targets import resolve
-from lora_studio.data.tokens.token_rows import Rows
+from lora_studio.data.token_rows import Rows
 from lora_studio.models.facts import read_facts
 from lora_studio.models.inspect import inspect_model
 from lora_studio.planning.activations import Workload

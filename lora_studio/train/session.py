@@ -28,7 +28,7 @@ from lora_studio.core.files import bytes_below, sha256_of, whole_folder
 from lora_studio.core.runs import RunFolder
 from lora_studio.data.batching.plan import StepBatch, StepPlan
 from lora_studio.data.prepare import PreparedData
-from lora_studio.data.tokens.token_rows import TokenRow
+from lora_studio.data.token_rows import TokenRow
 from lora_studio.inference.adapters import ADAPTER_DIGEST, ADAPTER_WEIGHTS, newest_whole
 from lora_studio.inference.loaded_model import free_memory
 from lora_studio.kernels.batches import make_batch

@@ -218,7 +218,7 @@ def test_a_place_that_cannot_be_written_is_told(tmp_path: Path) -> None:
 
 def test_checking_and_planning_load_no_heavy_library() -> None:
     names = "('torch', 'transformers', 'tokenizers', 'peft', 'datasets', 'pyarrow', 'huggingface_hub')"
-    modules = "lora_studio.data.check, lora_studio.data.batching.plan, lora_studio.data.readers.row_index, lora_studio.data.rows.trainable"
+    modules = "lora_studio.data.check, lora_studio.data.batching.plan, lora_studio.data.readers.row_index, lora_studio.data.trainable"
     code = (f"import sys, {modules}; "
             f"print([name for name in {names} if name in sys.modules])")
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"

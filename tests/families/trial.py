@@ -26,7 +26,7 @@ from lora_studio.core.runs import RunFolder
 from lora_studio.core.targets import PRESETS, Selection, compile_selection, resolve
 from lora_studio.data.batching.plan import StepPlan
 from lora_studio.data.prepare import PreparedData, prepare_data
-from lora_studio.data.tokens.token_rows import TokenRow, end_to_end
+from lora_studio.data.token_rows import TokenRow, end_to_end
 from lora_studio.export.task import export
 from lora_studio.inference.loaded_model import load_adapter
 from lora_studio.kernels.batches import make_batch

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lora_studio.core.errors import InputError
-from lora_studio.data.tokens.token_rows import TokenRow
+from lora_studio.data.token_rows import TokenRow
 from lora_studio.kernels import attention
 from lora_studio.kernels.batches import Batch, make_batch
 from lora_studio.kernels.head import SelectedHead

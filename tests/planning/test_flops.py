@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 from lora_studio.adapters.inject import inject
 from lora_studio.core.settings import AdapterSettings
 from lora_studio.core.targets import resolve
-from lora_studio.data.tokens.token_rows import TokenRow
+from lora_studio.data.token_rows import TokenRow
 from lora_studio.kernels.batches import make_batch
 from lora_studio.kernels.head import SelectedHead
 from lora_studio.models.facts import read_facts

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from lora_studio.core.config import RunConfig
-from lora_studio.data.tokens.token_rows import TokenRow
+from lora_studio.data.token_rows import TokenRow
 from lora_studio.kernels.batches import Batch, make_batch
 from lora_studio.models.facts import read_facts
 from lora_studio.models.inspect import inspect_model

@@ -15,7 +15,7 @@ from lora_studio.core.config_files import write_config
 from lora_studio.core.control import TaskContext
 from lora_studio.core.events import RunEvent, Step
 from lora_studio.core.runs import RunFolder
-from lora_studio.data.tokens.token_rows import TokenRow
+from lora_studio.data.token_rows import TokenRow
 from lora_studio.train.engine import train
 from tests.tiny import VOCABULARY
 

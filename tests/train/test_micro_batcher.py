@@ -11,7 +11,7 @@ from lora_studio.core.config import RunConfig
 from lora_studio.core.settings import TrainingSettings
 from lora_studio.data.batching.packing import PackedRows
 from lora_studio.data.batching.plan import StepPlan
-from lora_studio.data.tokens.token_rows import Rows, TokenRow
+from lora_studio.data.token_rows import Rows, TokenRow
 from lora_studio.kernels.batches import make_batch
 from lora_studio.train.micro_batcher import Pieces
 from lora_studio.train.precision import Precision

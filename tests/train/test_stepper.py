@@ -10,7 +10,7 @@ from peft import PeftModel
 
 from lora_studio.core.errors import InputError
 from lora_studio.core.settings import TrainingSettings
-from lora_studio.data.tokens.token_rows import TokenRow
+from lora_studio.data.token_rows import TokenRow
 from lora_studio.kernels.batches import make_batch, trained_count
 from lora_studio.train.faults import TooLargeError, is_out_of_memory
 from lora_studio.train.precision import Precision

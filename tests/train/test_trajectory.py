@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from lora_studio.core.settings import TrainingSettings
-from lora_studio.data.tokens.token_rows import TokenRow
+from lora_studio.data.token_rows import TokenRow
 from lora_studio.kernels.batches import make_batch, trained_count
 from lora_studio.train.precision import Precision
 from lora_studio.train.stepper import Stepper, micro_batch_seed

@@ -11,7 +11,7 @@ from lora_studio.cli.console import Console
 from lora_studio.cli.jobs import open_host, run_job
 from lora_studio.core.config_files import read_config
 from lora_studio.data.check import DataCheck, check_files, refuse_no_rows
-from lora_studio.data.rows.trainable import refuse_untrainable
+from lora_studio.data.trainable import refuse_untrainable
 from lora_studio.jobs.spec import JobSpec
 
 _SHOWN_BAD_ROWS = 20

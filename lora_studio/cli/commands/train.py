@@ -22,7 +22,7 @@ from lora_studio.core.run_store import RunStore
 from lora_studio.core.runs import RunFolder
 from lora_studio.core.world import FIELD, World, refuse_other_world
 from lora_studio.data.check import check_files, refuse_bad_rows, refuse_no_rows
-from lora_studio.data.rows.trainable import refuse_untrainable
+from lora_studio.data.trainable import refuse_untrainable
 from lora_studio.jobs.launch import follow, followers
 from lora_studio.jobs.spec import JobSpec
 from lora_studio.models.sources import find_model

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from lora_studio.data.tokens.token_rows import Rows, TokenRow, end_to_end
+from lora_studio.data.token_rows import Rows, TokenRow, end_to_end
 
 Lengths = NDArray[np.int64]
 

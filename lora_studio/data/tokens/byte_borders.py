@@ -14,7 +14,7 @@ from typing import Any, cast
 import numpy as np
 
 from lora_studio.data.templates.jinja_env import Span
-from lora_studio.data.tokens.token_rows import Mask, Numbers, TokenIds
+from lora_studio.data.token_rows import Mask, Numbers, TokenIds
 
 _SPACE = "Ġ"  # a space in a byte-level vocabulary
 

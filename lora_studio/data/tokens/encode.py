@@ -13,8 +13,8 @@ import numpy as np
 
 from lora_studio.core.errors import InputError
 from lora_studio.data.templates.template import Rendered, Span
+from lora_studio.data.token_rows import Mask, TokenBlock, TokenIds, TokenRow
 from lora_studio.data.tokens.byte_borders import ByteBorders
-from lora_studio.data.tokens.token_rows import Mask, TokenBlock, TokenIds, TokenRow
 
 _MOST_SPACE = 8  # tokens that are looked through for an end token
 _FURTHEST_SPACE = 8  # characters; beyond them tokens are walked through

@@ -14,8 +14,8 @@ from lora_studio.core.settings import DataSettings
 from lora_studio.data.readers.files import file_readers
 from lora_studio.data.rows.row import Row, RowError
 from lora_studio.data.templates.template import ChatTemplate
+from lora_studio.data.token_rows import TokenRow
 from lora_studio.data.tokens.encode import Encoder
-from lora_studio.data.tokens.token_rows import TokenRow
 
 Place = tuple[str, int, int]
 """A file's path, a line, and how many of the row's turns there are; 0 for all of them."""

@@ -16,8 +16,8 @@ from typing import Any, BinaryIO, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from lora_studio.data.batching.lengths import LengthTable
-from lora_studio.data.tokens.token_rows import Mask, Numbers, TokenBlock, TokenIds, TokenRows
+from lora_studio.data.token_rows import Mask, Numbers, TokenBlock, TokenIds, TokenRows
+from lora_studio.data.tokens.lengths import LengthTable
 
 VERSION = 4
 MANIFEST, INPUT_IDS, TRAINED = "manifest.json", "input_ids.bin", "trained.bin"

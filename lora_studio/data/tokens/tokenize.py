@@ -19,13 +19,13 @@ from lora_studio.data.check import Counting, DataCheck, refuse_bad_rows
 from lora_studio.data.readers.encodings import FIELD
 from lora_studio.data.readers.files import Progress, file_readers
 from lora_studio.data.rows.row import BadRow, Row, RowError
-from lora_studio.data.rows.trainable import REFUSED, refuse_untrainable
 from lora_studio.data.templates.template import ChatTemplate, Rendered, trained_parts
 from lora_studio.data.templates.template_notes import TemplateNotes
+from lora_studio.data.token_rows import TokenBlock
 from lora_studio.data.tokens.encode import Encoder
 from lora_studio.data.tokens.token_cache import hashes_of, key_of, stored
-from lora_studio.data.tokens.token_rows import TokenBlock
 from lora_studio.data.tokens.token_store import StoreWriter, TokenStore
+from lora_studio.data.trainable import REFUSED, refuse_untrainable
 
 ROWS_AT_ONCE = 512
 _CHARACTERS_AT_ONCE = 4_000_000  # of a few long rows, a block holds fewer

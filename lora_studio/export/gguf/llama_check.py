@@ -5,12 +5,10 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import json
-import math
 import os
 import sys
 import tempfile
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +16,9 @@ import torch
 
 from lora_studio.core.errors import StudioError
 from lora_studio.core.events import Phase, RunEvent
-from lora_studio.export.gguf.llama_tokens import TokenProbe, token_probes
+from lora_studio.export.gguf.llama_tokens import token_probes
 from lora_studio.export.gguf.programs import ProgramFailedError, run_program
-from lora_studio.export.verify.comparison import Comparison
+from lora_studio.export.verify.comparison import LlamaComparison
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,43 +27,7 @@ if TYPE_CHECKING:
 
 INSTALL = "pip install xllamacpp"
 _TOP = 40
-_LIKELIEST = 10
 _POSITIONS = 16  # of each row
-
-
-@dataclass
-class LlamaComparison(Comparison):
-    """Running figures over positions.
-
-    The largest difference is of llama.cpp's ten likeliest tokens, the divergence over its likeliest and one class of all others.
-
-    Attributes:
-        texts: Texts whose tokens were compared.
-        split_otherwise: Those among them that llama.cpp splits into other tokens.
-    """
-
-    texts: int = 0
-    split_otherwise: list[str] = field(default_factory=list[str])
-
-    def add(self, expected: Tensor, top: Sequence[tuple[int, float]]) -> None:
-        """Take one position in: all log-probabilities expected, and llama.cpp's likeliest tokens with theirs."""
-        self.positions += 1
-        ids = torch.tensor([number for number, _ in top])
-        found = torch.tensor([value for _, value in top], dtype=torch.float64)
-        if not bool(torch.isfinite(found).all()):
-            self.finite = False
-            return
-        own = expected.double()[ids]
-        self.largest = max(self.largest, float((own - found)[:_LIKELIEST].abs().max()))
-        self.agreeing += int(ids[0]) == int(expected.argmax())
-        rest, rest_found = max(1e-12, 1.0 - float(own.exp().sum())), max(1e-12, 1.0 - float(found.exp().sum()))
-        self.divergence += max(0.0, float((own.exp() * (own - found)).sum()) + rest * math.log(rest / rest_found))
-
-    def add_text(self, probe: TokenProbe, tokens: Sequence[int]) -> None:
-        """Take one text in: what it should become, and what it became."""
-        self.texts += 1
-        if tuple(tokens) != probe.expected:
-            self.split_otherwise.append(probe.text)
 
 
 def llama_available() -> bool:
@@ -104,7 +66,8 @@ def compare_in_llama(
     }
     for answer in _answers(context, request):
         if "text" in answer:
-            comparison.add_text(probes[answer["text"]], answer["tokens"])
+            probe = probes[answer["text"]]
+            comparison.add_text(probe.text, probe.expected, answer["tokens"])
             continue
         log_expected = expected[answer["row"]][answer["length"] - 1].log_softmax(-1)
         comparison.add(log_expected, [(int(number), float(value)) for number, value in answer["top"]])

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+
+_LIKELIEST = 10  # tokens of a position that are compared one by one in llama.cpp, which tells no more
 
 
 @dataclass
@@ -84,3 +87,38 @@ class LogitComparison(Comparison):
     def effect_lost(self) -> float | None:
         """‖found − expected‖ / ‖expected − base‖: the share of the adapter's effect that is not there; None where it has none."""
         return math.sqrt(self.error / self.effect) if self.effect else None
+
+
+@dataclass
+class LlamaComparison(Comparison):
+    """Running figures over positions.
+
+    The largest difference is of llama.cpp's ten likeliest tokens, the divergence over its likeliest and one class of all others.
+
+    Attributes:
+        texts: Texts whose tokens were compared.
+        split_otherwise: Those among them that llama.cpp splits into other tokens.
+    """
+
+    texts: int = 0
+    split_otherwise: list[str] = field(default_factory=list[str])
+
+    def add(self, expected: Tensor, top: Sequence[tuple[int, float]]) -> None:
+        """Take one position in: all log-probabilities expected, and llama.cpp's likeliest tokens with theirs."""
+        self.positions += 1
+        ids = torch.tensor([number for number, _ in top])
+        found = torch.tensor([value for _, value in top], dtype=torch.float64)
+        if not bool(torch.isfinite(found).all()):
+            self.finite = False
+            return
+        own = expected.double()[ids]
+        self.largest = max(self.largest, float((own - found)[:_LIKELIEST].abs().max()))
+        self.agreeing += int(ids[0]) == int(expected.argmax())
+        rest, rest_found = max(1e-12, 1.0 - float(own.exp().sum())), max(1e-12, 1.0 - float(found.exp().sum()))
+        self.divergence += max(0.0, float((own.exp() * (own - found)).sum()) + rest * math.log(rest / rest_found))
+
+    def add_text(self, text: str, expected: Sequence[int], tokens: Sequence[int]) -> None:
+        """Take one text in: the tokens it should become, and those it became."""
+        self.texts += 1
+        if list(tokens) != list(expected):
+            self.split_otherwise.append(text)

@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from lora_studio.export.gguf.llama_check import LlamaComparison
 from lora_studio.export.verify.certificate import Certificate, Grade, Verdict
-from lora_studio.export.verify.comparison import Comparison
+from lora_studio.export.verify.comparison import Comparison, LlamaComparison
 from lora_studio.export.verify.reference import Compared
 
 

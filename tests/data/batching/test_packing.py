@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 
 from lora_studio.core.settings import TrainingSettings
 from lora_studio.data.batching.collate import collate
-from lora_studio.data.batching.lengths import LengthTable
 from lora_studio.data.batching.packing import PackedRows, assign_blocks, best_fit, count_blocks
 from lora_studio.data.batching.plan import StepPlan
-from lora_studio.data.tokens.token_rows import TokenRows
+from lora_studio.data.token_rows import TokenRows
+from lora_studio.data.tokens.lengths import LengthTable
 
 CAPACITY = 32
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from lora_studio.core.settings import TrainingSettings
 from lora_studio.data.batching.collate import collate
 from lora_studio.data.batching.plan import StepPlan
-from lora_studio.data.tokens.token_rows import TokenRow
+from lora_studio.data.token_rows import TokenRow
 
 STRATEGIES = ("random", "sequential", "group_by_length")
 

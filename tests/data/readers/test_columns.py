@@ -10,7 +10,7 @@ from lora_studio.data.check import check_files
 from lora_studio.data.readers.columns import suggest_columns
 from lora_studio.data.readers.files import file_readers
 from lora_studio.data.rows.row import Row
-from lora_studio.data.rows.trainable import method_findings, refuse_untrainable
+from lora_studio.data.trainable import method_findings, refuse_untrainable
 
 Write = Callable[..., str]
 

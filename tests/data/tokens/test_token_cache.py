@@ -12,10 +12,10 @@ import pytest
 
 from lora_studio.core.errors import Cancelled, InputError, StudioError
 from lora_studio.core.settings import DataSettings
-from lora_studio.data.batching.lengths import LengthTable
 from lora_studio.data.batching.packing import PackedRows
 from lora_studio.data.prepare import PreparedData, prepare_data
 from lora_studio.data.tokens import token_cache, tokenize
+from lora_studio.data.tokens.lengths import LengthTable
 from tests.data.conftest import HEADERS, chat
 
 Write = Callable[..., str]

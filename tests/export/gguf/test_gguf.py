@@ -27,8 +27,9 @@ from lora_studio.export.gguf import export as gguf_export
 from lora_studio.export.gguf import headers, llama_cpp
 from lora_studio.export.gguf.adapter import gguf_adapter_fault, write_gguf_adapter
 from lora_studio.export.gguf.check import check_gguf_tensors
-from lora_studio.export.gguf.llama_check import LlamaComparison, compare_in_llama, llama_available
+from lora_studio.export.gguf.llama_check import compare_in_llama, llama_available
 from lora_studio.export.gguf.model import write_gguf_model
+from lora_studio.export.verify.comparison import LlamaComparison
 from lora_studio.models.gguf_header import read_gguf
 from lora_studio.models.inspect import inspect_model
 from lora_studio.models.load import load_tokenizer

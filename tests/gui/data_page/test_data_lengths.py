@@ -11,7 +11,7 @@ from PySide6.QtCore import QPoint, Qt
 from PySide6.QtTest import QTest
 from PySide6.QtWidgets import QPushButton, QTableView
 
-from lora_studio.data.batching.lengths import LengthTable
+from lora_studio.data.tokens.lengths import LengthTable
 from lora_studio.gui.data_page.issues.problems import Problem, problem_of_error, problems_of
 from lora_studio.gui.data_page.lengths.lengths_panel import LengthsPanel
 from lora_studio.gui.draft.workspace import Workspace

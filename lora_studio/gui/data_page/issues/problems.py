@@ -11,7 +11,7 @@ from lora_studio.data.bad_rows import refused_rows
 from lora_studio.data.check import setting_of
 from lora_studio.data.readers.columns import suggest_columns
 from lora_studio.data.rows.row import BadRow
-from lora_studio.data.rows.trainable import method_findings
+from lora_studio.data.trainable import method_findings
 from lora_studio.gui.data_page.files.preview import first_keys, fitting_encoding
 from lora_studio.gui.platform.formatting import format_count
 from lora_studio.gui.platform.text import tr

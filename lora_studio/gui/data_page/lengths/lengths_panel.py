@@ -10,7 +10,7 @@ from PySide6.QtCore import Qt
 from PySide6.QtGui import QResizeEvent
 from PySide6.QtWidgets import QBoxLayout, QGridLayout, QLabel, QPushButton, QWidget
 
-from lora_studio.data.batching.lengths import Cut, LengthTable
+from lora_studio.data.tokens.lengths import Cut, LengthTable
 from lora_studio.gui.data_page.lengths.histogram import LengthHistogram
 from lora_studio.gui.platform.formatting import format_count
 from lora_studio.gui.platform.text import tr
