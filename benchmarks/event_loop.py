@@ -110,14 +110,14 @@ def _go_through(opened: Opened, meter: DelayMeter, arguments: argparse.Namespace
     assert studio is not None
     meter.phase = lambda: "import"
     if changes is None:
-        studio.workspace.open_starter()
+        studio.workspace.draft.open_starter()
     else:
-        studio.workspace.edit(changes, "tiny")
+        studio.workspace.draft.edit(changes, "tiny")
     if arguments.steps:
-        studio.workspace.edit({"training.max_steps": arguments.steps}, "steps")
+        studio.workspace.draft.edit({"training.max_steps": arguments.steps}, "steps")
     wait_until(lambda: studio.engine.ready, "the engine")
     meter.phase = lambda: "prepare"
-    wait_until(lambda: studio.workspace.ready and not studio.jobs.jobs, "a draft that can start")
+    wait_until(lambda: studio.workspace.readiness.ready and not studio.jobs.jobs, "a draft that can start")
     run_view = studio.run_view
     meter.phase = lambda: _phase_of(run_view)
     studio.starter.start_run()

@@ -11,7 +11,8 @@ from PySide6.QtWidgets import QMenu
 
 from lora_studio.core.errors import InputError, StudioError
 from lora_studio.core.world import launch_command
-from lora_studio.gui.draft.workspace import Notice, Workspace
+from lora_studio.gui.draft.draft_store import Notice
+from lora_studio.gui.draft.workspace import open_workspace
 from lora_studio.gui.engine.engine_loader import EngineLoader
 from lora_studio.gui.engine.job_center import HostName, JobCenter
 from lora_studio.gui.engine.notifications import Notification, Notifications
@@ -60,7 +61,7 @@ class Studio(QObject):
         self._closed = False
         self._told_error = ""
         self.jobs = JobCenter(self)
-        self.workspace = Workspace(self.jobs, self)
+        self.workspace = open_workspace(self.jobs, self)
         self.run_view = RunView(self.jobs, self)
         self.starter = RunStarter(self.workspace, self.jobs, self.run_view, self)
         self.starter.set_host("process" if window.state.host == "process" else "thread")
@@ -97,7 +98,7 @@ class Studio(QObject):
             window.add_page(identity, title, page)
         self.runs_page.run_opened.connect(lambda: window.show_page("train"))
         self.starter.run_added.connect(lambda _path: window.show_page("train"))
-        self.workspace.plan_changed.connect(self._show_estimate)
+        self.workspace.plan.changed.connect(self._show_estimate)
         self.train_page.curves.make_plots()
         self._show_estimate()
         self._reopen_run()
@@ -107,7 +108,7 @@ class Studio(QObject):
     def begin(self) -> None:
         """Let the engine load and what needs it start."""
         self.engine.start()
-        self.workspace.begin()
+        self.workspace.model.begin()
 
     def open_paths(self, paths: Sequence[str]) -> None:
         """Open what was dropped or named: a config, a run, a model, or rows; an adapter on its own is imported."""
@@ -115,9 +116,9 @@ class Studio(QObject):
         for entry in paths:
             self._tried(lambda entry=entry: self._open_named(entry, rows))
         if rows:
-            errors = self.workspace.edit({"data.train": tuple(rows)}, tr("Open data"))
+            errors = self.workspace.draft.edit({"data.train": tuple(rows)}, tr("Open data"))
             for message in errors.values():
-                self.workspace.tell("error", message)
+                self.workspace.draft.tell("error", message)
             self._window.show_page("data")
 
     def close(self) -> None:
@@ -125,7 +126,7 @@ class Studio(QObject):
         if self._closed:
             return
         self._closed = True
-        self.workspace.close()
+        self.workspace.draft.close()
         state = self._window.remember()
         state.run = str(self.run_view.path or "")
         state.queue, state.host = self.queue.run_folders, self.starter.host
@@ -142,7 +143,7 @@ class Studio(QObject):
             self._change_model(entry)
 
     def _change_model(self, name_or_path: str) -> None:
-        errors = self.workspace.change_model(name_or_path)
+        errors = self.workspace.model.choose(name_or_path)
         if errors:
             raise InputError(next(iter(errors.values())))
 
@@ -166,7 +167,7 @@ class Studio(QObject):
     def _open_config(self, path: Path) -> None:
         """Make a file the draft; one that cannot be read opens in the editor, at the line."""
         try:
-            self.workspace.open(path)
+            self.workspace.draft.open(path)
         except InputError as error:
             try:
                 text = path.read_text(encoding="utf-8")
@@ -187,18 +188,18 @@ class Studio(QObject):
 
     def _connect(self) -> None:
         window, workspace = self._window, self.workspace
-        workspace.config_changed.connect(self._show_draft)
-        workspace.saved_changed.connect(self._show_saved)
-        workspace.readiness_changed.connect(self._show_readiness)
-        workspace.plan_changed.connect(self._show_budget)
-        workspace.notice.connect(self._on_notice)
-        workspace.field_requested.connect(self._reveal_field)
-        workspace.files_changed.connect(self._fill_recent)
+        workspace.draft.config_changed.connect(self._show_draft)
+        workspace.draft.saved_changed.connect(self._show_saved)
+        workspace.readiness.changed.connect(self._show_readiness)
+        workspace.plan.changed.connect(self._show_budget)
+        workspace.draft.notice.connect(self._on_notice)
+        workspace.draft.field_requested.connect(self._reveal_field)
+        workspace.draft.files_changed.connect(self._fill_recent)
         self.starter.changed.connect(self._show_start)
         self.run_view.changed.connect(self._on_run)
         self.notifications.added.connect(self._on_notification)
         window.header.name.editingFinished.connect(self._rename)
-        window.header.ready.pressed.connect(workspace.request_field)
+        window.header.ready.pressed.connect(workspace.draft.request_field)
         window.header.start.clicked.connect(self._start)
         window.view_switch.selected.connect(self._show_side)
         window.reset_button.clicked.connect(self._reset_to_run)
@@ -206,15 +207,16 @@ class Studio(QObject):
         window.may_close = self._closing.may_close
         self._closing.handing_over.connect(self.notifications.keep_quiet)
         window.closing = self.close
-        workspace.undo_stack.canUndoChanged.connect(window.actions_["undo"].setEnabled)
-        workspace.undo_stack.canRedoChanged.connect(window.actions_["redo"].setEnabled)
+        workspace.draft.undo_stack.canUndoChanged.connect(window.actions_["undo"].setEnabled)
+        workspace.draft.undo_stack.canRedoChanged.connect(window.actions_["redo"].setEnabled)
 
     def _attach_actions(self) -> None:
         handlers: dict[str, Callable[[], object]] = {
-            "new": self.workspace.new, "open": self._ask_config, "open_starter": self.workspace.open_starter, "open_run": self._ask_run,
+            "new": self.workspace.draft.new, "open": self._ask_config, "open_starter": self.workspace.draft.open_starter,
+            "open_run": self._ask_run,
             "import_adapter": self.adapter_import.ask, "export_adapter": self.adapter_import.ask_export,
             "save": self._save, "save_as": self._save_as, "yaml": self._show_yaml, "copy_command": self._copy_command,
-            "undo": self.workspace.undo_stack.undo, "redo": self.workspace.undo_stack.redo, "reset_to_run": self._reset_to_run,
+            "undo": self.workspace.draft.undo_stack.undo, "redo": self.workspace.draft.undo_stack.redo, "reset_to_run": self._reset_to_run,
             "start": self._start, "pause": self._pause, "stop": self.starter.stop, "queue": self._show_queue,
             "checkpoint_now": self._checkpoint_now, "sample_now": self._sample_now,
             "host_thread": lambda: self._choose_host("thread"), "host_process": lambda: self._choose_host("process"),
@@ -226,7 +228,7 @@ class Studio(QObject):
         self._recent.setObjectName("menu_recent")
         self._window.actions_.insert_menu("File", self._recent, before="open_starter")
         self._fill_recent()
-        stack = self.workspace.undo_stack
+        stack = self.workspace.draft.undo_stack
         for identity, possible in (("undo", stack.canUndo()), ("redo", stack.canRedo())):
             self._window.actions_[identity].setEnabled(possible)
         self._on_run()
@@ -236,13 +238,13 @@ class Studio(QObject):
     def _show_draft(self) -> None:
         name = self._window.header.name
         if not (name.hasFocus() and name.isModified()):
-            name.setText(self.workspace.config.name)
+            name.setText(self.workspace.draft.config.name)
         name.set_error("")
         self._show_saved()
 
     def _show_saved(self) -> None:
-        error = self.workspace.files.error
-        told = tr("draft · not saved") if error else tr("draft · saved") if self.workspace.saved else tr("draft · saving…")
+        error = self.workspace.draft.files.error
+        told = tr("draft · not saved") if error else tr("draft · saved") if self.workspace.draft.saved else tr("draft · saving…")
         self._window.header.saved.setText(told)
         self._window.header.saved.setToolTip(error)
         if error and error != self._told_error:
@@ -250,7 +252,7 @@ class Studio(QObject):
         self._told_error = error
 
     def _show_readiness(self) -> None:
-        self._window.header.ready.set_items(self.workspace.readiness)
+        self._window.header.ready.set_items(self.workspace.readiness.items)
         self._show_start()
 
     def _show_budget(self) -> None:
@@ -264,7 +266,7 @@ class Studio(QObject):
             self._window.actions_[f"host_{host}"].setChecked(self.starter.host == host)
 
     def _show_estimate(self) -> None:
-        plan = self.workspace.plan
+        plan = self.workspace.plan.plan
         self.train_page.curves.set_estimate(plan.memory.peak_bytes if plan else None)
 
     def _on_run(self) -> None:
@@ -315,7 +317,7 @@ class Studio(QObject):
         if state.enabled:
             self._tried(self.starter.start_run)
         else:
-            self.workspace.request_field(next((item.field for item in self.workspace.readiness if not item.ok), ""))
+            self.workspace.draft.request_field(next((item.field for item in self.workspace.readiness.items if not item.ok), ""))
 
     def _choose_host(self, host: HostName) -> None:
         self.starter.set_host(host)
@@ -338,13 +340,13 @@ class Studio(QObject):
 
     def _rename(self) -> None:
         name = self._window.header.name
-        errors = self.workspace.edit({"name": name.text().strip()}, tr("Rename"))
+        errors = self.workspace.draft.edit({"name": name.text().strip()}, tr("Rename"))
         name.setModified(False)
         name.set_error("\n".join(errors.values()))
 
     def _reset_to_run(self) -> None:
         if self.run_view.config is not None:
-            self.workspace.take_over(self.run_view.config, tr("Reset to {name}", name=self.run_view.name), self.workspace.path)
+            self.workspace.draft.take_over(self.run_view.config, tr("Reset to {name}", name=self.run_view.name), self.workspace.draft.path)
 
     def _ask_config(self) -> None:
         path = self._asker.open_file(self._window, tr("Open a config"), Path.cwd(), [_CONFIG_FILTER])
@@ -357,28 +359,28 @@ class Studio(QObject):
             self.open_paths([str(path)])
 
     def _save(self) -> None:
-        self._tried(lambda: self.workspace.save() or self._save_as())
+        self._tried(lambda: self.workspace.draft.save() or self._save_as())
 
     def _save_as(self) -> None:
-        suggestion = self.workspace.path or Path.cwd() / f"{self.workspace.config.name}.yaml"
+        suggestion = self.workspace.draft.path or Path.cwd() / f"{self.workspace.draft.config.name}.yaml"
         path = self._asker.save_file(self._window, tr("Save the draft"), suggestion, [_CONFIG_FILTER])
         if path is not None:
-            self._tried(lambda: self.workspace.save_as(path if path.suffix else path.with_suffix(".yaml")))
+            self._tried(lambda: self.workspace.draft.save_as(path if path.suffix else path.with_suffix(".yaml")))
 
     def _show_yaml(self, text: str | None = None, path: Path | None = None) -> None:
         YamlDialog(self.workspace, self._window, text, path).show()
 
     def _copy_command(self) -> None:
-        self.workspace.files.flush()
-        path = self.workspace.files.draft_path  # its own file may be older than the draft
-        QGuiApplication.clipboard().setText(launch_command(path, self.workspace.config.training.num_processes))
+        self.workspace.draft.files.flush()
+        path = self.workspace.draft.files.draft_path  # its own file may be older than the draft
+        QGuiApplication.clipboard().setText(launch_command(path, self.workspace.draft.config.training.num_processes))
         self._window.toasts.show("good", tr("Copied: the command that trains this draft."))
 
     def _fill_recent(self) -> None:
         self._recent.clear()
-        for path in self.workspace.recent:
+        for path in self.workspace.draft.recent:
             self._recent.addAction(str(path), lambda chosen=path: self._tried(lambda: self._open_config(chosen)))
-        self._recent.setEnabled(bool(self.workspace.recent))
+        self._recent.setEnabled(bool(self.workspace.draft.recent))
 
     def _reopen_run(self) -> None:
         """Show the run of last time again, where it is still there."""

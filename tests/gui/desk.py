@@ -16,7 +16,7 @@ from lora_studio.core.events import RunEvent, event_to_json
 from lora_studio.core.paths import studio_paths
 from lora_studio.core.run_store import RunStore
 from lora_studio.core.runs import RunFolder
-from lora_studio.gui.draft.workspace import Workspace
+from lora_studio.gui.draft.workspace import Workspace, open_workspace
 from lora_studio.gui.engine.job_center import JobCenter
 from lora_studio.gui.platform.file_dialogs import PathAsker
 from lora_studio.gui.runs.run_control import RunStarter
@@ -78,17 +78,17 @@ class Desk:
     @classmethod
     def make(cls, qtbot: QtBot) -> Desk:
         jobs = JobCenter()
-        workspace = Workspace(jobs)
+        workspace = open_workspace(jobs)
         run_view = RunView(jobs)
         notices: list[tuple[str, str]] = []
-        workspace.notice.connect(lambda notice: notices.append((notice.level, notice.text)))
+        workspace.draft.notice.connect(lambda notice: notices.append((notice.level, notice.text)))
         starter = RunStarter(workspace, jobs, run_view)
         return cls(qtbot, jobs, workspace, run_view, starter, RunQueue(jobs, starter), Answers(), notices)
 
     def close(self) -> None:
         self.jobs.close()
-        self.workspace.close()
-        for owner in (self.workspace, self.run_view, self.queue, self.starter, self.jobs):
+        self.workspace.draft.close()
+        for owner in (self.workspace.draft, self.run_view, self.queue, self.starter, self.jobs):
             owner.deleteLater()
 
     def until(self, condition: Callable[[], object], timeout: int = 20_000) -> None:

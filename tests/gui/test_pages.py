@@ -56,19 +56,19 @@ def tile(page: TrainPage, name: str) -> str:
 def test_before_a_run_three_ways_in_are_offered(desk: Desk, train_page: TrainPage, tmp_path: Path) -> None:
     desk.answers.files = [tmp_path / "mine.jsonl"]
     desk.qtbot.mouseClick(train_page.findChild(QPushButton, "data_button"), Qt.MouseButton.LeftButton)
-    assert desk.workspace.config.data.train == (str(tmp_path / "mine.jsonl"),)
+    assert desk.workspace.draft.config.data.train == (str(tmp_path / "mine.jsonl"),)
     desk.answers.folder = tmp_path
     desk.qtbot.mouseClick(train_page.findChild(QPushButton, "model_button"), Qt.MouseButton.LeftButton)
-    assert desk.workspace.config.model.name_or_path == str(tmp_path)
+    assert desk.workspace.draft.config.model.name_or_path == str(tmp_path)
     desk.qtbot.mouseClick(train_page.findChild(QPushButton, "starter_button"), Qt.MouseButton.LeftButton)
-    assert desk.workspace.config.name == "support-triage"
+    assert desk.workspace.draft.config.name == "support-triage"
 
 
 def test_what_a_start_lacks_is_listed_and_a_click_leads_to_the_field(desk: Desk, train_page: TrainPage, tmp_path: Path) -> None:
-    desk.workspace.edit({"data.train": (str(tmp_path / "gone.jsonl"),)}, "data")
-    desk.until(lambda: any(item.name == "data" and "gone.jsonl" in item.message for item in desk.workspace.readiness))
+    desk.workspace.draft.edit({"data.train": (str(tmp_path / "gone.jsonl"),)}, "data")
+    desk.until(lambda: any(item.name == "data" and "gone.jsonl" in item.message for item in desk.workspace.readiness.items))
     assert "gone.jsonl" in train_page.findChildren(QLabel, "readiness_data_message")[-1].text()
-    with desk.qtbot.waitSignal(desk.workspace.field_requested) as asked:
+    with desk.qtbot.waitSignal(desk.workspace.draft.field_requested) as asked:
         train_page.findChildren(QPushButton, "readiness_data_button")[-1].click()
     assert asked.args == ["data.train"]
 
@@ -83,7 +83,7 @@ def test_an_opened_run_fills_tiles_plots_and_log(desk: Desk, train_page: TrainPa
 
 
 def test_the_plots_follow_a_live_run_to_its_last_step(desk: Desk, train_page: TrainPage) -> None:
-    desk.workspace.edit({"training.max_steps": 60}, "steps")
+    desk.workspace.draft.edit({"training.max_steps": 60}, "steps")
     desk.starter.start_run()
     desk.until(lambda: not desk.run_view.is_live)
     desk.until(lambda: len(train_page.curves.plots) == 5 and all(len(plot.curves[name]) == 60 for plot, name in zip(
@@ -122,7 +122,7 @@ def test_the_end_is_told_with_the_share_of_right_answers(desk: Desk, train_page:
 
 
 def test_resume_from_the_banner_trains_the_same_run_on(desk: Desk, train_page: TrainPage) -> None:
-    desk.workspace.edit({"training.max_steps": 5000}, "steps")
+    desk.workspace.draft.edit({"training.max_steps": 5000}, "steps")
     path = desk.starter.start_run()
     desk.until(lambda: desk.run_view.history.step >= 6)
     desk.starter.stop()
@@ -182,23 +182,23 @@ def test_runs_are_listed_filtered_and_sorted(desk: Desk, runs_page: RunsPage) ->
 def test_enter_opens_the_run_and_leaves_the_draft(desk: Desk, runs_page: RunsPage) -> None:
     folder = desk.past_run(DONE)
     runs_page.refresh()
-    before = desk.workspace.config
+    before = desk.workspace.draft.config
     runs_page.table.selectRow(0)
     with desk.qtbot.waitSignal(runs_page.run_opened):
         desk.qtbot.keyClick(runs_page.table, Qt.Key.Key_Return)
     assert desk.run_view.path == folder.path
-    assert desk.workspace.config == before
+    assert desk.workspace.draft.config == before
 
 
 def test_new_run_from_this_makes_its_config_the_draft_and_can_be_undone(desk: Desk, runs_page: RunsPage) -> None:
     desk.past_run(DONE, **{"adapter.r": 3})
     runs_page.refresh()
-    before = desk.workspace.config
+    before = desk.workspace.draft.config
     runs_page.table.selectRow(0)
     runs_page.findChild(QPushButton, "run_new_from_button").click()
-    assert desk.workspace.config.adapter.r == 3
-    desk.workspace.undo_stack.undo()
-    assert desk.workspace.config == before
+    assert desk.workspace.draft.config.adapter.r == 3
+    desk.workspace.draft.undo_stack.undo()
+    assert desk.workspace.draft.config == before
 
 
 @pytest.mark.parametrize("yes", [True, False])

@@ -106,8 +106,8 @@ class DataPage(QWidget):
         page.addWidget(self._area)
 
     def _connect(self) -> None:
-        self._workspace.data_changed.connect(self.refresh)
-        self._workspace.model_changed.connect(self._show_problems)
+        self._workspace.data.changed.connect(self.refresh)
+        self._workspace.model.changed.connect(self._show_problems)
         self.tokens.template_asked.connect(self.choose_template)
         self._error.action_clicked.connect(self._on_error)
         self._error.other_clicked.connect(self._on_other)
@@ -117,7 +117,7 @@ class DataPage(QWidget):
     def _cure(self, problem: Problem) -> None:
         match problem.leads_to:
             case "":
-                self._workspace.edit(problem.changes, problem.action)
+                self._workspace.draft.edit(problem.changes, problem.action)
             case place if place == COLUMNS:
                 self.show_columns()
             case place if place == BAD_ROWS:
@@ -125,20 +125,20 @@ class DataPage(QWidget):
             case place if place == TEMPLATE:
                 self.choose_template()
             case _:
-                self._workspace.request_field(self._workspace.data.field)
+                self._workspace.draft.request_field(self._workspace.data.field)
 
     def _show_problems(self) -> None:
         workspace = self._workspace
         report = self.tokens.lengths.brought_up_to_date(workspace.data.report)
-        found = problems_of(workspace.config, workspace.data.check, report)
+        found = problems_of(workspace.draft.config, workspace.data.check, report)
         if self._fault is None:  # it names the same
-            found = [*template_problem(workspace.config, workspace.data.check, workspace.facts), *found]
+            found = [*template_problem(workspace.draft.config, workspace.data.check, workspace.model.facts), *found]
         self.problems.show_problems(found)
 
     def _show_error(self) -> None:
         data = self._workspace.data
         self._error.setVisible(bool(data.error) or data.stopped)
-        self._fault = problem_of_error(data.error, data.hint, data.field, self._workspace.config) if data.error else None
+        self._fault = problem_of_error(data.error, data.hint, data.field, self._workspace.draft.config) if data.error else None
         if self._fault is not None:
             other = self._fault.other
             self._error.show_message("error", self._fault.text, self._fault.action, other.action if other else "")

@@ -79,7 +79,7 @@ class TemplateDialog(QDialog):
 
     def use(self) -> None:
         """Make it the draft's and close; what the draft does not take is said."""
-        errors = self._workspace.edit({"data.chat_template": self.setting}, tr("Choose the chat template"))
+        errors = self._workspace.draft.edit({"data.chat_template": self.setting}, tr("Choose the chat template"))
         self._error.set_error("; ".join(errors.values()))
         if not errors:
             self.accept()
@@ -138,10 +138,10 @@ class TemplateDialog(QDialog):
         self._timer.timeout.connect(self._render)
         self._use.clicked.connect(self.use)
         self.answer.currentIndexChanged.connect(lambda _index: self._show_part())
-        self._workspace.model_changed.connect(self._timer.start)
+        self._workspace.model.changed.connect(self._timer.start)
 
     def _show_setting(self) -> None:
-        setting = self._workspace.config.data.chat_template or _OWN
+        setting = self._workspace.draft.config.data.chat_template or _OWN
         index = self.choice.findData(setting)
         self.choice.setCurrentIndex(index if index >= 0 else self.choice.findData(_WRITTEN))
         if index < 0:
@@ -174,7 +174,7 @@ class TemplateDialog(QDialog):
         if waits or self._row is None or model.source is None:
             return
         self._stop()
-        config = self._workspace.config.replace({"data.chat_template": self.setting})
+        config = self._workspace.draft.config.replace({"data.chat_template": self.setting})
         arguments: dict[str, Any] = {"config": config.model_dump(mode="json"), "model_folder": str(model.source.path),
                                      "row": self._row.to_json()}
         started: list[Job] = []

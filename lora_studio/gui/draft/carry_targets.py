@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from PySide6.QtCore import QObject
-
 from lora_studio.core.config import RunConfig
 from lora_studio.core.errors import InputError
 from lora_studio.core.settings import AdapterSettings
@@ -15,7 +13,7 @@ from lora_studio.gui.platform.text import tr
 
 if TYPE_CHECKING:
     from lora_studio.core.modules import ModuleTree
-    from lora_studio.gui.draft.workspace import Workspace
+    from lora_studio.gui.draft.draft_store import DraftStore
 
 _ENTRIES = ("target_modules", "target_parameters", "exclude_modules", "modules_to_save")
 _PATTERNS = ("rank_pattern", "alpha_pattern")
@@ -74,53 +72,49 @@ def preset_of(adapter: AdapterSettings, tree: ModuleTree) -> str:
     return next((name for name, select in PRESETS.items() if chosen and select(tree) == chosen), "")
 
 
-class ModelChange(QObject):
-    """Waits for the modules of a newly chosen base model, then fits the draft's targets to it."""
+class TargetCarrier:
+    """Fits the draft's targets to a newly chosen base model, once its modules are known."""
 
-    def __init__(self, workspace: Workspace) -> None:
-        super().__init__(workspace)
-        self._workspace = workspace
+    def __init__(self, draft: DraftStore) -> None:
+        self._draft = draft
         self._count = 0
         self._waiting: tuple[str, str, str] | None = None  # gesture, model, preset
-        workspace.model.changed.connect(self._on_model)
 
-    def choose(self, name: str, revision: str | None = None) -> dict[str, str]:
-        """Make another base model the draft's; gives field errors as `Workspace.edit` does."""
-        workspace = self._workspace
+    def choose(self, name: str, revision: str | None, tree: ModuleTree | None) -> dict[str, str]:
+        """Make another base model the draft's; `tree` is that of the model before. Returns field errors as `DraftStore.edit` does."""
         self._count += 1
         gesture = f"base model {self._count}"
-        tree = workspace.tree
-        preset = preset_of(workspace.config.adapter, tree) if tree else ""
+        preset = preset_of(self._draft.config.adapter, tree) if tree else ""
         self._waiting = (gesture, name, preset)
         changes: dict[str, object] = {"model.name_or_path": name, "model.revision": revision}
-        errors = workspace.edit(changes, tr("Choose {name}", name=name), gesture)
+        errors = self._draft.edit(changes, tr("Choose {name}", name=name), gesture)
         if errors:
             self._waiting = None
         return errors
 
-    def _on_model(self) -> None:
-        workspace = self._workspace
-        if self._waiting is None or workspace.tree is None:
+    def fit(self, tree: ModuleTree) -> None:
+        """Fit the targets to the modules of the draft's model, where that was chosen and has not been fitted to yet."""
+        if self._waiting is None:
             return
         gesture, name, preset = self._waiting
         self._waiting = None
-        if workspace.config.model.name_or_path == name:
-            self._fit(workspace.config, workspace.tree, gesture, preset)
+        if self._draft.config.model.name_or_path == name:
+            self._fit(self._draft.config, tree, gesture, preset)
 
     def _fit(self, config: RunConfig, tree: ModuleTree, gesture: str, preset: str) -> None:
         try:
             result = carried_over(config.adapter, tree, preset)
         except InputError as error:
-            self._workspace.tell("warning", str(error))
+            self._draft.tell("warning", str(error))
             return
         if not result.lost:
             return
-        self._workspace.edit(result.changes, tr("Choose {name}", name=config.model.name_or_path), gesture)
+        self._draft.edit(result.changes, tr("Choose {name}", name=config.model.name_or_path), gesture)
         lost = ", ".join(result.lost)
         if result.preset:
-            self._workspace.tell("info", tr("This model has other names: {lost}. The same preset is ticked here.", lost=lost))
+            self._draft.tell("info", tr("This model has other names: {lost}. The same preset is ticked here.", lost=lost))
         else:
-            self._workspace.tell("warning", tr("This model has nothing that matches {lost}; the other ticks stay.", lost=lost))
+            self._draft.tell("warning", tr("This model has nothing that matches {lost}; the other ticks stay.", lost=lost))
 
 
 def _split(adapter: AdapterSettings, name: str, tree: ModuleTree) -> tuple[object, list[str]]:

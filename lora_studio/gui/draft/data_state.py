@@ -18,7 +18,8 @@ from lora_studio.gui.platform.text import tr
 from lora_studio.jobs.spec import JobSpec
 
 if TYPE_CHECKING:
-    from lora_studio.gui.draft.workspace import Workspace
+    from lora_studio.gui.draft.draft_store import DraftStore
+    from lora_studio.gui.draft.model_state import ModelState
     from lora_studio.gui.engine.job_center import JobCenter
     from lora_studio.jobs.job import Job
 
@@ -27,7 +28,7 @@ _READ_HERE_BYTES = 1_000_000  # smaller files are read within a few milliseconds
 _REPORT_AFTER_MS = 400
 
 
-class DataReader(QObject):
+class DataState(QObject):
     """Checks the data files of the draft anew whenever the draft's data settings change.
 
     Attributes:
@@ -48,9 +49,10 @@ class DataReader(QObject):
     changed = Signal()
     progressed = Signal()
 
-    def __init__(self, workspace: Workspace, jobs: JobCenter) -> None:
-        super().__init__(workspace)
-        self._workspace = workspace
+    def __init__(self, draft: DraftStore, model: ModelState, jobs: JobCenter) -> None:
+        super().__init__(draft)
+        self._draft = draft
+        self._model = model
         self._jobs = jobs
         self.check: DataCheck | None = None
         self.report: dict[str, Any] | None = None
@@ -65,8 +67,8 @@ class DataReader(QObject):
         self._report_timer = QTimer(self, singleShot=True, interval=_REPORT_AFTER_MS)
         self._report_timer.timeout.connect(self._ask_for_report)
         self._timer.start()
-        workspace.config_changed.connect(self._on_config)
-        workspace.model.changed.connect(self._report_timer.start)
+        draft.config_changed.connect(self._on_config)
+        model.changed.connect(self._report_timer.start)
 
     @property
     def reading(self) -> bool:
@@ -100,7 +102,7 @@ class DataReader(QObject):
         self.stopped = False
         self.check = self.report = self._reported = None  # a report of other rows would tell of their lengths
         self.error = self.hint = self.field = ""
-        settings = self._workspace.config.data
+        settings = self._draft.config.data
         size = quick_bytes(settings)
         if size is None or size > _READ_HERE_BYTES:
             self._start_check(settings)
@@ -148,7 +150,7 @@ class DataReader(QObject):
 
     def _ask_for_report(self) -> None:
         """Count tokens as soon as there are sound rows and a model whose tokenizer can be loaded."""
-        config, model = self._workspace.config, self._workspace.model
+        config, model = self._draft.config, self._model
         wanted = (config.data, config.model.name_or_path, config.model.revision, config.training.seed)
         if not model.engine or not (model.source and model.source.ready) or not (self.check and self.check.rows):
             return

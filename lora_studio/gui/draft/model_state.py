@@ -9,6 +9,7 @@ from PySide6.QtCore import QObject, QTimer, Signal
 from lora_studio.core.config import RunConfig
 from lora_studio.core.errors import InputError
 from lora_studio.core.events import LastEvent, Phase, RunEvent, RunFailed
+from lora_studio.gui.draft.carry_targets import TargetCarrier
 from lora_studio.gui.platform.text import tr
 from lora_studio.jobs.spec import JobSpec
 from lora_studio.models.facts import read_facts
@@ -17,7 +18,7 @@ from lora_studio.models.tree_cache import cached_tree, starter_tree
 
 if TYPE_CHECKING:
     from lora_studio.core.modules import ModuleTree
-    from lora_studio.gui.draft.workspace import Workspace
+    from lora_studio.gui.draft.draft_store import DraftStore
     from lora_studio.gui.engine.job_center import JobCenter
     from lora_studio.jobs.job import Job
     from lora_studio.models.facts import ModelFacts
@@ -27,7 +28,7 @@ PREPARE_TASK = "lora_studio.models.prepare:prepare"
 INSPECT_TASK = "lora_studio.models.inspect:inspect"
 
 
-class ModelReader(QObject):
+class ModelState(QObject):
     """Reads the base model of the draft anew whenever the draft names another.
 
     Finding it and reading its facts touch a few small files and no torch. What needs the engine (an unseen module tree,
@@ -46,9 +47,10 @@ class ModelReader(QObject):
     changed = Signal()
     progressed = Signal()
 
-    def __init__(self, workspace: Workspace, jobs: JobCenter) -> None:
-        super().__init__(workspace)
-        self._workspace = workspace
+    def __init__(self, draft: DraftStore, jobs: JobCenter) -> None:
+        super().__init__(draft)
+        self._draft = draft
+        self._targets = TargetCarrier(draft)
         self._jobs = jobs
         self._automatic = False
         self._failed = ""  # the model whose job failed or was cancelled: it is not tried again by itself
@@ -61,7 +63,7 @@ class ModelReader(QObject):
         self._timer = QTimer(self, singleShot=True, interval=0)
         self._timer.timeout.connect(self.look)
         self._timer.start()
-        workspace.config_changed.connect(self._on_config)
+        draft.config_changed.connect(self._on_config)
 
     @property
     def engine(self) -> bool:
@@ -78,12 +80,20 @@ class ModelReader(QObject):
         self._automatic = True
         self._timer.start()
 
+    def choose(self, name_or_path: str, revision: str | None = None) -> dict[str, str]:
+        """Make another base model the draft's: targets that still match stay, the others are told; one undo step.
+
+        Returns:
+            What is wrong by field, as `DraftStore.edit` does.
+        """
+        return self._targets.choose(name_or_path, revision, self.tree)
+
     def look(self) -> None:
         """Read the draft's model now."""
         self._timer.stop()
         self.error = self.hint = ""
         self.source = self.facts = self.tree = None
-        settings = self._workspace.config.model
+        settings = self._draft.config.model
         try:
             self.source = find_model(settings.name_or_path, settings.revision)
             at = self.source.path or self.source.file
@@ -98,12 +108,14 @@ class ModelReader(QObject):
         if self._automatic:
             self._start_what_is_missing()
         self.changed.emit()
+        if self.tree is not None:
+            self._targets.fit(self.tree)
 
     def prepare(self) -> None:
         """Convert or download the model, with progress; nothing where it is being made ready already."""
         if self.job is None:
             title = tr("Download {name}") if self.needs == "download" else tr("Convert {name}")
-            self._start(PREPARE_TASK, title.format(name=self._workspace.config.model.name_or_path))
+            self._start(PREPARE_TASK, title.format(name=self._draft.config.model.name_or_path))
 
     def cancel(self) -> None:
         """Ask the job under way to stop."""
@@ -128,7 +140,7 @@ class ModelReader(QObject):
             self._start(INSPECT_TASK, tr("Read the modules of {name}", name=source.name))
 
     def _start(self, task: str, title: str) -> None:
-        settings = self._workspace.config.model
+        settings = self._draft.config.model
         arguments = {"name_or_path": settings.name_or_path, "revision": settings.revision}
         self.phase = None
         started: list[Job] = []

@@ -18,7 +18,9 @@ from lora_studio.planning.plan import make_plan
 
 if TYPE_CHECKING:
     from lora_studio.core.modules import ModuleTree
-    from lora_studio.gui.draft.workspace import Workspace
+    from lora_studio.gui.draft.data_state import DataState
+    from lora_studio.gui.draft.draft_store import DraftStore
+    from lora_studio.gui.draft.model_state import ModelState
     from lora_studio.planning.plan import Plan
 
 _PLAN_AFTER_MS = 20
@@ -52,7 +54,7 @@ class DataFigures:
                    tuple(Finding(**entry) for entry in report.get("findings", ())))
 
 
-class Planner(QObject):
+class PlanState(QObject):
     """Follows the draft, its tree and its data.
 
     Attributes:
@@ -64,26 +66,28 @@ class Planner(QObject):
 
     changed = Signal()
 
-    def __init__(self, workspace: Workspace) -> None:
-        super().__init__(workspace)
-        self._workspace = workspace
+    def __init__(self, draft: DraftStore, model: ModelState, data: DataState) -> None:
+        super().__init__(draft)
+        self._draft = draft
+        self._model = model
+        self._data = data
         self._resolved: tuple[AdapterSettings, ModuleTree, Resolution] | None = None
         self._devices: dict[str, Device] = {}
         self.plan: Plan | None = None
         self.error = self.hint = self.field = ""
         self._timer = QTimer(self, singleShot=True, interval=_PLAN_AFTER_MS)
         self._timer.timeout.connect(self.replan)
-        workspace.config_changed.connect(self._on_config)
-        workspace.model.changed.connect(self._timer.start)
-        workspace.data.changed.connect(self._timer.start)
+        draft.config_changed.connect(self._on_config)
+        model.changed.connect(self._timer.start)
+        data.changed.connect(self._timer.start)
 
     @property
     def resolution(self) -> Resolution | None:
         """Which modules the draft's adapter wraps, always of the draft as it is now; None without a tree."""
-        tree = self._workspace.tree
+        tree = self._model.tree
         if tree is None:
             return None
-        adapter = self._workspace.config.adapter
+        adapter = self._draft.config.adapter
         known = self._resolved
         if known is None or known[0] != adapter or known[1] is not tree:
             known = self._resolved = (adapter, tree, resolve(adapter, tree))
@@ -98,12 +102,12 @@ class Planner(QObject):
     @property
     def total_steps(self) -> int | None:
         """Steps a run of the draft takes; None until the rows are counted."""
-        check, config = self._workspace.data_check, self._workspace.config
+        check, config = self._data.check, self._draft.config
         if check is None or not check.train_rows:
             return None
         held_out = 0 if config.data.eval else config.data.eval_rows or round(check.train_rows * config.data.eval_fraction)
         count = check.train_rows - held_out
-        report = self._workspace.data.report
+        report = self._data.report
         if config.data.packing and report is not None:
             count = report["packing"]["blocks"]
         rows = [1] * max(1, count)
@@ -115,7 +119,7 @@ class Planner(QObject):
         self.plan = None
         self.error = self.hint = self.field = ""
         resolution = self.resolution
-        if resolution is not None and self._workspace.facts is not None:
+        if resolution is not None and self._model.facts is not None:
             self.plan = self._make_plan()
             for finding in resolution.errors[:1]:
                 self.error, self.hint, self.field = finding.message, finding.hint, finding.field
@@ -127,16 +131,16 @@ class Planner(QObject):
         return self.plan.findings if self.plan else ()
 
     def _make_plan(self) -> Plan:
-        workspace = self._workspace
-        assert workspace.facts is not None
-        assert workspace.tree is not None
-        report = workspace.data.report
+        facts, tree = self._model.facts, self._model.tree
+        assert facts is not None
+        assert tree is not None
+        report = self._data.report
         return make_plan(
-            workspace.config, workspace.facts, workspace.tree, DataFigures.of(report) if report else None, self._device(), self.resolution)
+            self._draft.config, facts, tree, DataFigures.of(report) if report else None, self._device(), self.resolution)
 
     def _device(self) -> Device:
         """Give the device a run would take; looked for once for each wish, since asking a driver takes its time."""
-        wanted = self._workspace.config.training.device
+        wanted = self._draft.config.training.device
         if wanted not in self._devices:
             self._devices[wanted] = find_device(wanted)
         return self._devices[wanted]

@@ -5,15 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from PySide6.QtCore import QObject, Signal
+
 from lora_studio.data.bad_rows import refused_rows
 from lora_studio.data.check import bad_rows_finding
 from lora_studio.gui.platform.formatting import format_bytes
 from lora_studio.gui.platform.text import tr
 
 if TYPE_CHECKING:
+    from lora_studio.core.config import RunConfig
     from lora_studio.core.findings import Finding
     from lora_studio.data.rows.row import BadRow
-    from lora_studio.gui.draft.workspace import Workspace
+    from lora_studio.gui.draft.data_state import DataState
+    from lora_studio.gui.draft.draft_store import DraftStore
+    from lora_studio.gui.draft.model_state import ModelState
+    from lora_studio.gui.draft.plan_state import PlanState
     from lora_studio.planning.plan import Plan
 
 
@@ -36,14 +42,47 @@ class ReadyItem:
     pending: bool = False
 
 
-def readiness_of(workspace: Workspace) -> list[ReadyItem]:
-    """Say what a start of the draft needs, and whether it is there."""
-    items = [_model(workspace), _targets(workspace), _data(workspace), _memory(workspace)]
-    for finding in _faults(workspace.plan):
-        items.append(ReadyItem(tr("settings"), False, f"{finding.message} {finding.hint}".strip(), finding.field))
-    for path, message in workspace.invalid.items():
-        items.append(ReadyItem(tr("settings"), False, f"{path}: {message}", path))
-    return items
+class Readiness(QObject):
+    """What a start of the draft needs, and whether it is there.
+
+    Attributes:
+        items: Model, targets, data, memory, and settings where one does not parse.
+
+    Signals:
+        changed: The items are others.
+    """
+
+    changed = Signal()
+
+    def __init__(self, draft: DraftStore, model: ModelState, data: DataState, plan: PlanState) -> None:
+        super().__init__(draft)
+        self._draft = draft
+        self._model = model
+        self._data = data
+        self._plan = plan
+        self.items = self._look()
+        for source in (model.changed, data.changed, plan.changed, draft.invalid_changed):
+            source.connect(self._refresh)
+
+    @property
+    def ready(self) -> bool:
+        """Whether nothing blocks a start."""
+        return all(item.ok for item in self.items)
+
+    def _refresh(self) -> None:
+        items = self._look()
+        if items != self.items:
+            self.items = items
+            self.changed.emit()
+
+    def _look(self) -> list[ReadyItem]:
+        plan = self._plan.plan
+        items = [_model(self._model), _targets(self._plan, self._model), _data(self._data, self._draft.config), _memory(plan)]
+        for finding in _faults(plan):
+            items.append(ReadyItem(tr("settings"), False, f"{finding.message} {finding.hint}".strip(), finding.field))
+        for path, message in self._draft.invalid.items():
+            items.append(ReadyItem(tr("settings"), False, f"{path}: {message}", path))
+        return items
 
 
 def _faults(plan: Plan | None) -> list[Finding]:
@@ -52,8 +91,8 @@ def _faults(plan: Plan | None) -> list[Finding]:
     return [finding for finding in plan.findings if finding.level == "error" and finding not in told] if plan else []
 
 
-def _model(workspace: Workspace) -> ReadyItem:
-    name, field, model = tr("model"), "model.name_or_path", workspace.model
+def _model(model: ModelState) -> ReadyItem:
+    name, field = tr("model"), "model.name_or_path"
     if model.error:
         return ReadyItem(name, False, f"{model.error} {model.hint}".strip(), field)
     if model.job is not None:
@@ -67,20 +106,20 @@ def _model(workspace: Workspace) -> ReadyItem:
     return ReadyItem(name, True, tr("The base model is ready."), field)
 
 
-def _targets(workspace: Workspace) -> ReadyItem:
-    name, field, planner = tr("targets"), "adapter.target_modules", workspace.planner
-    if planner.error:
-        return ReadyItem(name, False, f"{planner.error} {planner.hint}".strip(), planner.field or field)
-    if planner.resolution is None:
-        return ReadyItem(name, False, tr("The modules are not known yet."), field, pending=workspace.model.job is not None)
-    count = len(planner.resolution.targets)
+def _targets(plan: PlanState, model: ModelState) -> ReadyItem:
+    name, field = tr("targets"), "adapter.target_modules"
+    if plan.error:
+        return ReadyItem(name, False, f"{plan.error} {plan.hint}".strip(), plan.field or field)
+    if plan.resolution is None:
+        return ReadyItem(name, False, tr("The modules are not known yet."), field, pending=model.job is not None)
+    count = len(plan.resolution.targets)
     if not count:
         return ReadyItem(name, False, tr("No module is ticked: tick at least one in the tree."), field)
     return ReadyItem(name, True, tr("{count} modules get an adapter.", count=count), field)
 
 
-def _data(workspace: Workspace) -> ReadyItem:
-    name, data = tr("data"), workspace.data
+def _data(data: DataState, config: RunConfig) -> ReadyItem:
+    name = tr("data")
     if data.error:
         return ReadyItem(name, False, f"{data.error} {data.hint}".strip(), data.field)
     check = data.check
@@ -88,10 +127,10 @@ def _data(workspace: Workspace) -> ReadyItem:
         return ReadyItem(name, False, tr("Reading the rows…"), "data.train", pending=True)
     if not check.train_rows:
         return ReadyItem(name, False, tr("The data holds no row to train on."), "data.train")
-    if check.bad_rows and workspace.config.data.on_bad_rows == "stop":
+    if check.bad_rows and config.data.on_bad_rows == "stop":
         return ReadyItem(name, False, tr("{count} bad rows: mend them, or skip bad rows.", count=check.bad_count), "data.on_bad_rows")
     if refused := refused_rows(check, data.report):
-        return _refused(refused, workspace.config.data.on_bad_rows)
+        return _refused(refused, config.data.on_bad_rows)
     return ReadyItem(name, True, tr("{count} rows.", count=check.rows), "data.train")
 
 
@@ -102,8 +141,8 @@ def _refused(rows: tuple[BadRow, ...], on_bad_rows: str) -> ReadyItem:
     return ReadyItem(tr("data"), found.level != "error", f"{found.message} {found.hint}", found.field)
 
 
-def _memory(workspace: Workspace) -> ReadyItem:
-    name, field, plan = tr("fits memory"), "training.per_device_train_batch_size", workspace.plan
+def _memory(plan: Plan | None) -> ReadyItem:
+    name, field = tr("fits memory"), "training.per_device_train_batch_size"
     if plan is None:
         return ReadyItem(name, False, tr("Memory is told when the modules are known."), field, pending=True)
     memory = plan.memory

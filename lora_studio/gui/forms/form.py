@@ -32,12 +32,12 @@ class Form(QObject):
         self._rows: dict[str, FieldRow] = {}
         self._run: RunConfig | None = None
         self._compared: RunConfig | None = None
-        workspace.config_changed.connect(self._on_config)
+        workspace.draft.config_changed.connect(self._on_config)
 
     @property
     def config(self) -> RunConfig:
         """The config that is shown: a run's under lock, else the draft."""
-        return self._run or self._workspace.config
+        return self._run or self._workspace.draft.config
 
     @property
     def locked(self) -> bool:
@@ -62,7 +62,7 @@ class Form(QObject):
         """Edit the draft; faults are shown at their rows. Returns whether the draft took it."""
         first = next(iter(changes))
         spec = self._rows[first].spec if first in self._rows else FieldSpec.of(first)
-        errors = self._workspace.edit(changes, text or tr("Change {field}", field=spec.title), gesture)
+        errors = self._workspace.draft.edit(changes, text or tr("Change {field}", field=spec.title), gesture)
         for path in changes:
             self._show_error(path, errors.get(path, ""))
         for path in errors.keys() - changes.keys():
@@ -103,14 +103,14 @@ class Form(QObject):
         for path, row in self._rows.items():
             if before.get(path) != after.get(path):
                 row.show_value(after.get(path))
-                self._workspace.set_invalid(path, "")
+                self._workspace.draft.set_invalid(path, "")
         self._show_differences()
         self.shown.emit()
 
     def _show_error(self, path: str, message: str) -> None:
         if path in self._rows:
             self._rows[path].set_error(message)
-        self._workspace.set_invalid(path, message)
+        self._workspace.draft.set_invalid(path, message)
 
     def _show_differences(self) -> None:
         for path, row in self._rows.items():

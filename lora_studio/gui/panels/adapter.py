@@ -31,7 +31,7 @@ class AdapterPanel(Panel):
         self._drag = 0
         self._build()
         self.form.shown.connect(self._refresh)
-        workspace.plan_changed.connect(self._refresh)
+        workspace.plan.changed.connect(self._refresh)
         self._refresh()
 
     def _build(self) -> None:
@@ -83,7 +83,7 @@ class AdapterPanel(Panel):
     def apply_preset(self, name: str) -> None:
         """Make a preset's targets and settings the draft's, as one undo step."""
         preset = next(preset for preset in PRESETS if preset.name == name)
-        changes = preset_changes(preset, self._workspace.tree)
+        changes = preset_changes(preset, self._workspace.model.tree)
         self.form.edit(changes, tr("Preset {title}", title=tr(preset.title)))
 
     def _begin_drag(self) -> None:

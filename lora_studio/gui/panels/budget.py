@@ -35,14 +35,14 @@ class BudgetPanel(Card):
         self._run: RunConfig | None = None
         self._legend: dict[str, tuple[QLabel, ElidedLabel, QLabel]] = {}
         self._build()
-        workspace.plan_changed.connect(self.refresh)
+        workspace.plan.changed.connect(self.refresh)
         theme().changed.connect(self.refresh)
         self.refresh()
 
     @property
     def summary(self) -> str:
         """One line of budget for where the panel does not show: "992,256 trainable · 1.9 of 24 GB"."""
-        plan = self._workspace.plan
+        plan = self._workspace.plan.plan
         if plan is None:
             return ""
         return tr("{trainable} trainable · {memory}", trainable=format_count(plan.trainable_parameters), memory=_of_capacity(plan))
@@ -94,15 +94,15 @@ class BudgetPanel(Card):
     def _plan(self) -> Plan | None:
         workspace = self._workspace
         if self._run is None:
-            return workspace.plan
-        if workspace.facts is None or workspace.tree is None or self._run.model != workspace.config.model:
+            return workspace.plan.plan
+        if workspace.model.facts is None or workspace.model.tree is None or self._run.model != workspace.draft.config.model:
             return None
-        return make_plan(self._run, workspace.facts, workspace.tree)
+        return make_plan(self._run, workspace.model.facts, workspace.model.tree)
 
     def _why_not(self) -> str:
         if self._run is not None:
             return tr("This run has another base model than the draft.")
-        planner = self._workspace.planner
+        planner = self._workspace.plan
         return f"{planner.error} {planner.hint}".strip() or tr("Told as soon as the modules are known.")
 
     def _show_memory(self, plan: Plan) -> None:

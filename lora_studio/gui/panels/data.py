@@ -18,7 +18,7 @@ from lora_studio.gui.theme import colors, icon, theme
 from lora_studio.gui.widgets import ComboBox, ElidedLabel, ErrorLabel
 
 if TYPE_CHECKING:
-    from lora_studio.gui.draft.data_state import DataReader
+    from lora_studio.gui.draft.data_state import DataState
     from lora_studio.gui.draft.workspace import Workspace
     from lora_studio.gui.engine.job_center import JobCenter
 
@@ -39,7 +39,7 @@ class DataPanel(Panel):
         self._build()
         self._choice.activated.connect(self._on_choice)
         self._browse.clicked.connect(self._on_browse)
-        workspace.data_changed.connect(self._refresh)
+        workspace.data.changed.connect(self._refresh)
         self.form.shown.connect(self._refresh)
         theme().changed.connect(self._recolor)
         self._refresh()
@@ -53,7 +53,7 @@ class DataPanel(Panel):
 
     def choose(self, paths: list[Path]) -> None:
         """Make other files the draft's training data."""
-        errors = self._workspace.edit({"data.train": tuple(map(str, paths))}, tr("Choose data"))
+        errors = self._workspace.draft.edit({"data.train": tuple(map(str, paths))}, tr("Choose data"))
         self._error.set_error("; ".join(errors.values()))
 
     def _build(self) -> None:
@@ -81,14 +81,14 @@ class DataPanel(Panel):
         self.choose([Path(path) for path in self._seen[index]])
 
     def _on_browse(self) -> None:
-        here = self._workspace.config.data.train
+        here = self._workspace.draft.config.data.train
         start = Path(here[0]).parent if here else Path.home()
         chosen = self._asker.open_files(self, tr("Choose files of rows"), start, _FILTERS)
         if chosen:
             self.choose(chosen)
 
     def _refresh(self) -> None:
-        data, config = self._workspace.data, self._workspace.config
+        data, config = self._workspace.data, self._workspace.draft.config
         self._list_files(config)
         self.set_note(check_text(data))
         self._facts.setText(report_text(data, config))
@@ -115,7 +115,7 @@ class DataPanel(Panel):
         self._browse.setIcon(icon("folder", colors().muted))
 
 
-def check_text(data: DataReader) -> str:
+def check_text(data: DataState) -> str:
     """Say what the files hold: messages · 320 rows · 0 bad."""
     check = data.judged
     if check is None:
@@ -125,7 +125,7 @@ def check_text(data: DataReader) -> str:
     return " · ".join(part for part in parts if part)
 
 
-def report_text(data: DataReader, config: RunConfig) -> str:
+def report_text(data: DataState, config: RunConfig) -> str:
     """Say how many tokens there are, how many are trained, and what is held out."""
     parts: list[str] = []
     if data.report:
@@ -140,7 +140,7 @@ def report_text(data: DataReader, config: RunConfig) -> str:
     return " · ".join(parts)
 
 
-def fault_text(data: DataReader, config: RunConfig) -> str:
+def fault_text(data: DataState, config: RunConfig) -> str:
     """Say what is wrong with the files, naming the first bad row."""
     if data.error:
         return f"{data.error} {data.hint}".strip()

@@ -65,10 +65,10 @@ class ModelPanel(Panel):
     def choose(self, name: str) -> None:
         """Make another base model the draft's; ticks that match it stay."""
         name = name.strip()
-        if not name or name == self._workspace.config.model.name_or_path:
-            self._choice.setEditText(self._workspace.config.model.name_or_path)
+        if not name or name == self._workspace.draft.config.model.name_or_path:
+            self._choice.setEditText(self._workspace.draft.config.model.name_or_path)
             return
-        self._error.set_error("; ".join(self._workspace.change_model(name).values()))
+        self._error.set_error("; ".join(self._workspace.model.choose(name).values()))
 
     def _build(self) -> None:
         self._choice = ModelChoice()

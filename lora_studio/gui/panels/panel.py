@@ -27,7 +27,7 @@ class Panel(Card):
         self._jobs = jobs
         self.form = Form(workspace, self)
         self._more: Disclosure | None = None
-        workspace.field_requested.connect(self.focus_field)
+        workspace.draft.field_requested.connect(self.focus_field)
 
     def show_config(self, config: RunConfig | None) -> None:
         """Show a run's config under lock, or the draft again."""

@@ -111,9 +111,9 @@ class TargetsPanel(Card):
         self._copy.clicked.connect(self._copy_compiled)
         self.model.ticks_edited.connect(self._on_ticks)
         self.model.number_edited.connect(self._on_number)
-        self._workspace.config_changed.connect(self._on_config)
-        self._workspace.model_changed.connect(self._on_model)
-        self._workspace.field_requested.connect(self.focus_field)
+        self._workspace.draft.config_changed.connect(self._on_config)
+        self._workspace.model.changed.connect(self._on_model)
+        self._workspace.draft.field_requested.connect(self.focus_field)
         theme().changed.connect(self._recolor)
 
     # --- a person's wishes ---
@@ -126,13 +126,13 @@ class TargetsPanel(Card):
             self._tick(names, ticked)
 
     def _tick(self, names: list[str], ticked: bool) -> None:
-        selection = self._workspace.planner.selection.toggled(frozenset(names), ticked)
+        selection = self._workspace.plan.selection.toggled(frozenset(names), ticked)
         told = names[0] if len(names) == 1 else tr("{count} modules", count=len(names))
         self._select(selection, tr("Tick {names}", names=told) if ticked else tr("Untick {names}", names=told))
 
     def _on_number(self, names: list[str], field: str, value: object) -> None:
         """Give modules their own r or alpha, or take it away with an empty text."""
-        selection, adapter = self._workspace.planner.selection, self._workspace.config.adapter
+        selection, adapter = self._workspace.plan.selection, self._workspace.draft.config.adapter
         try:
             number = _number(str(value), field, adapter)
         except InputError as error:
@@ -146,19 +146,19 @@ class TargetsPanel(Card):
         self._select(selection, tr("Change {field} of {count} modules", field=field, count=len(names)))
 
     def _on_preset(self, name: str) -> None:
-        tree = self._workspace.tree
+        tree = self._workspace.model.tree
         if name != "custom" and tree is not None:
             title = dict(_PRESET_TITLES)[name]
             self._select(Selection(self._preset(name, tree)), tr("Target {preset}", preset=tr(title)))
-        self._mark_preset(self._workspace.resolution)
+        self._mark_preset(self._workspace.plan.resolution)
 
     def _select(self, selection: Selection, text: str) -> None:
-        tree, adapter = self._workspace.tree, self._workspace.config.adapter
+        tree, adapter = self._workspace.model.tree, self._workspace.draft.config.adapter
         if tree is None:
             return
         try:
             compiled = compile_selection(selection, tree, adapter.r, adapter.lora_alpha)
-            errors = self._workspace.edit(compiled.changes(), text)
+            errors = self._workspace.draft.edit(compiled.changes(), text)
         except InputError as error:
             errors = {error.field: str(error)}
         if errors:
@@ -178,20 +178,20 @@ class TargetsPanel(Card):
             self._show_targets()
 
     def _on_model(self) -> None:
-        if self._workspace.tree is not self._shown_tree:
+        if self._workspace.model.tree is not self._shown_tree:
             self._preset_cache.clear()
             self._lay_tree()
         self._show_note()
 
     def _lay_tree(self) -> None:
-        self._shown_tree = self._workspace.tree
+        self._shown_tree = self._workspace.model.tree
         self.model.set_tree(self._shown_tree, self._grouping)
         self._show_targets()
         self.view.open_first()
 
     def _show_targets(self) -> None:
-        resolution, tree = self._workspace.resolution, self._workspace.tree
-        adapter = self._workspace.config.adapter
+        resolution, tree = self._workspace.plan.resolution, self._workspace.model.tree
+        adapter = self._workspace.draft.config.adapter
         self._show_compiled(adapter)
         if resolution is None or tree is None:
             self._show_note()
@@ -207,7 +207,7 @@ class TargetsPanel(Card):
 
     def _show_note(self, trainable: int | None = None) -> None:
         """Count as PEFT's `get_nb_trainable_parameters()` does."""
-        resolution, tree = self._workspace.resolution, self._workspace.tree
+        resolution, tree = self._workspace.plan.resolution, self._workspace.model.tree
         if resolution is None or tree is None:
             self.set_note(tr("reading the modules…") if self._workspace.model.job else "")
             return
@@ -221,12 +221,12 @@ class TargetsPanel(Card):
                          ticked=ticked, linear=linear, more=more, trainable=format_count(trainable)))
 
     def _mark_preset(self, resolution: Resolution | None) -> None:
-        tree = self._workspace.tree
+        tree = self._workspace.model.tree
         if resolution is None or tree is None:
             self._pills.set_current(None)
             return
         chosen = frozenset(resolution.by_name)
-        plain = not self._workspace.config.adapter.rank_pattern and not self._workspace.config.adapter.alpha_pattern
+        plain = not self._workspace.draft.config.adapter.rank_pattern and not self._workspace.draft.config.adapter.alpha_pattern
         wanted = PRESETS if chosen else ("none",)  # of some models, a preset is empty
         matching = (name for name in wanted if plain and self._preset(name, tree) == chosen)
         self._pills.set_current(next(matching, "custom"))
@@ -241,7 +241,7 @@ class TargetsPanel(Card):
         self._compiled.setToolTip(compiled_text(adapter, "\n"))
 
     def _copy_compiled(self) -> None:
-        QGuiApplication.clipboard().setText(compiled_text(self._workspace.config.adapter, "\n"))
+        QGuiApplication.clipboard().setText(compiled_text(self._workspace.draft.config.adapter, "\n"))
 
     def _recolor(self) -> None:
         shades = colors()

@@ -28,7 +28,7 @@ class TrainingPanel(Panel):
         super().__init__(tr("Training"), "training_panel", workspace, jobs)
         self._build()
         self.form.shown.connect(self._refresh)
-        workspace.data_changed.connect(self._refresh)
+        workspace.data.changed.connect(self._refresh)
         self._refresh()
 
     def focus_field(self, path: str) -> bool:
@@ -59,22 +59,22 @@ class TrainingPanel(Panel):
             self._refuse_batch(tr("Write rows a pass × passes a step, such as 8 × 4."))
             return
         batch, accumulation = int(product[1]), int(product[2] or self.form.config.training.gradient_accumulation_steps)
-        errors = self._workspace.edit({_BATCH: batch, _ACCUMULATION: accumulation}, tr("Change batch"))
+        errors = self._workspace.draft.edit({_BATCH: batch, _ACCUMULATION: accumulation}, tr("Change batch"))
         self._refuse_batch("; ".join(errors.values()))
         if not errors:
             self._refresh()
 
     def _refuse_batch(self, message: str) -> None:
         self._batch.set_error(message)
-        self._workspace.set_invalid(_BATCH, message)
+        self._workspace.draft.set_invalid(_BATCH, message)
 
     def _refresh(self) -> None:
         training = self.form.config.training
-        if _BATCH not in self._workspace.invalid or self.form.locked:
+        if _BATCH not in self._workspace.draft.invalid or self.form.locked:
             self._batch.show_value(f"{training.per_device_train_batch_size} × {training.gradient_accumulation_steps}")
         self._batch.set_locked(self.form.locked)
         rows = training.rows_per_step
         self._batch.set_hint(tr("{count} rows", count=format_count(rows)) if rows > 1 else tr("1 row"))
-        steps = None if self.form.locked else self._workspace.planner.total_steps
+        steps = None if self.form.locked else self._workspace.plan.total_steps
         self.form.rows[_EVERY].setVisible(training.gradient_checkpointing == "layers")
         self._epochs.set_hint(tr("{count} steps", count=format_count(steps)) if steps else "")

@@ -58,7 +58,7 @@ class RunStarter(QObject):
         self._jobs = jobs
         self._run_view = run_view
         self._host: HostName = "thread"
-        workspace.readiness_changed.connect(self.changed)
+        workspace.readiness.changed.connect(self.changed)
         jobs.jobs_changed.connect(self.changed)
         run_view.changed.connect(self.changed)
 
@@ -81,12 +81,12 @@ class RunStarter(QObject):
     @property
     def start_state(self) -> StartState:
         """What Start offers now."""
-        blocking = [item for item in self._workspace.readiness if not item.ok]
+        blocking = [item for item in self._workspace.readiness.items if not item.ok]
         live = self._jobs.live_run
         text = tr("Start") if live is None else tr("Add to queue")
         if blocking:
             return StartState(text, "\n".join(f"{item.name}: {item.message}" for item in blocking), enabled=False)
-        place = tr("It trains in this window.") if host_of(self._workspace.config, self._host) == "thread" else tr(
+        place = tr("It trains in this window.") if host_of(self._workspace.draft.config, self._host) == "thread" else tr(
             "It trains in a process of its own, which goes on when this window closes.")
         deed = tr("Freeze this draft as a run and train it.") if live is None else tr(
             "Freeze this draft as a run; it trains when {title} has ended.", title=live.spec.title)
@@ -98,7 +98,7 @@ class RunStarter(QObject):
         Raises:
             InputError: The runs folder cannot be written.
         """
-        return self.start_new(self._workspace.config, self._host)
+        return self.start_new(self._workspace.draft.config, self._host)
 
     def start_new(self, config: RunConfig, host: HostName) -> Path:
         """Make a run of a config and train it, after the runs that are there already; give its folder.

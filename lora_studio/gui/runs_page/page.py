@@ -98,7 +98,7 @@ class RunsPage(QWidget):
         """Make the selected run's config the draft; undo brings the draft before back."""
         run = self.selected
         if run is not None:
-            self._tried(lambda: self._workspace.new_from_run(RunFolder.open(run.path).config))
+            self._tried(lambda: self._workspace.draft.new_from_run(RunFolder.open(run.path).config))
 
     def resume_selected(self) -> None:
         """Go on with the selected run."""
@@ -110,7 +110,7 @@ class RunsPage(QWidget):
         """Show the selected run's folder in the file manager."""
         run = self.selected
         if run is not None and not self._asker.show_folder(run.path):
-            self._workspace.tell("info", str(run.path))
+            self._workspace.draft.tell("info", str(run.path))
 
     def delete_selected(self) -> None:
         """Delete the selected run, after a question."""
@@ -206,7 +206,7 @@ class RunsPage(QWidget):
         self._proxy.modelReset.connect(self._show_buttons)
         self._jobs.jobs_changed.connect(self._on_jobs_changed)
         self._queue.changed.connect(self._on_jobs_changed)
-        self.queue_card.problem.connect(lambda message: self._workspace.tell("error", message))
+        self.queue_card.problem.connect(lambda message: self._workspace.draft.tell("error", message))
 
     def _on_activated(self, _index: QModelIndex) -> None:
         self.open_selected()
@@ -233,6 +233,6 @@ class RunsPage(QWidget):
         try:
             work()
         except (StudioError, OSError) as error:
-            self._workspace.tell("error", str(error))
+            self._workspace.draft.tell("error", str(error))
             return False
         return True

@@ -30,8 +30,8 @@ class StatusFeed(QObject):
         jobs.jobs_changed.connect(self._show_jobs)
         run_view.changed.connect(self._show_run)
         run_view.updated.connect(self._show_run)
-        workspace.config_changed.connect(self._show_title)
-        workspace.plan_changed.connect(self._show_device)
+        workspace.draft.config_changed.connect(self._show_title)
+        workspace.plan.changed.connect(self._show_device)
         self._show_engine()
         self._show_jobs()
         self._show_run()
@@ -55,7 +55,7 @@ class StatusFeed(QObject):
 
     def _show_device(self) -> None:
         started, history = self._run_view.history.started, self._run_view.history
-        plan = self._workspace.plan
+        plan = self._workspace.plan.plan
         live = self._run_view.is_live and started is not None
         parts = [started.device if live and started is not None else str(plan.memory.device) if plan is not None else ""]
         if history.device_total and self._run_view.is_live:
@@ -74,7 +74,7 @@ class StatusFeed(QObject):
 
     def _show_title(self) -> None:
         history = self._run_view.history
-        name = f"{self._workspace.config.name} · LoRA Studio"
+        name = f"{self._workspace.draft.config.name} · LoRA Studio"
         if self._run_view.is_live and history.total_steps:
             name = f"{history.step / history.total_steps:.0%} · {name}"
         if name != self._window.windowTitle():

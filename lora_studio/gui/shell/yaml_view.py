@@ -37,7 +37,7 @@ class YamlDialog(QDialog):
         self._workspace = workspace
         self._path = path
         self._build()
-        self.editor.setPlainText(workspace.yaml if text is None else text)
+        self.editor.setPlainText(workspace.draft.yaml if text is None else text)
         self.check()
 
     def check(self) -> RunConfig | None:
@@ -58,8 +58,8 @@ class YamlDialog(QDialog):
         if config is None:
             return
         folder = self._path.parent if self._path else Path.cwd()
-        path = self._path or self._workspace.path
-        self._workspace.take_over(resolve_paths(config, folder), tr("Edit YAML"), path)
+        path = self._path or self._workspace.draft.path
+        self._workspace.draft.take_over(resolve_paths(config, folder), tr("Edit YAML"), path)
         self.accept()
 
     def _build(self) -> None:

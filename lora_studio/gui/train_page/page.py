@@ -67,7 +67,7 @@ class TrainPage(QWidget):
         try:
             return self._open_dialog("adapter", ExportSubject.of_folder(folder))
         except StudioError as error:
-            self._workspace.tell("error", str(error))
+            self._workspace.draft.tell("error", str(error))
             return None
 
     def _open_dialog(self, kind: ExportKind, subject: ExportSubject) -> ExportDialog:
@@ -153,7 +153,7 @@ class TrainPage(QWidget):
         if self._run_view.state == "finished":
             self.export("merged")
         elif failure is not None and failure.field:
-            self._workspace.request_field(failure.field)
+            self._workspace.draft.request_field(failure.field)
         else:
             self._resume()
 
@@ -164,7 +164,7 @@ class TrainPage(QWidget):
         try:
             self._starter.resume_run(path)
         except (StudioError, OSError) as error:
-            self._workspace.tell("error", str(error))
+            self._workspace.draft.tell("error", str(error))
 
     def _forget(self, dialog: ExportDialog) -> None:
         self._dialogs.remove(dialog)

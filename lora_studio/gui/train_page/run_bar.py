@@ -128,7 +128,7 @@ class RunBar(QFrame):
         self._run_view.changed.connect(self.refresh)
         self._run_view.updated.connect(self._on_updated)
         self._starter.changed.connect(self.refresh)
-        self._workspace.config_changed.connect(self._show_differences)
+        self._workspace.draft.config_changed.connect(self._show_differences)
 
     def _on_pause(self) -> None:
         if self._run_view.is_pause_asked:
@@ -203,7 +203,7 @@ class RunBar(QFrame):
 
     def _show_differences(self, *_configs: object) -> None:
         config = self._run_view.config
-        self._differing = len(different_fields(config, self._workspace.config)) if config else 0
+        self._differing = len(different_fields(config, self._workspace.draft.config)) if config else 0
         self._differs.setToolTip(tr("Settings of the draft that are not this run's. The run keeps its own."))
         self._differs.setVisible(self._differing > 0)
         self._fit()
@@ -213,10 +213,10 @@ class RunBar(QFrame):
         self._menu.clear()
         if config is None:
             return
-        for path in different_fields(config, self._workspace.config):
+        for path in different_fields(config, self._workspace.draft.config):
             text = tr("{title}: {run} here, {draft} in the draft", title=field_info(path).title or path,
-                      run=_short(config.get(path)), draft=_short(self._workspace.config.get(path)))
-            self._menu.addAction(text).triggered.connect(lambda _checked=False, at=path: self._workspace.request_field(at))
+                      run=_short(config.get(path)), draft=_short(self._workspace.draft.config.get(path)))
+            self._menu.addAction(text).triggered.connect(lambda _checked=False, at=path: self._workspace.draft.request_field(at))
 
     def _show_buttons(self, state: RunState) -> None:
         live = state in LIVE_STATES

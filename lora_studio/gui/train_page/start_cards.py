@@ -39,13 +39,13 @@ class StartCards(QWidget):
         layout.addLayout(self._ways)
         layout.addWidget(self._ready_card)
         layout.addStretch(1)
-        workspace.readiness_changed.connect(self.refresh)
+        workspace.readiness.changed.connect(self.refresh)
         self.refresh()
 
     def refresh(self) -> None:
         """Show what a start needs now."""
         _clear(self._ready_card.body)
-        items = self._workspace.readiness
+        items = self._workspace.readiness.items
         for item in items:
             self._ready_card.body.addWidget(self._ready_line(item))
         ready = bool(items) and all(item.ok for item in items)
@@ -60,7 +60,7 @@ class StartCards(QWidget):
     def _build_ways(self) -> None:
         self._add_way("starter", tr("Try the starter"), tr(
             "A small chat model learns to answer support messages with JSON. About three minutes on two CPU cores."),
-            tr("Open the starter"), self._workspace.open_starter)
+            tr("Open the starter"), self._workspace.draft.open_starter)
         self._add_way("model", tr("Open my model"), tr(
             "A folder with config.json and safetensors, or a GGUF file. A Hub id can be typed into the base model card."),
             tr("Choose a folder…"), self._open_model)
@@ -81,12 +81,12 @@ class StartCards(QWidget):
     def _open_model(self) -> None:
         folder = self._asker.open_folder(self, tr("Base model"), Path.home())
         if folder is not None:
-            self._workspace.edit({"model.name_or_path": str(folder), "model.revision": None}, tr("Base model"))
+            self._workspace.draft.edit({"model.name_or_path": str(folder), "model.revision": None}, tr("Base model"))
 
     def _open_data(self) -> None:
         files = self._asker.open_files(self, tr("Data"), Path.home(), [_ROW_FILTER])
         if files:
-            self._workspace.edit({"data.train": tuple(map(str, files))}, tr("Data"))
+            self._workspace.draft.edit({"data.train": tuple(map(str, files))}, tr("Data"))
 
     def _ready_line(self, item: ReadyItem) -> QWidget:
         """A name, and beside it what is there or missing, wrapped; a click on the name goes to the field."""
@@ -96,7 +96,7 @@ class StartCards(QWidget):
         button = QPushButton(f"{mark}  {item.name}")
         button.setObjectName(f"{row.objectName()}_button")
         button.setProperty("role", role)
-        button.clicked.connect(lambda _checked=False: self._workspace.request_field(item.field))
+        button.clicked.connect(lambda _checked=False: self._workspace.draft.request_field(item.field))
         layout = QHBoxLayout(row)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addWidget(button, 0, Qt.AlignmentFlag.AlignTop)

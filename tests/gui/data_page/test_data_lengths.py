@@ -33,7 +33,7 @@ def report(tmp_path: Path) -> dict[str, Any]:
 
 @pytest.fixture
 def panel(desk: Desk, dark: Theme, report: dict[str, Any]) -> LengthsPanel:
-    desk.workspace.edit({"data.max_length": 200}, "start")
+    desk.workspace.draft.edit({"data.max_length": 200}, "start")
     made = LengthsPanel(desk.workspace)
     made.show_report(report)
     desk.shown(made, 640, 200)
@@ -45,7 +45,7 @@ def figures(panel: LengthsPanel) -> list[str]:
 
 
 def max_length(workspace: Workspace) -> int:
-    return workspace.config.data.max_length
+    return workspace.draft.config.data.max_length
 
 
 def test_what_max_length_makes_of_the_rows_is_told_beside_the_bars(panel: LengthsPanel) -> None:
@@ -63,7 +63,7 @@ def test_every_row_is_in_a_bar(panel: LengthsPanel) -> None:
 
 
 def test_dragging_the_line_is_one_undo_step_and_figures_follow(desk: Desk, panel: LengthsPanel) -> None:
-    steps = desk.workspace.undo_stack.count()
+    steps = desk.workspace.draft.undo_stack.count()
     histogram = panel.histogram
     start = QPoint(round(histogram.x_of(200)), 60)
     QTest.mousePress(histogram, LEFT, Qt.KeyboardModifier.NoModifier, start)
@@ -72,8 +72,8 @@ def test_dragging_the_line_is_one_undo_step_and_figures_follow(desk: Desk, panel
     QTest.mouseRelease(histogram, LEFT, Qt.KeyboardModifier.NoModifier, QPoint(round(histogram.x_of(360)), 60))
     assert abs(max_length(desk.workspace) - 360) <= 2
     assert figures(panel)[1] == str(ROWS - max_length(desk.workspace))
-    assert desk.workspace.undo_stack.count() == steps + 1
-    desk.workspace.undo_stack.undo()
+    assert desk.workspace.draft.undo_stack.count() == steps + 1
+    desk.workspace.draft.undo_stack.undo()
     assert max_length(desk.workspace) == 200
     assert figures(panel)[1] == "200"
 
@@ -84,7 +84,7 @@ def test_two_drags_are_two_undo_steps(desk: Desk, panel: LengthsPanel) -> None:
         QTest.mousePress(panel.histogram, LEFT, Qt.KeyboardModifier.NoModifier, here)
         QTest.mouseMove(panel.histogram, QPoint(round(panel.histogram.x_of(length)), 60))
         QTest.mouseRelease(panel.histogram, LEFT)
-    desk.workspace.undo_stack.undo()
+    desk.workspace.draft.undo_stack.undo()
     assert abs(max_length(desk.workspace) - 300) <= 2
 
 
@@ -92,9 +92,9 @@ def test_keys_after_a_drag_are_an_undo_step_of_their_own(desk: Desk, panel: Leng
     desk.qtbot.mouseClick(panel.histogram, LEFT, pos=QPoint(round(panel.histogram.x_of(300)), 60))
     clicked = max_length(desk.workspace)
     desk.qtbot.keyClick(panel.histogram, Qt.Key.Key_End)
-    desk.workspace.undo_stack.undo()
+    desk.workspace.draft.undo_stack.undo()
     assert max_length(desk.workspace) == clicked
-    desk.workspace.undo_stack.undo()
+    desk.workspace.draft.undo_stack.undo()
     assert max_length(desk.workspace) == 200
 
 
@@ -144,21 +144,21 @@ def test_the_length_the_rows_need_is_offered(
     desk: Desk, tokens: int, cut: int, length: int, found: tuple[str, dict[str, object]] | None,
 ) -> None:
     report = {"tokens": {"max": tokens}, "truncated_rows": cut, "untrained_rows": 0, "unended_rows": 0}
-    config = desk.workspace.config.replace({"data.max_length": length})
+    config = desk.workspace.draft.config.replace({"data.max_length": length})
     assert [(problem.id, problem.changes) for problem in problems_of(config, None, report)] == ([found] if found else [])
 
 
 def test_rows_that_train_nothing_are_named_and_cured_where_they_are_cut(desk: Desk) -> None:
     report = {"tokens": {"max": 900}, "truncated_rows": 4, "untrained_rows": 2, "unended_rows": 0,
               "untrained": ["/data/rows.jsonl:7", "/data/rows.jsonl:9"]}
-    config = desk.workspace.config.replace({"data.max_length": 512})
+    config = desk.workspace.draft.config.replace({"data.max_length": 512})
     problem = problems_of(config, None, report)[-1]
     assert problem.text.startswith("Rows that train nothing: 2 (the first is rows.jsonl:7)")
     assert problem.changes == {"data.max_length": 960}
 
 
 def error(desk: Desk, field: str) -> Problem:
-    return problem_of_error("It is wrong.", "Do this.", field, desk.workspace.config)
+    return problem_of_error("It is wrong.", "Do this.", field, desk.workspace.draft.config)
 
 
 def test_a_template_that_rewrites_history_is_cured_by_training_on_the_last_answer(desk: Desk) -> None:
@@ -176,7 +176,7 @@ def test_beside_the_last_answer_each_in_a_row_of_its_own_is_offered_once_the_tem
 def test_a_missing_end_token_is_cured_by_the_setting_that_helps(desk: Desk) -> None:
     report = {"tokens": {"max": 900}, "truncated_rows": 0, "untrained_rows": 0, "unended_rows": 2, "findings": [
         {"code": "rows_unended", "level": "warning", "message": "2 rows.", "hint": "Set data.train_on to each.", "field": "data.train_on"}]}
-    (problem,) = problems_of(desk.workspace.config, None, report)
+    (problem,) = problems_of(desk.workspace.draft.config, None, report)
     assert (problem.text, problem.changes) == ("2 rows. Set data.train_on to each.", {"data.train_on": "each"})
 
 
@@ -187,12 +187,12 @@ def test_a_missing_end_token_is_cured_by_the_setting_that_helps(desk: Desk) -> N
 def test_rows_that_only_the_template_refuses_are_told_with_their_cures(desk: Desk, reason: str, cures: list[dict[str, str]]) -> None:
     report = {"tokens": {"max": 900}, "truncated_rows": 0, "untrained_rows": 0, "unended_rows": 0,
               "bad_rows": [{"file": "/data/rows.jsonl", "line": 7, "reason": reason}]}
-    desk.until(lambda: desk.workspace.data_check is not None)
-    check = desk.workspace.data_check
-    (problem,) = problems_of(desk.workspace.config, check, report)
+    desk.until(lambda: desk.workspace.data.check is not None)
+    check = desk.workspace.data.check
+    (problem,) = problems_of(desk.workspace.draft.config, check, report)
     assert (problem.level, problem.text) == ("error", f"Rows that stop a run: 1; the first: rows.jsonl:7: {reason}.")
     assert [one.changes for one in (problem, problem.other) if one] == cures
-    (left_out,) = problems_of(desk.workspace.config.replace({"data.on_bad_rows": "skip"}), check, report)
+    (left_out,) = problems_of(desk.workspace.draft.config.replace({"data.on_bad_rows": "skip"}), check, report)
     assert (left_out.level, left_out.text) == ("warning", f"Rows that are left out: 1; the first: rows.jsonl:7: {reason}.")
 
 
@@ -203,9 +203,9 @@ def test_a_missing_template_leads_to_a_choice_and_anything_else_to_its_setting(d
 
 def test_a_file_in_utf_16_is_offered_its_encoding(desk: Desk, tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_bytes('{"text": "grüezi"}\n'.encode("utf-16"))
-    desk.workspace.edit({"data.train": (str(tmp_path / "rows.jsonl"),)}, "data")
+    desk.workspace.draft.edit({"data.train": (str(tmp_path / "rows.jsonl"),)}, "data")
     desk.until(lambda: desk.workspace.data.error)
-    problem = problem_of_error(desk.workspace.data.error, "", desk.workspace.data.field, desk.workspace.config)
+    problem = problem_of_error(desk.workspace.data.error, "", desk.workspace.data.field, desk.workspace.draft.config)
     assert problem.changes == {"data.encoding": "utf-16"}
-    desk.workspace.edit(problem.changes, problem.action)
-    desk.until(lambda: desk.workspace.data_check is not None)
+    desk.workspace.draft.edit(problem.changes, problem.action)
+    desk.until(lambda: desk.workspace.data.check is not None)

@@ -46,10 +46,10 @@ def write(path: Path, lines: list[str | bytes]) -> str:
 
 def look_at(desk: Desk, page: DataPage, **data: object) -> DataCheck:
     """Make this the draft's data and wait until it is read."""
-    desk.workspace.edit({"data.train": (), "data.eval": (), **{f"data.{name}": value for name, value in data.items()}}, "data")
+    desk.workspace.draft.edit({"data.train": (), "data.eval": (), **{f"data.{name}": value for name, value in data.items()}}, "data")
     desk.until(lambda: not desk.workspace.data.reading)
-    assert desk.workspace.data_check is not None, desk.workspace.data.error
-    return desk.workspace.data_check
+    assert desk.workspace.data.check is not None, desk.workspace.data.error
+    return desk.workspace.data.check
 
 
 def button(page: QWidget, name: str) -> QPushButton:
@@ -96,11 +96,11 @@ def test_files_of_a_folder_are_listed_one_by_one(desk: Desk, page: DataPage, tmp
     write(tmp_path / "set" / "a.jsonl", [chat(1)])
     write(tmp_path / "set" / "b.jsonl", [chat(2), chat(3)])
     desk.answers.folder = tmp_path / "set"
-    desk.workspace.edit({"data.train": ()}, "none")
+    desk.workspace.draft.edit({"data.train": ()}, "none")
     desk.qtbot.mouseClick(button(page, "add_folder_button"), LEFT)
     desk.until(lambda: page.files.model.rowCount() == 2)
     assert [row[:2] for row in cells(page)] == [["set/a.jsonl", "1"], ["set/b.jsonl", "2"]]
-    assert desk.workspace.config.data.train == (str(tmp_path / "set"),)
+    assert desk.workspace.draft.config.data.train == (str(tmp_path / "set"),)
 
 
 def test_files_are_added_moved_to_evaluation_and_removed_each_as_one_undo_step(desk: Desk, page: DataPage, tmp_path: Path) -> None:
@@ -108,32 +108,32 @@ def test_files_are_added_moved_to_evaluation_and_removed_each_as_one_undo_step(d
     look_at(desk, page, train=(first,))
     desk.answers.files = [Path(second)]
     desk.qtbot.mouseClick(button(page, "add_files_button"), LEFT)
-    assert desk.workspace.config.data.train == (first, second)
+    assert desk.workspace.draft.config.data.train == (first, second)
     desk.until(lambda: not desk.workspace.data.reading)
     table = page.findChild(QTableView, "files_table")
     table.selectRow(1)
     desk.qtbot.mouseClick(button(page, "move_files_button"), LEFT)
-    assert (desk.workspace.config.data.train, desk.workspace.config.data.eval) == ((first,), (second,))
+    assert (desk.workspace.draft.config.data.train, desk.workspace.draft.config.data.eval) == ((first,), (second,))
     desk.until(lambda: not desk.workspace.data.reading)
     table.selectRow(1)
     table.setFocus()
     desk.qtbot.keyClick(table, Qt.Key.Key_Delete)
-    assert desk.workspace.config.data.eval == ()
+    assert desk.workspace.draft.config.data.eval == ()
     for expected in (((first,), (second,)), ((first, second), ()), ((first,), ())):
-        desk.workspace.undo_stack.undo()
-        assert (desk.workspace.config.data.train, desk.workspace.config.data.eval) == expected
+        desk.workspace.draft.undo_stack.undo()
+        assert (desk.workspace.draft.config.data.train, desk.workspace.draft.config.data.eval) == expected
     desk.until(lambda: not desk.workspace.data.reading)
 
 
 @pytest.mark.parametrize("typed", ["hf://owner/name", "owner/name", "https://huggingface.co/datasets/owner/name"])
 def test_a_hub_data_set_is_named_by_typing_it(desk: Desk, page: DataPage, typed: str) -> None:
-    desk.workspace.edit({"data.train": ()}, "none")
+    desk.workspace.draft.edit({"data.train": ()}, "none")
     edit = page.findChild(QLineEdit, "hub_edit")
     assert not button(page, "add_hub_button").isEnabled()
     desk.qtbot.keyClicks(edit, typed)
     desk.qtbot.keyClick(edit, Qt.Key.Key_Return)
-    assert desk.workspace.config.data.train == ("hf://owner/name",)
-    desk.workspace.undo_stack.undo()
+    assert desk.workspace.draft.config.data.train == ("hf://owner/name",)
+    desk.workspace.draft.undo_stack.undo()
     desk.until(lambda: not desk.workspace.data.reading)
 
 
@@ -151,7 +151,7 @@ def test_files_and_folders_dropped_on_the_page_are_added(desk: Desk, page: DataP
     assert entering.isAccepted()
     page.dropEvent(dropping)
     desk.until(lambda: page.files.model.rowCount() == 2)
-    assert desk.workspace.config.data.train == (first, str(tmp_path / "more"))
+    assert desk.workspace.draft.config.data.train == (first, str(tmp_path / "more"))
 
 
 def test_what_is_no_data_is_left_to_the_window(page: DataPage, tmp_path: Path) -> None:
@@ -164,9 +164,9 @@ def test_what_is_no_data_is_left_to_the_window(page: DataPage, tmp_path: Path) -
 def test_a_name_given_twice_is_not_added_again(desk: Desk, page: DataPage, tmp_path: Path) -> None:
     first = write(tmp_path / "a.jsonl", [chat(1)])
     look_at(desk, page, train=(first,))
-    steps = desk.workspace.undo_stack.count()
+    steps = desk.workspace.draft.undo_stack.count()
     page.files.add([first])
-    assert desk.workspace.undo_stack.count() == steps
+    assert desk.workspace.draft.undo_stack.count() == steps
 
 
 def test_files_of_a_hub_data_set_belong_to_its_name() -> None:
@@ -202,15 +202,15 @@ def test_reading_can_be_cancelled_and_begun_anew(desk: Desk, page: DataPage, tmp
             cancelled.append(page.findChild(QWidget, "reading_progress").isVisible())
             desk.qtbot.mouseClick(button(page, "cancel_reading_button"), LEFT)
 
-    desk.workspace.data_changed.connect(cancel)
-    desk.workspace.edit({"data.train": (rows,), "data.eval": ()}, "data")
+    desk.workspace.data.changed.connect(cancel)
+    desk.workspace.draft.edit({"data.train": (rows,), "data.eval": ()}, "data")
     banner = page.findChild(Banner, "data_error")
     desk.until(lambda: banner.text == "Reading the rows was stopped.")
     assert cancelled == [True]
-    assert desk.workspace.data_check is None
+    assert desk.workspace.data.check is None
     desk.until(lambda: not desk.jobs.jobs)
     desk.qtbot.mouseClick(banner.action, LEFT)
-    desk.until(lambda: desk.workspace.data_check is not None)
+    desk.until(lambda: desk.workspace.data.check is not None)
     assert banner.isHidden()
 
 
@@ -223,21 +223,21 @@ def test_an_encoding_is_offered_and_taken_by_one_undoable_edit(desk: Desk, page:
     said = page.problems.findChild(Banner, "problem_encoding").text
     assert said.startswith("Lines of rows.jsonl are not UTF-8; they read as latin-1. So they do as ")
     cure(desk, page, "encoding")
-    assert desk.workspace.config.data.encoding == "latin-1"
+    assert desk.workspace.draft.config.data.encoding == "latin-1"
     assert "encoding" not in told(page)
-    desk.workspace.undo_stack.undo()
+    desk.workspace.draft.undo_stack.undo()
     desk.until(lambda: "encoding" in told(page))
-    assert desk.workspace.config.data.encoding == "utf-8"
+    assert desk.workspace.draft.config.data.encoding == "utf-8"
 
 
 def test_bad_rows_are_skipped_by_one_undoable_edit(desk: Desk, page: DataPage, tmp_path: Path) -> None:
     rows = write(tmp_path / "rows.jsonl", [chat(1), "not json"])
     look_at(desk, page, train=(rows,))
     cure(desk, page, "bad_rows")
-    assert desk.workspace.config.data.on_bad_rows == "skip"
+    assert desk.workspace.draft.config.data.on_bad_rows == "skip"
     assert told(page) == []
-    desk.workspace.undo_stack.undo()
-    assert desk.workspace.config.data.on_bad_rows == "stop"
+    desk.workspace.draft.undo_stack.undo()
+    assert desk.workspace.draft.config.data.on_bad_rows == "stop"
     assert told(page) == ["bad_rows"]
 
 
@@ -262,9 +262,9 @@ def test_repeats_are_counted_within_the_training_data_and_across(desk: Desk, pag
     assert texts["duplicates"].startswith("Training rows that repeat one before them: 1.")
     assert texts["shared"].startswith("Training rows that stand in the evaluation data, too: 1.")
     cure(desk, page, "shared")
-    assert desk.workspace.config.data.eval == ()
-    desk.workspace.undo_stack.undo()
-    assert desk.workspace.config.data.eval == (held,)
+    assert desk.workspace.draft.config.data.eval == ()
+    desk.workspace.draft.undo_stack.undo()
+    assert desk.workspace.draft.config.data.eval == (held,)
     desk.until(lambda: not desk.workspace.data.reading)
 
 
@@ -272,11 +272,11 @@ def test_preference_rows_are_mapped_to_their_chosen_answers(desk: Desk, page: Da
     row = json.dumps({"prompt": "Hi", "chosen": "Hello!", "rejected": "What?"})
     look_at(desk, page, train=(write(tmp_path / "rows.jsonl", [row]),))
     cure(desk, page, "preference")
-    assert desk.workspace.config.data.format == "prompt_completion"
+    assert desk.workspace.draft.config.data.format == "prompt_completion"
     assert page.rows.rows.index(0, 2).data() == "Hello!"
-    desk.workspace.undo_stack.undo()
+    desk.workspace.draft.undo_stack.undo()
     desk.until(lambda: "preference" in told(page))
-    assert desk.workspace.config.data.format == "auto"
+    assert desk.workspace.draft.config.data.format == "auto"
 
 
 def test_unknown_keys_are_mapped_as_suggested(desk: Desk, page: DataPage, tmp_path: Path) -> None:
@@ -284,14 +284,14 @@ def test_unknown_keys_are_mapped_as_suggested(desk: Desk, page: DataPage, tmp_pa
     look_at(desk, page, train=(write(tmp_path / "rows.jsonl", [row]),))
     assert page.problems.findChild(Banner, "problem_columns").action.text() == "Use prompt = Question, completion = Best Answer"
     cure(desk, page, "columns")
-    assert dict(desk.workspace.config.data.columns) == {"prompt": "Question", "completion": "Best Answer"}
+    assert dict(desk.workspace.draft.config.data.columns) == {"prompt": "Question", "completion": "Best Answer"}
     assert told(page) == []
-    desk.workspace.undo_stack.undo()
+    desk.workspace.draft.undo_stack.undo()
     desk.until(lambda: "columns" in told(page))
 
 
 def test_a_file_that_does_not_exist_is_told_on_the_page(desk: Desk, page: DataPage, tmp_path: Path) -> None:
-    desk.workspace.edit({"data.train": (str(tmp_path / "gone.jsonl"),)}, "data")
+    desk.workspace.draft.edit({"data.train": (str(tmp_path / "gone.jsonl"),)}, "data")
     banner = page.findChild(Banner, "data_error")
     desk.until(lambda: not banner.isHidden())
     assert "gone.jsonl does not exist" in banner.text
@@ -315,10 +315,10 @@ def test_columns_are_shown_raw_and_mapped_by_menu(desk: Desk, odd: DataPage) -> 
     combo.setFocus()
     desk.qtbot.keyClicks(combo, "f")
     combo.activated.emit(combo.findData("frage"))
-    assert dict(desk.workspace.config.data.columns) == {"prompt": "frage"}
+    assert dict(desk.workspace.draft.config.data.columns) == {"prompt": "frage"}
     desk.until(lambda: not desk.workspace.data.reading)
     odd.columns.combos["completion"].activated.emit(odd.columns.combos["completion"].findData("antwort"))
-    desk.until(lambda: desk.workspace.data_check is not None and desk.workspace.data_check.rows == 9)
+    desk.until(lambda: desk.workspace.data.check is not None and desk.workspace.data.check.rows == 9)
     assert odd.findChild(QPlainTextEdit, "columns_preview").toPlainText().startswith("rows.jsonl:1\n[user]\nWas ist 0?")
 
 
@@ -331,10 +331,10 @@ def test_a_column_is_dragged_onto_a_key(desk: Desk, odd: DataPage) -> None:
     combo.dragEnterEvent(entering)
     assert entering.isAccepted()
     combo.dropEvent(QDropEvent(QPointF(5, 5), *shared))
-    assert dict(desk.workspace.config.data.columns) == {"text": "antwort"}
+    assert dict(desk.workspace.draft.config.data.columns) == {"text": "antwort"}
     desk.until(lambda: not desk.workspace.data.reading)
     assert combo.currentText() == "antwort"
-    desk.workspace.undo_stack.undo()
+    desk.workspace.draft.undo_stack.undo()
     desk.until(lambda: combo.currentData() == "")
 
 
@@ -342,9 +342,9 @@ def test_a_column_is_one_key_at_a_time_and_all_can_be_cleared(desk: Desk, odd: D
     for key in ("prompt", "text"):
         odd.columns.combos[key].chosen.emit("frage")
         desk.until(lambda: not desk.workspace.data.reading)
-    assert dict(desk.workspace.config.data.columns) == {"text": "frage"}
+    assert dict(desk.workspace.draft.config.data.columns) == {"text": "frage"}
     desk.qtbot.mouseClick(button(odd, "clear_columns_button"), LEFT)
-    assert dict(desk.workspace.config.data.columns) == {}
+    assert dict(desk.workspace.draft.config.data.columns) == {}
     desk.until(lambda: not desk.workspace.data.reading)
 
 
@@ -352,7 +352,7 @@ def test_the_suggestion_is_taken_by_its_button(desk: Desk, page: DataPage, tmp_p
     rows = write(tmp_path / "rows.jsonl", [json.dumps({"query": "Hi", "reply": "Hello!", "mood": "good"})])
     look_at(desk, page, train=(rows,))
     desk.qtbot.mouseClick(button(page, "use_suggestion_button"), LEFT)
-    assert dict(desk.workspace.config.data.columns) == {"prompt": "query", "completion": "reply"}
+    assert dict(desk.workspace.draft.config.data.columns) == {"prompt": "query", "completion": "reply"}
     desk.until(lambda: not desk.workspace.data.reading)
     assert button(page, "use_suggestion_button").isHidden()
 
@@ -433,8 +433,8 @@ def test_what_a_run_makes_of_bad_rows_is_switched_in_their_list(desk: Desk, mixe
     bad_list(mixed)
     switch = mixed.findChild(Pills, "on_bad_rows_switch")
     desk.qtbot.mouseClick(switch.button("skip"), LEFT)
-    assert desk.workspace.config.data.on_bad_rows == "skip"
-    desk.workspace.undo_stack.undo()
+    assert desk.workspace.draft.config.data.on_bad_rows == "skip"
+    desk.workspace.draft.undo_stack.undo()
     assert switch.current == "stop"
 
 

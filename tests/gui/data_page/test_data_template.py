@@ -37,11 +37,12 @@ def rows(tmp_path: Path) -> Path:
 @pytest.fixture
 def page(desk: Desk, dark: Theme, rows: Path, tiny_model: Callable[[str], Path]) -> DataPage:
     """The page with one sound row and a model that is ready."""
-    desk.workspace.edit({"model.name_or_path": str(tiny_model("llama")), "data.train": (str(rows),), "data.on_bad_rows": "skip"}, "start")
+    changes = {"model.name_or_path": str(tiny_model("llama")), "data.train": (str(rows),), "data.on_bad_rows": "skip"}
+    desk.workspace.draft.edit(changes, "start")
     made = DataPage(desk.workspace, desk.jobs, desk.run_view, desk.answers)
     desk.shown(made, 900, 900)
-    desk.workspace.begin()
-    desk.until(lambda: desk.workspace.data_check and desk.workspace.source and desk.workspace.source.ready)
+    desk.workspace.model.begin()
+    desk.until(lambda: desk.workspace.data.check and desk.workspace.model.source and desk.workspace.model.source.ready)
     return made
 
 
@@ -77,10 +78,10 @@ def test_a_shipped_template_is_rendered_and_used_as_one_undo_step(desk: Desk, pa
     assert dialog.editor.toPlainText() == shipped_template(name)
     desk.until(lambda: dialog.rendered.toPlainText() != before, 60_000)
     desk.qtbot.mouseClick(dialog.findChild(QPushButton, "template_use"), LEFT)
-    assert desk.workspace.config.data.chat_template == name
+    assert desk.workspace.draft.config.data.chat_template == name
     assert page.findChild(QLabel, "template_told").text() == f"Chat template: {name}"
-    desk.workspace.undo_stack.undo()
-    assert desk.workspace.config.data.chat_template is None
+    desk.workspace.draft.undo_stack.undo()
+    assert desk.workspace.draft.config.data.chat_template is None
     assert page.findChild(QLabel, "template_told").text() == "Chat template: the base model's own"
 
 
@@ -96,7 +97,7 @@ def test_a_template_is_written_and_its_fault_is_told_beside_it(desk: Desk, dialo
     assert error.text() == ""
     assert underlined(dialog) == ["Good day"]
     dialog.use()
-    assert desk.workspace.config.data.chat_template == "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+    assert desk.workspace.draft.config.data.chat_template == "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
 
 
 def test_the_lens_shows_the_rows_real_tokens_and_follows_max_length(desk: Desk, page: DataPage) -> None:
@@ -108,7 +109,7 @@ def test_the_lens_shows_the_rows_real_tokens_and_follows_max_length(desk: Desk, 
     trained = [text for text, state in zip(tokens.texts, tokens.states) if state == "trained"]
     assert "".join(trained).replace(" ", "").startswith("Goodday")
     assert tokens.counts["cut"] == 0
-    desk.workspace.edit({"data.max_length": 4}, "short")
+    desk.workspace.draft.edit({"data.max_length": 4}, "short")
     desk.until(lambda: lens.view.tokens.counts["cut"] == len(tokens) - 4, 60_000)
     page.rows.table.selectRow(0)
     desk.until(lambda: not len(lens.view.tokens))
@@ -118,8 +119,8 @@ def test_the_lens_shows_the_rows_real_tokens_and_follows_max_length(desk: Desk, 
 def test_where_each_answer_is_a_row_of_its_own_lens_and_preview_go_from_one_to_the_next(desk: Desk, page: DataPage, rows: Path) -> None:
     talks = rows.with_name("talks.jsonl")
     talks.write_text(json.dumps(TALK) + "\n", encoding="utf-8")
-    desk.workspace.edit({"data.train": (str(talks),), "data.train_on": "each"}, "each")
-    desk.until(lambda: desk.workspace.data_check and not desk.workspace.data_check.bad_count, 60_000)
+    desk.workspace.draft.edit({"data.train": (str(talks),), "data.train_on": "each"}, "each")
+    desk.until(lambda: desk.workspace.data.check and not desk.workspace.data.check.bad_count, 60_000)
     page.rows.table.selectRow(0)
     desk.qtbot.mouseClick(page.findChild(QPushButton, "detail_switch_tokens"), LEFT)
     lens = page.rows.detail.lens
@@ -143,21 +144,21 @@ def test_where_each_answer_is_a_row_of_its_own_lens_and_preview_go_from_one_to_t
     desk.qtbot.keyClick(dialog.answer, Qt.Key.Key_Down)
     assert underlined(dialog)[0].startswith("Good night")
     dialog.reject()
-    desk.workspace.edit({"data.train_on": "assistant"}, "all")
+    desk.workspace.draft.edit({"data.train_on": "assistant"}, "all")
     desk.until(lambda: not lens.answer.isVisible(), 60_000)
 
 
 def test_a_template_that_rewrites_history_is_cured_by_a_row_for_each_answer(desk: Desk, page: DataPage, rows: Path) -> None:
     rewriting = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content if loop.last or m.role == 'user' else 'said' }}<|im_end|>\n"
     rows.with_name("talks.jsonl").write_text(json.dumps(TALK) + "\n", encoding="utf-8")
-    desk.workspace.edit({"data.train": (str(rows.with_name("talks.jsonl")),), "data.chat_template": rewriting + "{% endfor %}",
+    desk.workspace.draft.edit({"data.train": (str(rows.with_name("talks.jsonl")),), "data.chat_template": rewriting + "{% endfor %}",
                          "data.on_bad_rows": "stop", "data.eval_fraction": 0.0}, "rewriting")
     banner = page.findChild(Banner, "data_error")
     desk.until(banner.other.isVisible, 60_000)
     assert "to last" in banner.text
     assert "to each" in banner.text
     desk.qtbot.mouseClick(banner.other, LEFT)
-    assert desk.workspace.config.data.train_on == "each"
+    assert desk.workspace.draft.config.data.train_on == "each"
     desk.until(lambda: desk.workspace.data.report, 60_000)
     assert desk.workspace.data.report["rows"] == 2
     assert not banner.isVisible()
@@ -173,7 +174,7 @@ def test_a_base_model_without_a_template_gets_a_choice(
     save_tiny_tokenizer(bare, chat_template=None)
     for name in ("chat_template.jinja", "chat_template.json"):
         (bare / name).unlink(missing_ok=True)
-    desk.workspace.edit({"model.name_or_path": str(bare)}, "model")
+    desk.workspace.draft.edit({"model.name_or_path": str(bare)}, "model")
     desk.until(lambda: any(problem.leads_to == "template" for problem in page.problems.shown)
                or "chat template" in page.findChild(Banner, "data_error").text)
     banner = next(banner for banner in page.findChildren(Banner) if banner.isVisible() and "chat template" in banner.text)
@@ -207,7 +208,7 @@ def refused(desk: Desk, page: DataPage, tmp_path: Path) -> DataPage:
     """The page with one sound row and two whose thoughts the template does not write."""
     rows = tmp_path / "thoughts.jsonl"
     rows.write_text("\n".join([json.dumps(ROW), thoughtful(1), thoughtful(2)]), encoding="utf-8")
-    desk.workspace.edit({"data.train": (str(rows),), "data.on_bad_rows": "stop", "data.eval_fraction": 0.0}, "data")
+    desk.workspace.draft.edit({"data.train": (str(rows),), "data.on_bad_rows": "stop", "data.eval_fraction": 0.0}, "data")
     desk.until(lambda: desk.workspace.data.report, 60_000)
     return page
 
@@ -229,7 +230,7 @@ def test_rows_that_the_template_refuses_stop_a_start_and_are_named(desk: Desk, r
     assert banner.level == "error"
     assert "Rows that stop a run: 2; the first: thoughts.jsonl:2: " in banner.text
     assert check_text(desk.workspace.data) == "messages · 1 rows · 2 bad"
-    assert "thoughts.jsonl:2: " in fault_text(desk.workspace.data, desk.workspace.config)
+    assert "thoughts.jsonl:2: " in fault_text(desk.workspace.data, desk.workspace.draft.config)
     listed = refused.rows.bad.model
     assert [listed.index(row, 0).data().split(" · ")[0].rpartition(":")[2] for row in range(listed.rowCount())] == ["2", "3"]
 
@@ -237,15 +238,15 @@ def test_rows_that_the_template_refuses_stop_a_start_and_are_named(desk: Desk, r
 @pytest.mark.parametrize(("which", "setting"), [("action", "without"), ("other", "content")])
 def test_one_click_takes_refused_rows_in(desk: Desk, refused: DataPage, which: str, setting: str) -> None:
     desk.qtbot.mouseClick(getattr(banner_of_refused(refused), which), LEFT)
-    assert desk.workspace.config.data.on_unwritten == setting
+    assert desk.workspace.draft.config.data.on_unwritten == setting
     desk.until(lambda: data_item(desk).ok, 60_000)
     assert "refused_on_unwritten" not in [problem.id for problem in refused.problems.shown]
-    desk.workspace.undo_stack.undo()
-    assert desk.workspace.config.data.on_unwritten == "refuse"
+    desk.workspace.draft.undo_stack.undo()
+    assert desk.workspace.draft.config.data.on_unwritten == "refuse"
 
 
 def test_refused_rows_that_are_skipped_are_still_told(desk: Desk, refused: DataPage) -> None:
-    desk.workspace.edit({"data.on_bad_rows": "skip"}, "skip")
+    desk.workspace.draft.edit({"data.on_bad_rows": "skip"}, "skip")
     assert banner_of_refused(refused).level == "warning"
     assert "Rows that are left out: 2" in banner_of_refused(refused).text
     assert data_item(desk).ok
@@ -255,12 +256,12 @@ def test_refused_rows_that_are_skipped_are_still_told(desk: Desk, refused: DataP
 def test_data_of_which_every_row_is_refused_has_both_ways_out(desk: Desk, page: DataPage, tmp_path: Path) -> None:
     rows = tmp_path / "thoughts.jsonl"
     rows.write_text(thoughtful(1) + "\n", encoding="utf-8")
-    desk.workspace.edit({"data.train": (str(rows),)}, "data")
+    desk.workspace.draft.edit({"data.train": (str(rows),)}, "data")
     desk.until(lambda: desk.workspace.data.error, 60_000)
     assert data_item(desk).field == "data.on_unwritten"
     banner = page.findChild(Banner, "data_error")
     assert (banner.action.text(), banner.other.text()) == ("Train without", "Keep in the content")
     desk.qtbot.mouseClick(banner.other, LEFT)
-    assert desk.workspace.config.data.on_unwritten == "content"
+    assert desk.workspace.draft.config.data.on_unwritten == "content"
     desk.until(lambda: desk.workspace.data.report, 60_000)
     assert data_item(desk).ok

@@ -16,75 +16,75 @@ from lora_studio.core.paths import studio_paths
 from lora_studio.data.check import DataCheck
 from lora_studio.data.tasks import CHECK_TASK
 from lora_studio.gui.draft.carry_targets import carried_over
-from lora_studio.gui.draft.workspace import Workspace
+from lora_studio.gui.draft.workspace import open_workspace
 from lora_studio.gui.shell.yaml_view import YamlDialog
 from lora_studio.models.inspect import inspect_model
 from tests.gui.desk import Desk
 
 
 def test_the_first_start_opens_the_starter_project(desk: Desk) -> None:
-    assert desk.workspace.config.name == "support-triage"
-    assert Path(desk.workspace.config.data.train[0]).is_absolute()
+    assert desk.workspace.draft.config.name == "support-triage"
+    assert Path(desk.workspace.draft.config.data.train[0]).is_absolute()
 
 
 def test_an_edit_is_one_undo_step_whatever_it_changes(desk: Desk) -> None:
-    before = desk.workspace.config
-    assert desk.workspace.edit({"adapter.r": 32, "adapter.lora_alpha": 64}, "Both") == {}
-    assert desk.workspace.undo_stack.count() == 1
-    desk.workspace.undo_stack.undo()
-    assert desk.workspace.config == before
-    desk.workspace.undo_stack.redo()
-    assert (desk.workspace.config.adapter.r, desk.workspace.config.adapter.lora_alpha) == (32, 64)
+    before = desk.workspace.draft.config
+    assert desk.workspace.draft.edit({"adapter.r": 32, "adapter.lora_alpha": 64}, "Both") == {}
+    assert desk.workspace.draft.undo_stack.count() == 1
+    desk.workspace.draft.undo_stack.undo()
+    assert desk.workspace.draft.config == before
+    desk.workspace.draft.undo_stack.redo()
+    assert (desk.workspace.draft.config.adapter.r, desk.workspace.draft.config.adapter.lora_alpha) == (32, 64)
 
 
 def test_an_edit_with_one_bad_value_changes_nothing(desk: Desk) -> None:
-    before = desk.workspace.config
-    errors = desk.workspace.edit({"adapter.r": 0, "adapter.lora_alpha": 64, "adapter.lora_dropout": 1.0}, "Bad")
+    before = desk.workspace.draft.config
+    errors = desk.workspace.draft.edit({"adapter.r": 0, "adapter.lora_alpha": 64, "adapter.lora_dropout": 1.0}, "Bad")
     assert set(errors) == {"adapter.r", "adapter.lora_dropout"}
     assert "greater than or equal to 1" in errors["adapter.r"]
-    assert desk.workspace.config is before
-    assert desk.workspace.undo_stack.count() == 0
+    assert desk.workspace.draft.config is before
+    assert desk.workspace.draft.undo_stack.count() == 0
 
 
 def test_config_changed_carries_the_config_before_and_after(desk: Desk, qtbot: QtBot) -> None:
-    with qtbot.waitSignal(desk.workspace.config_changed) as told:
-        desk.workspace.edit({"adapter.r": 4}, "Rank")
+    with qtbot.waitSignal(desk.workspace.draft.config_changed) as told:
+        desk.workspace.draft.edit({"adapter.r": 4}, "Rank")
     before, after = told.args
     assert before.differences(after) == ("adapter.r",)
 
 
 def test_edits_of_one_gesture_merge_and_those_of_the_next_do_not(desk: Desk) -> None:
-    first = desk.workspace.config.adapter.r
+    first = desk.workspace.draft.config.adapter.r
     for rank in (16, 32, 64):
-        desk.workspace.edit({"adapter.r": rank}, "Rank", gesture="drag 1")
-    desk.workspace.edit({"adapter.r": 4}, "Rank", gesture="drag 2")
-    assert desk.workspace.undo_stack.count() == 2
-    desk.workspace.undo_stack.undo()
-    assert desk.workspace.config.adapter.r == 64
-    desk.workspace.undo_stack.undo()
-    assert desk.workspace.config.adapter.r == first
+        desk.workspace.draft.edit({"adapter.r": rank}, "Rank", gesture="drag 1")
+    desk.workspace.draft.edit({"adapter.r": 4}, "Rank", gesture="drag 2")
+    assert desk.workspace.draft.undo_stack.count() == 2
+    desk.workspace.draft.undo_stack.undo()
+    assert desk.workspace.draft.config.adapter.r == 64
+    desk.workspace.draft.undo_stack.undo()
+    assert desk.workspace.draft.config.adapter.r == first
 
 
 def test_a_gesture_that_ends_where_it_began_leaves_no_step(desk: Desk) -> None:
-    first = desk.workspace.config.adapter.r
+    first = desk.workspace.draft.config.adapter.r
     for rank in (first * 2, first):
-        desk.workspace.edit({"adapter.r": rank}, "Rank", gesture="drag")
-    assert desk.workspace.undo_stack.count() == 0
+        desk.workspace.draft.edit({"adapter.r": rank}, "Rank", gesture="drag")
+    assert desk.workspace.draft.undo_stack.count() == 0
 
 
 def test_the_draft_is_on_disk_a_moment_after_an_edit(desk: Desk) -> None:
-    desk.workspace.edit({"adapter.r": 24}, "Rank")
-    assert not desk.workspace.saved
-    desk.until(lambda: desk.workspace.saved)
+    desk.workspace.draft.edit({"adapter.r": 24}, "Rank")
+    assert not desk.workspace.draft.saved
+    desk.until(lambda: desk.workspace.draft.saved)
     assert yaml.safe_load((studio_paths().settings / "draft.yaml").read_text())["adapter"]["r"] == 24
 
 
 def test_the_next_start_finds_the_draft_its_file_and_the_recent_files(desk: Desk, tmp_path: Path) -> None:
-    desk.workspace.edit({"adapter.r": 24}, "Rank")
-    desk.workspace.save_as(tmp_path / "mine.yaml")
-    desk.workspace.edit({"adapter.r": 12}, "Rank")
-    desk.workspace.close()
-    again = Workspace(desk.jobs)
+    desk.workspace.draft.edit({"adapter.r": 24}, "Rank")
+    desk.workspace.draft.save_as(tmp_path / "mine.yaml")
+    desk.workspace.draft.edit({"adapter.r": 12}, "Rank")
+    desk.workspace.draft.close()
+    again = open_workspace(desk.jobs).draft
     assert again.config.adapter.r == 12
     assert again.path == tmp_path / "mine.yaml"
     assert again.recent == [tmp_path / "mine.yaml"]
@@ -97,7 +97,7 @@ def test_a_draft_that_cannot_be_read_is_kept_beside(studio_home: Path, qtbot: Qt
     draft.write_text("name: [unclosed")
     made = Desk.make(qtbot)
     made.until(lambda: made.notices)
-    assert made.workspace.config.name == "support-triage"
+    assert made.workspace.draft.config.name == "support-triage"
     assert draft.with_name("draft.broken.yaml").read_text() == "name: [unclosed"
     assert "draft.broken.yaml" in made.notices[0][1]
     made.close()
@@ -106,85 +106,85 @@ def test_a_draft_that_cannot_be_read_is_kept_beside(studio_home: Path, qtbot: Qt
 def test_a_disk_that_refuses_leaves_the_draft_unsaved_and_says_so(desk: Desk, studio_home: Path) -> None:
     studio_home.mkdir(parents=True, exist_ok=True)
     (studio_home / "settings").write_text("a file where the folder should be")
-    desk.workspace.edit({"adapter.r": 24}, "Rank")
-    desk.workspace.files.flush()
-    assert not desk.workspace.saved
-    assert "draft.yaml" in desk.workspace.files.error
+    desk.workspace.draft.edit({"adapter.r": 24}, "Rank")
+    desk.workspace.draft.files.flush()
+    assert not desk.workspace.draft.saved
+    assert "draft.yaml" in desk.workspace.draft.files.error
 
 
 def test_opening_a_file_is_undone_together_with_its_path(desk: Desk, tmp_path: Path) -> None:
     file = tmp_path / "other.yaml"
     file.write_text(config_to_yaml(RunConfig(name="other")))
-    desk.workspace.open(file)
-    assert (desk.workspace.config.name, desk.workspace.path) == ("other", file)
-    desk.workspace.undo_stack.undo()
-    assert (desk.workspace.config.name, desk.workspace.path) == ("support-triage", None)
+    desk.workspace.draft.open(file)
+    assert (desk.workspace.draft.config.name, desk.workspace.draft.path) == ("other", file)
+    desk.workspace.draft.undo_stack.undo()
+    assert (desk.workspace.draft.config.name, desk.workspace.draft.path) == ("support-triage", None)
 
 
 def test_undoing_an_edit_keeps_the_file_the_draft_was_saved_as(desk: Desk, tmp_path: Path) -> None:
-    desk.workspace.edit({"adapter.r": 24}, "Rank")
-    desk.workspace.save_as(tmp_path / "mine.yaml")
-    desk.workspace.undo_stack.undo()
-    assert desk.workspace.path == tmp_path / "mine.yaml"
+    desk.workspace.draft.edit({"adapter.r": 24}, "Rank")
+    desk.workspace.draft.save_as(tmp_path / "mine.yaml")
+    desk.workspace.draft.undo_stack.undo()
+    assert desk.workspace.draft.path == tmp_path / "mine.yaml"
 
 
 def test_a_file_with_an_unknown_key_is_refused_by_line_and_the_draft_stays(desk: Desk, tmp_path: Path) -> None:
     file = tmp_path / "bad.yaml"
     file.write_text("name: bad\nadapter:\n  rank: 8\n")
-    before = desk.workspace.config
+    before = desk.workspace.draft.config
     with pytest.raises(InputError, match=r"bad\.yaml:3: adapter\.rank"):
-        desk.workspace.open(file)
-    assert desk.workspace.config is before
+        desk.workspace.draft.open(file)
+    assert desk.workspace.draft.config is before
 
 
 def test_readiness_names_what_is_missing_and_its_field(desk: Desk) -> None:
-    desk.until(lambda: desk.workspace.plan)
-    desk.workspace.edit({"data.train": ("/no/such/rows.jsonl",), "adapter.target_modules": ()}, "Break it")
+    desk.until(lambda: desk.workspace.plan.plan)
+    desk.workspace.draft.edit({"data.train": ("/no/such/rows.jsonl",), "adapter.target_modules": ()}, "Break it")
     desk.until(lambda: desk.workspace.data.error)
-    desk.until(lambda: desk.workspace.planner.error)
-    items = {item.field: item for item in desk.workspace.readiness if not item.ok}
+    desk.until(lambda: desk.workspace.plan.error)
+    items = {item.field: item for item in desk.workspace.readiness.items if not item.ok}
     assert "/no/such/rows.jsonl" in items["data.train"].message
     assert "adapter.target_modules" in items
-    assert not desk.workspace.ready
+    assert not desk.workspace.readiness.ready
 
 
 def test_a_field_that_does_not_parse_blocks_a_start(desk: Desk) -> None:
-    desk.workspace.set_invalid("training.learning_rate", "This is not a number.")
-    assert any(item.field == "training.learning_rate" and not item.ok for item in desk.workspace.readiness)
-    desk.workspace.set_invalid("training.learning_rate", "")
-    assert not any(item.field == "training.learning_rate" for item in desk.workspace.readiness)
+    desk.workspace.draft.set_invalid("training.learning_rate", "This is not a number.")
+    assert any(item.field == "training.learning_rate" and not item.ok for item in desk.workspace.readiness.items)
+    desk.workspace.draft.set_invalid("training.learning_rate", "")
+    assert not any(item.field == "training.learning_rate" for item in desk.workspace.readiness.items)
 
 
 def test_the_plan_follows_an_edit(desk: Desk) -> None:
-    desk.until(lambda: desk.workspace.plan)
-    before = desk.workspace.plan
-    desk.workspace.edit({"adapter.r": 2 * desk.workspace.config.adapter.r}, "Rank")
-    desk.until(lambda: desk.workspace.plan is not before)
-    assert desk.workspace.plan is not None
+    desk.until(lambda: desk.workspace.plan.plan)
+    before = desk.workspace.plan.plan
+    desk.workspace.draft.edit({"adapter.r": 2 * desk.workspace.draft.config.adapter.r}, "Rank")
+    desk.until(lambda: desk.workspace.plan.plan is not before)
+    assert desk.workspace.plan.plan is not None
     assert before is not None
-    assert desk.workspace.plan.trainable_parameters == 2 * before.trainable_parameters
+    assert desk.workspace.plan.plan.trainable_parameters == 2 * before.trainable_parameters
 
 
 def test_a_model_that_is_not_there_is_an_error_at_its_field(desk: Desk, tmp_path: Path) -> None:
-    desk.workspace.change_model(str(tmp_path / "nothing"))
+    desk.workspace.model.choose(str(tmp_path / "nothing"))
     desk.until(lambda: desk.workspace.model.error)
     assert "nothing" in desk.workspace.model.error
-    assert desk.workspace.tree is None
+    assert desk.workspace.model.tree is None
 
 
 def test_another_model_keeps_a_preset_in_one_undo_step(desk: Desk, tiny_model: Callable[[str], Path]) -> None:
     folder = tiny_model("gpt2")
     inspect_model(folder)
-    desk.until(lambda: desk.workspace.tree)
-    desk.workspace.edit({"adapter.target_modules": ("q_proj", "k_proj", "v_proj", "o_proj")}, "Attention")
-    before = desk.workspace.config
-    desk.workspace.change_model(str(folder))
-    desk.until(lambda: desk.workspace.facts is not None and desk.workspace.facts.model_type == "gpt2")
-    assert all("attn" in target.name for target in desk.workspace.planner.resolution.targets)  # type: ignore[union-attr]
-    assert not desk.workspace.planner.resolution.errors  # type: ignore[union-attr]
+    desk.until(lambda: desk.workspace.model.tree)
+    desk.workspace.draft.edit({"adapter.target_modules": ("q_proj", "k_proj", "v_proj", "o_proj")}, "Attention")
+    before = desk.workspace.draft.config
+    desk.workspace.model.choose(str(folder))
+    desk.until(lambda: desk.workspace.model.facts is not None and desk.workspace.model.facts.model_type == "gpt2")
+    assert all("attn" in target.name for target in desk.workspace.plan.resolution.targets)  # type: ignore[union-attr]
+    assert not desk.workspace.plan.resolution.errors  # type: ignore[union-attr]
     assert any("q_proj" in text for _level, text in desk.notices)
-    desk.workspace.undo_stack.undo()
-    assert desk.workspace.config == before
+    desk.workspace.draft.undo_stack.undo()
+    assert desk.workspace.draft.config == before
 
 
 def test_on_another_model_what_matches_stays_and_the_rest_is_listed(tiny_model: Callable[[str], Path]) -> None:
@@ -202,37 +202,37 @@ def test_large_data_is_checked_in_a_job_with_the_same_result(desk: Desk, chat_ro
     monkeypatch.setattr("lora_studio.gui.draft.data_state._READ_HERE_BYTES", 10)
     specs: list[str] = []
     desk.jobs.job_changed.connect(lambda job: specs.append(job.spec.target))
-    desk.workspace.edit({"data.train": (str(chat_rows),)}, "Data")
-    desk.until(lambda: desk.workspace.data_check is not None and desk.workspace.data_check.rows == 24)
+    desk.workspace.draft.edit({"data.train": (str(chat_rows),)}, "Data")
+    desk.until(lambda: desk.workspace.data.check is not None and desk.workspace.data.check.rows == 24)
     assert CHECK_TASK in specs
-    assert desk.workspace.data_check is not None
-    assert DataCheck.from_json(desk.workspace.data_check.to_json()) == desk.workspace.data_check
+    assert desk.workspace.data.check is not None
+    assert DataCheck.from_json(desk.workspace.data.check.to_json()) == desk.workspace.data.check
 
 
 def test_yaml_is_edited_as_one_step(desk: Desk, qtbot: QtBot) -> None:
     dialog = YamlDialog(desk.workspace)
     qtbot.addWidget(dialog)
-    dialog.editor.setPlainText(desk.workspace.yaml.replace("name: support-triage", "name: renamed"))
+    dialog.editor.setPlainText(desk.workspace.draft.yaml.replace("name: support-triage", "name: renamed"))
     dialog.apply()
-    assert desk.workspace.config.name == "renamed"
-    assert desk.workspace.undo_stack.count() == 1
+    assert desk.workspace.draft.config.name == "renamed"
+    assert desk.workspace.draft.undo_stack.count() == 1
 
 
 @pytest.mark.parametrize(("text", "line"), [("name: a\nadapter:\n  r: 0\n", 3), ("name: a\nadapter: [\n", 3), ("name: a\nfoo: 1\n", 2)])
 def test_faulty_yaml_is_marked_at_its_line_and_not_taken(desk: Desk, qtbot: QtBot, text: str, line: int) -> None:
-    before = desk.workspace.config
+    before = desk.workspace.draft.config
     dialog = YamlDialog(desk.workspace)
     qtbot.addWidget(dialog)
     dialog.editor.setPlainText(text)
     dialog.apply()
     marked = [selection.cursor.blockNumber() + 1 for selection in dialog.editor.extraSelections()]
     assert marked == [line]
-    assert desk.workspace.config is before
+    assert desk.workspace.draft.config is before
 
 
 def test_a_quantized_base_without_bitsandbytes_is_not_ready_and_the_way_to_it_is_told(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lora_studio.models.quantization.find_spec", lambda _name: None)
-    desk.workspace.edit({"model.quantization": "nf4"}, "Quantize")
-    desk.until(lambda: any(item.field == "model.quantization" for item in desk.workspace.readiness))
-    told = next(item.message for item in desk.workspace.readiness if item.field == "model.quantization")
+    desk.workspace.draft.edit({"model.quantization": "nf4"}, "Quantize")
+    desk.until(lambda: any(item.field == "model.quantization" for item in desk.workspace.readiness.items))
+    told = next(item.message for item in desk.workspace.readiness.items if item.field == "model.quantization")
     assert "pip install 'bitsandbytes" in told

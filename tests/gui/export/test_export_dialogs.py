@@ -169,7 +169,7 @@ def test_an_export_keeps_the_runs_settings_when_the_draft_changes(
     desk: Desk, trained: RunFolder, dialog_of: Callable[..., ExportDialog],
 ) -> None:
     dialog = dialog_of("adapter", trained)
-    desk.workspace.edit({"adapter.r": 64, "model.name_or_path": "someone/else"}, "other")
+    desk.workspace.draft.edit({"adapter.r": 64, "model.name_or_path": "someone/else"}, "other")
     assert text_of(dialog, "export_run").endswith("r 4 · α 16")
     assert repr(trained.config.model.name_or_path) in loading_lines("adapter", str(dialog.form.destination), dialog.subject.base)
 

@@ -23,20 +23,20 @@ def test_a_drag_of_the_rank_slider_is_one_undo_step(desk: Desk) -> None:
     desk.shown(panel, 300, 400)
     slider = panel.findChild(QSlider, "rank_slider")
     assert slider is not None
-    first = desk.workspace.config.adapter.r
+    first = desk.workspace.draft.config.adapter.r
     slider.setSliderDown(True)
     for position in (4, 5, 6):
         slider.setSliderPosition(position)
     slider.setSliderDown(False)
-    assert desk.workspace.config.adapter.r == 64
-    assert desk.workspace.undo_stack.count() == 1
-    desk.workspace.undo_stack.undo()
-    assert desk.workspace.config.adapter.r == first
+    assert desk.workspace.draft.config.adapter.r == 64
+    assert desk.workspace.draft.undo_stack.count() == 1
+    desk.workspace.draft.undo_stack.undo()
+    assert desk.workspace.draft.config.adapter.r == first
     assert 2 ** slider.value() == first
 
 
 def test_the_scale_is_shown_as_it_is_used(desk: Desk) -> None:
-    adapter = desk.workspace.config.replace({"adapter.r": 16, "adapter.lora_alpha": 16}).adapter
+    adapter = desk.workspace.draft.config.replace({"adapter.r": 16, "adapter.lora_alpha": 16}).adapter
     assert scale_text(adapter) == "scale α/r = 1.0"
     assert scale_text(adapter.model_copy(update={"use_rslora": True})) == "scale α/√r = 4"
 
@@ -45,23 +45,23 @@ def test_a_variant_sets_both_switches_at_once(desk: Desk) -> None:
     panel = AdapterPanel(desk.workspace, desk.jobs)
     desk.shown(panel, 300, 400)
     panel._variant.editor.activated.emit(2)  # type: ignore[attr-defined]
-    assert (desk.workspace.config.adapter.use_rslora, desk.workspace.config.adapter.use_dora) == (False, True)
-    assert desk.workspace.undo_stack.count() == 1
+    assert (desk.workspace.draft.config.adapter.use_rslora, desk.workspace.draft.config.adapter.use_dora) == (False, True)
+    assert desk.workspace.draft.undo_stack.count() == 1
 
 
 @pytest.mark.parametrize("preset", [preset.name for preset in PRESETS])
 def test_a_preset_with_its_targets_is_one_undo_step(desk: Desk, preset: str) -> None:
     panel = AdapterPanel(desk.workspace, desk.jobs)
     desk.shown(panel, 300, 400)
-    desk.until(lambda: desk.workspace.tree)
-    desk.workspace.edit({"adapter.r": 3}, "Rank")
-    before = desk.workspace.config
+    desk.until(lambda: desk.workspace.model.tree)
+    desk.workspace.draft.edit({"adapter.r": 3}, "Rank")
+    before = desk.workspace.draft.config
     panel.apply_preset(preset)
-    assert desk.workspace.config.adapter.r != 3
-    assert desk.workspace.resolution is not None
-    assert not desk.workspace.resolution.errors
-    desk.workspace.undo_stack.undo()
-    assert desk.workspace.config == before
+    assert desk.workspace.draft.config.adapter.r != 3
+    assert desk.workspace.plan.resolution is not None
+    assert not desk.workspace.plan.resolution.errors
+    desk.workspace.draft.undo_stack.undo()
+    assert desk.workspace.draft.config == before
 
 
 @pytest.mark.parametrize(("text", "batch", "accumulation"), [("8 × 4", 8, 4), ("8x2", 8, 2), ("6*3", 6, 3)])
@@ -69,26 +69,26 @@ def test_batch_and_accumulation_change_together(desk: Desk, text: str, batch: in
     panel = TrainingPanel(desk.workspace, desk.jobs)
     desk.shown(panel, 300, 400)
     panel._batch.edited.emit(text)
-    training = desk.workspace.config.training
+    training = desk.workspace.draft.config.training
     assert (training.per_device_train_batch_size, training.gradient_accumulation_steps) == (batch, accumulation)
     assert panel._batch.hint.text() == f"{batch * accumulation} rows"
-    assert desk.workspace.undo_stack.count() == 1
+    assert desk.workspace.draft.undo_stack.count() == 1
 
 
 @pytest.mark.parametrize("text", ["eight", "8 ×", "0 × 2", "-1"])
 def test_a_batch_that_makes_no_sense_is_refused_at_its_field(desk: Desk, text: str) -> None:
     panel = TrainingPanel(desk.workspace, desk.jobs)
     desk.shown(panel, 300, 400)
-    before = desk.workspace.config
+    before = desk.workspace.draft.config
     panel._batch.edited.emit(text)
     assert panel._batch.error.isVisible()
-    assert desk.workspace.config is before
+    assert desk.workspace.draft.config is before
 
 
 def test_the_number_of_steps_is_known_before_a_run(desk: Desk, chat_rows: Path) -> None:
     panel = TrainingPanel(desk.workspace, desk.jobs)
     desk.shown(panel, 300, 400)
-    desk.workspace.edit({
+    desk.workspace.draft.edit({
         "data.train": (str(chat_rows),), "data.eval_fraction": 0.0, "training.per_device_train_batch_size": 4,
         "training.gradient_accumulation_steps": 2, "training.num_train_epochs": 2}, "Steps")
     desk.until(lambda: panel._epochs.hint.text() == "6 steps")
@@ -144,8 +144,8 @@ def test_a_bad_row_is_named_by_file_and_line(desk: Desk, chat_rows: Path, tmp_pa
 def test_the_budget_shows_what_the_plan_says(desk: Desk) -> None:
     panel = BudgetPanel(desk.workspace, desk.jobs)
     desk.shown(panel, 300, 300)
-    desk.until(lambda: desk.workspace.plan)
-    plan = desk.workspace.plan
+    desk.until(lambda: desk.workspace.plan.plan)
+    plan = desk.workspace.plan.plan
     assert plan is not None
     assert panel._trainable.value == f"{plan.trainable_parameters:,}"
     assert panel.note.text().startswith("fits: ")
@@ -156,8 +156,8 @@ def test_the_budget_says_what_of_the_layers_is_computed_again(desk: Desk) -> Non
     panel = BudgetPanel(desk.workspace, desk.jobs)
     desk.shown(panel, 300, 300)
     for degree, told in (("off", "Activations"), ("layers", "one layer in 2 computed again"), ("full", "computed again")):
-        desk.workspace.edit({"training.gradient_checkpointing": degree}, "Degree")
-        desk.until(lambda degree=degree: desk.workspace.plan and desk.workspace.plan.memory.checkpointing.settings()[
+        desk.workspace.draft.edit({"training.gradient_checkpointing": degree}, "Degree")
+        desk.until(lambda degree=degree: desk.workspace.plan.plan and desk.workspace.plan.plan.memory.checkpointing.settings()[
             "gradient_checkpointing"] == degree)
         assert any(segment.label.endswith(told) for segment in panel._bar.segments)
 
@@ -167,16 +167,16 @@ def test_how_many_layers_is_asked_only_where_it_counts(desk: Desk) -> None:
     desk.shown(panel, 300, 900)
     row = panel.form.rows["training.gradient_checkpointing_every"]
     assert row.isHidden()
-    desk.workspace.edit({"training.gradient_checkpointing": "layers"}, "Degree")
+    desk.workspace.draft.edit({"training.gradient_checkpointing": "layers"}, "Degree")
     assert not row.isHidden()
 
 
 def test_the_budget_of_a_run_is_not_the_drafts(desk: Desk) -> None:
     panel = BudgetPanel(desk.workspace, desk.jobs)
     desk.shown(panel, 300, 300)
-    desk.until(lambda: desk.workspace.plan)
+    desk.until(lambda: desk.workspace.plan.plan)
     draft = panel._trainable.value
-    panel.show_config(desk.workspace.config.replace({"adapter.r": 2 * desk.workspace.config.adapter.r}))
+    panel.show_config(desk.workspace.draft.config.replace({"adapter.r": 2 * desk.workspace.draft.config.adapter.r}))
     assert panel._trainable.value != draft
     panel.show_config(None)
     assert panel._trainable.value == draft
@@ -193,7 +193,7 @@ def test_a_requested_field_has_the_focus_and_shows(
     panel = panel_class(desk.workspace, desk.jobs)
     desk.shown(panel, 440, 700)
     panel.activateWindow()
-    desk.workspace.request_field(field)
+    desk.workspace.draft.request_field(field)
     widget = panel.findChild(QWidget, editor)
     assert widget is not None
     qtbot.waitUntil(lambda: widget.isVisible() and (widget.hasFocus() or widget.isAncestorOf(panel.focusWidget() or panel)))

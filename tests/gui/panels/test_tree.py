@@ -42,9 +42,9 @@ def panel(desk: Desk) -> TargetsPanel:
     """The panel with the starter's tree, q_proj and v_proj ticked."""
     made = TargetsPanel(desk.workspace, desk.jobs)
     desk.shown(made, 440, 700)
-    desk.until(lambda: desk.workspace.tree)
-    desk.workspace.edit({"adapter.target_modules": ("q_proj", "v_proj"), "adapter.r": 8, "adapter.lora_alpha": 16}, "Start")
-    desk.workspace.undo_stack.clear()
+    desk.until(lambda: desk.workspace.model.tree)
+    desk.workspace.draft.edit({"adapter.target_modules": ("q_proj", "v_proj"), "adapter.r": 8, "adapter.lora_alpha": 16}, "Start")
+    desk.workspace.draft.undo_stack.clear()
     return made
 
 
@@ -72,11 +72,11 @@ def test_the_model_keeps_qts_rules(panel: TargetsPanel, grouping: str, text: str
 
 def test_a_tick_is_one_undoable_edit_of_the_draft(desk: Desk, panel: TargetsPanel) -> None:
     assert panel.model.setData(at(panel, "model.layers.0"), Qt.CheckState.Checked, CHECK)
-    assert {target.name for target in desk.workspace.planner.resolution.targets if ".0." in target.name} == {  # type: ignore[union-attr]
+    assert {target.name for target in desk.workspace.plan.resolution.targets if ".0." in target.name} == {  # type: ignore[union-attr]
         name for name in panel.model.nodes.names if name.startswith("model.layers.0.") and name.endswith("_proj")}
-    assert desk.workspace.undo_stack.count() == 1
-    desk.workspace.undo_stack.undo()
-    assert desk.workspace.config.adapter.target_modules == ("q_proj", "v_proj")
+    assert desk.workspace.draft.undo_stack.count() == 1
+    desk.workspace.draft.undo_stack.undo()
+    assert desk.workspace.draft.config.adapter.target_modules == ("q_proj", "v_proj")
     assert state(panel, "model.layers.0.mlp") == Qt.CheckState.Unchecked
 
 
@@ -85,14 +85,14 @@ def test_undo_paints_every_row_that_changed(desk: Desk, panel: TargetsPanel, qtb
     painted = PaintedRegions(panel.view.viewport())
     row = panel.view.visualRect(at(panel, "model.layers.0.self_attn.k_proj"))
     assert panel.view.viewport().rect().contains(row)
-    desk.workspace.undo_stack.undo()
+    desk.workspace.draft.undo_stack.undo()
     qtbot.waitUntil(lambda: painted.region.contains(row.center()))
 
 
 def test_unticking_layer_0_leaves_the_other_layers(desk: Desk, panel: TargetsPanel) -> None:
     panel.model.setData(at(panel, "model.layers.0"), Qt.CheckState.Checked, CHECK)
     panel.model.setData(at(panel, "model.layers.0"), Qt.CheckState.Unchecked, CHECK)
-    names = {target.name for target in desk.workspace.planner.resolution.targets}  # type: ignore[union-attr]
+    names = {target.name for target in desk.workspace.plan.resolution.targets}  # type: ignore[union-attr]
     assert len(names) == 2 * (LAYERS - 1)
     assert not any(name.startswith("model.layers.0.") for name in names)
 
@@ -117,16 +117,16 @@ def test_what_shows_at_once_is_what_the_draft_then_says(desk: Desk, panel: Targe
 
 def test_the_note_counts_what_the_plan_counts(desk: Desk, panel: TargetsPanel) -> None:
     panel.model.toggle([at(panel, "model.layers.3.mlp.up_proj")])
-    resolution, tree = desk.workspace.resolution, desk.workspace.tree
+    resolution, tree = desk.workspace.plan.resolution, desk.workspace.model.tree
     assert resolution is not None
     assert tree is not None
-    count = trainable_parameters(desk.workspace.config.adapter, tree, resolution)
+    count = trainable_parameters(desk.workspace.draft.config.adapter, tree, resolution)
     assert panel.note.text() == f"61 of 210 linear · {count:,} trainable"
     assert count == LAYERS * 8 * (576 + 576 + 576 + 192) + 8 * (576 + 1536)
 
 
 def test_settings_typed_as_yaml_show_as_ticks(desk: Desk, panel: TargetsPanel) -> None:
-    desk.workspace.edit({
+    desk.workspace.draft.edit({
         "adapter.target_modules": ("mlp.up_proj", "k_proj"), "adapter.layers_to_transform": (1, 2),
         "adapter.rank_pattern": {"layers.1.self_attn.k_proj": 32}}, "YAML")
     assert state(panel, "model.layers.1.mlp.up_proj") == Qt.CheckState.Checked
@@ -136,9 +136,9 @@ def test_settings_typed_as_yaml_show_as_ticks(desk: Desk, panel: TargetsPanel) -
 
 
 def test_overlapping_patterns_are_rewritten_by_the_next_tick(desk: Desk, panel: TargetsPanel) -> None:
-    desk.workspace.edit({"adapter.rank_pattern": {"layers.0.self_attn.q_proj": 16, "q_proj": 4}}, "YAML")
+    desk.workspace.draft.edit({"adapter.rank_pattern": {"layers.0.self_attn.q_proj": 16, "q_proj": 4}}, "YAML")
     panel.model.toggle([at(panel, "model.layers.5.mlp.up_proj")])
-    keys = list(desk.workspace.config.adapter.rank_pattern)
+    keys = list(desk.workspace.draft.config.adapter.rank_pattern)
     for name in (f"model.layers.{layer}.self_attn.q_proj" for layer in range(LAYERS)):
         assert sum(bool(re.match(rf"(.*\.)?({key})$", name)) for key in keys) == 1
     assert at(panel, "model.layers.0.self_attn.q_proj", RANK).data() == "16"
@@ -158,9 +158,9 @@ def test_what_cannot_be_targeted_is_in_its_place_and_says_why(panel: TargetsPane
 @pytest.mark.parametrize(("preset", "count"), [("attention", 4 * LAYERS), ("mlp", 3 * LAYERS), ("all_linear", 7 * LAYERS), ("none", 0)])
 def test_a_preset_ticks_its_modules_and_is_marked(desk: Desk, panel: TargetsPanel, preset: str, count: int) -> None:
     panel._pills.selected.emit(preset)
-    assert len(desk.workspace.planner.resolution.targets) == count  # type: ignore[union-attr]
+    assert len(desk.workspace.plan.resolution.targets) == count  # type: ignore[union-attr]
     assert panel._pills.current == preset
-    assert desk.workspace.undo_stack.count() == 1
+    assert desk.workspace.draft.undo_stack.count() == 1
 
 
 def test_space_toggles_every_selected_row_from_any_column(desk: Desk, panel: TargetsPanel, qtbot: QtBot) -> None:
@@ -172,7 +172,7 @@ def test_space_toggles_every_selected_row_from_any_column(desk: Desk, panel: Tar
     selection.setCurrentIndex(at(panel, chosen[1], TRAINABLE), selection.SelectionFlag.NoUpdate)
     qtbot.keyClick(panel.view, Qt.Key.Key_Space)
     assert [state(panel, name) for name in chosen] == [Qt.CheckState.Checked] * 2
-    assert desk.workspace.undo_stack.count() == 1
+    assert desk.workspace.draft.undo_stack.count() == 1
 
 
 def test_shift_click_takes_a_range(panel: TargetsPanel, qtbot: QtBot) -> None:
@@ -198,23 +198,23 @@ def test_f2_edits_r_and_an_empty_text_takes_the_override_away(desk: Desk, panel:
         qtbot.waitUntil(lambda: panel.view.findChild(QLineEdit, "edit_target_r") is None)
 
     type_rank("64")
-    assert desk.workspace.resolution.by_name[name].r == 64  # type: ignore[union-attr]
-    assert len(desk.workspace.config.adapter.rank_pattern) == 1
+    assert desk.workspace.plan.resolution.by_name[name].r == 64  # type: ignore[union-attr]
+    assert len(desk.workspace.draft.config.adapter.rank_pattern) == 1
     type_rank("")
-    assert desk.workspace.config.adapter.rank_pattern == {}
+    assert desk.workspace.draft.config.adapter.rank_pattern == {}
 
 
 @pytest.mark.parametrize("text", ["0", "1.5", "many", "65537"])
 def test_a_rank_out_of_range_is_refused_in_the_panel(desk: Desk, panel: TargetsPanel, text: str) -> None:
-    before = desk.workspace.config
+    before = desk.workspace.draft.config
     panel.model.setData(at(panel, "model.layers.0.self_attn.q_proj", RANK), text)
     assert panel._error.text()
-    assert desk.workspace.config is before
+    assert desk.workspace.draft.config is before
 
 
 def test_alpha_of_a_layer_is_that_of_all_ticked_in_it(desk: Desk, panel: TargetsPanel) -> None:
     panel.model.setData(at(panel, "model.layers.4", ALPHA), "12.5")
-    values = {target.name: target.lora_alpha for target in desk.workspace.resolution.targets}  # type: ignore[union-attr]
+    values = {target.name: target.lora_alpha for target in desk.workspace.plan.resolution.targets}  # type: ignore[union-attr]
     assert {name for name, alpha in values.items() if alpha == 12.5} == {
         "model.layers.4.self_attn.q_proj", "model.layers.4.self_attn.v_proj"}
 
@@ -242,7 +242,7 @@ def test_a_faulty_regex_is_said_inline_and_hides_nothing(panel: TargetsPanel) ->
 def test_with_a_filter_a_tick_reaches_only_what_is_shown(desk: Desk, panel: TargetsPanel) -> None:
     panel._filter.setText("k_proj")
     panel.model.toggle([at(panel, "model")])
-    assert set(desk.workspace.config.adapter.target_modules) == {"q_proj", "k_proj", "v_proj"}
+    assert set(desk.workspace.draft.config.adapter.target_modules) == {"q_proj", "k_proj", "v_proj"}
 
 
 def test_a_filter_opens_what_leads_to_a_match_and_clearing_it_closes_that_again(panel: TargetsPanel) -> None:
@@ -260,12 +260,12 @@ def test_grouped_by_name_one_tick_reaches_every_layer(desk: Desk, panel: Targets
     index = next(panel.model.index_of(node) for node, label in enumerate(panel.model.nodes.labels) if label == "o_proj")
     assert panel.model.rowCount(index) == LAYERS
     panel.model.toggle([index])
-    assert set(desk.workspace.config.adapter.target_modules) == {"q_proj", "v_proj", "o_proj"}
+    assert set(desk.workspace.draft.config.adapter.target_modules) == {"q_proj", "v_proj", "o_proj"}
 
 
 def test_matches_are_shown_with_all_above_and_below_them(desk: Desk) -> None:
-    desk.until(lambda: desk.workspace.tree)
-    nodes = lay_out(desk.workspace.tree, "layer")  # type: ignore[arg-type]
+    desk.until(lambda: desk.workspace.model.tree)
+    nodes = lay_out(desk.workspace.model.tree, "layer")  # type: ignore[arg-type]
     shown = shown_by(nodes, Filter("/layers\\.3$/").matching(nodes))
     names = {name for name, is_shown in zip(nodes.names, shown.tolist(), strict=True) if is_shown}
     assert {"model", "model.layers", "model.layers.3", "model.layers.3.mlp.up_proj"} <= names

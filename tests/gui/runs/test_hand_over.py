@@ -70,7 +70,7 @@ def training(desk: Desk, step: int = 1) -> None:
 
 
 def start(desk: Desk, steps: int = LONG) -> RunFolder:
-    desk.workspace.edit({"training.max_steps": steps}, "steps")
+    desk.workspace.draft.edit({"training.max_steps": steps}, "steps")
     return RunFolder(desk.starter.start_run())
 
 

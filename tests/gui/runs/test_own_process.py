@@ -40,14 +40,14 @@ def no_child_left(quick_training: None) -> Iterator[None]:
 @pytest.fixture
 def process_desk(desk: Desk) -> Desk:
     desk.starter.set_host("process")
-    desk.workspace.edit({"training.max_steps": LONG}, "steps")
+    desk.workspace.draft.edit({"training.max_steps": LONG}, "steps")
     return desk
 
 
 def test_a_run_of_several_processes_is_never_in_the_windows_own(desk: Desk) -> None:
-    assert run_control.host_of(desk.workspace.config, "thread") == "thread"
-    desk.workspace.edit({"training.num_processes": 2}, "processes")
-    assert run_control.host_of(desk.workspace.config, "thread") == "process"
+    assert run_control.host_of(desk.workspace.draft.config, "thread") == "thread"
+    desk.workspace.draft.edit({"training.num_processes": 2}, "processes")
+    assert run_control.host_of(desk.workspace.draft.config, "thread") == "process"
 
 
 @pytest.fixture
@@ -203,7 +203,7 @@ def test_a_run_in_the_queue_waits_for_one_that_was_found_alive(process_desk: Des
     process_desk.jobs.close()
     later = next_window()
     later.run_view.open(later.starter.follow_living()[0])
-    later.workspace.edit({"training.max_steps": 3}, "steps")
+    later.workspace.draft.edit({"training.max_steps": 3}, "steps")
     second = later.starter.start_run()
     assert [entry.waits_for for entry in later.queue.entries] == ["support-triage"]
     stopped(later)

@@ -27,11 +27,11 @@ def quick_training(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def busy(desk: Desk) -> Desk:
     """A desk with a run under way and three that wait, of ranks 2, 3 and 4."""
-    desk.workspace.edit({"training.max_steps": 50_000, "adapter.r": 1, "name": "first"}, "first")
+    desk.workspace.draft.edit({"training.max_steps": 50_000, "adapter.r": 1, "name": "first"}, "first")
     desk.starter.start_run()
     desk.until(lambda: desk.run_view.state == "running")
     for rank, name in ((2, "second"), (3, "third"), (4, "fourth")):
-        desk.workspace.edit({"training.max_steps": 3, "adapter.r": rank, "name": name}, name)
+        desk.workspace.draft.edit({"training.max_steps": 3, "adapter.r": rank, "name": name}, name)
         desk.starter.start_run()
     return desk
 
@@ -71,7 +71,7 @@ def test_each_run_that_waits_is_listed_with_its_own_settings_and_what_it_waits_f
 
 
 def test_a_queued_run_keeps_the_draft_it_was_made_of(busy: Desk) -> None:
-    busy.workspace.edit({"adapter.r": 99}, "rank")
+    busy.workspace.draft.edit({"adapter.r": 99}, "rank")
     assert [entry.config.adapter.r for entry in busy.queue.entries if entry.config] == [2, 3, 4]
 
 
@@ -125,7 +125,7 @@ def test_removing_a_run_that_never_began_deletes_its_folder_and_can_be_put_back(
 
 
 def test_removing_a_run_that_was_trained_before_keeps_it(busy: Desk) -> None:
-    busy.workspace.edit({"name": "old", "training.max_steps": 2}, "old")
+    busy.workspace.draft.edit({"name": "old", "training.max_steps": 2}, "old")
     path = busy.starter.start_run()
     busy.jobs.move(job(busy.queue, "old"), 0)
     busy.starter.stop()

@@ -35,10 +35,10 @@ def test_a_finished_run_opens_with_all_its_curves_and_samples_and_without_torch(
 
 
 def test_opening_a_run_leaves_the_draft_alone(desk: Desk) -> None:
-    before = desk.workspace.config
+    before = desk.workspace.draft.config
     desk.run_view.open(desk.past_run([STARTED, RunFinished()], **{"adapter.r": 64}).path)
-    assert desk.workspace.config == before
-    assert not desk.workspace.undo_stack.canUndo()
+    assert desk.workspace.draft.config == before
+    assert not desk.workspace.draft.undo_stack.canUndo()
 
 
 @pytest.mark.parametrize(("events", "state"), [
@@ -67,7 +67,7 @@ def test_a_folder_that_is_no_run_is_refused_and_the_shown_run_stays(desk: Desk, 
 
 
 def test_a_live_run_updates_the_view_and_ends_as_finished(desk: Desk) -> None:
-    desk.workspace.edit({"training.max_steps": 12}, "steps")
+    desk.workspace.draft.edit({"training.max_steps": 12}, "steps")
     updates: list[int] = []
     desk.run_view.updated.connect(lambda: updates.append(desk.run_view.history.step))
     path = desk.starter.start_run()
@@ -81,7 +81,7 @@ def test_a_live_run_updates_the_view_and_ends_as_finished(desk: Desk) -> None:
 
 def test_turning_to_another_run_and_back_loses_and_doubles_nothing(desk: Desk) -> None:
     past = desk.past_run([STARTED, RunFinished()])
-    desk.workspace.edit({"training.max_steps": 400}, "steps")
+    desk.workspace.draft.edit({"training.max_steps": 400}, "steps")
     path = desk.starter.start_run()
     desk.until(lambda: desk.run_view.history.step >= 3)
     desk.run_view.open(past.path)
@@ -94,7 +94,7 @@ def test_turning_to_another_run_and_back_loses_and_doubles_nothing(desk: Desk) -
 
 
 def test_pause_holds_the_run_until_it_is_continued(desk: Desk) -> None:
-    desk.workspace.edit({"training.max_steps": 5000}, "steps")
+    desk.workspace.draft.edit({"training.max_steps": 5000}, "steps")
     desk.starter.start_run()
     desk.until(lambda: desk.run_view.state == "running")
     desk.starter.pause()
@@ -107,7 +107,7 @@ def test_pause_holds_the_run_until_it_is_continued(desk: Desk) -> None:
 
 
 def test_stop_says_how_long_it_takes_saves_and_can_be_resumed(desk: Desk) -> None:
-    desk.workspace.edit({"training.max_steps": 5000}, "steps")
+    desk.workspace.draft.edit({"training.max_steps": 5000}, "steps")
     path = desk.starter.start_run()
     desk.until(lambda: desk.run_view.history.step >= 6)
     desk.starter.stop()
@@ -123,7 +123,7 @@ def test_stop_says_how_long_it_takes_saves_and_can_be_resumed(desk: Desk) -> Non
 
 
 def test_a_second_stop_abandons_the_step(desk: Desk) -> None:
-    desk.workspace.edit({"training.max_steps": 5000}, "steps")
+    desk.workspace.draft.edit({"training.max_steps": 5000}, "steps")
     desk.starter.start_run()
     desk.until(lambda: desk.run_view.history.step >= 2)
     desk.starter.stop()
@@ -133,10 +133,10 @@ def test_a_second_stop_abandons_the_step(desk: Desk) -> None:
 
 
 def test_a_second_run_waits_behind_the_first_with_its_own_settings(desk: Desk) -> None:
-    desk.workspace.edit({"training.max_steps": 5000, "adapter.r": 8}, "first")
+    desk.workspace.draft.edit({"training.max_steps": 5000, "adapter.r": 8}, "first")
     first = desk.starter.start_run()
     assert desk.starter.start_state.text == "Add to queue"
-    desk.workspace.edit({"training.max_steps": 3, "adapter.r": 16}, "second")
+    desk.workspace.draft.edit({"training.max_steps": 3, "adapter.r": 16}, "second")
     second = desk.starter.start_run()
     assert desk.run_view.path == first
     assert desk.run_view.config is not None

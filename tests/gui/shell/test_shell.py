@@ -159,10 +159,10 @@ def test_nothing_is_clipped_while_a_run_lives_in_a_process_and_others_wait(
     dark.set_scale(scale)
     studio.starter.set_host("process")
     for name in ("first", "second with a rather long name for a run", "third"):
-        studio.workspace.edit({"name": name, "training.max_steps": 50_000}, name)
+        studio.workspace.draft.edit({"name": name, "training.max_steps": 50_000}, name)
         studio.starter.start_run()
     qtbot.waitUntil(lambda: studio.run_view.state == "running", timeout=20_000)
-    studio.workspace.edit({"adapter.r": 64}, "another r")
+    studio.workspace.draft.edit({"adapter.r": 64}, "another r")
     clipped: dict[str, list[str]] = {}
     for size in SIZES:
         window.resize(*size)
@@ -261,50 +261,50 @@ def test_text_grows_and_shrinks_by_keys(window: MainWindow, dark: Theme) -> None
 
 
 def test_an_edit_can_be_undone_from_the_window(studio: Studio, window: MainWindow) -> None:
-    studio.workspace.edit({"adapter.r": 16}, "Rank")
+    studio.workspace.draft.edit({"adapter.r": 16}, "Rank")
     assert window.actions_["undo"].isEnabled()
     press(window, Qt.Key.Key_Z, Qt.KeyboardModifier.ControlModifier)
-    assert studio.workspace.config.adapter.r == 8
+    assert studio.workspace.draft.config.adapter.r == 8
 
 
 def test_the_header_names_the_draft_and_renames_it(studio: Studio, window: MainWindow, qtbot: QtBot) -> None:
     name = window.header.name
-    assert name.text() == studio.workspace.config.name
+    assert name.text() == studio.workspace.draft.config.name
     name.selectAll()
     qtbot.keyClicks(name, "second try")
     qtbot.keyClick(name, Qt.Key.Key_Return)
-    assert studio.workspace.config.name == "second try"
+    assert studio.workspace.draft.config.name == "second try"
 
 
 def test_a_name_no_folder_can_have_is_marked(studio: Studio, window: MainWindow, qtbot: QtBot) -> None:
-    before = studio.workspace.config.name
+    before = studio.workspace.draft.config.name
     window.header.name.selectAll()
     qtbot.keyClicks(window.header.name, "a/b")
     qtbot.keyClick(window.header.name, Qt.Key.Key_Return)
     assert window.header.name.error
-    assert studio.workspace.config.name == before
+    assert studio.workspace.draft.config.name == before
 
 
 def test_what_a_start_lacks_leads_to_its_field(studio: Studio, window: MainWindow, qtbot: QtBot) -> None:
-    studio.workspace.edit({"data.train": ()}, "No data")
-    qtbot.waitUntil(lambda: any(not item.ok and item.name == "data" for item in studio.workspace.readiness))
+    studio.workspace.draft.edit({"data.train": ()}, "No data")
+    qtbot.waitUntil(lambda: any(not item.ok and item.name == "data" for item in studio.workspace.readiness.items))
     assert not window.header.start.isEnabled()
     button = next(found for found in window.header.ready.findChildren(QPushButton) if found.text() == "data")
-    with qtbot.waitSignal(studio.workspace.field_requested) as signal:
+    with qtbot.waitSignal(studio.workspace.draft.field_requested) as signal:
         qtbot.mouseClick(button, Qt.MouseButton.LeftButton)
     assert signal.args == ["data.train"]
 
 
 def test_the_command_of_the_draft_is_copied(studio: Studio, window: MainWindow, tmp_path: Path) -> None:
     path = tmp_path / "my run.yaml"
-    studio.workspace.save_as(path)
-    studio.workspace.edit({"adapter.r": 64}, "Another r")  # the file says another
+    studio.workspace.draft.save_as(path)
+    studio.workspace.draft.edit({"adapter.r": 64}, "Another r")  # the file says another
     window.actions_["copy_command"].trigger()
     *command, train, config = shlex.split(QGuiApplication.clipboard().text())
     assert (command, train) == ([sys.executable, "-m", "lora_studio"], "train")
     assert read_config(Path(config)).adapter.r == 64
 
-    studio.workspace.edit({"training.num_processes": 4}, "Four processes")
+    studio.workspace.draft.edit({"training.num_processes": 4}, "Four processes")
     window.actions_["copy_command"].trigger()
     *command, train, config = shlex.split(QGuiApplication.clipboard().text())
     assert command == [
@@ -314,7 +314,7 @@ def test_the_command_of_the_draft_is_copied(studio: Studio, window: MainWindow, 
 
 def test_a_hub_id_given_to_the_window_becomes_the_draft_s_base_model(studio: Studio) -> None:
     studio.open_paths(["owner/model"])
-    assert studio.workspace.config.model.name_or_path == "owner/model"
+    assert studio.workspace.draft.config.model.name_or_path == "owner/model"
 
 
 def test_a_draft_that_cannot_be_saved_is_told(studio: Studio, window: MainWindow, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -322,8 +322,8 @@ def test_a_draft_that_cannot_be_saved_is_told(studio: Studio, window: MainWindow
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("lora_studio.gui.draft.draft_files.write_atomically", refuse)
-    studio.workspace.edit({"adapter.r": 3}, "Another r")
-    studio.workspace.files.flush()
+    studio.workspace.draft.edit({"adapter.r": 3}, "Another r")
+    studio.workspace.draft.files.flush()
     assert window.header.saved.text() == "draft · not saved"
     assert "No space left on device" in window.header.saved.toolTip()
 
@@ -332,16 +332,16 @@ def test_a_draft_that_cannot_be_saved_is_told(studio: Studio, window: MainWindow
 
 
 def test_a_shown_run_can_be_looked_at_beside_the_draft(studio: Studio, window: MainWindow, qtbot: QtBot) -> None:
-    folder = RunStore(studio.starter.store.root).create(studio.workspace.config.replace({"adapter.r": 4}))
+    folder = RunStore(studio.starter.store.root).create(studio.workspace.draft.config.replace({"adapter.r": 4}))
     studio.run_view.open(folder.path)
     assert window.view_switch.button("run").isEnabled()
     qtbot.mouseClick(window.view_switch.button("run"), Qt.MouseButton.LeftButton)
     assert window.view_switch.current == "run"
-    assert studio.workspace.config.adapter.r == 8
+    assert studio.workspace.draft.config.adapter.r == 8
     window.actions_["reset_to_run"].trigger()
-    assert studio.workspace.config.adapter.r == 4
+    assert studio.workspace.draft.config.adapter.r == 4
     window.actions_["undo"].trigger()
-    assert studio.workspace.config.adapter.r == 8
+    assert studio.workspace.draft.config.adapter.r == 8
 
 
 # --- drops ---
@@ -360,18 +360,18 @@ def drop(window: MainWindow, *paths: Path) -> None:
 def test_a_dropped_config_becomes_the_draft(studio: Studio, window: MainWindow, tmp_path: Path) -> None:
     write_config(tmp_path / "run.yaml", RunConfig().replace({"name": "dropped"}))
     drop(window, tmp_path / "run.yaml")
-    assert studio.workspace.config.name == "dropped"
+    assert studio.workspace.draft.config.name == "dropped"
 
 
 def test_dropped_rows_become_the_data(studio: Studio, window: MainWindow, chat_rows: Path) -> None:
     drop(window, chat_rows)
-    assert studio.workspace.config.data.train == (str(chat_rows),)
+    assert studio.workspace.draft.config.data.train == (str(chat_rows),)
     assert window.page == "data"
 
 
 def test_a_dropped_model_becomes_the_base_model(studio: Studio, window: MainWindow, tiny_model: Callable[[str], Path]) -> None:
     drop(window, tiny_model("llama"))
-    assert studio.workspace.config.model.name_or_path == str(tiny_model("llama"))
+    assert studio.workspace.draft.config.model.name_or_path == str(tiny_model("llama"))
 
 
 def test_a_dropped_config_that_cannot_be_read_opens_at_its_line(studio: Studio, window: MainWindow, tmp_path: Path, qtbot: QtBot) -> None:
@@ -509,7 +509,7 @@ def test_the_next_window_shows_the_run_that_went_on_and_tells_of_those_that_wait
     first = opened()
     first.starter.set_host("process")
     for name in ("alive", "waiting", "last"):
-        first.workspace.edit({"name": name, "training.max_steps": 50_000 if name == "alive" else 3}, name)
+        first.workspace.draft.edit({"name": name, "training.max_steps": 50_000 if name == "alive" else 3}, name)
         first.starter.start_run()
     qtbot.waitUntil(lambda: first.run_view.state == "running", timeout=20_000)
     alive, waited = first.run_view.path, first.queue.run_folders
@@ -534,7 +534,7 @@ def test_the_next_window_shows_the_run_that_went_on_and_tells_of_those_that_wait
 def test_a_run_taken_out_of_the_queue_can_be_put_back(opened: Callable[[], Studio], qtbot: QtBot) -> None:
     studio = opened()
     for name in ("first", "second"):
-        studio.workspace.edit({"name": name, "training.max_steps": 50_000}, name)
+        studio.workspace.draft.edit({"name": name, "training.max_steps": 50_000}, name)
         studio.starter.start_run()
     qtbot.waitUntil(lambda: studio.run_view.state == "running", timeout=20_000)
     studio.queue.remove(studio.queue.entries[0].job)
@@ -553,7 +553,7 @@ def test_a_run_taken_out_of_the_queue_can_be_put_back(opened: Callable[[], Studi
 def running(studio: Studio, qtbot: QtBot, prompts: int) -> Generator[RunView]:
     """Have a run under way that answers so many prompts; it is stopped in the end."""
     view = studio.run_view
-    studio.workspace.edit({"training.max_steps": 100_000, "training.sample_rows": prompts}, "steps")
+    studio.workspace.draft.edit({"training.max_steps": 100_000, "training.sample_rows": prompts}, "steps")
     studio.starter.start_run()
     try:
         qtbot.waitUntil(lambda: view.state == "running" and len(view.history.checkpoints) > 0, timeout=20_000)

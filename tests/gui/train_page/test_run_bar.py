@@ -49,35 +49,37 @@ def test_the_bar_hides_until_there_is_a_run(bar: RunBar) -> None:
 def test_the_bar_names_the_run_and_its_own_settings_whatever_the_draft_becomes(desk: Desk, bar: RunBar) -> None:
     folder = desk.past_run([STARTED, RunFinished()], **{"adapter.r": 4, "adapter.lora_alpha": 32, "model.dtype": "bfloat16"})
     desk.run_view.open(folder.path)
-    desk.workspace.edit({"adapter.r": 64}, "rank")
+    desk.workspace.draft.edit({"adapter.r": 64}, "rank")
     assert shown(bar, QLabel, "run_name") == folder.name
     assert shown(bar, QLabel, "run_settings") == "r 4 · α 32 · bf16"
 
 
 def test_each_edit_of_the_draft_is_counted_and_undo_takes_it_back(desk: Desk, bar: RunBar) -> None:
-    desk.run_view.open(desk.past_run([STARTED, RunFinished()], **desk.workspace.config.model_dump(exclude={"name", "schema_version"})).path)
+    settings = desk.workspace.draft.config.model_dump(exclude={"name", "schema_version"})
+    desk.run_view.open(desk.past_run([STARTED, RunFinished()], **settings).path)
     assert shown(bar, QToolButton, "draft_differs") == ""
-    desk.workspace.edit({"adapter.r": 16}, "rank")
-    desk.workspace.edit({"training.learning_rate": 1e-5}, "rate")
+    desk.workspace.draft.edit({"adapter.r": 16}, "rank")
+    desk.workspace.draft.edit({"training.learning_rate": 1e-5}, "rate")
     assert shown(bar, QToolButton, "draft_differs") == "draft differs: 2"
-    desk.workspace.undo_stack.undo()
+    desk.workspace.draft.undo_stack.undo()
     assert shown(bar, QToolButton, "draft_differs") == "draft differs: 1"
 
 
 def test_the_list_of_differences_leads_to_the_field(desk: Desk, bar: RunBar) -> None:
-    desk.run_view.open(desk.past_run([STARTED, RunFinished()], **desk.workspace.config.model_dump(exclude={"name", "schema_version"})).path)
-    run_rank = desk.workspace.config.adapter.r
-    desk.workspace.edit({"adapter.r": 16}, "rank")
+    settings = desk.workspace.draft.config.model_dump(exclude={"name", "schema_version"})
+    desk.run_view.open(desk.past_run([STARTED, RunFinished()], **settings).path)
+    run_rank = desk.workspace.draft.config.adapter.r
+    desk.workspace.draft.edit({"adapter.r": 16}, "rank")
     menu = bar.findChild(QMenu, "draft_differs_menu")
     menu.aboutToShow.emit()
     assert [action.text() for action in menu.actions()] == [f"Rank: {run_rank} here, 16 in the draft"]
-    with desk.qtbot.waitSignal(desk.workspace.field_requested) as asked:
+    with desk.qtbot.waitSignal(desk.workspace.draft.field_requested) as asked:
         menu.actions()[0].trigger()
     assert asked.args == ["adapter.r"]
 
 
 def test_pause_becomes_continue_and_stop_becomes_abandon(desk: Desk, bar: RunBar) -> None:
-    desk.workspace.edit({"training.max_steps": 5000}, "steps")
+    desk.workspace.draft.edit({"training.max_steps": 5000}, "steps")
     desk.starter.start_run()
     desk.until(lambda: desk.run_view.state == "running")
     press(desk, bar, "pause_button")
@@ -99,8 +101,9 @@ def test_export_waits_for_the_first_checkpoint(desk: Desk, bar: RunBar) -> None:
 
 
 def test_where_it_is_narrow_the_bar_says_less_of_the_draft_and_all_of_its_buttons(desk: Desk) -> None:
-    desk.run_view.open(desk.past_run([STARTED, RunFinished()], **desk.workspace.config.model_dump(exclude={"name", "schema_version"})).path)
-    desk.workspace.edit({"adapter.r": 16}, "rank")
+    settings = desk.workspace.draft.config.model_dump(exclude={"name", "schema_version"})
+    desk.run_view.open(desk.past_run([STARTED, RunFinished()], **settings).path)
+    desk.workspace.draft.edit({"adapter.r": 16}, "rank")
     room = QWidget()
     bar = RunBar(desk.workspace, desk.run_view, desk.starter, room)
     desk.shown(room, 1000, 60)
@@ -113,7 +116,7 @@ def test_where_it_is_narrow_the_bar_says_less_of_the_draft_and_all_of_its_button
 
 
 def test_export_is_offered_from_the_first_checkpoint_of_a_run_that_goes_on(desk: Desk, bar: RunBar) -> None:
-    desk.workspace.edit({"training.max_steps": 50_000}, "steps")
+    desk.workspace.draft.edit({"training.max_steps": 50_000}, "steps")
     desk.starter.start_run()
     desk.until(lambda: desk.run_view.state == "running")
     desk.until(lambda: button(bar, "export_button").isEnabled())

@@ -76,14 +76,14 @@ class ColumnsCard(Card):
     @property
     def needed(self) -> bool:
         """Whether no row of some file says how it is read, or a mapping is set."""
-        check = self._workspace.data_check
+        check = self._workspace.data.check
         unknown = check is not None and any(not file.format and file.bad_rows for file in check.files)
-        return bool(self._workspace.config.data.columns) or unknown
+        return bool(self._workspace.draft.config.data.columns) or unknown
 
     def refresh(self) -> None:
         """Show the columns of the file that wants a look, where this card is wanted at all."""
         self.setVisible(self.needed or self.asked_for)
-        check, settings = self._workspace.data_check, self._workspace.config.data
+        check, settings = self._workspace.data.check, self._workspace.draft.config.data
         seen = (check, settings.columns, settings.format, settings.encoding)
         if not (self.needed or self.asked_for) or check is None or seen == self._seen:
             return
@@ -165,12 +165,12 @@ class ColumnsCard(Card):
 
     def _choose(self, key: str, name: str) -> None:
         """Make a column one of our keys; no column is two of them."""
-        kept = {ours: theirs for ours, theirs in self._workspace.config.data.columns.items() if ours != key and theirs != name}
+        kept = {ours: theirs for ours, theirs in self._workspace.draft.config.data.columns.items() if ours != key and theirs != name}
         wanted = {**kept, **({key: name} if name else {})}
         self._set({ours: wanted[ours] for ours in OUR_KEYS if ours in wanted})
 
     def _set(self, columns: Mapping[str, str]) -> None:
-        self._workspace.edit({"data.columns": dict(columns)}, tr("Map columns"))
+        self._workspace.draft.edit({"data.columns": dict(columns)}, tr("Map columns"))
 
     def _arrange(self) -> None:
         letters = max(self.width(), 1) // max(self.fontMetrics().horizontalAdvance("0"), 1)

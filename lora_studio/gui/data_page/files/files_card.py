@@ -43,7 +43,7 @@ class FilesCard(Card):
 
     def refresh(self) -> None:
         """Show what is named and what is known of it."""
-        data, settings = self._workspace.data, self._workspace.config.data
+        data, settings = self._workspace.data, self._workspace.draft.config.data
         self.model.show_files(named_files(settings, data.check), settings, tr("reading…") if data.reading else "–")
         self._table.setVisible(self.model.rowCount() > 0)
         self._empty.setVisible(self.model.rowCount() == 0)
@@ -55,8 +55,8 @@ class FilesCard(Card):
 
     def add(self, names: list[str], split: Split = "train") -> None:
         """Name more data, as one edit; what is wrong with it is said below."""
-        changes = with_added(self._workspace.config.data, names, split)
-        errors = self._workspace.edit(changes, tr("Add data")) if changes else {}
+        changes = with_added(self._workspace.draft.config.data, names, split)
+        errors = self._workspace.draft.edit(changes, tr("Add data")) if changes else {}
         self._error.set_error("; ".join(errors.values()) if changes else tr("It is named already."))
 
     def changeEvent(self, event: QEvent) -> None:
@@ -172,7 +172,7 @@ class FilesCard(Card):
             self.add([str(folder)])
 
     def _here(self) -> Path:
-        first = next((name for name in self._workspace.config.data.train if Path(name).exists()), "")
+        first = next((name for name in self._workspace.draft.config.data.train if Path(name).exists()), "")
         return Path(first).parent if first else Path.home()
 
     def _on_hub(self) -> None:
@@ -186,11 +186,11 @@ class FilesCard(Card):
         if chosen:
             to_eval = chosen[0][0] == "train"
             text = tr("Use for evaluation") if to_eval else tr("Use for training")
-            self._workspace.edit(with_moved(self._workspace.config.data, chosen, "eval" if to_eval else "train"), text)
+            self._workspace.draft.edit(with_moved(self._workspace.draft.config.data, chosen, "eval" if to_eval else "train"), text)
 
     def _on_remove(self) -> None:
         if self.chosen:
-            self._workspace.edit(with_removed(self._workspace.config.data, self.chosen), tr("Remove data"))
+            self._workspace.draft.edit(with_removed(self._workspace.draft.config.data, self.chosen), tr("Remove data"))
 
     def _show_selection(self) -> None:
         chosen = self.chosen

@@ -109,8 +109,8 @@ class BadRowsView(QWidget):
         self.list.selectionModel().currentChanged.connect(self._on_current)
         self._copy.clicked.connect(self.copy_place)
         self._export.clicked.connect(self.export)
-        self._choice.selected.connect(lambda choice: self._workspace.edit({"data.on_bad_rows": choice}, tr("Bad rows")))
-        self._workspace.config_changed.connect(self._show_choice)
+        self._choice.selected.connect(lambda choice: self._workspace.draft.edit({"data.on_bad_rows": choice}, tr("Bad rows")))
+        self._workspace.draft.config_changed.connect(self._show_choice)
         self.list.copy_asked.connect(self.copy_place)
 
     def copy_place(self) -> None:
@@ -131,9 +131,10 @@ class BadRowsView(QWidget):
         try:
             write_bad_rows(path, check.bad_rows)
         except (InputError, OSError) as error:
-            self._workspace.tell("error", str(error))
+            self._workspace.draft.tell("error", str(error))
             return
-        self._workspace.tell("good", tr("{count} bad rows written to {name}.", count=format_count(len(check.bad_rows)), name=path.name))
+        count = format_count(len(check.bad_rows))
+        self._workspace.draft.tell("good", tr("{count} bad rows written to {name}.", count=count, name=path.name))
 
     def _on_current(self, index: QModelIndex, _previous: QModelIndex) -> None:
         self._show_selection()
@@ -144,4 +145,4 @@ class BadRowsView(QWidget):
         self._copy.setEnabled(self.current is not None)
 
     def _show_choice(self) -> None:
-        self._choice.set_current(self._workspace.config.data.on_bad_rows)
+        self._choice.set_current(self._workspace.draft.config.data.on_bad_rows)

@@ -36,7 +36,7 @@ class LengthsPanel(QWidget):
         self.figures: dict[str, QLabel] = {}
         self._build()
         self.histogram.moved.connect(self._on_moved)
-        workspace.config_changed.connect(self._show)
+        workspace.draft.config_changed.connect(self._show)
 
     def show_report(self, report: dict[str, Any] | None) -> None:
         """Show the lengths that a report counted; nothing without one."""
@@ -83,7 +83,7 @@ class LengthsPanel(QWidget):
         """Give a report with what the draft's own `max_length` makes of the rows, which is counted anew only later."""
         if report is None or self.table is None:
             return report
-        cut = self.table.at(self._workspace.config.data.max_length)
+        cut = self.table.at(self._workspace.draft.config.data.max_length)
         named = report.get("untrained", ()) if cut.untrained_rows == report["untrained_rows"] else ()
         return {**report, "truncated_rows": cut.cut_rows, "untrained_rows": cut.untrained_rows, "untrained": named}
 
@@ -100,7 +100,7 @@ class LengthsPanel(QWidget):
     def _show(self) -> None:
         if self.table is None:
             return
-        max_length = self._workspace.config.data.max_length
+        max_length = self._workspace.draft.config.data.max_length
         self.histogram.show_lengths(self.table.lengths, max_length)
         self._heading.setText(tr("At {length} tokens", length=format_count(max_length)))
         self._show_cut(self.table.at(max_length))
@@ -116,7 +116,7 @@ class LengthsPanel(QWidget):
             set_role(self.figures[name], "warning" if count else "")
 
     def _on_moved(self, length: int, gesture: str) -> None:
-        self._workspace.edit({"data.max_length": length}, tr("Change max_length"), gesture)
+        self._workspace.draft.edit({"data.max_length": length}, tr("Change max_length"), gesture)
 
 
 def _table_in(folder: str) -> LengthTable | None:

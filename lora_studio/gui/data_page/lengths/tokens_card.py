@@ -40,8 +40,8 @@ class TokensCard(Card):
         self.body.addLayout(self._grid)
         self.body.addWidget(self.lengths)
         self.body.addLayout(self._build_template())
-        workspace.model_changed.connect(self.refresh)
-        workspace.config_changed.connect(self._show_template)
+        workspace.model.changed.connect(self.refresh)
+        workspace.draft.config_changed.connect(self._show_template)
         self.refresh()
 
     def refresh(self) -> None:
@@ -76,16 +76,16 @@ class TokensCard(Card):
         self._template.setText(tr("Chat template: {which}", which=self._template_name()))
 
     def _template_name(self) -> str:
-        setting, facts = self._workspace.config.data.chat_template, self._workspace.facts
+        setting, facts = self._workspace.draft.config.data.chat_template, self._workspace.model.facts
         if setting is not None and setting.strip():
             return tr("written in the settings") if "{" in setting else setting.strip()
         return tr("the base model's own") if facts is None or facts.has_chat_template else tr("none: the base model has none")
 
     def _waits_for(self) -> str:
-        check = self._workspace.data_check
+        check = self._workspace.data.check
         if self._workspace.data.error or not (check and check.rows):
             return tr("counted when there are rows")
         if not self._workspace.model.engine:
             return tr("counted when the engine is loaded")
-        source = self._workspace.source
+        source = self._workspace.model.source
         return tr("counting…") if source and source.ready else tr("counted when the base model is ready")

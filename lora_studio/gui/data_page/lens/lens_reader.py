@@ -52,8 +52,8 @@ class LensReader(QObject):
         self.answer = 0
         self._timer = QTimer(self, singleShot=True, interval=_ASK_AFTER_MS)
         self._timer.timeout.connect(self._ask)
-        workspace.config_changed.connect(self._look)
-        workspace.model_changed.connect(self._look)
+        workspace.draft.config_changed.connect(self._look)
+        workspace.model.changed.connect(self._look)
         self._look()
 
     def read(self, row: Row | None) -> None:
@@ -92,7 +92,7 @@ class LensReader(QObject):
 
     @property
     def _key(self) -> object:
-        config = self._workspace.config
+        config = self._workspace.draft.config
         return (self._row, config.data, config.model.name_or_path, config.model.revision, config.training.per_device_train_batch_size)
 
     def _waits_for(self) -> str:
@@ -104,7 +104,7 @@ class LensReader(QObject):
         return "" if model.source and model.source.ready else tr("Tokens are shown when the base model is ready.")
 
     def _ask(self) -> None:
-        row, config, model = self._row, self._workspace.config, self._workspace.model
+        row, config, model = self._row, self._workspace.draft.config, self._workspace.model
         if row is None or self._waits_for() or model.source is None:
             return
         if self._job is not None:

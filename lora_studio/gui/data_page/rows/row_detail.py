@@ -46,7 +46,7 @@ class RowDetail(QWidget):
     def show_bad_row(self, row: BadRow) -> None:
         """Show a bad row: where it is, why it is bad, and the line itself."""
         self.lens.show_row(None)
-        check, encoding = self._workspace.data_check, self._workspace.config.data.encoding
+        check, encoding = self._workspace.data.check, self._workspace.draft.config.data.encoding
         self._lines.read(row, check, encoding, lambda line: self._show_line(row, line))
         self._turn_to("text")
 
@@ -88,7 +88,7 @@ class RowDetail(QWidget):
 
     def _show_line(self, row: BadRow, line: str) -> None:
         head = f"{Path(row.file).name}:{row.line}: {row.reason}\n\n"
-        spot = spot_of(row.reason, line, self._workspace.config.data.columns)
+        spot = spot_of(row.reason, line, self._workspace.draft.config.data.columns)
         self._set_text(head + line, (spot[0] + len(head), spot[1]) if spot else None)
 
     def _set_text(self, text: str, spot: tuple[int, int] | None = None) -> None:

@@ -76,7 +76,7 @@ class RowsCard(Card):
 
     def refresh(self) -> None:
         """Show the rows of the draft's data, unless they are shown already."""
-        check, settings = self._workspace.data_check, self._workspace.config.data
+        check, settings = self._workspace.data.check, self._workspace.draft.config.data
         judged = self._workspace.data.judged
         self._show_bad(judged)
         wanted = (check, settings.format, settings.columns, settings.encoding)
