@@ -16,6 +16,20 @@ from lora_studio.core.events import RunEvent
 Task = Callable[..., Generator[RunEvent]]
 
 
+_MOVED = {
+    "lora_studio.data.lens": "lora_studio.data.tokens.lens",
+    "lora_studio.export.arithmetic": "lora_studio.export.arithmetic.tasks",
+    "lora_studio.export.hub": "lora_studio.export.push.push",
+    "lora_studio.export.imports": "lora_studio.export.imports.importer",
+    "lora_studio.export.llama_cpp": "lora_studio.export.gguf.llama_cpp",
+    "lora_studio.generate.chat": "lora_studio.inference.chat",
+    "lora_studio.gui.data_page.template_task": "lora_studio.data.templates.task",
+    "lora_studio.gui.data_task": "lora_studio.data.tasks",
+}
+"""Modules of tasks as release 0.1.0 called them."""
+_RENAMED = {"lora_studio.data.report:report": "lora_studio.data.tasks:report"}
+
+
 @dataclass(frozen=True)
 class JobSpec:
     """A task and what it is given.
@@ -57,9 +71,15 @@ class JobSpec:
             raise ValueError(f"not a job: {error}") from error
 
     @property
+    def task_name(self) -> str:
+        """The task's name as it is called today, whichever release wrote the spec."""
+        module_name, _, function = self.target.partition(":")
+        return _RENAMED.get(self.target) or f"{_MOVED.get(module_name, module_name)}:{function}"
+
+    @property
     def is_imported(self) -> bool:
         """Whether the task's module is there already, so that `resolve` answers at once."""
-        return self.target.partition(":")[0] in sys.modules
+        return self.task_name.partition(":")[0] in sys.modules
 
     def resolve(self) -> Task:
         """Import the task; call it on the thread that is to run it, since the import may be heavy.
@@ -67,7 +87,7 @@ class JobSpec:
         Raises:
             StudioError: There is no such module or function.
         """
-        module_name, _, function = self.target.partition(":")
+        module_name, _, function = self.task_name.partition(":")
         try:
             # What runs on the device imports the engine at its top.
             module = import_part(module_name) if self.device else importlib.import_module(module_name)
