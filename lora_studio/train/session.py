@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import asdict, replace
 from functools import partial
@@ -17,50 +16,37 @@ from lora_studio.core.config import RunConfig
 from lora_studio.core.control import TaskContext
 from lora_studio.core.errors import Cancelled
 from lora_studio.core.events import (
-    CheckpointSaved,
     Notice,
     Paused,
     Phase,
     RunEvent,
     RunFinished,
 )
-from lora_studio.core.files import bytes_below, sha256_of, whole_folder
 from lora_studio.core.runs import RunFolder
 from lora_studio.data.batching.plan import StepBatch, StepPlan
 from lora_studio.data.prepare import PreparedData
 from lora_studio.data.token_rows import TokenRow
-from lora_studio.inference.adapters import ADAPTER_DIGEST, ADAPTER_WEIGHTS, newest_whole
+from lora_studio.inference.adapters import ADAPTER_DIGEST
 from lora_studio.inference.loaded_model import free_memory
 from lora_studio.kernels.batches import make_batch
 from lora_studio.kernels.packed import refuse_unpackable
 from lora_studio.train.checkpoint import (
     CheckpointState,
-    checkpoint_path,
-    load_checkpoint,
-    load_weights,
-    prune,
-    read_state,
-    save_checkpoint,
-    write_adapter,
 )
-from lora_studio.train.disk import until_written
-from lora_studio.train.faults import TooLargeError, not_finite, out_of_memory, refuse_standstill, told_fault
+from lora_studio.train.checkpointer import Checkpointer
+from lora_studio.train.faults import TooLargeError, out_of_memory, refuse_standstill, told_fault
 from lora_studio.train.held_out import HeldOut
 from lora_studio.train.interrupt import abandoning
+from lora_studio.train.loss_guard import LossGuard
 from lora_studio.train.metrics_buffer import Logbook, StepClock, Taken, peak_memory
 from lora_studio.train.micro_batcher import Pieces
 from lora_studio.train.precision import Precision
 from lora_studio.train.progress import Progress
 from lora_studio.train.ranks import Ranks
-from lora_studio.train.records import computed_otherwise, config_changes, refuse_changes
+from lora_studio.train.records import computed_otherwise
 from lora_studio.train.schedule import lr_at
-from lora_studio.train.spikes import SpikeWatch
 from lora_studio.train.stepper import Outcome, Stepper, micro_batch_seed
 from lora_studio.train.utilization import Utilization
-
-_MOST_SKIPPED = 5
-_MOST_SKIPPED_SCALED = 30  # a loss scale finds its height by halving: 2^16 down takes as many tries
-_SAMPLES_AT_ONCE = 16
 
 
 class _StopAskedError(Exception):
@@ -99,10 +85,9 @@ class Session:
         self.plan = StepPlan(self._rows.lengths, self._rows.trained_counts, self._config.training, self._rows.fingerprint())
         on_cpu = precision.device.type == "cpu"
         self._logbook = Logbook(self._config.training.logging_steps, not on_cpu if reads_late is None else reads_late)
-        self._spikes = SpikeWatch()
+        self._guard = self._guard_after(())
         self._progress = Progress()
-        self._saved_step = 0
-        self._saved_at = time.monotonic()
+        self._checkpointer = Checkpointer(run, self._stepper, self._own)
         joins = self._stepper.joins and not self._config.training.torch_compile
         self._pieces = Pieces(self._rows, self._config, precision.device, joins=joins, pads=self._stepper.conduct.pads)
         self._held_out = HeldOut(model, tokenizer, data, self._config.training, precision, self._ranks)
@@ -115,31 +100,24 @@ class Session:
 
     def restore(self) -> Iterator[RunEvent]:
         """Go back to the newest whole checkpoint; broken ones are told of and passed over."""
-        folder, broken = newest_whole(self._run)
-        for path, fault in broken:
-            yield Notice(level="warning", code="broken_checkpoint", message=f"The checkpoint {path.name} is broken: {fault}.",
-                         hint="The run goes on from the one before.")
-        if folder is None:
+        state = yield from self._checkpointer.restore()
+        if state is None:
             return
-        refuse_changes(self._run, config_changes(read_state(folder).config, self._config))
-        state = load_checkpoint(folder, self._stepper)
         self._progress = state.progress
-        self._spikes = SpikeWatch(state.progress.recent_losses)
-        self._saved_step = state.progress.step
-        prune(self._run, state.progress, self._config.training.save_total_limit)  # a kill may have come before it
+        self._guard = self._guard_after(state.progress.recent_losses)
         self._pieces.at_once = state.micro_rows or self._pieces.at_once
         yield from computed_otherwise(state, self._precision, self._ranks.size)
 
     def stand_with_first(self) -> None:
         """Let every rank stand where the first one stands: its weights and moments, and how far it is."""
         scaler = self._stepper.loss_scale
-        here = {"progress": asdict(self._progress), "saved_step": self._saved_step, "at_once": self._pieces.at_once,
+        here = {"progress": asdict(self._progress), "saved_step": self._checkpointer.step, "at_once": self._pieces.at_once,
                 "scaler": scaler.state_dict() if scaler else {}}
         told: dict[str, Any] = self._ranks.tell(here)
         self._ranks.spread(self._stepper.parameters, self._stepper.optimizer)
         if not self._ranks.first:
-            self._progress, self._saved_step = Progress.from_json(told["progress"]), told["saved_step"]
-            self._spikes, self._pieces.at_once = SpikeWatch(self._progress.recent_losses), told["at_once"]
+            self._progress, self._checkpointer.step = Progress.from_json(told["progress"]), told["saved_step"]
+            self._guard, self._pieces.at_once = self._guard_after(self._progress.recent_losses), told["at_once"]
             if scaler:
                 scaler.load_state_dict(told["scaler"])
 
@@ -156,15 +134,15 @@ class Session:
                 yield from self._whole_run()
             except _StopAskedError:
                 yield from self._settle()
-                if self.step > self._saved_step:
+                if self.step > self._checkpointer.step:
                     yield from self._save()
                 raise Cancelled from None
             except (RuntimeError, MemoryError, ValueError, TypeError, AttributeError, LookupError) as error:
                 lost = self._ranks.lost(error)
                 if lost is not None:
                     yield from self._save_alone()
-                    lost.hint = f"{self._safe} {lost.hint}"
-                told = lost or told_fault(error, self._safe)
+                    lost.hint = f"{self._checkpointer.safe} {lost.hint}"
+                told = lost or told_fault(error, self._checkpointer.safe)
                 if told is None:
                     raise
                 raise told from error
@@ -189,7 +167,7 @@ class Session:
                 yield from self._between_steps()
         yield from self._settle()
         refuse_standstill(self._progress)
-        if self.step > self._saved_step:
+        if self.step > self._checkpointer.step:
             yield from self._save()
         if self._progress.evaluated_step != self.step:
             yield from self._evaluate()
@@ -203,7 +181,7 @@ class Session:
 
     def _between_steps(self) -> Iterator[RunEvent]:
         settings = self._config.training
-        if self._control.take_checkpoint_request() or self._due(settings.save_steps) or self._ranks.overdue(self._is_overdue()):
+        if self._control.take_checkpoint_request() or self._due(settings.save_steps) or self._ranks.overdue(self._checkpointer.is_overdue):
             yield from self._save()
         evaluate = self._due(settings.eval_steps)
         if evaluate:
@@ -214,10 +192,6 @@ class Session:
             yield from self._sample("step")
         if evaluate or sample:
             yield self._training_phase()
-
-    def _is_overdue(self) -> bool:
-        minutes = self._config.training.save_minutes
-        return 0 < minutes * 60 <= time.monotonic() - self._saved_at
 
     def _take_step(self) -> Iterator[RunEvent]:
         number = self.step
@@ -258,12 +232,13 @@ class Session:
                 yield from self._look_for_spike(taken.step, outcome.loss)
 
     def _look_for_spike(self, step: int, loss: float) -> Iterator[RunEvent]:
-        usual = self._spikes.usual_before(loss)
-        self._progress = replace(self._progress, recent_losses=self._spikes.losses)
-        if usual is not None:
-            yield Notice(level="warning", code="loss_spike", step=step,
-                         message=f"The loss rose to {loss:.3g} in step {step}; it was about {usual:.3g} before.",
-                         hint="A single one often passes. If it stays, stop and lower learning_rate, or look at the rows of that step.")
+        spike = self._guard.spike(step, loss)
+        self._progress = replace(self._progress, recent_losses=self._guard.losses)
+        if spike is not None:
+            yield spike
+
+    def _guard_after(self, losses: tuple[float, ...]) -> LossGuard:
+        return LossGuard(scaled=self._stepper.loss_scale is not None, losses=losses)
 
     def _add_up(self, number: int, batch: StepBatch) -> Generator[RunEvent, None, StepClock | None]:
         """Add up a step's gradient; return its clock, None where a micro-batch was too large and is to be halved."""
@@ -280,7 +255,7 @@ class Session:
                     self._pass(rows, batch, seed)
             except TooLargeError as error:
                 too_large = error
-        too_large = ranks.agree(too_large, self._is_overdue())
+        too_large = ranks.agree(too_large, self._checkpointer.is_overdue)
         if too_large is None:
             return clock
         yield from self._halve(too_large)
@@ -309,27 +284,22 @@ class Session:
     def _after_skip(self, step: int, outcome: Outcome) -> Iterator[RunEvent]:
         """Tell of a step whose numbers were not finite; give up when it goes on."""
         count = self._progress.skipped_in_a_row
-        scaled = self._stepper.loss_scale is not None
-        what = "gradient" if math.isfinite(outcome.loss) else "loss"
-        if count >= (_MOST_SKIPPED_SCALED if scaled else _MOST_SKIPPED):
+        if self._guard.gives_up(count):
             if count < self.step:
                 yield from self._save()  # what came before these steps
-            raise not_finite(what, count, step, self._safe)
-        scale = f" The loss scale is {outcome.loss_scale:g} now." if scaled else ""
-        yield Notice(level="info" if scaled else "warning", code="step_skipped", step=step,
-                     message=f"Step {step} was skipped: its {what} was not a finite number.{scale}",
-                     hint="The adapter did not move. Should it happen again, lower learning_rate.")
+            raise self._guard.fault(step, outcome, count, self._checkpointer.safe)
+        yield self._guard.skipped(step, outcome)
 
     def _heed(self, too_large: TooLargeError | None = None) -> Iterator[RunEvent]:
         """Do what the person asked for, between two pieces of work; all ranks come here, and learn of a piece that was too large."""
-        self._ranks.agree(too_large, self._is_overdue())
+        self._ranks.agree(too_large, self._checkpointer.is_overdue)
         if self._control.abandoning:
             raise Cancelled
         if self._control.stopping:
             raise _StopAskedError
         if self._control.paused:
             yield from self._settle()
-            if self.step > self._saved_step:
+            if self.step > self._checkpointer.step:
                 yield from self._save()
             yield Paused(step=self.step)
             self._control.wait_while_paused()
@@ -338,35 +308,23 @@ class Session:
 
     def _save(self) -> Iterator[RunEvent]:
         yield from self._settle()
-        yield from self._ranks.at_first(self._write_checkpoint)
-        self._saved_step, self._saved_at = self.step, time.monotonic()
+        yield from self._ranks.at_first(lambda: self._checkpointer.write(self._state()))
+        self._checkpointer.written(self.step)
 
     def _save_alone(self) -> Iterator[RunEvent]:
         """Save what the first rank has, once another is gone: each holds the whole adapter, and a step counts only once it is taken."""
-        if self._ranks.first and self.step > self._saved_step:
+        if self._ranks.first and self.step > self._checkpointer.step:
             self._ranks = Ranks()
             yield from self._save()
 
-    def _write_checkpoint(self) -> Generator[RunEvent, None, None]:
-        yield Phase(name="saving", message=f"Saving a checkpoint of step {self.step}", step=self.step)
-        began = time.perf_counter()
-        training = self._config.training
-        state = CheckpointState(
-            self._progress, self.plan.total_steps, training.seed, torch.get_num_threads(),
-            str(self._precision.compute).removeprefix("torch."),
-            {} if self._stepper.loss_scale is None else self._stepper.loss_scale.state_dict(), self._pieces.at_once,
+    def _state(self) -> CheckpointState:
+        """Return what a checkpoint of this step says of the run."""
+        scaler = self._stepper.loss_scale
+        return CheckpointState(
+            self._progress, self.plan.total_steps, self._config.training.seed, torch.get_num_threads(),
+            str(self._precision.compute).removeprefix("torch."), {} if scaler is None else scaler.state_dict(), self._pieces.at_once,
             self._config.model_dump(mode="json"), self._ranks.size,
         )
-        folder = yield from until_written(
-            lambda: save_checkpoint(self._run, self._stepper, state, training.save_total_limit), f"a checkpoint of step {self.step}",
-            self._run.path, self._own, self.step, self._safe)
-        yield CheckpointSaved(step=self.step, path=folder.relative_to(self._run.path).as_posix(), bytes=bytes_below(folder),
-                              seconds=time.perf_counter() - began)
-
-    @property
-    def _safe(self) -> str:
-        """What is on disk, as a sentence."""
-        return f"The checkpoint of step {self._saved_step} is safe." if self._saved_step else "No checkpoint was saved yet."
 
     def _evaluate(self) -> Iterator[RunEvent]:
         """Take the loss over the held-out rows; pauses and stops are heeded between batches."""
@@ -381,7 +339,7 @@ class Session:
         settings = self._config.training
         self._progress = self._progress.evaluated(loss, settings.early_stopping_threshold)
         wanted = settings.load_best_model_at_end or settings.early_stopping_patience
-        if wanted and self.step == self._progress.best_step > self._saved_step:
+        if wanted and self.step == self._progress.best_step > self._checkpointer.step:
             yield from self._save()
         if self._progress.stops_early(settings) and self.step < self.plan.total_steps:
             yield Notice(
@@ -392,16 +350,15 @@ class Session:
     def _choose_best(self) -> Iterator[RunEvent]:
         """Take the adapter of the best evaluation, where the settings ask for it and it is not the last step's."""
         best = self._progress.best_step
-        folder = checkpoint_path(self._run, best)
         if not self._config.training.load_best_model_at_end or best in (0, self.step):
             return
-        if not self._ranks.tell(folder.is_dir()):
+        if not self._ranks.tell(self._checkpointer.holds(best)):
             yield Notice(level="warning", code="best_missing", step=self.step,
                          message=f"The checkpoint of the best evaluation, of step {best}, is not there any more.",
                          hint="The run finishes with the last step's adapter.")
             return
         if self._ranks.first:
-            load_weights(folder, self._stepper)
+            self._checkpointer.load_weights(best)
         self._ranks.spread(self._stepper.parameters, self._stepper.optimizer)
         self._eval_loss = self._progress.best_loss
         yield Notice(code="best_taken", step=self.step,
@@ -413,20 +370,13 @@ class Session:
         yield from self._held_out.sample(label, self.step, self._heed, self._own, self._control)
 
     def _finish(self) -> Iterator[RunEvent]:
-        digest = yield from self._ranks.at_first(lambda: until_written(
-            self._write_adapter, "the adapter", self._run.adapter_path, self._own, self.step, self._safe))
+        digest = yield from self._ranks.at_first(lambda: self._checkpointer.write_final_adapter(self.step))
         done = self._progress
         result = {
             "adapter": str(self._run.adapter_path), ADAPTER_DIGEST: digest, "steps": self.step, "eval_loss": self._eval_loss,
             "best_step": done.best_step or None, "best_loss": done.best_loss,
         }
         yield RunFinished(step=self.step, result=result)
-
-    def _write_adapter(self) -> str:
-        """Write the run's adapter; give the sha256 of its weights."""
-        with whole_folder(self._run.adapter_path, overwrite=True) as folder:
-            write_adapter(self._model, folder, self._run)
-            return sha256_of(folder / ADAPTER_WEIGHTS)
 
     def _training_phase(self, message: str = "Training") -> Phase:
         return Phase(name="training", message=message, done=self.step, total=self.plan.total_steps, unit="steps", step=self.step)

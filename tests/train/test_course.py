@@ -14,7 +14,7 @@ from lora_studio.core.errors import Cancelled
 from lora_studio.core.events import CheckpointSaved, Evaluation, Notice, Phase, RunEvent, RunFinished, Sample, Step
 from lora_studio.core.runs import RunFolder
 from lora_studio.inference.score import loss_sums
-from lora_studio.train import held_out, session
+from lora_studio.train import checkpointer, held_out, session
 from lora_studio.train.engine import train
 from lora_studio.train.progress import Progress
 from lora_studio.train.spikes import SpikeWatch
@@ -99,7 +99,7 @@ def test_a_checkpoint_is_saved_by_the_clock(
         "training.save_steps": 100, "training.eval_steps": 100, "training.max_steps": 5, "training.sample_rows": 0,
         "training.save_minutes": 2, "data.eval_fraction": 0.0})
     clock = {"now": 0.0}
-    monkeypatch.setattr(session.time, "monotonic", lambda: clock["now"])
+    monkeypatch.setattr(checkpointer.time, "monotonic", lambda: clock["now"])
     saved = []
     for event in train(TaskContext(), str(new_run(tmp_path / "run", config).path)):
         if isinstance(event, Step):
