@@ -45,8 +45,9 @@ def parse_config(text: str, name: str = "config") -> RunConfig:
         tree: object = yaml.load(text, Loader=_SAFE_LOADER)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        line = f"{name}:{min(mark.line, text.count(chr(10))) + 1}" if mark else name  # the end of the text lies behind its last line
-        raise InputError(f"{line}: this is not valid YAML: {getattr(error, 'problem', error)}.", "Mend the line.") from error
+        lines = (min(mark.line, text.count("\n")) + 1,) if mark else ()  # the end of the text lies behind its last line
+        where = f"{name}:{lines[0]}" if lines else name
+        raise InputError(f"{where}: this is not valid YAML: {getattr(error, 'problem', error)}.", "Mend the line.", lines=lines) from error
     except (ValueError, RecursionError) as error:  # an impossible date, brackets without end
         raise InputError(f"{name}: this is not valid YAML: {error}.", "Put quotes around values that are no numbers or dates.") from error
     if not isinstance(tree, dict):
@@ -161,15 +162,17 @@ def _sentence(entry: Any) -> str:
 
 def _readable(error: ValidationError, name: str, text: str) -> InputError:
     faults = field_errors(error)
-    lines = _key_lines(text)
-    told = "; ".join(f"{name}{_line_of(path, lines)}: {path or 'config'} {fault}" for path, fault in faults.items())
-    return InputError(f"{told}.", "Mend the settings named.", next(iter(faults)))
+    keys = _key_lines(text)
+    at = {path: _line_of(path, keys) for path in faults}
+    told = "; ".join(f"{name}{f':{at[path]}' if at[path] else ''}: {path or 'config'} {fault}" for path, fault in faults.items())
+    return InputError(f"{told}.", "Mend the settings named.", next(iter(faults)), tuple(line for line in at.values() if line))
 
 
-def _line_of(path: str, lines: Mapping[str, int]) -> str:
+def _line_of(path: str, lines: Mapping[str, int]) -> int | None:
+    """Return the line of a setting, or of the section it is missing from."""
     while path and path not in lines:
         path = path.rpartition(".")[0]
-    return f":{lines[path]}" if path else ""
+    return lines.get(path)
 
 
 def _key_lines(text: str) -> dict[str, int]:

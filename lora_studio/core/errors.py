@@ -26,9 +26,17 @@ class StudioError(Exception):
 
 
 class InputError(StudioError):
-    """What was given is wrong: a setting, a file, a model. Nothing has been started or written."""
+    """What was given is wrong: a setting, a file, a model. Nothing has been started or written.
+
+    Attributes:
+        lines: Lines at fault of the text that was given, from 1; empty where the fault is at none.
+    """
 
     exit_status = 2
+
+    def __init__(self, message: str, hint: str = "", field: str = "", lines: tuple[int, ...] = ()) -> None:
+        super().__init__(message, hint, field)
+        self.lines = lines
 
 
 class Cancelled(Exception):  # noqa: N818 - it ends a task and is no error

@@ -20,6 +20,7 @@ class Finding:
         message: What was found, as a sentence.
         hint: The way out, as a sentence; empty when there is none.
         field: Dotted `RunConfig` path it is about; empty when none is.
+        subject: The entry of that setting it is about, such as a name in `target_modules`; empty when it is about the whole.
     """
 
     level: Level
@@ -27,6 +28,7 @@ class Finding:
     message: str
     hint: str = ""
     field: str = ""
+    subject: str = ""
 
     def to_json(self) -> dict[str, str]:
         """Give the finding as `plan --json` shows it."""

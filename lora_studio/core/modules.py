@@ -119,6 +119,11 @@ class ModuleTree:
                 found.setdefault(module.parent, []).append(module)
         return {name: tuple(below) for name, below in found.items()}
 
+    def tied_partner(self, name: str) -> str:
+        """Return the name of a module that shares a module's weight; empty where none does."""
+        module = self.by_name.get(name)
+        return (module.tied_to if module else "") or next((other.name for other in self.modules if other.tied_to == name), "")
+
     @property
     def targetable(self) -> Iterator[ModuleInfo]:
         """Modules an adapter can go on."""

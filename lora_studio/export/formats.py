@@ -25,7 +25,6 @@ from lora_studio.models.tree_cache import cached_tree
 
 Form = Literal["adapter", "merged", "gguf", "gguf-adapter", "mlx-adapter"]
 FORMS: tuple[Form, ...] = ("adapter", "merged", "gguf", "gguf-adapter", "mlx-adapter")
-_MERGE_NOT = "an adapter here would merge wrongly"
 # Seconds for each GB of the base in float32, certificate and all: two cores, until this machine's own exports tell.
 _USUAL_PACE = {"adapter": 10.0, "merged": 20.0, "gguf": 35.0, "gguf-adapter": 30.0, "mlx-adapter": 1.0}
 _BITS = {"f32": 32.0, "f16": 16.0, "bf16": 16.0, "q8_0": 8.5, "q6_k": 6.6, "q5_k_m": 5.7, "q5_k_s": 5.5, "q4_k_m": 4.9, "q4_k_s": 4.6,
@@ -83,10 +82,9 @@ def _unread(base: Path | None) -> str:
 def _tied(saved: SavedAdapter, tree: ModuleTree | None) -> str:
     """Say why an adapter on a tied weight is not merged; empty where there is none."""
     for pair in saved.pairs.values():
-        module = tree.by_name.get(pair.name) if tree else None
-        partner = (module.tied_to or next((one.name for one in tree.modules if one.tied_to == pair.name), "")) if module and tree else ""
-        if module is not None and _MERGE_NOT in module.reason and not saved.is_trained(f"{partner}.weight"):
-            return f"{pair.name} is {module.reason.partition(':')[0]}, and an adapter there would act in both places."
+        partner = tree.tied_partner(pair.name) if tree else ""
+        if partner and not saved.is_trained(f"{partner}.weight"):
+            return f"{pair.name} is tied to {partner}, and an adapter there would act in both places."
     return ""
 
 

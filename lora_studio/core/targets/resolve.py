@@ -114,7 +114,7 @@ def _nothing_targeted() -> Finding:
 
 def _unmatched(level: Level, setting: str, entry: str, hint: str) -> Finding:
     code = "exclude_unmatched" if setting == "exclude_modules" else "target_unmatched"
-    return Finding(level, code, f"{setting}: nothing in the model is named {entry!r}.", hint, f"adapter.{setting}")
+    return Finding(level, code, f"{setting}: nothing in the model is named {entry!r}.", hint, f"adapter.{setting}", entry)
 
 
 def _without_refused(adapter: AdapterSettings, tree: ModuleTree, findings: list[Finding]) -> AdapterSettings:
@@ -233,7 +233,7 @@ def _pattern_findings(adapter: AdapterSettings, targets: tuple[Target, ...]) -> 
         if not patterns or not names:
             continue
         for key in unused_patterns(patterns, names, field):
-            yield Finding("warning", "pattern_unused", f"{setting}: {key!r} matches no targeted module.", "Take it out.", field)
+            yield Finding("warning", "pattern_unused", f"{setting}: {key!r} matches no targeted module.", "Take it out.", field, key)
         moved = changed_by_sorting(patterns, names, field)
         if moved:
             yield Finding(

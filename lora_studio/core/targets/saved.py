@@ -52,8 +52,8 @@ def saved_modules(entries: tuple[str, ...], tree: ModuleTree, targets: AbstractS
     return tuple(module.name for module in taken)
 
 
-def _error(code: str, message: str, hint: str) -> Finding:
-    return Finding("error", code, f"modules_to_save: {message}", hint, _FIELD)
+def _error(code: str, message: str, hint: str, entry: str = "") -> Finding:
+    return Finding("error", code, f"modules_to_save: {message}", hint, _FIELD, entry)
 
 
 def _entry_findings(entry: str, names: AbstractSet[str], targets: AbstractSet[str]) -> Iterator[Finding]:
@@ -62,7 +62,7 @@ def _entry_findings(entry: str, names: AbstractSet[str], targets: AbstractSet[st
     unexpected = next((name for name in mine if name != entry and not name.endswith(f".{entry}")), None)
     takes = f"PEFT goes by endings, so {entry!r} also takes"
     if not mine:
-        yield _error("saved_unmatched", f"nothing in the model is named {entry!r}.", "Give the name of a module, such as lm_head.")
+        yield _error("saved_unmatched", f"nothing in the model is named {entry!r}.", "Give the name of a module, such as lm_head.", entry)
     elif adapted or any(f".{inside}".endswith(entry) or entry.endswith(f".{inside}") for inside in _INSIDE_AN_ADAPTER):
         what = f"{adapted}, which gets an adapter" if adapted else "the inside of every adapter"
         yield _error("saved_adapted", f"{takes} {what}.", "Give the module's complete name.")

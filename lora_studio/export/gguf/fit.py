@@ -8,7 +8,7 @@ from lora_studio.export.gguf.llama_families import adapter_beyond_gguf
 
 if TYPE_CHECKING:
     from lora_studio.adapters.saved_adapter import SavedAdapter, SavedPair
-    from lora_studio.core.modules import ModuleInfo, ModuleTree
+    from lora_studio.core.modules import ModuleTree
 
 OTHER_VOCABULARY = "An adapter in this format has no place for another vocabulary than its base's."
 
@@ -31,13 +31,13 @@ def beyond_gguf(adapter: SavedAdapter, family: str, tree: ModuleTree | None) -> 
         return f"A GGUF adapter is A and B alone; this one trained {trained[0]} itself."
     if adapter.config.get("target_parameters"):
         return "Adapters on fused experts are not written as GGUF."
-    told = (_beyond(pair, tree.by_name.get(pair.name) if tree else None) for pair in adapter.pairs.values())
+    told = (_beyond(pair, tree.tied_partner(pair.name) if tree else "") for pair in adapter.pairs.values())
     return next((reason for reason in told if reason), "")
 
 
-def _beyond(pair: SavedPair, module: ModuleInfo | None) -> str:
+def _beyond(pair: SavedPair, tied_to: str) -> str:
     if pair.bias_key:
         return "llama.cpp has no biases in adapters (lora_bias)."
-    if module is not None and module.reason:
-        return f"{pair.name} is {module.reason.partition(':')[0]}; in llama.cpp they are one tensor."
+    if tied_to:
+        return f"{pair.name} is tied to {tied_to}; in llama.cpp they are one tensor."
     return ""

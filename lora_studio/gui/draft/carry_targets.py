@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _ENTRIES = ("target_modules", "target_parameters", "exclude_modules", "modules_to_save")
 _PATTERNS = ("rank_pattern", "alpha_pattern")
-_UNMATCHED = frozenset({"target_unmatched", "exclude_unmatched", "saved_unmatched", "pattern_unused", "layers_unmatched"})
+_UNMATCHED = frozenset({"target_unmatched", "exclude_unmatched", "saved_unmatched", "pattern_unused"})
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ def _is_unmatched(name: str, entry: str, value: object, adapter: AdapterSettings
     assert isinstance(value, tuple | dict)
     alone[name] = {entry: value[entry]} if isinstance(value, dict) else (entry,)
     settings = AdapterSettings.model_validate({**adapter.model_dump(), **alone})
-    return any(finding.code in _UNMATCHED and repr(entry) in finding.message for finding in resolve(settings, tree).findings)
+    return any(finding.code in _UNMATCHED and finding.subject == entry for finding in resolve(settings, tree).findings)
 
 
 def _kept_layers(adapter: AdapterSettings, tree: ModuleTree) -> tuple[int, ...] | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
     from lora_studio.gui.draft.workspace import Workspace
 
 _NAME = "draft"
-_LINE = re.compile(rf"{_NAME}:(\d+)")
 
 
 class YamlDialog(QDialog):
@@ -87,9 +85,11 @@ class YamlDialog(QDialog):
     def _mark(self, error: InputError) -> None:
         """Say what is wrong, and shade the lines it names."""
         self._apply.setEnabled(False)
-        lines = [int(number) for number in _LINE.findall(error.message)]
-        self._error.set_error(_LINE.sub(lambda found: tr("line {line}", line=found[1]), str(error)))
-        self.editor.setExtraSelections([self._shade(line) for line in lines])
+        text = str(error)
+        for line in error.lines:
+            text = text.replace(f"{_NAME}:{line}:", tr("line {line}", line=line) + ":")
+        self._error.set_error(text)
+        self.editor.setExtraSelections([self._shade(line) for line in error.lines])
 
     def _shade(self, line: int) -> QTextEdit.ExtraSelection:
         shade = QColor(colors().bad)
