@@ -29,7 +29,7 @@ from benchmarks.gpu.common import (
     tiny_adapted,
 )
 from benchmarks.gpu.timing import seconds_of
-from lora_studio.core.settings import TrainingSettings
+from lora_studio.core.training_settings import TrainingSettings
 from lora_studio.data.token_rows import TokenRow, end_to_end
 from lora_studio.kernels.batches import Batch, make_batch, trained_count
 from lora_studio.kernels.fused_lora import lean_adapters

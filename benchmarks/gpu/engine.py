@@ -32,7 +32,7 @@ from lora_studio.core.control import TaskContext
 from lora_studio.core.errors import Cancelled
 from lora_studio.core.events import CheckpointSaved, Phase, RunEvent, Step
 from lora_studio.core.runs import RunFolder
-from lora_studio.core.settings import TrainingSettings
+from lora_studio.core.training_settings import TrainingSettings
 from lora_studio.data.token_rows import TokenRow
 from lora_studio.jobs.telemetry import MemorySampler
 from lora_studio.kernels.batches import make_batch, trained_count

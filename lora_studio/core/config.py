@@ -12,7 +12,9 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from lora_studio.core.settings import AdapterSettings, DataSettings, ModelSettings, Section, TrainingSettings
+from lora_studio.core.setting_types import Section
+from lora_studio.core.settings import AdapterSettings, DataSettings, ModelSettings
+from lora_studio.core.training_settings import TrainingSettings
 
 SCHEMA_VERSION = 1
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
-from lora_studio.core.settings import TrainingSettings
+from lora_studio.core.training_settings import TrainingSettings
 
 
 @dataclass(frozen=True)

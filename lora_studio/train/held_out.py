@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from lora_studio.core.control import Control
 from lora_studio.core.errors import StudioError
 from lora_studio.core.events import Evaluation, Phase, RunEvent, Sample
-from lora_studio.core.settings import TrainingSettings
+from lora_studio.core.training_settings import TrainingSettings
 from lora_studio.data.prepare import PreparedData
 from lora_studio.inference.sampling import answer
 from lora_studio.inference.score import loss_sums

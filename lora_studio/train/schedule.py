@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from lora_studio.core.settings import TrainingSettings
+from lora_studio.core.training_settings import TrainingSettings
 
 
 def lr_at(step: int, total_steps: int, settings: TrainingSettings) -> float:

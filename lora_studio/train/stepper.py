@@ -11,7 +11,7 @@ from peft import PeftModel
 from torch import Tensor, nn
 
 from lora_studio.core.errors import InputError
-from lora_studio.core.settings import TrainingSettings
+from lora_studio.core.training_settings import TrainingSettings
 from lora_studio.kernels.batches import Batch
 from lora_studio.kernels.conduct import Conduct
 from lora_studio.kernels.head import SelectedHead

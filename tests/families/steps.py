@@ -9,7 +9,7 @@ import torch
 from peft import PeftModel
 
 from lora_studio.core.config import RunConfig
-from lora_studio.core.settings import TrainingSettings
+from lora_studio.core.training_settings import TrainingSettings
 from lora_studio.data.batching.plan import StepPlan
 from lora_studio.data.token_rows import Rows, TokenRow
 from lora_studio.kernels.batches import make_batch, trained_count

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lora_studio.core.config import RunConfig
-from lora_studio.core.settings import TrainingSettings
+from lora_studio.core.training_settings import TrainingSettings
 from lora_studio.data.batching.packing import PackedRows
 from lora_studio.data.batching.plan import StepPlan
 from lora_studio.data.token_rows import Rows, TokenRow

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from lora_studio.core.settings import TrainingSettings
+from lora_studio.core.training_settings import TrainingSettings
 from lora_studio.kernels.batches import make_batch, trained_count
 from lora_studio.train import session
 from lora_studio.train.precision import Precision

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import get_scheduler
 
-from lora_studio.core.settings import TrainingSettings
+from lora_studio.core.training_settings import TrainingSettings
 from lora_studio.train.schedule import lr_at
 
 

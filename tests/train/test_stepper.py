@@ -9,7 +9,7 @@ import torch
 from peft import PeftModel
 
 from lora_studio.core.errors import InputError
-from lora_studio.core.settings import TrainingSettings
+from lora_studio.core.training_settings import TrainingSettings
 from lora_studio.data.token_rows import TokenRow
 from lora_studio.kernels.batches import make_batch, trained_count
 from lora_studio.train.faults import TooLargeError, is_out_of_memory

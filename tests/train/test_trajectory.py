@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lora_studio.core.settings import TrainingSettings
+from lora_studio.core.training_settings import TrainingSettings
 from lora_studio.data.token_rows import TokenRow
 from lora_studio.kernels.batches import make_batch, trained_count
 from lora_studio.train.precision import Precision

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from lora_studio.core.settings import TrainingSettings
+from lora_studio.core.training_settings import TrainingSettings
 from lora_studio.data.batching.ordering import Indices, shuffled
 
 _LARGEST_MEGA_BATCH = 50  # batches sorted together: enough for little padding, few enough to keep the order random

@@ -14,7 +14,7 @@ from lora_studio import __version__
 from lora_studio.core.config import RunConfig
 from lora_studio.core.events import Evaluation, Step, read_events
 from lora_studio.core.history import RunHistory
-from lora_studio.core.settings import TrainingSettings
+from lora_studio.core.training_settings import TrainingSettings
 from lora_studio.export.card.compatibility import Compatibility, compatibility, merged_compatibility
 from lora_studio.export.card.curves import curves_svg
 from lora_studio.export.card.data_summary import data_lines

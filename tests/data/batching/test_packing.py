@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lora_studio.core.settings import TrainingSettings
+from lora_studio.core.training_settings import TrainingSettings
 from lora_studio.data.batching.collate import collate
 from lora_studio.data.batching.packing import PackedRows, assign_blocks, best_fit, count_blocks
 from lora_studio.data.batching.plan import StepPlan
