@@ -95,20 +95,31 @@ def export(
         level = "warning" if finding.level == "warning" else "info"
         yield Notice(level=level, code=finding.code, message=finding.message, hint=finding.hint)
     with alone_at(target), _told_when_disk_fails(target), whole_folder(target, overwrite=overwrite) as folder:
-        certificate = _certificate(work, (yield from _make(context, work, folder, kind, outtype)))
-        certificate = replace(certificate, classes=_classes(work, kind))
-        yield Phase(name="saving", message="Writing card and certificate")
-        write_card(folder, work.source, kind, certificate.dtype, certificate.to_json(), base)
-        certificate = write_certificate(folder, certificate, context.control.check)
+        certificate = yield from _write(context, work, folder, kind, outtype)
         if not certificate.passed:
             raise _refusal(kind, certificate.reason, keep_as_failed(folder, target))
         size = bytes_below(folder)
         yield Phase(name="saving", message="Writing to disk")
         check_destination(target, overwrite=overwrite, needed=needed)  # someone may have put something there meanwhile
-    yield RunFinished(result={
-        "path": str(target), "kind": kind, "bytes": size, "dtype": certificate.dtype, "base_quantization": found.base_quantization,
+    yield RunFinished(result={"path": str(target), "bytes": size, **_result(work, certificate, kind, target)})
+
+
+def _write(context: TaskContext, work: Work, folder: Path, kind: str, outtype: str) -> Generator[RunEvent, None, Certificate]:
+    """Write the artefact, its card and its certificate; return the certificate."""
+    certificate = _certificate(work, (yield from _make(context, work, folder, kind, outtype)))
+    certificate = replace(certificate, classes=_classes(work, kind))
+    yield Phase(name="saving", message="Writing card and certificate")
+    write_card(folder, work.source, kind, certificate.dtype, certificate.to_json(), work.trained_base)
+    return write_certificate(folder, certificate, context.control.check)
+
+
+def _result(work: Work, certificate: Certificate, kind: str, target: Path) -> dict[str, Any]:
+    """Return what `export --json` says of an artefact, but for where it is and how large."""
+    return {
+        "kind": kind, "dtype": certificate.dtype, "base_quantization": work.source.base_quantization,
         "certificate": certificate.to_json(), "findings": [finding.to_json() for finding in work.changes.vocabulary.findings()],
-        **_servable(kind, target, base)})
+        **_servable(kind, target, work.trained_base),
+    }
 
 
 def _original(
