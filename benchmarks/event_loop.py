@@ -32,7 +32,7 @@ from PySide6.QtCore import QElapsedTimer, QEventLoop, QObject, Qt, QTimer  # noq
 
 if TYPE_CHECKING:
     from lora_studio.gui.app import Opened
-    from lora_studio.gui.runs.shown_run import RunView
+    from lora_studio.gui.runs.shown_run import ShownRun
 
 STALL_MS = 50.0
 _INTERVAL_MS = 4
@@ -132,7 +132,7 @@ def _go_through(opened: Opened, meter: DelayMeter, arguments: argparse.Namespace
     dialog.close()
 
 
-def _phase_of(run_view: RunView) -> str:
+def _phase_of(run_view: ShownRun) -> str:
     history = run_view.history
     if history.phase is None:
         return "train" if history.started else "load"

@@ -49,7 +49,7 @@ SHAPES = (
 
 
 def adapted(shape: Shape) -> Any:
-    """Give the model with an adapter on all linears, B not zero."""
+    """Return the model with an adapter on all linears, B not zero."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -74,7 +74,7 @@ def passes(model: Any, ids: Any, lean: bool) -> tuple[float, int, float]:
     """Go forwards and backwards once; give the seconds, the bytes kept in between and the gradient's norm."""
     import torch
 
-    from lora_studio.kernels.fused_lora import lean_adapters
+    from lora_studio.kernels.fused_lora import fused_lora_layers
     from lora_studio.train.precision import Precision
 
     weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
@@ -89,7 +89,7 @@ def passes(model: Any, ids: Any, lean: bool) -> tuple[float, int, float]:
     dtype = next(model.parameters()).dtype
     precision = Precision(ids.device, dtype)
     decoder = model.get_base_model().model
-    with precision.lean_inputs(model), lean_adapters(model) if lean else contextlib.nullcontext():
+    with precision.fused_inputs(model), fused_lora_layers(model) if lean else contextlib.nullcontext():
         clock = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
         began = clock()
         with precision.autocast(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):

@@ -23,7 +23,7 @@ SHAPES = {
 
 @contextlib.contextmanager
 def starter_in_a_home_of_its_own() -> Generator[tuple[Path, Path]]:
-    """Give the starter model's folder, and a temporary one in which the studio keeps all it keeps."""
+    """Yield the starter model's folder, and a temporary one in which the studio keeps all it keeps."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         os.environ[HOME_VARIABLE] = str(folder / "home")
@@ -34,7 +34,7 @@ def starter_in_a_home_of_its_own() -> Generator[tuple[Path, Path]]:
 
 
 def llama_config(shape: str, words: int) -> Any:
-    """Give the config of a Llama of a shape, with so many words in its vocabulary, held in bfloat16."""
+    """Return the config of a Llama of a shape, with so many words in its vocabulary, held in bfloat16."""
     from transformers import LlamaConfig
 
     hidden, intermediate, layers, heads, key_heads = SHAPES[shape]

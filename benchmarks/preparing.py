@@ -72,7 +72,7 @@ class Clock:
 
 
 def cpu_seconds() -> float:
-    """Give the processor time of this process and of its children that ended."""
+    """Return the processor time of this process and of its children that ended."""
     return sum(used.ru_utime + used.ru_stime for used in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)))
 
 
@@ -133,7 +133,7 @@ def run_arm(arm: str, rows: str, model: str) -> None:
 
 
 def peak_bytes() -> int:
-    """Give the most memory this process has held, in bytes; Linux' `getrusage` counts what the parent held as well."""
+    """Return the most memory this process has held, in bytes; Linux' `getrusage` counts what the parent held as well."""
     status = Path("/proc/self/status")
     if status.exists():
         return next(int(line.split()[1]) * 1024 for line in status.read_text().splitlines() if line.startswith("VmHWM"))

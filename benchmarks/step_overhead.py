@@ -57,10 +57,10 @@ def bare(config: RunConfig) -> Iterator[None]:
     from lora_studio.data.batching.plan import StepPlan
     from lora_studio.data.prepare import prepare_data
     from lora_studio.kernels.batches import make_batch
-    from lora_studio.kernels.fused_model import lean
+    from lora_studio.kernels.fused_model import fused_layers
     from lora_studio.kernels.head import SelectedHead
     from lora_studio.models.load import load_model, load_tokenizer, pick_device, pick_dtype
-    from lora_studio.train.micro_batcher import Pieces
+    from lora_studio.train.micro_batcher import MicroBatcher
     from lora_studio.train.precision import Precision
 
     device = pick_device()
@@ -70,12 +70,12 @@ def bare(config: RunConfig) -> Iterator[None]:
     model.train()
     plan = StepPlan(data.blocks.lengths, data.blocks.trained_counts, config.training, data.blocks.fingerprint())
     precision, head = Precision(device, pick_dtype(device)), SelectedHead(model)
-    pieces = Pieces(data.blocks, config, device, joins=head.joins)
+    pieces = MicroBatcher(data.blocks, config, device, padding_free=head.padding_free)
     steps = [
-        (step, [make_batch(piece, joined=pieces.joins) for piece in pieces.of(step)]) for step in map(plan.step, range(plan.total_steps))]
+        (step, [make_batch(piece, padding_free=pieces.padding_free) for piece in pieces.of(step)]) for step in map(plan.step, range(plan.total_steps))]
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=2e-4, fused=True)
-    with precision.lean_inputs(model), lean(model, parts=device.type == "cpu"):
+    with precision.fused_inputs(model), fused_layers(model, parts=device.type == "cpu"):
         for step, batches in steps:
             for batch in batches:
                 with head, precision.autocast():
@@ -94,7 +94,7 @@ def timed(step: Callable[[], object]) -> float:
 
 
 def measure(model: Path, rows: Path, steps: int, folder: Path) -> float:
-    """Give the median of studio ÷ bare over steps taken in turn, the first of each left out."""
+    """Return the median of studio ÷ bare over steps taken in turn, the first of each left out."""
     config = config_of(model, rows, steps)
     folder.mkdir()
     write_config(folder / "run.yaml", config)

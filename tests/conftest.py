@@ -79,7 +79,7 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Give the folder of a tiny model by its architecture; made once a session, not to be changed."""
+    """Return the folder of a tiny model by its architecture; made once a session, not to be changed."""
     from tests.tiny import save_tiny_model
 
     made: dict[str, Path] = {}

@@ -80,7 +80,7 @@ def main() -> int:
 
 
 def floors() -> dict[str, Version]:
-    """Give the oldest release that pyproject.toml allows of each library that is tried."""
+    """Return the oldest release that pyproject.toml allows of each library that is tried."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     wanted = [need for need in map(Requirement, project["dependencies"]) if need.name not in NOT_TRIED]
     return {need.name: next(Version(bound.version) for bound in need.specifier if bound.operator == ">=") for need in wanted}

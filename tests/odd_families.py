@@ -78,14 +78,14 @@ FAMILIES: dict[str, dict[str, Any]] = {
 
 
 def family_config(family: str, **changes: Any) -> Any:
-    """Give a transformers config of a tiny model of a family; `changes` override its fields."""
+    """Return a transformers config of a tiny model of a family; `changes` override its fields."""
     from transformers import AutoConfig
 
     return AutoConfig.for_model(family, **{**FAMILIES[family], **changes})
 
 
 def meta_family(family: str, **changes: Any) -> Any:
-    """Give a tiny model of a family on the meta device."""
+    """Return a tiny model of a family on the meta device."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -96,7 +96,7 @@ def meta_family(family: str, **changes: Any) -> Any:
 
 
 def family_model(family: str, **changes: Any) -> Any:
-    """Give a tiny model of a family with random weights, frozen."""
+    """Return a tiny model of a family with random weights, frozen."""
     import torch
     from transformers import AutoModelForCausalLM
 

@@ -18,7 +18,7 @@ class Patience:
         self._looked = time.monotonic()
 
     def is_over(self) -> bool:
-        """Say whether the time is up, by what the machine was busy with since last asked."""
+        """Return whether the time is up, by what the machine was busy with since last asked."""
         now = time.monotonic()
         self._left -= (now - self._looked) / slowdown()
         self._looked = now
@@ -26,7 +26,7 @@ class Patience:
 
 
 def slowdown() -> float:
-    """Give how many times as long as alone a processor's work takes now, at least 1: by a try, and by what waits for processors."""
+    """Return how many times as long as alone a processor's work takes now, at least 1: by a try, and by what waits for processors."""
     worked, passed = time.thread_time(), time.perf_counter()
     while time.thread_time() - worked < _SPUN_S:
         pass

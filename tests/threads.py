@@ -11,7 +11,7 @@ VARIABLE = "OMP_NUM_THREADS"
 
 
 def share() -> int:
-    """Give this process's share of the processors: of threads that other processes keep waiting, each waits for the slowest."""
+    """Return this process's share of the processors: of threads that other processes keep waiting, each waits for the slowest."""
     return max(1, (os.cpu_count() or 1) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
 
 

@@ -26,7 +26,7 @@ _TEXT = [
 
 
 def tiny_config(architecture: str, **changes: Any) -> Any:
-    """Give a transformers config of a tiny model; `changes` override its fields."""
+    """Return a transformers config of a tiny model; `changes` override its fields."""
     from transformers import AutoConfig
 
     shape = {

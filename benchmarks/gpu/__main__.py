@@ -36,7 +36,7 @@ def parsed(arguments: list[str]) -> argparse.Namespace:
 
 
 def chosen(names: list[str]) -> tuple[Check, ...]:
-    """Give the checks of these names, in their own order; all for none."""
+    """Return the checks of these names, in their own order; all for none."""
     unknown = sorted(set(names) - {check.name for check in CHECKS})
     if unknown:
         refuse(f"There is no check {', '.join(unknown)}. There are: {', '.join(check.name for check in CHECKS)}.")
@@ -44,7 +44,7 @@ def chosen(names: list[str]) -> tuple[Check, ...]:
 
 
 def pick_device(wanted: str) -> str:
-    """Give the device; whether there is a card is asked in a process of its own, since this one is to be forked from."""
+    """Return the device; whether there is a card is asked in a process of its own, since this one is to be forked from."""
     there = wanted != "cpu" and subprocess.run([sys.executable, "-c", _ASK_FOR_CUDA], check=False, capture_output=True).returncode == 0
     if wanted == "cuda" and not there:
         refuse("torch finds no CUDA device here. Take --device cpu --tiny to try the checks themselves out.")

@@ -41,14 +41,14 @@ class Shape:
 
 
 def shape_of(setting: Setting, name: str) -> Shape:
-    """Give a shape, or the one that tries a check out."""
+    """Return a shape, or the one that tries a check out."""
     if setting.tiny:
         return Shape("tiny", 128, 4, 3)
     return Shape("1b", 2048, 8, 8) if name == "1b" else Shape("8b", 4096, 4, 6)
 
 
 def base_folder(setting: Setting, shape: Shape) -> Path:
-    """Give a folder with config and tokenizer of a shape; its file of weights stands for those that `random_weights` makes."""
+    """Return a folder with config and tokenizer of a shape; its file of weights stands for those that `random_weights` makes."""
     folder = Path(setting.folder) / "bases" / shape.name
     if not folder.is_dir():
         folder.mkdir(parents=True)

@@ -111,7 +111,7 @@ class Result:
 
 
 def process_context(device: str) -> BaseContext:
-    """Give the way to start a check's process: forked from one with the engine imported, where that leaves the device usable."""
+    """Return the way to start a check's process: forked from one with the engine imported, where that leaves the device usable."""
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")

@@ -25,14 +25,14 @@ SINGLE, HALF = torch.float32, torch.bfloat16
 
 
 def place(setting: Setting) -> torch.device:
-    """Give the device of a check, which computes float32 in float32."""
+    """Return the device of a check, which computes float32 in float32."""
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
     return torch.device(setting.device)
 
 
 def tiny_folder(setting: Setting, architecture: str, **changes: Any) -> Path:
-    """Give the folder of a tiny model, made once a call."""
+    """Return the folder of a tiny model, made once a call."""
     told = "-".join(f"{name}={value}" for name, value in changes.items())
     folder = Path(setting.folder) / "models" / f"{architecture}{told and '-'}{told}"
     return folder if folder.is_dir() else save_tiny_model(folder, architecture, **changes)
@@ -41,7 +41,7 @@ def tiny_folder(setting: Setting, architecture: str, **changes: Any) -> Path:
 def tiny_adapted(
     setting: Setting, architecture: str, dtype: torch.dtype = SINGLE, dropout: float = 0.0, **changes: Any,
 ) -> PeftModel:
-    """Give a tiny model with an adapter whose B is not zero, on the device."""
+    """Return a tiny model with an adapter whose B is not zero, on the device."""
     folder = tiny_folder(setting, architecture, **changes)
     return adapted_model(folder, architecture, dropout, dtype).to(place(setting))
 
@@ -54,19 +54,19 @@ def gradients(model: nn.Module) -> Gradients:
 
 
 def norm(some: Gradients) -> float:
-    """Give the norm of all gradients together."""
+    """Return the norm of all gradients together."""
     return float(sum(gradient.square().sum() for gradient in some.values())) ** 0.5
 
 
 def distance(some: Gradients, others: Gradients) -> float:
-    """Give how far gradients are from others, by norm and relative to those; 1 where they are not of the same parameters."""
+    """Return how far gradients are from others, by norm and relative to those; 1 where they are not of the same parameters."""
     if some.keys() != others.keys() or not others:
         return 1.0
     return norm({name: some[name] - others[name] for name in others}) / max(norm(others), 1e-30)
 
 
 def relative(one: float, other: float) -> float:
-    """Give how far a number is from another, relative to that; infinite where it is not finite."""
+    """Return how far a number is from another, relative to that; infinite where it is not finite."""
     found = abs(one / other - 1) if other else abs(one)
     return found if found == found else float("inf")
 
@@ -87,17 +87,17 @@ def events_of(run: RunFolder, context: TaskContext | None = None, resume: bool =
 
 
 def losses_of(events: list[RunEvent]) -> list[float]:
-    """Give the losses told, in the order of their steps."""
+    """Return the losses told, in the order of their steps."""
     return [event.loss for event in events if isinstance(event, Step)]
 
 
 def codes_of(events: list[RunEvent]) -> list[str]:
-    """Give the codes of all notices."""
+    """Return the codes of all notices."""
     return [event.code for event in events if isinstance(event, Notice)]
 
 
 def farthest(some: list[float], others: list[float]) -> float:
-    """Give the largest relative difference of two lists of losses; infinite where they are not equally long."""
+    """Return the largest relative difference of two lists of losses; infinite where they are not equally long."""
     if len(some) != len(others) or not others:
         return float("inf")
     return max(relative(one, other) for one, other in zip(some, others))

@@ -32,15 +32,15 @@ from benchmarks.gpu.timing import seconds_of
 from lora_studio.core.training_settings import TrainingSettings
 from lora_studio.data.token_rows import TokenRow, end_to_end
 from lora_studio.kernels.batches import Batch, make_batch, trained_count
-from lora_studio.kernels.fused_lora import lean_adapters
-from lora_studio.kernels.fused_model import lean
-from lora_studio.kernels.fused_rms_norm import lean_norms
-from lora_studio.kernels.fused_swiglu import lean_mlps
+from lora_studio.kernels.fused_lora import fused_lora_layers
+from lora_studio.kernels.fused_model import fused_layers
+from lora_studio.kernels.fused_rms_norm import fused_rms_norms
+from lora_studio.kernels.fused_swiglu import fused_swiglus
 from lora_studio.kernels.head import SelectedHead, token_loss_sum
 from lora_studio.kernels.head_loss import frozen_head_loss
 from lora_studio.kernels.varlen import has_varlen, largest_error
 from lora_studio.train.precision import Precision
-from lora_studio.train.stepper import Outcome, Stepper
+from lora_studio.train.stepper import StepOutcome, Stepper
 from tests.tiny import ARCHITECTURES
 from tests.train.helpers import token_rows
 
@@ -49,14 +49,14 @@ _ROUNDING = 1.5
 """How many times the plain way's distance from float32 ours may have in half precision."""
 _HALF_FLOOR = 2e-3
 """Below this distance from float32 a comparison in half precision says nothing: one rounding of a loss is 4e-3 of it."""
-Taken = tuple[float, Gradients]
+PendingStep = tuple[float, Gradients]
 
 
 def families(setting: Setting) -> Iterator[Row]:
     """Compare the first loss and gradient of every tested family with plain transformers + PEFT, a row at a time, without padding."""
     rows = token_rows(8, longest=40)
     for architecture in ARCHITECTURES:
-        exact: Taken | None = None
+        exact: PendingStep | None = None
         for dtype in (SINGLE, HALF):
             model = tiny_adapted(setting, architecture, dtype).eval()  # gpt2 has dropout of its own
             plain, own = _plainly(model, rows, dtype), _by_the_studio(model, rows, dtype)
@@ -68,7 +68,7 @@ def _called(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _plainly(model: PeftModel, rows: list[TokenRow], dtype: torch.dtype) -> Taken:
+def _plainly(model: PeftModel, rows: list[TokenRow], dtype: torch.dtype) -> PendingStep:
     """Let transformers compute the loss of each row by itself; the mean is over all trained tokens."""
     device = next(model.parameters()).device
     everything = sum(trained_count(row) for row in rows)
@@ -83,7 +83,7 @@ def _plainly(model: PeftModel, rows: list[TokenRow], dtype: torch.dtype) -> Take
     return total, gradients(model)
 
 
-def _by_the_studio(model: PeftModel, rows: list[TokenRow], dtype: torch.dtype) -> Taken:
+def _by_the_studio(model: PeftModel, rows: list[TokenRow], dtype: torch.dtype) -> PendingStep:
     """Let the studio's step do it, as it trains on this device."""
     device = next(model.parameters()).device
     precision = Precision(device, dtype)
@@ -92,16 +92,16 @@ def _by_the_studio(model: PeftModel, rows: list[TokenRow], dtype: torch.dtype) -
     apply = stepper.optimizer.step
     stepper.optimizer.step = lambda: (kept.append({name: own.grad.double().cpu() for name, own in stepper.parameters.items()}), apply())
     everything = sum(trained_count(row) for row in rows)
-    with precision.lean_inputs(model), lean(model, parts=device.type == "cpu"):
+    with precision.fused_inputs(model), fused_layers(model, parts=device.type == "cpu"):
         for start in range(0, len(rows), 4):
-            stepper.add(make_batch(rows[start : start + 4], joined=stepper.joins and device.type == "cpu"), everything, start)
-        stepper.finish(0.0)
+            stepper.accumulate(make_batch(rows[start : start + 4], padding_free=stepper.padding_free and device.type == "cpu"), everything, start)
+        stepper.step(0.0)
     (outcome,) = stepper.post().read()
     (found,) = kept
     return outcome.loss, found
 
 
-def _compared(what: str, own: Taken, plain: Taken, exact: Taken, *, tight: bool) -> Row:
+def _compared(what: str, own: PendingStep, plain: PendingStep, exact: PendingStep, *, tight: bool) -> Row:
     """Hold the studio's loss and gradient against the plain ones."""
     loss_off, gradient_off = relative(own[0], plain[0]), distance(own[1], plain[1])
     figures: dict[str, Any] = {
@@ -118,7 +118,7 @@ def _compared(what: str, own: Taken, plain: Taken, exact: Taken, *, tight: bool)
 
 _MEDIUM = {"hidden_size": 256, "intermediate_size": 704, "num_attention_heads": 8, "num_key_value_heads": 4}
 _KERNELS: tuple[tuple[str, Callable[[nn.Module], contextlib.AbstractContextManager[None]]], ...] = (
-    ("LoRA", lean_adapters), ("norms", lean_norms), ("MLPs", lean_mlps))
+    ("LoRA", fused_lora_layers), ("norms", fused_rms_norms), ("MLPs", fused_swiglus))
 
 
 def kernels(setting: Setting) -> Iterator[Row]:
@@ -147,7 +147,7 @@ def _fused_count(fused: Callable[[nn.Module], contextlib.AbstractContextManager[
 
 def _with(
     fused: Callable[[], contextlib.AbstractContextManager[None]], model: PeftModel, rows: list[TokenRow], dtype: torch.dtype,
-) -> Taken:
+) -> PendingStep:
     device = next(model.parameters()).device
     batch = make_batch(rows).to(device)
     with fused(), SelectedHead(model) as selected:
@@ -239,7 +239,7 @@ def _packed(what: str, model: PeftModel, exact: Tensor | None) -> Iterator[Row]:
     alone = _alone(model)
     ways = {
         "packed": [make_batch([end_to_end(rows[:4]), end_to_end(rows[4:6]), rows[6]])],
-        "end to end": [make_batch(rows, joined=True)],
+        "end to end": [make_batch(rows, padding_free=True)],
         "padded": [make_batch(rows)],
     }
     for way, batches in ways.items():
@@ -279,14 +279,14 @@ def not_finite(setting: Setting) -> Iterator[Row]:
                 "loss after": after.loss}, passed)
 
 
-def _stepped(stepper: Stepper, planted: str) -> Outcome:
+def _stepped(stepper: Stepper, planted: str) -> StepOutcome:
     """Take a step, with something planted that is not finite."""
     rows = token_rows(4)
     parameter = next(iter(stepper.parameters.values()))
     hook = parameter.register_hook(lambda gradient: gradient * math.inf) if planted.startswith("inf") else None
     trained = sum(trained_count(row) for row in rows)
-    stepper.add(make_batch(rows), math.nan if planted.startswith("NaN") else trained, 0)
-    stepper.finish(1e-3)
+    stepper.accumulate(make_batch(rows), math.nan if planted.startswith("NaN") else trained, 0)
+    stepper.step(1e-3)
     if hook is not None:
         hook.remove()
     return stepper.post().read()[0]

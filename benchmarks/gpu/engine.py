@@ -71,8 +71,8 @@ def _steps(stepper: Stepper, count: int, way: str) -> None:
     everything = sum(trained_count(row) for row in rows)
     for step in range(count):
         for start in (0, 2):
-            stepper.add(make_batch(rows[start : start + 2]), everything, step)
-        stepper.finish(1e-3)
+            stepper.accumulate(make_batch(rows[start : start + 2]), everything, step)
+        stepper.step(1e-3)
 
 
 @contextlib.contextmanager
@@ -149,7 +149,7 @@ def _stopped_after(run: RunFolder, step: int) -> list[RunEvent]:
 
 
 def _adapters_apart(one: RunFolder, other: RunFolder) -> float:
-    """Give how far the adapters of two runs are apart, by norm and relative."""
+    """Return how far the adapters of two runs are apart, by norm and relative."""
     from safetensors.torch import load_file
 
     some, others = (load_file(run.adapter_path / "adapter_model.safetensors") for run in (one, other))
@@ -238,7 +238,7 @@ def merge(setting: Setting) -> Iterator[Row]:
 
 @torch.no_grad()
 def _merged_off(run: RunFolder, merged: Path, device: torch.device, dtype: torch.dtype) -> tuple[float, float]:
-    """Give the largest difference of the merged model's logits from base + adapter, and that of the base's from these."""
+    """Return the largest difference of the merged model's logits from base + adapter, and that of the base's from these."""
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 

@@ -54,7 +54,7 @@ def _be_rank(rank: int, port: int, run_dir: str, to: str) -> None:
         "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "RANK": str(rank), "LOCAL_WORLD_SIZE": "1",
         "LOCAL_RANK": "0"})
     torch.set_num_threads(1)
-    distributed.JoinedRanks.take_device = _take_over_gloo  # type: ignore[method-assign]  # NCCL refuses two ranks on one card
+    distributed.DistributedRanks.take_device = _take_over_gloo  # type: ignore[method-assign]  # NCCL refuses two ranks on one card
     context = TaskContext()
     events: list[RunEvent] = list(follow(context) if rank else train(context, run_dir))
     for name in ("WORLD_SIZE", "RANK", "LOCAL_WORLD_SIZE", "LOCAL_RANK"):
@@ -63,7 +63,7 @@ def _be_rank(rank: int, port: int, run_dir: str, to: str) -> None:
         Path(to).write_text("\n".join(map(event_to_json, events)) + "\n", encoding="utf-8")
 
 
-def _take_over_gloo(self: distributed.JoinedRanks, device: torch.device, sharded: bool) -> None:
+def _take_over_gloo(self: distributed.DistributedRanks, device: torch.device, sharded: bool) -> None:
     self._device, self.sharded = device, sharded
 
 
@@ -76,7 +76,7 @@ def nccl(setting: Setting) -> Iterator[Row]:
     world = World.of()
     meeting = meet(world, Control())
     dist.init_process_group("gloo", store=meeting.for_group(), rank=0, world_size=1)
-    ranks = distributed.JoinedRanks(world, meeting)
+    ranks = distributed.DistributedRanks(world, meeting)
     ranks.take_device(device, sharded=False)
     model = tiny_adapted(setting, "llama")
     wanted = _gradients_of(model)
@@ -85,7 +85,7 @@ def nccl(setting: Setting) -> Iterator[Row]:
     summed = ranks.add_gradients(parameters, loss)
     found = gradients(model)
     before = [own.detach().clone() for own in parameters]
-    ranks.spread({name: own for name, own in model.named_parameters() if own.requires_grad}, torch.optim.AdamW(parameters))
+    ranks.broadcast_parameters({name: own for name, own in model.named_parameters() if own.requires_grad}, torch.optim.AdamW(parameters))
     same = all(torch.equal(one, other) for one, other in zip(before, parameters, strict=True))
     off = distance(found, wanted)
     yield Row("a flat sum of gradients and loss", {"backend": ranks.backend, "gradient off": off, "loss": float(summed or 0)}, off <= 1e-6)

@@ -29,10 +29,10 @@ from lora_studio.core.events import Phase, RunStarted, Step
 from lora_studio.core.runs import RunFolder
 from lora_studio.data.batching.micro_batches import cut_end_to_end
 from lora_studio.data.token_rows import Rows
-from lora_studio.inference.loaded_model import ModelHost
+from lora_studio.inference.loaded_model import LoadedModel
 from lora_studio.train import session
 from lora_studio.train.engine import train
-from lora_studio.train.micro_batcher import Pieces
+from lora_studio.train.micro_batcher import MicroBatcher
 from lora_studio.train.precision import Precision
 from lora_studio.train.utilization import peak_flops
 
@@ -59,7 +59,7 @@ class Arm:
     peaks: list[dict[str, int]] = field(default_factory=list)
 
     def seconds(self) -> list[float]:
-        """Give the seconds of each turn."""
+        """Return the seconds of each turn."""
         return [one["seconds"] for one in self.taken]
 
 
@@ -78,7 +78,7 @@ class Bench:
         self._peers_base: Any = None
 
     def config(self, **changes: object) -> RunConfig:
-        """Give the settings of a run that goes once through the rows."""
+        """Return the settings of a run that goes once through the rows."""
         return RunConfig().replace({
             **_FEW, "model.name_or_path": str(self.folder), "model.dtype": "bfloat16", "training.compute_dtype": "bfloat16",
             "data.train": (str(self.rows),), "data.max_length": self.shape.longest, "data.train_on": "all", "adapter.r": _RANK,
@@ -116,10 +116,10 @@ class Bench:
     @property
     def base(self) -> Any:
         """The base that all arms share, once the studio has loaded it."""
-        return ModelHost.of(self._context)._base
+        return LoadedModel.of(self._context)._base
 
     def peers_base(self) -> Any:
-        """Give a base of the peers' own, as the studio's is: they leave hooks and another forward pass on it."""
+        """Return a base of the peers' own, as the studio's is: they leave hooks and another forward pass on it."""
         if self._peers_base is None:
             from lora_studio.models import load
 
@@ -128,7 +128,7 @@ class Bench:
         return self._peers_base
 
     def ids(self) -> list[list[int]]:
-        """Give the rows' tokens, as the studio makes them."""
+        """Return the rows' tokens, as the studio makes them."""
         if not self._ids:
             from lora_studio.data.prepare import prepare_data
             from lora_studio.models.load import load_tokenizer
@@ -263,12 +263,12 @@ def _against(setting: Setting, name: str, *, sft: bool, ways: tuple[bool, ...]) 
             yield Row(f"{'packed' if packed else 'mixed'}: {row.what}", row.figures, row.passed, row.note)
 
 
-class _JoinedPieces(Pieces):
+class _JoinedPieces(MicroBatcher):
     """Lays a step's rows end to end on a card too, as on a processor: measured here before runs do it."""
 
-    def __init__(self, rows: Rows, config: RunConfig, device: torch.device, *, joins: bool) -> None:
-        super().__init__(rows, config, device, joins=joins)
-        self.joins = joins
+    def __init__(self, rows: Rows, config: RunConfig, device: torch.device, *, padding_free: bool) -> None:
+        super().__init__(rows, config, device, padding_free=padding_free)
+        self.padding_free = padding_free
         self._tokens = config.training.per_device_train_batch_size * int(rows.lengths.max(initial=1))
 
     def _cut(self, chosen: Sequence[int]) -> list[tuple[int, ...]]:
@@ -277,11 +277,11 @@ class _JoinedPieces(Pieces):
 
 
 def _end_to_end(bench: Bench, config: RunConfig) -> dict[str, float]:
-    session.Pieces = _JoinedPieces  # type: ignore[misc]
+    session.MicroBatcher = _JoinedPieces  # type: ignore[misc]
     try:
         return bench.train(config)
     finally:
-        session.Pieces = Pieces  # type: ignore[misc]
+        session.MicroBatcher = MicroBatcher  # type: ignore[misc]
 
 
 def one_billion(setting: Setting) -> Iterator[Row]:

@@ -16,7 +16,7 @@ def finished(device: torch.device) -> float:
 
 
 def seconds_of(work: Callable[[], object], device: torch.device) -> float:
-    """Give the seconds that work takes on the device."""
+    """Return the seconds that work takes on the device."""
     began = finished(device)
     work()
     return finished(device) - began

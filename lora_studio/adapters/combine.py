@@ -74,7 +74,7 @@ def combined(deltas: Sequence[Delta | None], recipe: Recipe, place: int) -> Delt
 
 
 def dense_combination(deltas: Sequence[Delta | None], recipe: Recipe, place: int) -> Tensor:
-    """Give what the method makes of one module, out × in, before it is brought to a rank; float64."""
+    """Return what the method makes of one module, out × in, before it is brought to a rank; float64."""
     shape = next(delta.shape for delta in deltas if delta is not None)
     dense = [torch.zeros(shape, dtype=torch.float64) if delta is None else delta.dense() for delta in deltas]
     if recipe.method not in DENSE_METHODS:
@@ -89,7 +89,7 @@ def dense_combination(deltas: Sequence[Delta | None], recipe: Recipe, place: int
 
 
 def sum_of(matrices: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
-    """Give a weighted sum."""
+    """Return a weighted sum."""
     result = torch.zeros_like(matrices[0])
     for matrix, weight in zip(matrices, weights, strict=True):
         result.add_(matrix, alpha=weight)
@@ -97,7 +97,7 @@ def sum_of(matrices: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
 
 
 def from_dense(matrix: Tensor, rank: int, *, embedding: bool = False) -> Delta:
-    """Give the nearest update of a rank to a matrix, out × in."""
+    """Return the nearest update of a rank to a matrix, out × in."""
     left, values, right = torch.linalg.svd(matrix.double(), full_matrices=False)
     kept = values[:rank].sqrt()
     return Delta(left[:, :rank] * kept, kept[:, None] * right[:rank], embedding)

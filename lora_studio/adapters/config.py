@@ -40,7 +40,7 @@ def _settled(adapter: AdapterSettings, tree: ModuleTree) -> AdapterSettings:
 
 
 def _is_conv1d(adapter: AdapterSettings, tree: ModuleTree) -> bool:
-    """Say whether the first target stores its weight in × out; PEFT turns the switch itself where targets are mixed."""
+    """Return whether the first target stores its weight in × out; PEFT turns the switch itself where targets are mixed."""
     return next((target.kind == "conv1d" for target in resolve(adapter, tree).targets if target.kind in ("linear", "conv1d")), False)
 
 

@@ -45,23 +45,23 @@ class Delta:
         return self.b @ self.a
 
     def times(self, factor: float) -> Delta:
-        """Give the update times a number."""
+        """Return the update times a number."""
         return Delta(self.b * factor, self.a, self.embedding)
 
     def inner(self, other: Delta) -> float:
-        """Give ⟨ΔW, ΔW'⟩, the sum of the products of their entries."""
+        """Return ⟨ΔW, ΔW'⟩, the sum of the products of their entries."""
         return float(((self.b.T @ other.b) * (self.a @ other.a.T)).sum())
 
     def norm(self) -> float:
-        """Give ‖ΔW‖."""
+        """Return ‖ΔW‖."""
         return math.sqrt(max(0.0, self.inner(self)))
 
     def singular_values(self) -> Tensor:
-        """Give the singular values, the largest first: as many as the rank, or as the smaller side."""
+        """Return the singular values, the largest first: as many as the rank, or as the smaller side."""
         return self._factors()[1]
 
     def cut(self, rank: int) -> Delta:
-        """Give the nearest update of a rank; every update of that rank is at least as far away (Eckart and Young)."""
+        """Return the nearest update of a rank; every update of that rank is at least as far away (Eckart and Young)."""
         left, values, right = self._factors()
         kept = values[:rank].sqrt()
         return Delta(left[:, :rank] * kept, kept[:, None] * right[:rank], self.embedding)
@@ -74,12 +74,12 @@ class Delta:
 
 
 def total(deltas: Sequence[Delta]) -> Delta:
-    """Give the exact sum: factors beside each other, so that the ranks add up."""
+    """Return the exact sum: factors beside each other, so that the ranks add up."""
     return Delta(torch.cat([delta.b for delta in deltas], dim=1), torch.cat([delta.a for delta in deltas]), deltas[0].embedding)
 
 
 def rank_for_energy(values: Tensor, energy: float) -> int:
-    """Give the smallest rank whose singular values hold a share of the sum of all their squares; at least 1."""
+    """Return the smallest rank whose singular values hold a share of the sum of all their squares; at least 1."""
     squares = values.double().square()
     if not float(squares.sum()):
         return 1
@@ -88,7 +88,7 @@ def rank_for_energy(values: Tensor, energy: float) -> int:
 
 
 def effective_rank(values: Tensor) -> float:
-    """Give the exponential of the entropy of the squared singular values' shares: how many directions carry the update.
+    """Return the exponential of the entropy of the squared singular values' shares: how many directions carry the update.
 
     Source: Roy and Vetterli, "The effective rank" (2007), on squares.
     """
@@ -100,7 +100,7 @@ def effective_rank(values: Tensor) -> float:
 
 
 def read_deltas(adapter: SavedAdapter) -> Iterator[tuple[str, Delta]]:
-    """Give every module's update, one after the other.
+    """Return every module's update, one after the other.
 
     Raises:
         InputError: See `refuse_beyond_deltas`.
@@ -112,7 +112,7 @@ def read_deltas(adapter: SavedAdapter) -> Iterator[tuple[str, Delta]]:
 
 
 def delta_of(adapter: SavedAdapter, tensors: AdapterTensors, name: str) -> Delta:
-    """Give one module's update."""
+    """Return one module's update."""
     pair = adapter.pairs[name]
     a, b = tensors.factors(name)
     return Delta(b.double() * pair.scale, a.double(), pair.embedding)

@@ -68,7 +68,7 @@ class TwoModels:
         return [module.name for module in self.tree.modules if module.kind in ("linear", "conv1d") and module.targetable]
 
     def change(self, parameter: str) -> Tensor:
-        """Give tuned − base of a parameter, in float64.
+        """Return tuned − base of a parameter, in float64.
 
         Raises:
             InputError: They are of different shapes.
@@ -81,12 +81,12 @@ class TwoModels:
         return tuned.double() - base.double()
 
     def module_change(self, name: str) -> Tensor:
-        """Give the change of a module's matrix, out × in."""
+        """Return the change of a module's matrix, out × in."""
         change = self.change(f"{name}.weight")
         return change.T if self.tree.by_name[name].kind == "conv1d" else change
 
     def extracted(self, r: int | None, energy: float | None, left: Left) -> Iterator[tuple[str, Delta]]:
-        """Give the updates of the matrices that were changed; what else was is noted in `left`.
+        """Return the updates of the matrices that were changed; what else was is noted in `left`.
 
         Args:
             r: The rank; None where `energy` says it.

@@ -72,7 +72,7 @@ def parameter_counts(model: nn.Module) -> tuple[int, int]:
 
 
 def wrapped_modules(model: nn.Module) -> dict[str, Wrapped]:
-    """Give what carries an adapter, by its name in the base model; a fused parameter as `<module>.<parameter>`."""
+    """Return what carries an adapter, by its name in the base model; a fused parameter as `<module>.<parameter>`."""
     from peft.tuners.lora.layer import LoraLayer, ParamWrapper
 
     found: dict[str, Wrapped] = {}

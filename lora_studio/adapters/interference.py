@@ -34,7 +34,7 @@ class Interference:
     norms: tuple[float, float]
 
     def to_json(self) -> dict[str, Any]:
-        """Give it as JSON."""
+        """Return it as JSON."""
         return asdict(self)
 
 

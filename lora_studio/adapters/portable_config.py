@@ -15,7 +15,7 @@ _NAMES = frozenset({"target_parameters", "exclude_modules"})  # an empty list sa
 
 
 def portable(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Give an adapter's config without newer keys that hold their default: PEFT up to 0.13 refuses keys it does not know.
+    """Return an adapter's config without newer keys that hold their default: PEFT up to 0.13 refuses keys it does not know.
 
     What is missing means the default to every release. A newer key that says something stays: a release that does not know it must not load
     the adapter as if it did not matter.
@@ -30,7 +30,7 @@ def portable(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _says(key: str, value: Any, defaults: Mapping[str, Any]) -> bool:
-    """Say whether a newer key holds more than its default."""
+    """Return whether a newer key holds more than its default."""
     return (key not in defaults or value != defaults[key]) and not (key in _NAMES and not value)
 
 

@@ -111,7 +111,7 @@ class SavedAdapter:
         return [parameter for parameter, key in self.whole.items() if is_trained(key)]
 
     def is_trained(self, parameter: str) -> bool:
-        """Say whether a parameter was trained itself, rather than saved beside an adapter because the vocabulary was resized."""
+        """Return whether a parameter was trained itself, rather than saved beside an adapter because the vocabulary was resized."""
         if parameter not in self.whole or not is_trained(self.whole[parameter]):
             return False
         listed: list[str] = self.config.get("modules_to_save") or []
@@ -138,7 +138,7 @@ class SavedAdapter:
 
     @contextlib.contextmanager
     def reading(self) -> Generator[AdapterTensors]:
-        """Give access to the tensors while the block lasts; each is read when asked for."""
+        """Yield access to the tensors while the block lasts; each is read when asked for."""
         from safetensors import safe_open
 
         with safe_open(str(self.folder / WEIGHTS_NAME), framework="pt") as file:
@@ -158,7 +158,7 @@ class AdapterTensors:
         return self._file.get_tensor(self._adapter.stored.get(key, key))
 
     def factors(self, name: str) -> tuple[Tensor, Tensor]:
-        """Give A and B of a module in float32."""
+        """Return A and B of a module in float32."""
         pair = self._adapter.pairs[name]
         return self.get(pair.a_key).float(), self.get(pair.b_key).float()
 
@@ -190,7 +190,7 @@ def parted(key: str) -> tuple[str, str] | None:
 
 
 def is_trained(key: str) -> bool:
-    """Say whether a weight saved whole was trained itself; what PEFT saves from beneath an adapter was not, but for its bias."""
+    """Return whether a weight saved whole was trained itself; what PEFT saves from beneath an adapter was not, but for its bias."""
     return f"{_WRAPPED}." not in key
 
 
@@ -268,7 +268,7 @@ class _Reading:
             self._there(f"{prefix}.lora_B.bias"), embedding)
 
     def _named(self, saved: SavedPair) -> SavedPair:
-        """Give a pair its rank and scale, and a fused parameter's its name."""
+        """Return a pair its rank and scale, and a fused parameter's its name."""
         parameter = self._parameter_of(saved.name)
         pair = replace(saved, name=parameter.name, experts=parameter.experts) if parameter else saved
         r = self._rank_of(pair.name)

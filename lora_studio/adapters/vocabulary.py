@@ -91,7 +91,7 @@ class Vocabulary:
 
 
 def vocabulary_ends(tree: ModuleTree) -> tuple[ModuleInfo | None, ModuleInfo | None]:
-    """Give the modules whose rows are tokens: input embedding and head, each None where it is not found."""
+    """Return the modules whose rows are tokens: input embedding and head, each None where it is not found."""
     head = tree.by_name.get(tree.output_module) if tree.output_module else None
     embeddings = [module for module in tree.modules if module.kind == "embedding"]
     size = _rows_of(head) if head is not None else 0
@@ -100,12 +100,12 @@ def vocabulary_ends(tree: ModuleTree) -> tuple[ModuleInfo | None, ModuleInfo | N
 
 
 def own_tokenizer(adapter: Path) -> bool:
-    """Say whether an adapter carries a tokenizer of its own, as one that added tokens does."""
+    """Return whether an adapter carries a tokenizer of its own, as one that added tokens does."""
     return (adapter / "tokenizer.json").is_file() and (adapter / "tokenizer_config.json").is_file()
 
 
 def grown(weight: Tensor, rows: int) -> Tensor:
-    """Give a weight, rows × dimension or a bias, with so many rows: cut, or with the mean of all for each new one."""
+    """Return a weight, rows × dimension or a bias, with so many rows: cut, or with the mean of all for each new one."""
     import torch
 
     had = weight.shape[0]
@@ -116,7 +116,7 @@ def grown(weight: Tensor, rows: int) -> Tensor:
 
 
 def resize_vocabulary(model: Any, rows: int) -> None:
-    """Give a loaded model embedding and head of so many rows, new ones the mean of the others; in place."""
+    """Return a loaded model embedding and head of so many rows, new ones the mean of the others; in place."""
     import torch
 
     ends = [end for end in (model.get_input_embeddings(), model.get_output_embeddings()) if end is not None]
@@ -139,7 +139,7 @@ def _rows_of(end: ModuleInfo) -> int:
 
 
 def _rows(adapter: SavedAdapter, ends: list[ModuleInfo], tokens: int) -> int:
-    """Give the rows that all parts of an adapter agree on; those of the base, or as many as there are tokens, where none says."""
+    """Return the rows that all parts of an adapter agree on; those of the base, or as many as there are tokens, where none says."""
     sizes = {f"{end.name} ({part})": size for end in ends for part, size in _saved_sizes(adapter, end).items()}
     if len(set(sizes.values())) > 1:
         told = ", ".join(f"{part} {size:,}" for part, size in sizes.items())
@@ -152,7 +152,7 @@ def _rows(adapter: SavedAdapter, ends: list[ModuleInfo], tokens: int) -> int:
 
 
 def _saved_sizes(adapter: SavedAdapter, end: ModuleInfo) -> dict[str, int]:
-    """Give the rows of what an adapter's file has of one end, by what it is."""
+    """Return the rows of what an adapter's file has of one end, by what it is."""
     found: dict[str, int] = {}
     whole, pair = adapter.whole.get(f"{end.name}.weight"), adapter.pairs.get(end.name)
     if whole is not None:
@@ -163,14 +163,14 @@ def _saved_sizes(adapter: SavedAdapter, end: ModuleInfo) -> dict[str, int]:
 
 
 def _is_known(adapter: SavedAdapter, end: ModuleInfo, tied: list[ModuleInfo], new: set[int]) -> bool:
-    """Say whether an end's new rows are saved, or trained one by one: at this end, or at one tied to it that was not trained apart."""
+    """Return whether an end's new rows are saved, or trained one by one: at this end, or at one tied to it that was not trained apart."""
     holders = [one.name for one in tied if one is end or not adapter.is_trained(f"{one.name}.weight")]
     trained = {index for holder in holders for index in adapter.token_indices.get(holder, ())}
     return any(f"{holder}.weight" in adapter.whole for holder in holders) or (bool(new) and new <= trained)
 
 
 def _added_tokens(adapter: Path, base: Path | None) -> int:
-    """Give how many tokens an adapter's own tokenizer has, where these are more than its base's; else 0."""
+    """Return how many tokens an adapter's own tokenizer has, where these are more than its base's; else 0."""
     if base is None or not own_tokenizer(adapter) or not (base / "tokenizer.json").is_file():
         return 0
     own, theirs = _tokens_in(adapter / "tokenizer.json"), _tokens_in(base / "tokenizer.json")

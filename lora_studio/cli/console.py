@@ -64,7 +64,7 @@ class Console:
 
 @contextlib.contextmanager
 def quiet_console() -> Generator[Console]:
-    """Give the console; meanwhile what libraries print or warn of stays off standard output, their progress bars off both."""
+    """Yield the console; meanwhile what libraries print or warn of stays off standard output, their progress bars off both."""
     known = {name: os.environ.get(name) for name in _QUIET}
     os.environ.update({name: value for name, value in _QUIET.items() if name not in os.environ})
     console = Console(sys.stdout, sys.stderr)

@@ -11,7 +11,7 @@ from types import FrameType
 from typing import Any
 
 from lora_studio.cli.console import STOPPED, Console
-from lora_studio.cli.progress import Progress
+from lora_studio.cli.progress import ProgressPrinter
 from lora_studio.core.errors import Cancelled, InputError, StudioError
 from lora_studio.core.events import RunEvent, RunFailed, RunStopped
 from lora_studio.jobs.host import Host
@@ -22,7 +22,7 @@ _LOOK_S = 0.05
 
 
 def open_host(kind: str) -> Host:
-    """Give a host, `thread` or `process`."""
+    """Return a host, `thread` or `process`."""
     if kind == "process":
         from lora_studio.jobs.process import ProcessHost
 
@@ -49,7 +49,7 @@ def run_job(
         StudioError: It failed.
         Cancelled: It was stopped.
     """
-    progress = Progress(console)
+    progress = ProgressPrinter(console)
     shown = watch or progress.show
     job = host.start(spec)
     with _obeying_ctrl_c(console, progress, job, saves):
@@ -79,7 +79,7 @@ def _result(console: Console, job: Job) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _obeying_ctrl_c(console: Console, progress: Progress, job: Job, saves: bool) -> Generator[None]:
+def _obeying_ctrl_c(console: Console, progress: ProgressPrinter, job: Job, saves: bool) -> Generator[None]:
     """Make the first Ctrl+C stop the job, the second abandon it, the third leave; signal USR1 asks for a checkpoint."""
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -41,7 +41,7 @@ def main(arguments: Sequence[str], workbench: Workbench) -> int:
 
 
 def _is_for_workbench(arguments: Sequence[str]) -> bool:
-    """Say whether the window is meant.
+    """Return whether the window is meant.
 
     Raises:
         InputError: A word that is nearly a command and no file.

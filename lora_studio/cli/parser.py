@@ -66,7 +66,7 @@ COMMANDS = (
 
 
 def build_parser(only: str | None = None) -> argparse.ArgumentParser:
-    """Give the parser; only the command `only` gets its arguments, since they alone cost an import."""
+    """Return the parser; only the command `only` gets its arguments, since they alone cost an import."""
     parser = argparse.ArgumentParser(
         prog="lora-studio", usage="lora-studio [RUN.yaml | RUN_DIR | MODEL]\n       lora-studio COMMAND …",
         description="A workbench for low-rank adaptation of language models. Without a command it opens the window.",

@@ -11,7 +11,7 @@ _BAR = 24
 _LOG_PARTS = 10
 
 
-class Progress:
+class ProgressPrinter:
     """Draws what a job's events say.
 
     Args:
@@ -101,6 +101,6 @@ def _amount(count: float, unit: str) -> str:
 
 
 def _is_milestone(step: int, total: int) -> bool:
-    """Say whether a step is the first, the last or ends a tenth of the run."""
+    """Return whether a step is the first, the last or ends a tenth of the run."""
     part = max(1, total // _LOG_PARTS)
     return step in (1, total) or step % part == 0

@@ -29,7 +29,7 @@ class _Tensor(NamedTuple):
 
 
 def adapter_bytes(adapter: AdapterSettings, tree: ModuleTree, resolution: Resolution, base_dtype: str = "float32") -> int:
-    """Give the size of `adapter_model.safetensors`, in bytes: exact in its tensors, near in its header.
+    """Return the size of `adapter_model.safetensors`, in bytes: exact in its tensors, near in its header.
 
     A and B are stored in the adapter's dtype; modules trained in full and biases in no less than float32.
     """
@@ -91,7 +91,7 @@ def _own_tensors(module: ModuleInfo, item_bytes: int) -> Iterator[_Tensor]:
 
 
 def _embeddings_saved_too(tree: ModuleTree, resolution: Resolution) -> Iterable[ModuleInfo]:
-    """Give the embedding and head whose own weights PEFT saves because target_modules names one plainly."""
+    """Return the embedding and head whose own weights PEFT saves because target_modules names one plainly."""
     if _EMBEDDING_NAMES.isdisjoint(resolution.adapter.target_modules):
         return ()
     return [
@@ -101,7 +101,7 @@ def _embeddings_saved_too(tree: ModuleTree, resolution: Resolution) -> Iterable[
 
 
 def _stored_biases(adapter: AdapterSettings, tree: ModuleTree, resolution: Resolution) -> Iterable[ModuleInfo]:
-    """Give the modules whose bias PEFT writes: with "all" also those of modules whose copy trains instead."""
+    """Return the modules whose bias PEFT writes: with "all" also those of modules whose copy trains instead."""
     if adapter.bias == "all":
         return [module for module in tree.modules if bias_parameters(module)]
     return trained_biases(adapter, tree, resolution)

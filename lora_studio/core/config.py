@@ -37,7 +37,7 @@ class RunConfig(Section):
     training: TrainingSettings = TrainingSettings()
 
     def replace(self, changes: Mapping[str, object]) -> RunConfig:
-        """Give a config with `{dotted path: value}` changed, all of it validated at once.
+        """Return a config with `{dotted path: value}` changed, all of it validated at once.
 
         Raises:
             pydantic.ValidationError: Some value is out of its range; `errors()[i]["loc"]` is its path.
@@ -55,7 +55,7 @@ class RunConfig(Section):
         return RunConfig.model_validate(tree)
 
     def get(self, path: str) -> Any:
-        """Give the value at a dotted path such as `adapter.r`."""
+        """Return the value at a dotted path such as `adapter.r`."""
         value: Any = self
         for part in path.split("."):
             value = getattr(value, part)
@@ -77,7 +77,7 @@ def field_paths() -> Iterator[str]:
 
 
 def field_info(path: str) -> Any:
-    """Give pydantic's `FieldInfo` of the leaf at a dotted path.
+    """Return pydantic's `FieldInfo` of the leaf at a dotted path.
 
     Raises:
         KeyError: The path names no field.

@@ -113,7 +113,7 @@ def resolve_paths(config: RunConfig, folder: Path) -> RunConfig:
 
 
 def field_errors(error: ValidationError) -> dict[str, str]:
-    """Give each faulty field's dotted path and what is wrong with it, as a sentence's end."""
+    """Return each faulty field's dotted path and what is wrong with it, as a sentence's end."""
     found: dict[str, str] = {}
     for entry in error.errors(include_url=False):
         path = _field_of(entry["loc"])

@@ -97,13 +97,13 @@ class Control:
         return self._abandon
 
     def take_checkpoint_request(self) -> bool:
-        """Say whether a checkpoint was asked for since last looked, and forget it."""
+        """Return whether a checkpoint was asked for since last looked, and forget it."""
         with self._changed:
             asked, self._checkpoint = self._checkpoint, False
             return asked
 
     def take_sample_request(self) -> bool:
-        """Say whether samples were asked for since last looked, and forget it."""
+        """Return whether samples were asked for since last looked, and forget it."""
         with self._changed:
             asked, self._sample = self._sample, False
             return asked

@@ -44,7 +44,7 @@ def bias_parameters(module: ModuleInfo) -> int:
 
 
 def trained_biases(adapter: AdapterSettings, tree: ModuleTree, resolution: Resolution) -> list[ModuleInfo]:
-    """Give the modules whose bias trains in place; those trained in full have theirs in the copy."""
+    """Return the modules whose bias trains in place; those trained in full have theirs in the copy."""
     if adapter.bias == "none":
         return []
     if adapter.bias == "lora_only":

@@ -173,7 +173,7 @@ _ADAPTER: TypeAdapter[RunEvent] = TypeAdapter(RunEvent)
 
 
 def event_to_json(event: RunEvent) -> str:
-    """Give an event as one line of JSON without its line end."""
+    """Return an event as one line of JSON without its line end."""
     return event.model_dump_json()
 
 

@@ -64,7 +64,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
 @contextlib.contextmanager
 def whole_folder(target: Path, *, overwrite: bool = False) -> Generator[Path]:
-    """Give a folder to fill that takes the name `target` only when the block ends well.
+    """Yield a folder to fill that takes the name `target` only when the block ends well.
 
     The work happens in a hidden folder beside `target`; on any exception it is removed and `target` is
     untouched. With `overwrite`, what stood at `target` is moved aside first and removed after the rename.
@@ -135,12 +135,12 @@ def _take_name(beside: Path, target: Path) -> None:
 
 
 def _name_beside(path: Path, suffix: str) -> Path:
-    """Give a hidden name of its own beside `path`; what is made there gets the person's usual permissions."""
+    """Return a hidden name of its own beside `path`; what is made there gets the person's usual permissions."""
     return path.parent / f".{path.name}.{secrets.token_hex(4)}.{suffix}"
 
 
 def sha256_of(path: Path, look: Callable[[], None] = lambda: None) -> str:
-    """Give a file's SHA-256 as 64 hexadecimal digits, reading it in blocks of 1 MiB; `look` is called between them and may raise."""
+    """Return a file's SHA-256 as 64 hexadecimal digits, reading it in blocks of 1 MiB; `look` is called between them and may raise."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(_HASH_BLOCK):

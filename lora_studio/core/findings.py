@@ -31,9 +31,9 @@ class Finding:
     subject: str = ""
 
     def to_json(self) -> dict[str, str]:
-        """Give the finding as `plan --json` shows it."""
+        """Return the finding as `plan --json` shows it."""
         return {"level": self.level, "code": self.code, "message": self.message, "hint": self.hint}
 
     def as_error(self) -> InputError:
-        """Give the error to raise for it."""
+        """Return the error to raise for it."""
         return InputError(self.message, self.hint, self.field)

@@ -28,7 +28,7 @@ def unlock_file(handle: IO[bytes]) -> None:
 
 
 def is_locked(path: Path) -> bool:
-    """Say whether someone holds the lock on `path`; a missing file is not locked."""
+    """Return whether someone holds the lock on `path`; a missing file is not locked."""
     try:
         handle = path.open("rb+")
     except FileNotFoundError:

@@ -13,7 +13,7 @@ from typing import Any, Literal, cast
 
 TREE_VERSION = 2
 
-Kind = Literal["linear", "conv1d", "embedding", "experts", "other"]
+ModuleKind = Literal["linear", "conv1d", "embedding", "experts", "other"]
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class ModuleInfo:
 
     name: str
     class_name: str
-    kind: Kind = "other"
+    kind: ModuleKind = "other"
     shape: tuple[int, ...] = ()
     parameters: int = 0
     own_parameters: int = 0

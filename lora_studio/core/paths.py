@@ -30,7 +30,7 @@ class StudioPaths:
 
 
 def studio_paths() -> StudioPaths:
-    """Give the studio's folders: below `LORA_STUDIO_HOME` where set, else the system's usual places."""
+    """Return the studio's folders: below `LORA_STUDIO_HOME` where set, else the system's usual places."""
     home = os.environ.get(HOME_VARIABLE)
     if home:
         root = Path(home).expanduser().resolve()
@@ -44,7 +44,7 @@ def studio_paths() -> StudioPaths:
 
 
 def _by_xdg() -> StudioPaths:
-    """Give the places that platformdirs gives on Linux. Source: XDG Base Directory Specification 0.8."""
+    """Return the places that platformdirs gives on Linux. Source: XDG Base Directory Specification 0.8."""
 
     def below(variable: str, usual: str) -> Path:
         return Path(os.environ.get(variable) or Path.home() / usual) / "lora-studio"
@@ -54,7 +54,7 @@ def _by_xdg() -> StudioPaths:
 
 
 def resources_folder() -> Path:
-    """Give the folder of icons, theme, fonts and starter data: in the wheel, or beside the package in a checkout."""
+    """Return the folder of icons, theme, fonts and starter data: in the wheel, or beside the package in a checkout."""
     package = Path(__file__).resolve().parent.parent
     inside = package / "resources"
     return inside if inside.is_dir() else package.parent / "resources"

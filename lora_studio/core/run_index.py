@@ -43,7 +43,7 @@ class RunIndex:
         self._database.close()
 
     def summaries(self) -> list[RunSummary]:
-        """Give every run below the root, the latest first, with the index brought up to date."""
+        """Return every run below the root, the latest first, with the index brought up to date."""
         try:
             rows = self._rows()
         except sqlite3.Error:
@@ -101,7 +101,7 @@ def _fresh(name: str) -> sqlite3.Connection:
 
 
 def _stamps(root: Path) -> Iterator[tuple[str, str]]:
-    """Give each run's folder name and what tells that its files have changed."""
+    """Return each run's folder name and what tells that its files have changed."""
     with os.scandir(root) as entries:
         for entry in entries:
             if entry.name.startswith(".") or not entry.is_dir():

@@ -43,7 +43,7 @@ class RunStore:
         return RunFolder(path)
 
     def list(self) -> RunSummaries:
-        """Give every run, the latest first. Folders that hold no readable run are left out."""
+        """Return every run, the latest first. Folders that hold no readable run are left out."""
         if not self.root.is_dir():
             return []
         with RunIndex(self.root) as index:

@@ -43,7 +43,7 @@ class RunFolder:
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:
-        """Give the run at `path`.
+        """Return the run at `path`.
 
         Raises:
             InputError: There is no such folder, or it holds no run.
@@ -183,12 +183,12 @@ class RunFolder:
 
 
 def checkpoint_order(path: Path) -> tuple[int, str]:
-    """Give what checkpoints are sorted by: six digits, or more from a million steps on."""
+    """Return what checkpoints are sorted by: six digits, or more from a million steps on."""
     return len(path.name), path.name
 
 
 def last_line(path: Path) -> dict[str, Any] | None:
-    """Give the last whole line of a JSON-lines file as a dictionary, reading from its end; None when there is none."""
+    """Return the last whole line of a JSON-lines file as a dictionary, reading from its end; None when there is none."""
     try:
         with path.open("rb") as file:
             size = file.seek(0, 2)

@@ -82,7 +82,7 @@ def refuse_other_world(config: RunConfig, world: World, resume: bool = False, en
 
 
 def launch_command(config: Path | str, num_processes: int = 1) -> str:
-    """Give the command that trains a run config, as a shell on this machine takes it."""
+    """Return the command that trains a run config, as a shell on this machine takes it."""
     python = shlex.quote(sys.executable)
     launcher = f"-m torch.distributed.run --standalone --nproc-per-node {num_processes} " if num_processes > 1 else ""
     return f"{python} {launcher}-m lora_studio train {shlex.quote(str(config))}"

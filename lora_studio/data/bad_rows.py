@@ -32,7 +32,7 @@ def write_bad_rows(path: Path, rows: Iterable[BadRow]) -> None:
 
 
 def refused_rows(check: DataCheck, report: Mapping[str, Any] | None) -> tuple[BadRow, ...]:
-    """Give the rows that read well and that the chat template refuses: a report names them after those of the check, each once here."""
+    """Return the rows that read well and that the chat template refuses: a report names them after those of the check, each once here."""
     if report is None:
         return ()
     found = (BadRow(**row) for row in report["bad_rows"][len(check.bad_rows):])
@@ -40,7 +40,7 @@ def refused_rows(check: DataCheck, report: Mapping[str, Any] | None) -> tuple[Ba
 
 
 def with_refused(check: DataCheck, report: Mapping[str, Any] | None) -> DataCheck:
-    """Give a check that counts and names the rows that the chat template refuses among the bad ones."""
+    """Return a check that counts and names the rows that the chat template refuses among the bad ones."""
     refused = refused_rows(check, report)
     if not refused:
         return check

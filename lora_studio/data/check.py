@@ -12,7 +12,7 @@ from lora_studio.core.errors import InputError
 from lora_studio.core.findings import Finding
 from lora_studio.core.settings import DataSettings
 from lora_studio.data.readers.encodings import FIELD
-from lora_studio.data.readers.files import FileReader, Progress, Split, at_split, file_readers
+from lora_studio.data.readers.files import FileReader, ProgressCallback, Split, at_split, file_readers
 from lora_studio.data.rows.duplicates import count_repeats, count_shared
 from lora_studio.data.rows.row import BadRow, Row, RowFormat
 
@@ -109,7 +109,7 @@ class DataCheck:
         return tuple(name for name in shared if name != self.encoding_offer)
 
     def to_json(self) -> dict[str, Any]:
-        """Give it as plain JSON values."""
+        """Return it as plain JSON values."""
         return {**asdict(self), "encoding_offer": self.encoding_offer}
 
     @classmethod
@@ -120,13 +120,13 @@ class DataCheck:
         return cls(raw["rows"], raw["format"], tuple(bad_rows), tuple(files), raw["bad_count"], raw["duplicate_rows"], raw["shared_rows"])
 
 
-class Counting:
+class DatasetScan:
     """Goes through the rows of all files once and counts them on the way.
 
     Memory holds one row, eight bytes for each row counted by its key, and the first 100,000 bad ones.
     """
 
-    def __init__(self, settings: DataSettings, progress: Progress | None = None) -> None:
+    def __init__(self, settings: DataSettings, progress: ProgressCallback | None = None) -> None:
         """Find the files.
 
         Args:
@@ -146,7 +146,7 @@ class Counting:
         self._keys: dict[Split, array[int]] = {"train": array("q"), "eval": array("q")}
 
     def rows(self) -> Iterator[Row]:
-        """Give every sound row.
+        """Return every sound row.
 
         Raises:
             InputError: A file is missing, empty or malformed as a whole; `field` is `data.train` or `data.eval`.
@@ -165,14 +165,14 @@ class Counting:
         return self.result()
 
     def result(self) -> DataCheck:
-        """Give what was counted; repeats are counted by `count` alone."""
+        """Return what was counted; repeats are counted by `count` alone."""
         train, held_out = self._keys["train"], self._keys["eval"]
         shared = count_shared(train, held_out)
         return DataCheck(sum(file.rows for file in self._files), _common_format(self._files), tuple(self._bad_rows), tuple(self._files),
                          self.bad_count, count_repeats(train), shared)
 
     def _sound(self, split: Split, reader: FileReader, found: Iterator[_Found | BadRow]) -> Iterator[_Found]:
-        """Give what is sound of one file's rows; count the others, and the file."""
+        """Return what is sound of one file's rows; count the others, and the file."""
         sound = bad = 0
         try:
             for number, row in enumerate(found, 1):
@@ -202,21 +202,21 @@ class Counting:
             self._progress(min(self._bytes_before + position, self._bytes_in_all), self._bytes_in_all)
 
 
-def check_files(settings: DataSettings, progress: Progress | None = None) -> DataCheck:
+def check_files(settings: DataSettings, progress: ProgressCallback | None = None) -> DataCheck:
     """Read and validate every row of every file, a row at a time.
 
     Args:
         settings: The files, and how to read them.
-        progress: As of `Counting`.
+        progress: As of `DatasetScan`.
 
     Raises:
         InputError: A file is missing, empty or malformed as a whole; `field` is `data.train` or `data.eval`.
     """
-    return Counting(settings, progress).count()
+    return DatasetScan(settings, progress).count()
 
 
 def readers_of(check: DataCheck, settings: DataSettings) -> list[tuple[Split, FileReader]]:
-    """Give the readers of files that have been checked, each with the format that was told; no folder or Hub is looked at again."""
+    """Return the readers of files that have been checked, each with the format that was told; no folder or Hub is looked at again."""
     found: list[tuple[Split, FileReader]] = []
     for file in check.files:
         reader = FileReader(file.path, Path(file.where or file.path), settings)
@@ -264,12 +264,12 @@ def bad_rows_finding(bad_rows: Sequence[BadRow], on_bad_rows: str, count: int = 
 
 
 def setting_of(bad_rows: Sequence[BadRow]) -> str:
-    """Give the setting that every bad row's reason names as the way out; empty where there is none."""
+    """Return the setting that every bad row's reason names as the way out; empty where there is none."""
     return next((field for field in _OFFERS if all(field in row.reason for row in bad_rows)), "")
 
 
 def way_out_of(bad_rows: Sequence[BadRow]) -> tuple[str, str]:
-    """Give a hint, and the field it is about, for data of which no row is sound."""
+    """Return a hint, and the field it is about, for data of which no row is sound."""
     field = setting_of(bad_rows) if bad_rows else ""
     return f"{_OFFERS.get(field, 'Mend the rows')}.", field or "data.train"
 

@@ -70,7 +70,7 @@ def _fault(error: ValueError) -> str:
 
 
 def is_plain(text: str) -> bool:
-    """Say whether no escape in a JSON text can spell a NUL or half a surrogate pair."""
+    """Return whether no escape in a JSON text can spell a NUL or half a surrogate pair."""
     return "\\u" not in text or not ("\\u0000" in text or "\\ud" in text or "\\uD" in text)
 
 
@@ -108,7 +108,7 @@ class JsonText:
         return self._text[self._text.rfind("\n", 0, self._at) + 1 : self._at]
 
     def peek(self) -> str:
-        """Give the next character that is no white space; empty at the end."""
+        """Return the next character that is no white space; empty at the end."""
         while True:
             self._at = _SPACE.match(self._text, self._at).end()  # type: ignore[union-attr]  # it matches nothing, too
             if self._at < len(self._text):
@@ -117,7 +117,7 @@ class JsonText:
                 return ""
 
     def peek_second(self) -> str:
-        """Give the character that is no white space after the next one."""
+        """Return the character that is no white space after the next one."""
         self.peek()
         while True:
             at = _SPACE.match(self._text, self._at + 1).end()  # type: ignore[union-attr]
@@ -204,7 +204,7 @@ class JsonText:
 
 
 def _raw(text: str) -> bytes:
-    """Give the bytes of a text of which some were not UTF-8."""
+    """Return the bytes of a text of which some were not UTF-8."""
     try:
         return text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:

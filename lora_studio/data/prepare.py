@@ -22,7 +22,7 @@ from lora_studio.data.tokens.encode import Encoder
 from lora_studio.data.tokens.samples import Place, SamplePrompt, sample_prompts
 from lora_studio.data.tokens.token_cache import key_of
 from lora_studio.data.tokens.token_store import TokenStore
-from lora_studio.data.tokens.tokenize import Progress, stored_tokens
+from lora_studio.data.tokens.tokenize import ProgressCallback, stored_tokens
 
 _MOST_SAMPLES = 1000  # `training.sample_rows` goes no further
 _OF_THIS_MACHINE = ("cached", "lengths")
@@ -61,7 +61,7 @@ class PreparedData:
         return hashlib.sha256((self.blocks.fingerprint() + self.evaluation.fingerprint()).encode()).hexdigest()
 
     def samples(self, count: int) -> list[SamplePrompt]:
-        """Give the first `count` held-out prompts, fewer where there are fewer (at most 1,000)."""
+        """Return the first `count` held-out prompts, fewer where there are fewer (at most 1,000)."""
         count = min(count, len(self.evaluation), _MOST_SAMPLES)
         if not count:
             return []
@@ -72,7 +72,7 @@ class PreparedData:
                 template, Encoder(self._tokenizer), kept_at)
 
     def to_json(self) -> dict[str, Any]:
-        """Give what a run folder keeps as `data.json`."""
+        """Return what a run folder keeps as `data.json`."""
         report = {name: value for name, value in self.report.to_json().items() if name not in _OF_THIS_MACHINE}
         tokens = report["tokens"]
         return {
@@ -88,7 +88,7 @@ class PreparedData:
         return self.files[file]["path"], line, turns
 
 
-def prepare_data(settings: DataSettings, tokenizer: Any, seed: int, progress: Progress | None = None) -> PreparedData:
+def prepare_data(settings: DataSettings, tokenizer: Any, seed: int, progress: ProgressCallback | None = None) -> PreparedData:
     """Make token rows of a data set with a model's tokenizer and chat template, or take them from the cache.
 
     Args:
@@ -135,7 +135,7 @@ def split_rows(store: TokenStore, settings: DataSettings, seed: int) -> tuple[Nu
 
 
 def kept_together(store: TokenStore, rows: Numbers) -> Numbers:
-    """Give a number for each row that it shares with rows of the same content, and with other rows of the same conversation."""
+    """Return a number for each row that it shares with rows of the same content, and with other rows of the same conversation."""
     labels = np.unique(store.contents[rows], return_inverse=True)[1].astype(np.int64)
     if not store.places[2, rows].any():
         return labels

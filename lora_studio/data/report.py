@@ -83,7 +83,7 @@ class DataReport:
     bad_count: int = 0
 
     def to_json(self) -> dict[str, Any]:
-        """Give it as plain JSON values, keys as above."""
+        """Return it as plain JSON values, keys as above."""
         tree = asdict(self)
         return {**tree, "bad_rows": list(tree["bad_rows"]), "untrained": list(tree["untrained"]),
                 "findings": [asdict(finding) for finding in self.findings]}

@@ -58,7 +58,7 @@ class TokenBlock:
         return cls(np.concatenate([nothing[0], *ids]), np.concatenate([nothing[1], *trained]), np.array(list(map(len, ids)), np.int64))
 
     def rows(self) -> list[TokenRow]:
-        """Give each row by itself."""
+        """Return each row by itself."""
         ends = np.cumsum(self.sizes).tolist()
         return [TokenRow(self.input_ids[start:end], self.trained[start:end]) for start, end in zip([0, *ends], ends)]
 
@@ -86,12 +86,12 @@ class Rows(ABC):
         """Trained tokens of each row, shape (rows,)."""
 
     def documents(self, row: int) -> Numbers:
-        """Give the lengths of what attends to itself alone within a row: the row's own, or those packed into it."""
+        """Return the lengths of what attends to itself alone within a row: the row's own, or those packed into it."""
         return self.lengths[row : row + 1]
 
     @abstractmethod
     def fingerprint(self) -> str:
-        """Give a SHA-256 as hexadecimal digits: equal only for equal rows."""
+        """Return a SHA-256 as hexadecimal digits: equal only for equal rows."""
 
 
 @dataclass(frozen=True)
@@ -135,5 +135,5 @@ class TokenRows(Rows):
         return self.counts
 
     def fingerprint(self) -> str:
-        """Give the rows' identity: equal only for equal ids, masks and row borders."""
+        """Return the rows' identity: equal only for equal ids, masks and row borders."""
         return self.identity

@@ -12,9 +12,9 @@ from lora_studio.export.merge.changes import Changes
 from lora_studio.export.merge.dequantized import hold
 from lora_studio.export.merge.merge_plan import MergePlan
 from lora_studio.export.source import AdapterSource
-from lora_studio.export.verify.reference import Parts, Reference, most_tokens, reference_of, trained_logits
+from lora_studio.export.verify.reference import Reference, ReferenceParts, most_tokens, reference_of, trained_logits
 from lora_studio.export.verify.rows import comparison_rows
-from lora_studio.export.verify.tokenizer_files import Papers
+from lora_studio.export.verify.tokenizer_files import TokenizerFiles
 from lora_studio.models.facts import read_facts
 from lora_studio.models.quantization import NONE, quantization_finding
 from lora_studio.models.stored_quantization import stored_finding
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Work:
+class ExportContext:
     """What one export works with.
 
     Attributes:
@@ -34,18 +34,18 @@ class Work:
         base: The base model's folder.
         changes: What the adapter does to the base.
         plan: The merge; None where nothing is merged.
-        papers: What the artefact's tokenizer must be.
+        tokenizer_files: What the artefact's tokenizer must be.
         run: Whether the artefact is to be run, or its tensors alone looked at.
         trained_base: Folder of the base that the adapter was trained on; another than `base` where that was quantized from this.
         merged_into: What is merged into, by its name.
-        weights_apart: How far the two are apart; see `Findings`.
+        weights_apart: How far the two are apart; see `VerificationResult`.
     """
 
     source: AdapterSource
     base: Path
     changes: Changes
     plan: MergePlan | None
-    papers: Papers
+    tokenizer_files: TokenizerFiles
     run: bool
     trained_base: Path
     merged_into: str
@@ -53,7 +53,7 @@ class Work:
 
     @property
     def told_of_base(self) -> dict[str, Any]:
-        """What a certificate tells of the base, where it was quantized while the adapter was trained: fields of `Findings`."""
+        """What a certificate tells of the base, where it was quantized while the adapter was trained: fields of `VerificationResult`."""
         source = self.source
         if self.plan is None or source.stored is None:
             return {"held_in": source.held_in}
@@ -66,12 +66,12 @@ class Work:
     ) -> Generator[RunEvent, None, Reference]:
         """Compute the logits that the artefact is held against; see `reference_of`."""
         vocabulary, positions = self.changes.vocabulary, read_facts(self.base).max_position_embeddings
-        rows = comparison_rows(self.source.config, self.papers.tokenizer).with_tokens(self.changes.trained_tokens)
+        rows = comparison_rows(self.source.config, self.tokenizer_files.tokenizer).with_tokens(self.changes.trained_tokens)
         if rows.missed is not None:
             yield Notice(level="warning", code="other_rows", hint=rows.missed.hint,
                          message=f"The export is compared on general text, not on the run's held-out rows: {rows.missed.message}")
-        rows = rows.within(vocabulary.rows or len(self.papers.tokenizer))
-        most = most_tokens(len(rows.rows), vocabulary.rows or len(self.papers.tokenizer))
+        rows = rows.within(vocabulary.rows or len(self.tokenizer_files.tokenizer))
+        most = most_tokens(len(rows.rows), vocabulary.rows or len(self.tokenizer_files.tokenizer))
         rows = rows.cut(min(most, positions) if positions else most)
         plan = self.plan
 
@@ -79,7 +79,7 @@ class Work:
             if plan is not None:
                 hold(model, plan.stored, plan.names)
 
-        parts = Parts(self.base, self.source.adapter, self.changes.resized, prepare)
+        parts = ReferenceParts(self.base, self.source.adapter, self.changes.resized, prepare)
         reference = yield from reference_of(context, parts, rows, dtypes, exact=exact)
         if plan is not None and self.source.held_in:
             yield from self._as_trained(context, reference)

@@ -63,7 +63,7 @@ def alone_at(target: Path) -> Generator[None]:
 
 
 def is_earlier_export(folder: Path) -> bool:
-    """Say whether a folder carries a certificate as exports do."""
+    """Return whether a folder carries a certificate as exports do."""
     try:
         certificate: Any = json.loads((folder / CERTIFICATE_NAME).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -76,7 +76,7 @@ def _is_empty_folder(target: Path) -> bool:
 
 
 def keep_as_failed(folder: Path, target: Path) -> Path:
-    """Give an artefact that did not pass a name that says so, beside the one it was to have; give that.
+    """Return an artefact that did not pass a name that says so, beside the one it was to have; give that.
 
     Raises:
         OSError: The disk does not take it.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from lora_studio.adapters.saved_adapter import SavedAdapter
 from lora_studio.adapters.vocabulary import Vocabulary
@@ -13,18 +12,17 @@ from lora_studio.core.errors import StudioError
 from lora_studio.core.files import write_atomically
 from lora_studio.core.modules import ModuleTree
 from lora_studio.core.paths import studio_paths
+from lora_studio.export.export_format import EXPORT_FORMATS, ExportFormat
 from lora_studio.export.gguf.fit import OTHER_VOCABULARY, beyond_gguf
 from lora_studio.export.gguf.llama_cpp import find_converter
 from lora_studio.export.gguf.llama_families import model_beyond_gguf
 from lora_studio.export.mlx.fit import beyond_mlx
-from lora_studio.models.check import read_config
+from lora_studio.models.check import read_model_config
 from lora_studio.models.facts import read_facts
 from lora_studio.models.quantization import NONE
 from lora_studio.models.stored_quantization import stored_finding, stored_quantization
 from lora_studio.models.tree_cache import cached_tree
 
-Form = Literal["adapter", "merged", "gguf", "gguf-adapter", "mlx-adapter"]
-FORMS: tuple[Form, ...] = ("adapter", "merged", "gguf", "gguf-adapter", "mlx-adapter")
 # Seconds for each GB of the base in float32, certificate and all: two cores, until this machine's own exports tell.
 _USUAL_PACE = {"adapter": 10.0, "merged": 20.0, "gguf": 35.0, "gguf-adapter": 30.0, "mlx-adapter": 1.0}
 _BITS = {"f32": 32.0, "f16": 16.0, "bf16": 16.0, "q8_0": 8.5, "q6_k": 6.6, "q5_k_m": 5.7, "q5_k_s": 5.5, "q4_k_m": 4.9, "q4_k_s": 4.6,
@@ -41,22 +39,22 @@ class Offer:
         needs_converter: Whether llama.cpp's converter has to be fetched first.
     """
 
-    form: Form
+    form: ExportFormat
     reason: str = ""
     needs_converter: bool = False
 
 
-def offers(adapter: Path, base: Path | None) -> dict[Form, Offer]:
+def offers(adapter: Path, base: Path | None) -> dict[ExportFormat, Offer]:
     """Say of each form whether it can be.
 
     Args:
         adapter: The adapter's folder. What cannot be read is offered: the export itself then says what is wrong.
         base: The base model's folder; None where it is not on this machine yet.
     """
-    found: dict[Form, Offer] = {form: Offer(form) for form in FORMS}
+    found: dict[ExportFormat, Offer] = {form: Offer(form) for form in EXPORT_FORMATS}
     try:
         tree = cached_tree(base) if base else None
-        family = str(read_config(base).get("model_type", "")) if base else ""
+        family = str(read_model_config(base).get("model_type", "")) if base else ""
         saved = SavedAdapter.open(adapter, tree)
         resized = tree is not None and Vocabulary.of(saved, tree, base).resized
         converter = find_converter()
@@ -75,7 +73,7 @@ def offers(adapter: Path, base: Path | None) -> dict[Form, Offer]:
 
 def _unread(base: Path | None) -> str:
     """Say why a base that is quantized already is not merged into, unpacked; empty where it can be."""
-    found = stored_finding(stored_quantization(read_config(base)), NONE, "cpu") if base and base.is_dir() else None
+    found = stored_finding(stored_quantization(read_model_config(base)), NONE, "cpu") if base and base.is_dir() else None
     return f"{found.message} {found.hint}" if found else ""
 
 
@@ -89,7 +87,7 @@ def _tied(saved: SavedAdapter, tree: ModuleTree | None) -> str:
 
 
 def gguf_bytes(parameters: int, outtype: str) -> int:
-    """Give about what a GGUF model weighs."""
+    """Return about what a GGUF model weighs."""
     return round(parameters * _BITS[outtype] / 8)
 
 

@@ -5,25 +5,26 @@ from __future__ import annotations
 from pathlib import Path
 
 from lora_studio.core.errors import InputError
-from lora_studio.export.context import Work
+from lora_studio.export.context import ExportContext
+from lora_studio.export.export_format import ExportFormat
 from lora_studio.export.gguf.adapter import refuse_beyond_gguf
 from lora_studio.export.gguf.fit import OTHER_VOCABULARY
 from lora_studio.export.gguf.model import check_outtype, refuse_model_beyond_gguf
 from lora_studio.export.merge.changes import Changes
 from lora_studio.export.merge.into import Original
-from lora_studio.export.merge.merge_plan import Held, MergePlan
+from lora_studio.export.merge.merge_plan import BaseQuantization, MergePlan
 from lora_studio.export.merge.original import weights_apart
 from lora_studio.export.mlx.adapter import refuse_beyond_mlx
 from lora_studio.export.readable_names import refuse_unread
 from lora_studio.export.redact import public_name
 from lora_studio.export.source import AdapterSource
-from lora_studio.export.verify.tokenizer_files import papers_of
+from lora_studio.export.verify.tokenizer_files import tokenizer_files_of
 
 
 def prepare(
-    source: AdapterSource, base: Path, kind: str, dtype: str | None, outtype: str, into: str, *, run: bool,
+    source: AdapterSource, base: Path, kind: ExportFormat, dtype: str | None, outtype: str, into: str, *, run: bool,
     original: Original | None = None,
-) -> Work:
+) -> ExportContext:
     """Settle what one export works with.
 
     Raises:
@@ -44,6 +45,6 @@ def prepare(
             raise InputError(OTHER_VOCABULARY, "Export the merged model.", "kind")
     elif kind == "adapter":
         refuse_unread(changes)
-    held = Held(source.base_quantization, source.config.model.dtype) if into == "dequantized" and source.config else None
+    held = BaseQuantization(source.base_quantization, source.config.model.dtype) if into == "dequantized" and source.config else None
     plan = MergePlan.of(base, changes, dtype, held) if kind in ("merged", "gguf") else None
-    return Work(source, base, changes, plan, papers_of(base, source.adapter, source.config), run, trained_base, name, apart)
+    return ExportContext(source, base, changes, plan, tokenizer_files_of(base, source.adapter, source.config), run, trained_base, name, apart)

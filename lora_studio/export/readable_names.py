@@ -55,7 +55,7 @@ def write_readable(changes: Changes, folder: Path) -> list[str]:
 
 
 def _renames(changes: Changes) -> dict[str, str]:
-    """Give the name to write for each key that PEFT would misread; empty where it would misread every name."""
+    """Return the name to write for each key that PEFT would misread; empty where it would misread every name."""
     return names_for_peft(changes.model, [key for key in changes.adapter.header.tensors if ".lora_" in key])
 
 

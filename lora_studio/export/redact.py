@@ -13,17 +13,17 @@ _SEPARATOR = re.compile(r"[\\/]+")
 
 
 def public_name(name_or_path: str) -> str:
-    """Give a model's or a file's name for others to read: a Hub id as it is, of a path only its last part, on whichever system."""
+    """Return a model's or a file's name for others to read: a Hub id as it is, of a path only its last part, on whichever system."""
     return hub_id(name_or_path) or last_part(name_or_path)
 
 
 def last_part(path: str) -> str:
-    """Give the last part of a path of any system."""
+    """Return the last part of a path of any system."""
     return next((part for part in reversed(_SEPARATOR.split(path)) if part), "")
 
 
 def hub_id(name_or_path: str) -> str:
-    """Give the Hub id that a model's name is; empty where it means a folder or a file of this machine."""
+    """Return the Hub id that a model's name is; empty where it means a folder or a file of this machine."""
     if name_or_path == STARTER:
         return STARTER_MODEL
     is_id = _HUB_ID.fullmatch(name_or_path) and ".." not in name_or_path and not name_or_path.endswith(".gguf")
@@ -31,13 +31,13 @@ def hub_id(name_or_path: str) -> str:
 
 
 def plain(text: str) -> str:
-    """Give a text for one line of Markdown or a cell of a table: nothing in it is read as markup, and no line ends."""
+    """Return a text for one line of Markdown or a cell of a table: nothing in it is read as markup, and no line ends."""
     flat = " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
     return re.sub(r"([\\`*_\[\]<>|#])", r"\\\1", flat)
 
 
 def code(text: str) -> str:
-    """Give a text as Markdown's code, for one line or a cell of a table; what would end the code is left out."""
+    """Return a text as Markdown's code, for one line or a cell of a table; what would end the code is left out."""
     flat = " ".join("".join(letter if letter.isprintable() else " " for letter in text).replace("`", "'").split())
     return f"`{flat.replace('|', chr(92) + '|')}`" if flat else ""
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from lora_studio.core.errors import InputError
 from lora_studio.export.destination import check_destination
+from lora_studio.export.export_format import ExportFormat
 from lora_studio.export.merge.into import AUTO, check_into
 from lora_studio.export.source import AdapterSource, find_source
 
@@ -18,7 +19,7 @@ OUTTYPES = (*PLAIN_TYPES, *K_QUANTS)
 BYTES_OF_DTYPE = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
-def check_request(source: str, kind: str, target: Path, dtype: str | None, *, overwrite: bool, into: str = AUTO) -> AdapterSource:
+def check_request(source: str, kind: ExportFormat, target: Path, dtype: str | None, *, overwrite: bool, into: str = AUTO) -> AdapterSource:
     """Find the adapter, and see that it can be exported so; the base model need not be on this machine yet.
 
     Raises:

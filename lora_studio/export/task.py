@@ -22,8 +22,9 @@ from lora_studio.export.card.card import public_name, write_card
 from lora_studio.export.card.compatibility import compatibility, merged_compatibility
 from lora_studio.export.card.loading import THIS_FOLDER
 from lora_studio.export.card.other_class import other_class
-from lora_studio.export.context import Work
+from lora_studio.export.context import ExportContext
 from lora_studio.export.destination import alone_at, check_destination, keep_as_failed
+from lora_studio.export.export_format import ExportFormat
 from lora_studio.export.gguf.export import make_gguf, make_gguf_adapter
 from lora_studio.export.merge.into import AUTO, Original, find_original, merged_base
 from lora_studio.export.merge.merge import merge_into
@@ -35,9 +36,15 @@ from lora_studio.export.source import CONFIG_NAME, WEIGHTS_NAME, AdapterSource, 
 from lora_studio.export.verify.certificate import Certificate, write_certificate
 from lora_studio.export.verify.reference import compare_with, fits_memory, load_artefact, with_adapter
 from lora_studio.export.verify.tensor_check import TensorReport, check_tensors
-from lora_studio.export.verify.tokenizer_files import copy_own_tokenizer, copy_papers, copy_template, end_token_in_words, papers_fault
-from lora_studio.export.verify.verdict import Findings, judge
-from lora_studio.models.check import read_config
+from lora_studio.export.verify.tokenizer_files import (
+    copy_own_tokenizer,
+    copy_template,
+    copy_tokenizer_files,
+    end_token_in_words,
+    tokenizer_fault,
+)
+from lora_studio.export.verify.verdict import VerificationResult, make_certificate
+from lora_studio.models.check import read_model_config
 from lora_studio.models.facts import read_facts
 from lora_studio.models.fingerprint import weight_fingerprint
 from lora_studio.models.inspect import auto_class, load_config
@@ -52,7 +59,7 @@ _CPU = torch.device("cpu")
 
 
 def export(
-    context: TaskContext, source: str, kind: str, to: str, dtype: str | None = None, overwrite: bool = False, check: str = "auto",
+    context: TaskContext, source: str, kind: ExportFormat, to: str, dtype: str | None = None, overwrite: bool = False, check: str = "auto",
     into: str = AUTO, outtype: str = "f16",
 ) -> Iterator[RunEvent]:
     """Export a run, a checkpoint or a PEFT folder as an adapter folder, merged model, GGUF model, GGUF adapter or adapter of mlx-lm.
@@ -104,7 +111,7 @@ def export(
     yield RunFinished(result={"path": str(target), "bytes": size, **_result(work, certificate, kind, target)})
 
 
-def _write(context: TaskContext, work: Work, folder: Path, kind: str, outtype: str) -> Generator[RunEvent, None, Certificate]:
+def _write(context: TaskContext, work: ExportContext, folder: Path, kind: ExportFormat, outtype: str) -> Generator[RunEvent, None, Certificate]:
     """Write the artefact, its card and its certificate; return the certificate."""
     certificate = _certificate(work, (yield from _make(context, work, folder, kind, outtype)))
     certificate = replace(certificate, classes=_classes(work, kind))
@@ -113,7 +120,7 @@ def _write(context: TaskContext, work: Work, folder: Path, kind: str, outtype: s
     return write_certificate(folder, certificate, context.control.check)
 
 
-def _result(work: Work, certificate: Certificate, kind: str, target: Path) -> dict[str, Any]:
+def _result(work: ExportContext, certificate: Certificate, kind: ExportFormat, target: Path) -> dict[str, Any]:
     """Return what `export --json` says of an artefact, but for where it is and how large."""
     return {
         "kind": kind, "dtype": certificate.dtype, "base_quantization": work.source.base_quantization,
@@ -123,7 +130,7 @@ def _result(work: Work, certificate: Certificate, kind: str, target: Path) -> di
 
 
 def _original(
-    context: TaskContext, source: AdapterSource, base: Path, kind: str, into: str
+    context: TaskContext, source: AdapterSource, base: Path, kind: ExportFormat, into: str
 ) -> Generator[RunEvent, None, Original | None]:
     """Make the full precision ready that a quantized base is replaced by in a merge; None where it is not."""
     name = merged_base(source, base, into) if kind in ("merged", "gguf") else ""
@@ -133,19 +140,19 @@ def _original(
     return Original(name, (yield from ready_model(context, name)))
 
 
-def _servable(kind: str, folder: Path, base: Path) -> dict[str, Any]:
+def _servable(kind: ExportFormat, folder: Path, base: Path) -> dict[str, Any]:
     """Say which programs serve an adapter, and which were measured to compute the same from a merged model."""
     match kind:
         case "adapter":
-            found = compatibility(folder, read_facts(base), read_config(base))
+            found = compatibility(folder, read_facts(base), read_model_config(base))
         case "merged":
-            found = merged_compatibility(read_config(folder))
+            found = merged_compatibility(read_model_config(folder))
         case _:
             return {}
     return {"compatibility": [entry.to_json() for entry in found]}
 
 
-def _refusal(kind: str, reason: str, kept: Path) -> StudioError:
+def _refusal(kind: ExportFormat, reason: str, kept: Path) -> StudioError:
     hint = "Look at its certificate.html, and do not use it."
     return StudioError(f"The {kind} export did not pass: {reason}. It is kept as {kept}.", hint)
 
@@ -160,7 +167,7 @@ def _told_when_disk_fails(target: Path) -> Generator[None]:
         raise StudioError(f"Writing {target} failed: {error.strerror or error}.", hint) from error
 
 
-def _make(context: TaskContext, work: Work, folder: Path, kind: str, outtype: str) -> Generator[RunEvent, None, Findings]:
+def _make(context: TaskContext, work: ExportContext, folder: Path, kind: ExportFormat, outtype: str) -> Generator[RunEvent, None, VerificationResult]:
     reference = work.reference(context, exact=False) if work.run else None  # of llama.cpp, which rounds far more than float32
     match kind:
         case "adapter":
@@ -175,7 +182,7 @@ def _make(context: TaskContext, work: Work, folder: Path, kind: str, outtype: st
             return (yield from make_gguf_adapter(context, work, folder, reference))
 
 
-def _bytes_needed(work: Work, kind: str) -> int:
+def _bytes_needed(work: ExportContext, kind: ExportFormat) -> int:
     """Say what the files will weigh at most, those in between among them."""
     if work.plan is None:
         checked = kind == "gguf-adapter" and work.run and work.source.stored is None
@@ -183,13 +190,13 @@ def _bytes_needed(work: Work, kind: str) -> int:
     return work.plan.bytes * (3 if kind == "gguf" else 1)  # merged, converted and, of K-quants, what is quantized
 
 
-def _make_adapter(context: TaskContext, work: Work, folder: Path) -> Generator[RunEvent, None, Findings]:
+def _make_adapter(context: TaskContext, work: ExportContext, folder: Path) -> Generator[RunEvent, None, VerificationResult]:
     settings = portable(read_adapter_config(work.source.adapter))
     (folder / CONFIG_NAME).write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     wrong = write_readable(work.changes, folder)
     copy_own_tokenizer(work.source.adapter, folder)
-    copy_template(folder, work.papers)
-    findings = Findings(kind="adapter", dtype=_adapter_dtype(work), loaded_by=f"peft {peft_version}")
+    copy_template(folder, work.tokenizer_files)
+    findings = VerificationResult(kind="adapter", dtype=_adapter_dtype(work), loaded_by=f"peft {peft_version}")
     findings.tensors, findings.wrong = len(work.changes.adapter.header.tensors), wrong
     if work.run:
         reference = yield from work.reference(context)
@@ -199,24 +206,24 @@ def _make_adapter(context: TaskContext, work: Work, folder: Path) -> Generator[R
     return findings
 
 
-def _make_mlx_adapter(work: Work, folder: Path) -> Findings:
+def _make_mlx_adapter(work: ExportContext, folder: Path) -> VerificationResult:
     adapter, tree = work.changes.adapter, work.changes.tree
     write_mlx_adapter(adapter, tree, work.source.base_name, folder)
     count, fault = mlx_adapter_fault(adapter, tree, folder)
-    return Findings(kind="mlx-adapter", dtype=_adapter_dtype(work), loaded_by="its own config and weights", tensors=2 * count,
-                    papers_fault=fault, held_in=work.source.held_in)
+    return VerificationResult(kind="mlx-adapter", dtype=_adapter_dtype(work), loaded_by="its own config and weights", tensors=2 * count,
+                    tokenizer_fault=fault, held_in=work.source.held_in)
 
 
-def _make_merged(context: TaskContext, work: Work, folder: Path) -> Generator[RunEvent, None, Findings]:
+def _make_merged(context: TaskContext, work: ExportContext, folder: Path) -> Generator[RunEvent, None, VerificationResult]:
     plan = work.plan
     assert plan is not None
     for done in merge_into(plan, folder):
         context.control.check()
         yield Phase(name="merging", message="Merging", done=done, total=plan.bytes, unit="bytes")
-    copy_papers(work.base, work.source.adapter, folder, work.papers)
-    findings = Findings(kind="merged", dtype=plan.dtype, loaded_by=f"transformers {transformers.__version__}",
+    copy_tokenizer_files(work.base, work.source.adapter, folder, work.tokenizer_files)
+    findings = VerificationResult(kind="merged", dtype=plan.dtype, loaded_by=f"transformers {transformers.__version__}",
                         rounded=plan.is_rounded, **work.told_of_base,
-                        papers_fault=papers_fault(folder, work.papers, plan.config))
+                        tokenizer_fault=tokenizer_fault(folder, work.tokenizer_files, plan.config))
     report = TensorReport()
     for done in check_tensors(plan, work.base, folder, report):
         context.control.check()
@@ -230,17 +237,17 @@ def _make_merged(context: TaskContext, work: Work, folder: Path) -> Generator[Ru
     return findings
 
 
-def _certificate(work: Work, findings: Findings) -> Certificate:
+def _certificate(work: ExportContext, findings: VerificationResult) -> Certificate:
     source = work.source
     fingerprint = weight_fingerprint(work.trained_base)
-    return judge(
-        findings, end_token=end_token_in_words(work.papers), chat_template=work.papers.template_from,
+    return make_certificate(
+        findings, end_token=end_token_in_words(work.tokenizer_files), chat_template=work.tokenizer_files.template_from,
         base={"name": public_name(source.base_name), "revision": source.base_revision or "", "fingerprint": fingerprint},
         adapter={"name": source.label, "sha256": sha256_of(source.adapter / WEIGHTS_NAME)},
     )
 
 
-def _classes(work: Work, kind: str) -> dict[str, Any]:
+def _classes(work: ExportContext, kind: ExportFormat) -> dict[str, Any]:
     """Say which class loads the base where it is not the usual one, and what an adapter is called in the one its config names."""
     auto = auto_class(load_config(work.base)).__name__
     told = {"auto": auto} if auto != "AutoModelForCausalLM" else {}
@@ -249,6 +256,6 @@ def _classes(work: Work, kind: str) -> dict[str, Any]:
     return {**told, **(other.to_json(*named) if other else {})}
 
 
-def _adapter_dtype(work: Work) -> str:
+def _adapter_dtype(work: ExportContext) -> str:
     kinds = sorted({entry.dtype for entry in work.changes.adapter.header.tensors.values()})
     return ", ".join(TORCH_NAMES.get(kind, kind) for kind in kinds)

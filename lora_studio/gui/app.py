@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from lora_studio.gui.compose import Studio
     from lora_studio.gui.platform.single_instance import InstanceServer
-    from lora_studio.gui.shell.crash_dialog import ProblemCatcher
+    from lora_studio.gui.shell.crash_dialog import ExceptionHook
     from lora_studio.gui.shell.main_window import MainWindow
 
 
@@ -33,12 +33,12 @@ class Opened:
 
     app: QApplication
     window: MainWindow
-    catcher: ProblemCatcher
+    catcher: ExceptionHook
     studio: Studio | None = None
     server: InstanceServer | None = None
 
     def close(self) -> None:
-        """Give back what the process lent: hooks, socket, jobs."""
+        """Return back what the process lent: hooks, socket, jobs."""
         self.catcher.remove()
         if self.server is not None:
             self.server.close()
@@ -109,14 +109,14 @@ def _skip_source_scan() -> None:
 
 def _show_window(app: QApplication, target: str | None) -> Opened:
     from lora_studio.gui.platform.window_state import WindowState
-    from lora_studio.gui.shell.crash_dialog import ProblemCatcher
+    from lora_studio.gui.shell.crash_dialog import ExceptionHook
     from lora_studio.gui.shell.main_window import MainWindow
     from lora_studio.gui.theme import Theme
 
     state = WindowState.load()
     Theme(app, state.theme if state.theme in ("system", "light", "dark") else "system", state.scale)
     window = MainWindow(state)
-    opened = Opened(app, window, ProblemCatcher(window))
+    opened = Opened(app, window, ExceptionHook(window))
     opened.catcher.install()
     window.first_painted.connect(lambda: _fill(opened, target))
     window.show()

@@ -11,20 +11,20 @@ from PySide6.QtWidgets import QMenu
 
 from lora_studio.core.errors import InputError, StudioError
 from lora_studio.core.world import launch_command
-from lora_studio.gui.draft.draft_store import Notice
+from lora_studio.gui.draft.draft_store import Announcement
 from lora_studio.gui.draft.workspace import open_workspace
 from lora_studio.gui.engine.engine_loader import EngineLoader
 from lora_studio.gui.engine.job_center import HostName, JobCenter
 from lora_studio.gui.engine.notifications import Notification, Notifications
 from lora_studio.gui.export.adapter_import import AdapterImport
 from lora_studio.gui.panels import AdapterPanel, BudgetPanel, DataPanel, ModelPanel, TargetsPanel, TrainingPanel
-from lora_studio.gui.platform.file_dialogs import PathAsker
-from lora_studio.gui.platform.path_kinds import Kind, is_model_name, kind_of
+from lora_studio.gui.platform.file_dialogs import FileDialogs
+from lora_studio.gui.platform.path_kinds import PathKind, is_model_name, kind_of
 from lora_studio.gui.platform.text import tr
-from lora_studio.gui.runs.run_control import RunStarter
+from lora_studio.gui.runs.run_control import RunControl
 from lora_studio.gui.runs.run_news import RunNews
 from lora_studio.gui.runs.run_queue import RunQueue
-from lora_studio.gui.runs.shown_run import RunView
+from lora_studio.gui.runs.shown_run import ShownRun
 from lora_studio.gui.shell.close_guard import Closing
 from lora_studio.gui.shell.main_window import MainWindow
 from lora_studio.gui.shell.status_feed import StatusFeed
@@ -53,22 +53,22 @@ class Studio(QObject):
     filled = Signal()
     plots_ready = Signal()
 
-    def __init__(self, window: MainWindow, asker: PathAsker | None = None) -> None:
+    def __init__(self, window: MainWindow, asker: FileDialogs | None = None) -> None:
         super().__init__(window)
         self.setObjectName("studio")
         self._window = window
-        self._asker = asker or PathAsker()
+        self._asker = asker or FileDialogs()
         self._closed = False
         self._told_error = ""
         self.jobs = JobCenter(self)
         self.workspace = open_workspace(self.jobs, self)
-        self.run_view = RunView(self.jobs, self)
-        self.starter = RunStarter(self.workspace, self.jobs, self.run_view, self)
+        self.run_view = ShownRun(self.jobs, self)
+        self.starter = RunControl(self.workspace, self.jobs, self.run_view, self)
         self.starter.set_host("process" if window.state.host == "process" else "thread")
         self.queue = RunQueue(self.jobs, self.starter, self)
         self.engine = EngineLoader(self.jobs, self)
         self.notifications = Notifications(self.jobs, self)
-        self.news = RunNews(self.notifications, self.starter, self.queue, self.run_view, self._show_run, self._tried, self)
+        self.news = RunNews(self.notifications, self.starter, self.queue, self.run_view, self._show_run, self._show_errors, self)
         self.adapter_import = AdapterImport(window, self.jobs, self.notifications, self._asker, self)
         self.status = StatusFeed(window, self.workspace, self.jobs, self.run_view, self.engine)
         self._closing = Closing(window, self.jobs, self.starter)
@@ -114,7 +114,7 @@ class Studio(QObject):
         """Open what was dropped or named: a config, a run, a model, or rows; an adapter on its own is imported."""
         rows: list[str] = []
         for entry in paths:
-            self._tried(lambda entry=entry: self._open_named(entry, rows))
+            self._show_errors(lambda entry=entry: self._open_named(entry, rows))
         if rows:
             errors = self.workspace.draft.edit({"data.train": tuple(rows)}, tr("Open data"))
             for message in errors.values():
@@ -149,15 +149,15 @@ class Studio(QObject):
 
     def _open(self, path: Path, rows: list[str]) -> None:
         match kind_of(path):
-            case Kind.CONFIG:
+            case PathKind.CONFIG:
                 self._open_config(path)
-            case Kind.RUN:
+            case PathKind.RUN:
                 self._show_run(path if (path / "run.yaml").is_file() else path.parent)
-            case Kind.MODEL:
+            case PathKind.MODEL:
                 self._change_model(str(path.resolve()))
-            case Kind.DATA:
+            case PathKind.DATA:
                 rows.append(str(path.resolve()))
-            case Kind.ADAPTER:
+            case PathKind.ADAPTER:
                 self.adapter_import.start(path.resolve())
 
     def _show_run(self, path: Path) -> None:
@@ -299,7 +299,7 @@ class Studio(QObject):
         columns = self._window.columns
         (columns.right if identity in ("adapter", "training", "budget") else columns.left).open_at(identity)
 
-    def _on_notice(self, notice: Notice) -> None:
+    def _on_notice(self, notice: Announcement) -> None:
         self._window.toasts.show(notice.level, notice.text)
 
     def _on_notification(self, notification: Notification) -> None:
@@ -315,7 +315,7 @@ class Studio(QObject):
             return
         state = self.starter.start_state
         if state.enabled:
-            self._tried(self.starter.start_run)
+            self._show_errors(self.starter.start_run)
         else:
             self.workspace.draft.request_field(next((item.field for item in self.workspace.readiness.items if not item.ok), ""))
 
@@ -351,7 +351,7 @@ class Studio(QObject):
     def _ask_config(self) -> None:
         path = self._asker.open_file(self._window, tr("Open a config"), Path.cwd(), [_CONFIG_FILTER])
         if path is not None:
-            self._tried(lambda: self._open_config(path))
+            self._show_errors(lambda: self._open_config(path))
 
     def _ask_run(self) -> None:
         path = self._asker.open_folder(self._window, tr("Open a run's folder"), self.starter.store.root)
@@ -359,13 +359,13 @@ class Studio(QObject):
             self.open_paths([str(path)])
 
     def _save(self) -> None:
-        self._tried(lambda: self.workspace.draft.save() or self._save_as())
+        self._show_errors(lambda: self.workspace.draft.save() or self._save_as())
 
     def _save_as(self) -> None:
         suggestion = self.workspace.draft.path or Path.cwd() / f"{self.workspace.draft.config.name}.yaml"
         path = self._asker.save_file(self._window, tr("Save the draft"), suggestion, [_CONFIG_FILTER])
         if path is not None:
-            self._tried(lambda: self.workspace.draft.save_as(path if path.suffix else path.with_suffix(".yaml")))
+            self._show_errors(lambda: self.workspace.draft.save_as(path if path.suffix else path.with_suffix(".yaml")))
 
     def _show_yaml(self, text: str | None = None, path: Path | None = None) -> None:
         YamlDialog(self.workspace, self._window, text, path).show()
@@ -379,24 +379,24 @@ class Studio(QObject):
     def _fill_recent(self) -> None:
         self._recent.clear()
         for path in self.workspace.draft.recent:
-            self._recent.addAction(str(path), lambda chosen=path: self._tried(lambda: self._open_config(chosen)))
+            self._recent.addAction(str(path), lambda chosen=path: self._show_errors(lambda: self._open_config(chosen)))
         self._recent.setEnabled(bool(self.workspace.draft.recent))
 
     def _reopen_run(self) -> None:
         """Show the run of last time again, where it is still there."""
         remembered = Path(self._window.state.run)
         if self._window.state.run and self.run_view.config is None and (remembered / "run.yaml").is_file():
-            self._tried(lambda: self.run_view.open(remembered))
+            self._show_errors(lambda: self.run_view.open(remembered))
 
     def _find_runs(self) -> None:
         """See what went on, and what waited, while no window was open."""
         self.news.find_living(self._window.state.run)
         self.news.tell_left_over(self._window.state.queue)
 
-    def _tried(self, deed: Callable[[], object]) -> None:
+    def _show_errors(self, action: Callable[[], object]) -> None:
         """Do it; an error a person can act on becomes a toast."""
         try:
-            deed()
+            action()
         except StudioError as error:
             self._window.toasts.show("error", str(error))
         except OSError as error:

@@ -26,7 +26,7 @@ class Snapshot:
 
 
 def hub_cache_folder() -> Path:
-    """Give the Hub's cache folder as huggingface_hub finds it: `HF_HUB_CACHE`, else `HF_HOME`/hub, else ~/.cache."""
+    """Return the Hub's cache folder as huggingface_hub finds it: `HF_HUB_CACHE`, else `HF_HOME`/hub, else ~/.cache."""
     for variable in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
         if os.environ.get(variable):
             return Path(os.path.expandvars(os.environ[variable])).expanduser()
@@ -38,17 +38,17 @@ def hub_cache_folder() -> Path:
 
 
 def repo_folder(repo_id: str) -> Path:
-    """Give the cache folder of a Hub model, there or not."""
+    """Return the cache folder of a Hub model, there or not."""
     return hub_cache_folder() / ("models--" + repo_id.replace("/", "--"))
 
 
 def is_commit(revision: str | None) -> bool:
-    """Say whether a revision is a whole commit hash."""
+    """Return whether a revision is a whole commit hash."""
     return bool(revision and _COMMIT.fullmatch(revision))
 
 
 def cached_snapshot(repo_id: str, revision: str | None = None) -> Snapshot | None:
-    """Give the snapshot of a Hub model that the cache has for a revision, or None."""
+    """Return the snapshot of a Hub model that the cache has for a revision, or None."""
     folder = repo_folder(repo_id)
     commit = revision if is_commit(revision) else _commit_of(folder, revision or DEFAULT_REVISION)
     if commit is None:
@@ -58,7 +58,7 @@ def cached_snapshot(repo_id: str, revision: str | None = None) -> Snapshot | Non
 
 
 def cached_snapshots() -> Iterator[Snapshot]:
-    """Give the current snapshot of each model in the cache, by name."""
+    """Return the current snapshot of each model in the cache, by name."""
     root = hub_cache_folder()
     if not root.is_dir():
         return

@@ -29,7 +29,7 @@ _ON = ("1", "true", "yes", "on")
 
 
 def endpoint() -> str:
-    """Give the Hub's address: `HF_ENDPOINT`, else huggingface.co."""
+    """Return the Hub's address: `HF_ENDPOINT`, else huggingface.co."""
     return (os.environ.get("HF_ENDPOINT") or DEFAULT_ENDPOINT).rstrip("/")
 
 
@@ -43,12 +43,12 @@ def is_switched_offline(library: str = "TRANSFORMERS_OFFLINE") -> bool:
 
 
 def model_address(repo_id: str, revision: str) -> str:
-    """Give the address that describes a model at a revision, with the sizes and hashes of its files."""
+    """Return the address that describes a model at a revision, with the sizes and hashes of its files."""
     return f"{endpoint()}/api/models/{repo_id}/revision/{urllib.parse.quote(revision, safe='')}?blobs=true"
 
 
 def file_address(repo_id: str, commit: str, name: str) -> str:
-    """Give the address of one file of a model."""
+    """Return the address of one file of a model."""
     return f"{endpoint()}/{repo_id}/resolve/{commit}/{urllib.parse.quote(name)}"
 
 
@@ -125,7 +125,7 @@ def _refuse_unreachable(address: str) -> None:
 
 
 def hub_token() -> str:
-    """Give the Hub token from the environment or the Hub's own store; empty when there is none."""
+    """Return the Hub token from the environment or the Hub's own store; empty when there is none."""
     if os.environ.get("HF_HUB_DISABLE_IMPLICIT_TOKEN", "").lower() in _ON:
         return ""
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):

@@ -19,7 +19,7 @@ ADAPTER_DIGEST = "adapter_sha256"
 
 
 @dataclass(frozen=True)
-class AdapterSource:
+class ChatAdapter:
     """A base model, and the adapter for it where there is one.
 
     Attributes:
@@ -35,7 +35,7 @@ class AdapterSource:
     run: RunFolder | None = None
 
 
-def find_adapter(source: str) -> AdapterSource:
+def find_adapter(source: str) -> ChatAdapter:
     """Find what a person names: a run folder, a checkpoint, a PEFT adapter folder, or else a base model.
 
     Raises:
@@ -44,16 +44,16 @@ def find_adapter(source: str) -> AdapterSource:
     path = Path(source).expanduser()
     found = whole_adapter(path)
     if found is None:
-        return AdapterSource(source)
+        return ChatAdapter(source)
     adapter, run = found
     if run is not None and path.resolve() == run.path:
-        return AdapterSource(run.config.model.name_or_path, run.config.model.revision, adapter, run)
+        return ChatAdapter(run.config.model.name_or_path, run.config.model.revision, adapter, run)
     base, revision = base_of(adapter)
-    return AdapterSource(base, revision, adapter, run)
+    return ChatAdapter(base, revision, adapter, run)
 
 
 def whole_adapter(path: Path) -> tuple[Path, RunFolder | None] | None:
-    """Give the adapter's folder that a path means, as it was written, and the run it is of; None where the path is no adapter.
+    """Return the adapter's folder that a path means, as it was written, and the run it is of; None where the path is no adapter.
 
     Of a run it is the final adapter, else the newest whole checkpoint.
 
@@ -92,7 +92,7 @@ def base_of(adapter: Path) -> tuple[str, str | None]:
 
 
 def newest_whole(run: RunFolder) -> tuple[Path | None, list[tuple[Path, str]]]:
-    """Give a run's newest checkpoint that is as it was written, and the newer ones that are not, each with what is wrong."""
+    """Return a run's newest checkpoint that is as it was written, and the newer ones that are not, each with what is wrong."""
     broken: list[tuple[Path, str]] = []
     for folder in reversed(run.checkpoints):
         fault = fault_of(folder)
@@ -130,7 +130,7 @@ def _of_run(run: RunFolder) -> Path:
 
 
 def _run_around(folder: Path) -> RunFolder | None:
-    """Give the run that an adapter or a checkpoint lies in."""
+    """Return the run that an adapter or a checkpoint lies in."""
     run = folder.parents[1] if folder.parent.name == "checkpoints" else folder.parent
     return RunFolder(run) if (run / "run.yaml").is_file() else None
 

@@ -13,7 +13,7 @@ from lora_studio.core.settings import DataSettings, ModelSettings
 from lora_studio.data.rows.row import Message, Row, RowError
 from lora_studio.data.templates.template import ChatTemplate
 from lora_studio.data.templates.template_source import adapters_template
-from lora_studio.inference.adapters import AdapterSource, find_adapter
+from lora_studio.inference.adapters import ChatAdapter, find_adapter
 from lora_studio.inference.ready import ready_base
 from lora_studio.inference.sampling import answer
 from lora_studio.models.load import load_tokenizer
@@ -51,7 +51,7 @@ def chat(context: TaskContext, source: str, prompt: str, compare: bool = False, 
 
 
 def prompt_ids(tokenizer: Any, prompt: str, settings: DataSettings | None = None) -> list[int]:
-    """Give the tokens of one user's turn in a chat template, or of the bare text where there is none.
+    """Return the tokens of one user's turn in a chat template, or of the bare text where there is none.
 
     Args:
         tokenizer: The base model's.
@@ -79,19 +79,19 @@ def _ask(context: TaskContext, tokenizer: Any, model: Any, prompts: list[list[in
     return text
 
 
-def _model_settings(found: AdapterSource) -> ModelSettings:
+def _model_settings(found: ChatAdapter) -> ModelSettings:
     if found.run is not None:
         return found.run.config.model
     return ModelSettings(name_or_path=found.base, revision=found.revision)
 
 
-def _data_settings(found: AdapterSource) -> DataSettings | None:
-    """Give the template that an adapter was trained with, and its variables; an exported one carries both in one file."""
+def _data_settings(found: ChatAdapter) -> DataSettings | None:
+    """Return the template that an adapter was trained with, and its variables; an exported one carries both in one file."""
     if found.run is not None:
         return found.run.config.data
     template = adapters_template(found.adapter) if found.adapter else None
     return DataSettings(chat_template=template) if template else None
 
 
-def _device(found: AdapterSource) -> str:
+def _device(found: ChatAdapter) -> str:
     return found.run.config.training.device if found.run is not None else "auto"

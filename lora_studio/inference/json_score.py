@@ -18,7 +18,7 @@ class JsonShare:
 
 
 def json_keys(text: str) -> frozenset[str] | None:
-    """Give the keys of a text that is one JSON object, white space around it aside; None for anything else."""
+    """Return the keys of a text that is one JSON object, white space around it aside; None for anything else."""
     try:
         value: object = json.loads(text)
     except (ValueError, RecursionError):
@@ -27,7 +27,7 @@ def json_keys(text: str) -> frozenset[str] | None:
 
 
 def has_reference_keys(sample: Sample) -> bool:
-    """Say whether an answer is a JSON object with its reference's keys."""
+    """Return whether an answer is a JSON object with its reference's keys."""
     wanted = json_keys(sample.reference)
     return wanted is not None and json_keys(sample.text) == wanted
 

@@ -1,4 +1,4 @@
-"""`ModelHost`: the one owner of a loaded model on its thread.
+"""`LoadedModel`: the one owner of a loaded model on its thread.
 
 Loading costs seconds, so the base stays warm in `TaskContext.warm` from task to task. An adapter goes on for the length of a `with` block
 and comes off again, leaving the base bit for bit as it was; where an adapter trained the base's own parameters (`bias`,
@@ -33,7 +33,7 @@ _WARM_KEY = "model_host"
 _Key = tuple[str, str, str, str, tuple[tuple[str, int, int], ...]]
 
 
-class ModelHost:
+class LoadedModel:
     """Owns at most one base model, its tokenizer, and the adapter that is on it."""
 
     def __init__(self) -> None:
@@ -43,8 +43,8 @@ class ModelHost:
         self._adapted = False
 
     @classmethod
-    def of(cls, context: TaskContext) -> ModelHost:
-        """Give the host kept warm in a task's context, a new one where there is none."""
+    def of(cls, context: TaskContext) -> LoadedModel:
+        """Return the host kept warm in a task's context, a new one where there is none."""
         host = context.warm.setdefault(_WARM_KEY, cls())
         assert isinstance(host, cls)
         return host
@@ -55,7 +55,7 @@ class ModelHost:
         return self._base is not None
 
     def base(self, folder: Path, dtype: torch.dtype, device: torch.device, quantization: str = NONE) -> PreTrainedModel:
-        """Give the base model of `folder`, frozen and in eval mode: the warm one where folder, files, dtype, device and quantization agree.
+        """Return the base model of `folder`, frozen and in eval mode: the warm one where folder, files, dtype, device and quantization agree.
 
         Raises:
             InputError: The folder holds no model we can load, or it cannot be quantized here.
@@ -70,11 +70,11 @@ class ModelHost:
         return self._base
 
     def is_warm(self, folder: Path, dtype: torch.dtype, device: torch.device, quantization: str = NONE) -> bool:
-        """Say whether `base` with these would answer at once."""
+        """Return whether `base` with these would answer at once."""
         return self._base is not None and self._key == _key(folder, dtype, device, quantization)
 
     def tokenizer(self, folder: Path) -> PreTrainedTokenizerBase:
-        """Give the tokenizer of `folder`, kept as the base is."""
+        """Return the tokenizer of `folder`, kept as the base is."""
         key = _key(folder, torch.float32, torch.device("cpu"))
         if self._tokenizer is None or self._tokenizer[0] != key:
             self._tokenizer = (key, load_tokenizer(folder))
@@ -123,20 +123,20 @@ class ModelHost:
 
 
 def free_memory() -> None:
-    """Give back what nothing holds any more."""
+    """Return back what nothing holds any more."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
 
 def active_config(model: PeftModel) -> Any:
-    """Give PEFT's config of the adapter that is on."""
+    """Return PEFT's config of the adapter that is on."""
     name: Any = model.active_adapter
     return model.peft_config[name]
 
 
 def changes_base(model: PeftModel) -> bool:
-    """Say whether training this adapter moves parameters of the base itself, or taking it off would not put them back."""
+    """Return whether training this adapter moves parameters of the base itself, or taking it off would not put them back."""
     config = active_config(model)
     return bool(config.modules_to_save) or config.bias != "none" or bool(getattr(config, "trainable_token_indices", None))
 
@@ -163,7 +163,7 @@ def load_adapter(base: PreTrainedModel, folder: Path) -> PeftModel:
 
 
 def _resize(base: PreTrainedModel, folder: Path) -> None:
-    """Give a base the vocabulary that an adapter with new tokens comes with."""
+    """Return a base the vocabulary that an adapter with new tokens comes with."""
     tree = tree_of(base)
     try:
         adapter = SavedAdapter.open(folder, tree)

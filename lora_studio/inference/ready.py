@@ -1,4 +1,4 @@
-"""From the name of a base model to a loaded one: made ready on disk, dtype and device picked, held by the thread's `ModelHost`."""
+"""From the name of a base model to a loaded one: made ready on disk, dtype and device picked, held by the thread's `LoadedModel`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from lora_studio.core.control import TaskContext
 from lora_studio.core.events import Phase, RunEvent, RunFinished
 from lora_studio.core.settings import ModelSettings
-from lora_studio.inference.loaded_model import ModelHost
+from lora_studio.inference.loaded_model import LoadedModel
 from lora_studio.models.facts import read_facts
 from lora_studio.models.load import pick_device, pick_dtype
 from lora_studio.models.prepare import prepare
@@ -38,7 +38,7 @@ class ReadyBase:
     commit: str
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
-    host: ModelHost
+    host: LoadedModel
     dtype: torch.dtype
     device: torch.device
 
@@ -89,7 +89,7 @@ def load_base(
     context.control.check()
     place = pick_device(device)
     held = dtype or pick_dtype(place, settings.dtype, read_facts(folder).dtype)
-    host = ModelHost.of(context)
+    host = LoadedModel.of(context)
     name = Path(settings.name_or_path).name
     quantization = settings.quantization
     if not host.is_warm(folder, held, place, quantization):

@@ -87,7 +87,7 @@ def answering(model: torch.nn.Module) -> Generator[None]:
 def _generate(
     model: PreTrainedModel, prompts: Sequence[Sequence[int]], ends: list[int], max_new_tokens: int, interrupted: Callable[[], bool],
 ) -> list[list[int]]:
-    """Give each prompt's new tokens up to its end token, which is left off."""
+    """Return each prompt's new tokens up to its end token, which is left off."""
     padding = ends[0] if ends else 0
     width = max(len(prompt) for prompt in prompts)
     device = next(model.parameters()).device

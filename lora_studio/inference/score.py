@@ -33,7 +33,7 @@ class RowLogits:
 
 
 def held_out_logits(model: nn.Module, rows: Rows, check: Callable[[], None] = lambda: None) -> Iterator[RowLogits]:
-    """Give the logits at every trained token of every row, in batches of like length but row by row in the rows' own order within each.
+    """Return the logits at every trained token of every row, in batches of like length but row by row in the rows' own order within each.
 
     The batches depend on the rows alone, so two models asked about the same rows are asked in the same way.
 
@@ -58,7 +58,7 @@ def loss_sums(
     model: nn.Module, rows: Rows, precision: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext,
     rank: int = 0, ranks: int = 1,
 ) -> Iterator[tuple[float, int, int]]:
-    """Give (sum of token losses, trained tokens, rows) batch by batch, so that the caller may look up in between.
+    """Return (sum of token losses, trained tokens, rows) batch by batch, so that the caller may look up in between.
 
     Of several ranks each takes its share of the batches. All take the same number of passes, since each may hold a part of the model
     only: one that has no batch left takes the last once more and counts nothing.

@@ -17,7 +17,7 @@ class _Place:
     owner: object
 
 
-class DeviceLine:
+class DeviceQueue:
     """Who has the device, and who waits for it in which order. The next job starts when nobody has it.
 
     Several may have it at once: runs that were found alive in other processes are at work whatever the line says.
@@ -47,7 +47,7 @@ class DeviceLine:
             return tuple(place.job for place in self._having)
 
     def waiting_of(self, owner: object) -> tuple[Job, ...]:
-        """Give the jobs that wait for this host to run them, the next one first."""
+        """Return the jobs that wait for this host to run them, the next one first."""
         with self.changed:
             return tuple(place.job for place in self._waiting if place.owner is owner)
 
@@ -76,7 +76,7 @@ class DeviceLine:
                 self.changed.notify_all()
 
     def take(self, owner: object) -> Job | None:
-        """Give the device to the next job, if it is this host's to run and nobody has the device; None otherwise."""
+        """Return the device to the next job, if it is this host's to run and nobody has the device; None otherwise."""
         with self.changed:
             if self.held_back or self._having or not self._waiting or self._waiting[0].owner is not owner:
                 return None
@@ -102,7 +102,7 @@ class DeviceLine:
             self.changed.notify_all()
 
     def is_with_another(self, owner: object) -> bool:
-        """Say whether a job of another host has the device."""
+        """Return whether a job of another host has the device."""
         with self.changed:
             return any(place.owner is not owner for place in self._having)
 

@@ -16,7 +16,7 @@ _NEAR_THE_END = 1 << 16
 
 
 def follow_events(folder: RunFolder, after: int, given_up: Callable[[], bool]) -> Iterator[RunEvent]:
-    """Give a run's events with `seq` above `after` as they are written; end behind the last one, or when the writer is gone.
+    """Return a run's events with `seq` above `after` as they are written; end behind the last one, or when the writer is gone.
 
     Args:
         folder: The run.
@@ -58,7 +58,7 @@ class _Tail:
 
 
 def _start_of(path: Path, after: int) -> int:
-    """Give an offset in front of the first line that is not known yet, near the end where the lines there are known.
+    """Return an offset in front of the first line that is not known yet, near the end where the lines there are known.
 
     At least one known line is read again: if it is the last, it says how the run ended.
     """

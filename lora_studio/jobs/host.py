@@ -16,7 +16,7 @@ from typing import Any, Self
 
 from lora_studio.core.errors import StudioError
 from lora_studio.core.events import RunStopped
-from lora_studio.jobs.device_queue import DeviceLine
+from lora_studio.jobs.device_queue import DeviceQueue
 from lora_studio.jobs.job import Job
 from lora_studio.jobs.spec import JobSpec
 
@@ -36,8 +36,8 @@ class Host(ABC):
         line: That line.
     """
 
-    def __init__(self, line: DeviceLine | None = None) -> None:
-        self.line = line or DeviceLine()
+    def __init__(self, line: DeviceQueue | None = None) -> None:
+        self.line = line or DeviceQueue()
         self._changed = self.line.changed
         self._active: list[Job] = []
         self._threads: list[threading.Thread] = []
@@ -110,7 +110,7 @@ class Host(ABC):
         """Run a job until its last event has been received; called on a thread of its own or the engine thread."""
 
     def _must_end(self, job: Job) -> bool:
-        """Say whether a job has to end when the host closes."""
+        """Return whether a job has to end when the host closes."""
         return not job.ended
 
     def _forward(self, job: Job, request: str) -> None:  # noqa: B027 - a thread shares the job's control: nothing to pass on

@@ -55,7 +55,7 @@ class Journal:
 
 
 def _is_torn(path: Path) -> bool:
-    """Say whether the file ends within a line, as a killed writer leaves it."""
+    """Return whether the file ends within a line, as a killed writer leaves it."""
     with contextlib.suppress(OSError), path.open("rb") as file:
         if file.seek(0, os.SEEK_END):
             file.seek(-1, os.SEEK_END)

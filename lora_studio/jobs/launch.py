@@ -32,7 +32,7 @@ _ORPHAN_S = 120.0
 
 
 def processes_of(run_dir: str | None) -> int:
-    """Give how many processes a job takes: of a run, what its settings say; of anything else, one."""
+    """Return how many processes a job takes: of a run, what its settings say; of anything else, one."""
     try:
         return RunFolder(Path(run_dir)).config.training.num_processes if run_dir else 1
     except InputError:
@@ -84,7 +84,7 @@ def follow() -> int:
 
 
 def _environment(count: int) -> dict[str, str]:
-    """Give what PyTorch's launchers set. The processors are shared out, unless somebody has said how many each takes."""
+    """Return what PyTorch's launchers set. The processors are shared out, unless somebody has said how many each takes."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

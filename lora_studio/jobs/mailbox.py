@@ -24,7 +24,7 @@ def send_request(folder: Path, name: str) -> None:
 
 
 def process_behind(folder: Path) -> int | None:
-    """Give the id of the process that looks into this control folder; it means something only while the run's lock is held."""
+    """Return the id of the process that looks into this control folder; it means something only while the run's lock is held."""
     try:
         return int((folder / _PROCESS).read_text(encoding="ascii"))
     except (OSError, ValueError):

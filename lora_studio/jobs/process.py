@@ -21,7 +21,7 @@ from lora_studio.core.events import LastEvent, Phase, RunFailed, RunStopped, rea
 from lora_studio.core.runs import RunFolder
 from lora_studio.core.waits import Patience, exit_words, reap
 from lora_studio.jobs.child import DETACH
-from lora_studio.jobs.device_queue import DeviceLine
+from lora_studio.jobs.device_queue import DeviceQueue
 from lora_studio.jobs.follow import follow_events
 from lora_studio.jobs.host import Host
 from lora_studio.jobs.job import Job
@@ -83,7 +83,7 @@ class ProcessHost(Host):
         start: Seconds of a free machine in which a child has to start and take its job.
     """
 
-    def __init__(self, grace: float = GRACE_S, line: DeviceLine | None = None, start: float = START_S) -> None:
+    def __init__(self, grace: float = GRACE_S, line: DeviceQueue | None = None, start: float = START_S) -> None:
         super().__init__(line)
         self._grace = grace
         self._start_s = start
@@ -191,7 +191,7 @@ class ProcessHost(Host):
 
 
 def child_command(_spec: JobSpec) -> list[str]:
-    """Give the command line of the child that runs a job: it reads the job itself from its standard input."""
+    """Return the command line of the child that runs a job: it reads the job itself from its standard input."""
     return [sys.executable, "-m", "lora_studio.jobs.child"]
 
 
@@ -212,7 +212,7 @@ def _log_of(spec: JobSpec) -> IO[bytes]:
 
 
 def _talk(stdin: IO[bytes], stdout: IO[bytes], job: Job, link: _Link, order: str) -> None:
-    """Give the child its order once it is there, then take in its events, until it ends or is let go of."""
+    """Return the child its order once it is there, then take in its events, until it ends or is let go of."""
     lines = _lines(stdout.fileno(), _LetGo(link).is_over)
     if next(lines, None) is None:
         return

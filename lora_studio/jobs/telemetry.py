@@ -47,7 +47,7 @@ class MemorySampler:
                 return
 
     def look(self) -> Memory:
-        """Give the memory in use now, in bytes."""
+        """Return the memory in use now, in bytes."""
         figures = {"resident": self._process.memory_info().rss, **_torch_figures(), **self._device.figures()}
         return Memory.model_validate(figures)
 
@@ -76,7 +76,7 @@ class _NvmlDevice:
         self._tried = False
 
     def figures(self) -> dict[str, float]:
-        """Give memory, load and temperature; empty where there is no such device."""
+        """Return memory, load and temperature; empty where there is no such device."""
         if not self._tried:
             self._tried = True
             self._open()
@@ -111,7 +111,7 @@ class _NvmlDevice:
 
 
 def _visible_device(nvml: Any) -> Any:
-    """Give the handle of the device that is torch's `cuda:0`: NVML does not heed CUDA_VISIBLE_DEVICES."""
+    """Return the handle of the device that is torch's `cuda:0`: NVML does not heed CUDA_VISIBLE_DEVICES."""
     import os
 
     first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip()

@@ -6,7 +6,7 @@ import sys
 from typing import Any
 
 from lora_studio.core.control import TaskContext
-from lora_studio.jobs.device_queue import DeviceLine
+from lora_studio.jobs.device_queue import DeviceQueue
 from lora_studio.jobs.host import Host
 from lora_studio.jobs.job import Job
 from lora_studio.jobs.recorder import Recorder
@@ -26,7 +26,7 @@ class ThreadHost(Host):
         line: As for every host.
     """
 
-    def __init__(self, line: DeviceLine | None = None) -> None:
+    def __init__(self, line: DeviceQueue | None = None) -> None:
         super().__init__(line)
         self._warm: dict[str, Any] = {}
 

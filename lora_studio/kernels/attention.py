@@ -18,14 +18,14 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from lora_studio.kernels.batches import Batch
-from lora_studio.kernels.block_attention import Layout, attend_in_blocks, documents_apart, rows_apart
+from lora_studio.kernels.block_attention import AttentionLayout, attend_in_blocks, documents_apart, rows_apart
 from lora_studio.kernels.conduct import Conduct, conduct_of
 from lora_studio.kernels.packed import is_plain_attention, visible
 from lora_studio.kernels.varlen import attend_varlen, has_varlen
 
 _LOOKS_FOR_PADDING = "warn_if_padding_and_no_attention_mask"  # reads each batch for it; padding stands behind all that it might disturb
 
-_UNTRIED = Conduct(common=True, joins=True, pads=True, packs=True, causal=True)
+_UNTRIED = Conduct(common=True, padding_free=True, pads=True, packs=True, causal=True)
 _DROPOUTS = ("attention_dropout", "attn_pdrop")
 
 
@@ -46,7 +46,7 @@ class ReadyAttention:
         self._batch: Batch | None = None
         self._masks: dict[tuple[int | None, int], Tensor] = {}
         self._varlen = False
-        self._layouts: dict[torch.Size, Layout] = {}
+        self._layouts: dict[torch.Size, AttentionLayout] = {}
         causal: Any = model.get_base_model() if isinstance(model, PeftModel) else model
         self._inner: Any = causal.base_model
         possible = self._config is whole and self._config._attn_implementation == "sdpa" and is_plain_attention(model)
@@ -54,9 +54,9 @@ class ReadyAttention:
         self.usable = possible and self.conduct.common
 
     @property
-    def joins(self) -> bool:
+    def padding_free(self) -> bool:
         """Whether a processor takes rows laid end to end as it takes them by themselves: attention has no dropout."""
-        return self.usable and self.conduct.joins and not any(getattr(self._config, name, None) for name in _DROPOUTS)
+        return self.usable and self.conduct.padding_free and not any(getattr(self._config, name, None) for name in _DROPOUTS)
 
     def __enter__(self) -> Self:
         if self.usable:
@@ -93,8 +93,8 @@ class ReadyAttention:
             return attend_in_blocks(query, key, value, self._laid_out(query), scale, window), None
         return sdpa_attention_forward(module, query, key, value, self._mask(query, window), **options)
 
-    def _laid_out(self, query: Tensor) -> Layout:
-        """Give how the batch's documents are laid out; the layers of a pass share it."""
+    def _laid_out(self, query: Tensor) -> AttentionLayout:
+        """Return how the batch's documents are laid out; the layers of a pass share it."""
         ids = query.shape[::2]  # rows and tokens: a pass without documents may be of any
         if ids not in self._layouts:
             borders = None if self._batch is None else self._batch.borders
@@ -102,7 +102,7 @@ class ReadyAttention:
         return self._layouts[ids]
 
     def _mask(self, query: Tensor, window: int | None) -> Tensor | None:
-        """Give (B or 1, 1, T, T) of what may be seen; None for all that came before, which needs no mask."""
+        """Return (B or 1, 1, T, T) of what may be seen; None for all that came before, which needs no mask."""
         length = query.shape[2]
         documents = None if self._batch is None else self._batch.document_ids
         window = window if window is not None and window < length else None

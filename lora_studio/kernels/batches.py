@@ -49,7 +49,7 @@ class Batch:
     longest_document: int = 0
 
     def to(self, device: torch.device) -> Batch:
-        """Give the batch on `device`; to a graphics card it is copied from pinned memory, and nobody waits for it."""
+        """Return the batch on `device`; to a graphics card it is copied from pinned memory, and nobody waits for it."""
 
         def moved(tensor: Tensor) -> Tensor:
             held = tensor.pin_memory() if device.type == "cuda" and tensor.device.type == "cpu" else tensor
@@ -60,9 +60,9 @@ class Batch:
         return replace(self, **{name: moved(tensor) for name, tensor in tensors.items() if tensor is not None})
 
 
-def make_batch(rows: Sequence[TokenRow], *, joined: bool = False) -> Batch:
-    """Put rows into one batch: beside each other, padded to the longest of them, or `joined` end to end, padded to a multiple of 8."""
-    if joined:
+def make_batch(rows: Sequence[TokenRow], *, padding_free: bool = False) -> Batch:
+    """Put rows into one batch: beside each other, padded to the longest of them, or `padding_free` end to end, padded to a multiple of 8."""
+    if padding_free:
         batch = _padded([end_to_end(rows) if len(rows) > 1 else rows[0]], _ALIGNED)
         return replace(batch, counts=tuple(trained_count(row) for row in rows), width=_longest(rows))
     return _padded(rows)
@@ -91,7 +91,7 @@ def _padded(rows: Sequence[TokenRow], multiple: int = 1) -> Batch:
 
 
 def _borders(rows: Sequence[TokenRow], width: int, multiple: int) -> NDArray[np.int32]:
-    """Give where documents begin among rows padded to `width`, and the number of tokens at the end.
+    """Return where documents begin among rows padded to `width`, and the number of tokens at the end.
 
     Padding is a document too; what only fills up a `multiple` goes with the document before it, whose tokens do not see it.
     """

@@ -33,7 +33,7 @@ _SHAPED: Any = getattr(torch.ops.aten, "_unsafe_view")  # noqa: B009 (no view of
 
 
 def attend_in_blocks(
-    query: Tensor, key: Tensor, value: Tensor, layout: Layout, scale: float | None = None, window: int | None = None,
+    query: Tensor, key: Tensor, value: Tensor, layout: AttentionLayout, scale: float | None = None, window: int | None = None,
 ) -> Tensor:
     """Attend causally within documents.
 
@@ -87,7 +87,7 @@ class _Group:
 
 
 @dataclass(frozen=True)
-class Layout:
+class AttentionLayout:
     """How documents are laid side by side: made once for a batch, by `rows_apart` or `documents_apart`.
 
     Attributes:
@@ -110,19 +110,19 @@ class Layout:
         return max(group.length for group in self.groups)
 
     def scratch(self, name: str, dtype: torch.dtype, *shape: int) -> Tensor:
-        """Give memory to work in, the same again for the same name: new pages cost as much as what is written to them."""
+        """Return memory to work in, the same again for the same name: new pages cost as much as what is written to them."""
         held = self._scratch.get((name, dtype))
         if held is None or held.numel() < math.prod(shape):
             held = self._scratch[name, dtype] = torch.empty(math.prod(shape), dtype=dtype)
         return held[: math.prod(shape)].view(shape)
 
 
-def rows_apart(rows: int, length: int) -> Layout:
+def rows_apart(rows: int, length: int) -> AttentionLayout:
     """Take each row for one document."""
-    return Layout((_Group(rows, length, cheapest_queries(rows, length)[1]),))
+    return AttentionLayout((_Group(rows, length, cheapest_queries(rows, length)[1]),))
 
 
-def documents_apart(borders: Sequence[int]) -> Layout:
+def documents_apart(borders: Sequence[int]) -> AttentionLayout:
     """Lay out documents, given where each begins and, last, where they end.
 
     Those of like length come side by side where the pairs that padding adds take less time than calls of their own.
@@ -140,7 +140,7 @@ def documents_apart(borders: Sequence[int]) -> Layout:
         groups.append(_Group(len(members), longest, cheapest_queries(len(members), longest)[1], torch.from_numpy(places), vacant))
         back[places[filled]] = first + np.flatnonzero(filled)
         first += len(places)
-    return Layout(tuple(groups), torch.from_numpy(back))
+    return AttentionLayout(tuple(groups), torch.from_numpy(back))
 
 
 @dataclass(frozen=True)
@@ -177,7 +177,7 @@ def _blocks(queries: int, own: Tensor, keys: Tensor, window: int | None) -> Iter
 
 class _BlockAttention(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, layout: Layout, scale: float, window: int | None) -> Tensor:
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, layout: AttentionLayout, scale: float, window: int | None) -> Tensor:
         rows, heads, length = query.shape[:3]
         ctx.layout, ctx.scale, ctx.window = layout, scale, window
         whole = value.new_empty(layout.places, heads * value.shape[3])
@@ -237,7 +237,7 @@ class _BlockAttention(torch.autograd.Function):
 
 
 def _by_key_head(tensor: Tensor, key_heads: int) -> Tensor:
-    """Give (B, H, T, D) as (K, B·T, G·D)."""
+    """Return (B, H, T, D) as (K, B·T, G·D)."""
     rows, _, length, _ = tensor.shape
     return tensor.transpose(1, 2).reshape(rows * length, key_heads, -1).transpose(0, 1)
 
@@ -248,18 +248,18 @@ def _put(whole: Tensor, at: int, part: Tensor, key_heads: int) -> None:
     whole[at : at + by_head.shape[1]].view(-1, key_heads, by_head.shape[2]).copy_(by_head.transpose(0, 1))
 
 
-def _in_order(whole: Tensor, layout: Layout) -> Tensor:
-    """Give (tokens, ...) of (places, ...)."""
+def _in_order(whole: Tensor, layout: AttentionLayout) -> Tensor:
+    """Return (tokens, ...) of (places, ...)."""
     return whole if layout.back is None else whole.index_select(0, layout.back)
 
 
 def _shifts(own: Tensor) -> Tensor:
-    """Give room for what is added to each query's scores before they are taken as powers of 2."""
+    """Return room for what is added to each query's scores before they are taken as powers of 2."""
     return own.new_empty(*own.shape[:2], 1, dtype=own.dtype if own.dtype == torch.float64 else torch.float32)
 
 
-def _scores(layout: Layout, block: _Block, queries: Tensor, seen: Tensor, window: int | None) -> tuple[Tensor, Tensor]:
-    """Give (some, queries·G, seen keys) in the products' dtype and in float32 with -inf where nothing is seen: the same, if it is that."""
+def _scores(layout: AttentionLayout, block: _Block, queries: Tensor, seen: Tensor, window: int | None) -> tuple[Tensor, Tensor]:
+    """Return (some, queries·G, seen keys) in the products' dtype and in float32 with -inf where nothing is seen: the same, if it is that."""
     shape = (*queries.shape[:2], seen.shape[1])
     scores = torch.bmm(queries, seen.transpose(1, 2), out=layout.scratch("scores", queries.dtype, *shape))
     whole = queries.dtype in (torch.float32, torch.float64)
@@ -271,13 +271,13 @@ def _scores(layout: Layout, block: _Block, queries: Tensor, seen: Tensor, window
 
 
 def _rounded(full: Tensor, scores: Tensor) -> Tensor:
-    """Give `full` in the dtype of the products, in the place of `scores`."""
+    """Return `full` in the dtype of the products, in the place of `scores`."""
     return scores if full is scores else scores.copy_(full)
 
 
 @lru_cache(maxsize=8)
 def _hiding(window: int | None, dtype: torch.dtype) -> Tensor:
-    """Give 0 and -inf by query and key, the last key the last query's own; fewer of both are its lower right corner."""
+    """Return 0 and -inf by query and key, the last key the last query's own; fewer of both are its lower right corner."""
     queries = max(QUERIES)
     keys = queries if window is None else queries + window - 1
     distance = torch.arange(keys - queries, keys)[:, None] - torch.arange(keys)

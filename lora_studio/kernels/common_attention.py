@@ -72,7 +72,7 @@ class Watch:
         return known and square and bool(looks_back) and self._windows(mask) == {options.get("sliding_window")}
 
     def _windows(self, mask: Tensor | None) -> set[int | None]:
-        """Give the windows of the made mask that this one is; none if it is no such mask, or was changed since."""
+        """Return the windows of the made mask that this one is; none if it is no such mask, or was changed since."""
         return {window for made, window in self._made
                 if mask is not None and mask.data_ptr() == made.data_ptr() and mask.shape == made.shape and mask.dtype == made.dtype}
 
@@ -83,7 +83,7 @@ def _weighs(option: object) -> bool:
 
 
 def _window_of(mask_function: Any, window: int | None) -> int | None:
-    """Give the window of a mask, found by asking it about tokens far apart; a negative one where it sees others than a window."""
+    """Return the window of a mask, found by asking it about tokens far apart; a negative one where it sees others than a window."""
     if mask_function is None:
         return window
     length = 3 * (window or _FAR) + 2

@@ -39,7 +39,7 @@ class Conduct:
     Attributes:
         common: It may attend as `ReadyAttention` does: its layers go through transformers' attention functions with the masks that these
             have in common, and it gives the same.
-        joins: So do rows laid end to end, each a document of its own.
+        padding_free: So do rows laid end to end, each a document of its own.
         pads: Rows padded on the right, without a mask, give what each gives alone.
         pads_left: Prompts padded on the left, with a mask, are answered as each is alone.
         packs: So do rows packed into one with a mask that keeps them apart.
@@ -48,7 +48,7 @@ class Conduct:
     """
 
     common: bool
-    joins: bool
+    padding_free: bool
     pads: bool
     packs: bool
     causal: bool
@@ -63,7 +63,7 @@ class Conduct:
                 "data.packing")
 
     def notice(self) -> Notice | None:
-        """Give what a person who trains the model should know of it."""
+        """Return what a person who trains the model should know of it."""
         if not self.causal:
             return Notice(
                 level="warning", code="looks_ahead", message="This model looks at the tokens that it is to predict: its loss says little.",
@@ -75,7 +75,7 @@ class Conduct:
         return None
 
 
-_UNKNOWN = Conduct(common=False, joins=False, pads=False, packs=False, causal=True, selects=False, pads_left=False)
+_UNKNOWN = Conduct(common=False, padding_free=False, pads=False, packs=False, causal=True, selects=False, pads_left=False)
 """Of a model that gave nothing to go by: each row by itself is always right."""
 
 
@@ -120,19 +120,19 @@ class _Trial:
             if not all(bool(logits.isfinite().all()) for logits in alone):
                 return _UNKNOWN  # nothing can be compared; the first evaluation or step says what is wrong
             watch = Watch(self._model)
-            padded, joined = make_batch(self._rows), make_batch(self._rows, joined=True)
+            padded, joined = make_batch(self._rows), make_batch(self._rows, padding_free=True)
             takes = causal and not _chooses(self._model)
             pads = takes and self._same(alone, lambda: self._padded(padded, watch))
             common = pads and watch.is_common and self._same(alone, lambda: self._with_ours(padded))
-            joins = common and self._same(alone, lambda: self._with_ours(joined))
-            packs = joins if common else takes and self._same(alone, lambda: self._packed(joined))
+            padding_free = common and self._same(alone, lambda: self._with_ours(joined))
+            packs = padding_free if common else takes and self._same(alone, lambda: self._packed(joined))
             pads_left = takes and self._same([logits[-1:] for logits in alone], self._answered)
         selects = seen == [(1, row.input_ids.size) for row in self._rows]
-        return Conduct(common, joins, pads, packs and is_plain_attention(self._model), causal, selects, pads_left)
+        return Conduct(common, padding_free, pads, packs and is_plain_attention(self._model), causal, selects, pads_left)
 
     @contextlib.contextmanager
     def _watching_head(self) -> Generator[list[tuple[int, ...]]]:
-        """Give rows and tokens of all that goes through the output layer meanwhile."""
+        """Yield rows and tokens of all that goes through the output layer meanwhile."""
         seen: list[tuple[int, ...]] = []
         head: Any = self._model.get_output_embeddings()  # type: ignore[operator]
         handle = head.register_forward_pre_hook(lambda _head, inputs: seen.append(tuple(inputs[0].shape[:-1])))
@@ -162,7 +162,7 @@ class _Trial:
             return self._of_padded(self._logits(batch))
 
     def _answered(self) -> list[Tensor]:
-        """Give the logits of the first token that answers each row, padded on the left as prompts are."""
+        """Return the logits of the first token that answers each row, padded on the left as prompts are."""
         width = max(_LENGTHS)
         rows = [row.input_ids.tolist() for row in self._rows]
         ids = torch.tensor([[row[0]] * (width - len(row)) + row for row in rows], device=self._device)
@@ -178,18 +178,18 @@ class _Trial:
             attention.take(batch)
             more = {} if batch.document_ids is None else {"position_ids": batch.position_ids}
             logits = self._logits(batch, **more)
-        return self._of_padded(logits) if batch.document_ids is None else self._of_joined(logits)
+        return self._of_padded(logits) if batch.document_ids is None else self._of_padding_free(logits)
 
     def _packed(self, batch: Batch) -> list[Tensor]:
         batch = batch.to(self._device)
         assert batch.document_ids is not None
         masks = packed_masks(self._model, batch.document_ids, next(self._model.parameters()).dtype)
-        return self._of_joined(self._logits(batch, position_ids=batch.position_ids, attention_mask=masks))
+        return self._of_padding_free(self._logits(batch, position_ids=batch.position_ids, attention_mask=masks))
 
     def _of_padded(self, logits: Tensor) -> list[Tensor]:
         return [logits[number, : row.input_ids.size] for number, row in enumerate(self._rows)]
 
-    def _of_joined(self, logits: Tensor) -> list[Tensor]:
+    def _of_padding_free(self, logits: Tensor) -> list[Tensor]:
         first, second = _LENGTHS
         return [logits[0, :first], logits[0, first : first + second]]
 
@@ -233,6 +233,6 @@ def _evaluating(model: nn.Module) -> Generator[None]:
 
 
 def _chooses(model: nn.Module) -> bool:
-    """Say whether a layer chooses a number of a row's tokens; of those alike it may take others when more stand behind."""
+    """Return whether a layer chooses a number of a row's tokens; of those alike it may take others when more stand behind."""
     return any("Indexer" in type(module).__name__ or any(isinstance(module.__dict__.get(name), int) for name in _CHOOSERS)
                for module in model.modules())

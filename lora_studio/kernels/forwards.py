@@ -11,7 +11,7 @@ from torch import nn
 
 @contextlib.contextmanager
 def with_forwards(forwards: Mapping[nn.Module, Callable[..., Any]]) -> Generator[None]:
-    """Give modules these forward passes for the length of a block; afterwards they are what they were."""
+    """Yield modules these forward passes for the length of a block; afterwards they are what they were."""
     before = {module: vars(module).get("forward") for module in forwards}
     for module, forward in forwards.items():
         module.forward = forward

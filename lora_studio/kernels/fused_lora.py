@@ -27,24 +27,24 @@ _MERGE_MARGIN = 2
 
 
 @contextlib.contextmanager
-def lean_adapters(model: nn.Module) -> Generator[None]:
-    """Let a model's LoRA layers compute leanly for the length of a block; afterwards they are PEFT's own again.
+def fused_lora_layers(model: nn.Module) -> Generator[None]:
+    """Let a model's LoRA layers compute in fused passes for the length of a block; afterwards they are PEFT's own again.
 
     That is every LoRA layer on a frozen Linear or Conv1D without dropout, DoRA or a bias of its own. All others go PEFT's way, and so
     does a layer that is merged, switched off, has hooks inside or sees few tokens.
     """
-    lean = [module for module in model.modules() if is_lean(module)]
-    for layer in lean:
-        layer.__class__ = _LeanLinear
+    fused = [module for module in model.modules() if is_fused(module)]
+    for layer in fused:
+        layer.__class__ = _FusedLinear
     try:
         yield
     finally:
-        for layer in lean:
+        for layer in fused:
             layer.__class__ = LoraLinear
 
 
-def is_lean(layer: nn.Module) -> bool:
-    """Say whether `lean_adapters` would take a layer."""
+def is_fused(layer: nn.Module) -> bool:
+    """Return whether `fused_lora_layers` would take a layer."""
     if type(layer) is not LoraLinear or len(layer.active_adapters) != 1 or "forward" in vars(layer):
         return False
     name, base = layer.active_adapters[0], layer.base_layer
@@ -55,8 +55,8 @@ def is_lean(layer: nn.Module) -> bool:
     return isinstance(layer.lora_dropout[name], nn.Identity) and type(layer.lora_A[name]) is type(layer.lora_B[name]) is nn.Linear
 
 
-class _LeanLinear(LoraLinear):
-    """What a LoRA layer is while `lean_adapters` is open."""
+class _FusedLinear(LoraLinear):
+    """What a LoRA layer is while `fused_lora_layers` is open."""
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         name = self.active_adapters[0]
@@ -67,10 +67,10 @@ class _LeanLinear(LoraLinear):
         weight = base.weight.t() if type(base) is Conv1D else base.weight
         kind = x.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
-        return lean_lora(x, weight, base.bias, half_a.weight, half_b.weight, self.scaling[name], dtype)
+        return fused_lora_forward(x, weight, base.bias, half_a.weight, half_b.weight, self.scaling[name], dtype)
 
 
-def lean_lora(x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scaling: float, dtype: torch.dtype) -> Tensor:
+def fused_lora_forward(x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scaling: float, dtype: torch.dtype) -> Tensor:
     """Compute x·Wᵀ + bias + scaling · x·Aᵀ·Bᵀ.
 
     Args:
@@ -85,12 +85,12 @@ def lean_lora(x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tens
     Returns:
         (..., O) in `dtype`.
     """
-    found: Tensor = _LeanLora.apply(x, weight, bias, a, b, scaling, dtype)  # type: ignore[no-untyped-call]
+    found: Tensor = _FusedLora.apply(x, weight, bias, a, b, scaling, dtype)  # type: ignore[no-untyped-call]
     return found
 
 
 def merges(tokens: int, features_in: int, features_out: int, dtype: torch.dtype) -> bool:
-    """Say whether the forward pass takes x·(W + s·B·A)ᵀ: I·O·R multiplications for the update, not T·R·(I + O).
+    """Return whether the forward pass takes x·(W + s·B·A)ᵀ: I·O·R multiplications for the update, not T·R·(I + O).
 
     Only in float32: in half precision the sum would round a small update away.
     """
@@ -98,7 +98,7 @@ def merges(tokens: int, features_in: int, features_out: int, dtype: torch.dtype)
 
 
 def multiplies_whole(tokens: int, features_in: int, features_out: int, rank: int) -> bool:
-    """Say whether both gradients are taken from gᵀ·x (O, I): T·I·O + 2·I·O·R multiplications.
+    """Return whether both gradients are taken from gᵀ·x (O, I): T·I·O + 2·I·O·R multiplications.
 
     Otherwise it is T·R·(2·I + O), x·Aᵀ among them and what the input's gradient needs anyway left out. Cheaper for large ranks on
     small layers.
@@ -112,17 +112,17 @@ def _hooked(module: Any) -> bool:
 
 
 def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """Give a tensor in `dtype`; one that is costs nothing, where `to` costs a microsecond."""
+    """Return a tensor in `dtype`; one that is costs nothing, where `to` costs a microsecond."""
     return tensor if tensor.dtype == dtype else tensor.to(dtype)
 
 
 def _scaled_b(b: Tensor, scaling: float, dtype: torch.dtype) -> Tensor:
-    """Give s·Bᵀ (R, O), in float32 with its rows in a piece: measured, g·B takes half the time so; in half precision it does not matter."""
+    """Return s·Bᵀ (R, O), in float32 with its rows in a piece: measured, g·B takes half the time so; in half precision it does not matter."""
     scaled = _cast(b.t() * scaling, dtype)
     return scaled.contiguous() if dtype == torch.float32 else scaled
 
 
-class _LeanLora(torch.autograd.Function):
+class _FusedLora(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scaling: float, dtype: torch.dtype,

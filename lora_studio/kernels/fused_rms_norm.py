@@ -21,8 +21,8 @@ _TRIED = 3
 _EPSILONS = ("variance_epsilon", "eps", "epsilon")
 
 
-def lean_norms(model: nn.Module) -> AbstractContextManager[None]:
-    """Let a model's frozen root mean square norms compute leanly for the length of a block; afterwards they are what they were.
+def fused_rms_norms(model: nn.Module) -> AbstractContextManager[None]:
+    """Let a model's frozen root mean square norms compute in fused passes for the length of a block; afterwards they are what they were.
 
     Which modules are such norms is tried out, on a few numbers in float32.
     """
@@ -49,12 +49,12 @@ def gain_added(module: nn.Module) -> float | None:
     if not isinstance(given, Tensor) or given.shape != tried.shape:  # pyright: ignore[reportUnnecessaryIsInstance]
         return None
     for plus in (0.0, 1.0):
-        if torch.allclose(given.float(), lean_norm(tried, weight.float(), plus, epsilon), rtol=1e-5, atol=1e-6):
+        if torch.allclose(given.float(), fused_rms_norm(tried, weight.float(), plus, epsilon), rtol=1e-5, atol=1e-6):
             return plus
     return None
 
 
-def lean_norm(x: Tensor, weight: Tensor, plus: float, epsilon: float) -> Tensor:
+def fused_rms_norm(x: Tensor, weight: Tensor, plus: float, epsilon: float) -> Tensor:
     """Compute x / √(mean(x²) + ε) · (weight + plus) over the last dimension.
 
     Args:
@@ -66,7 +66,7 @@ def lean_norm(x: Tensor, weight: Tensor, plus: float, epsilon: float) -> Tensor:
     Returns:
         (..., H) in x's dtype; computed in float32.
     """
-    found: Tensor = _LeanNorm.apply(x, weight, plus, epsilon)  # type: ignore[no-untyped-call]
+    found: Tensor = _FusedRMSNorm.apply(x, weight, plus, epsilon)  # type: ignore[no-untyped-call]
     return found
 
 
@@ -78,10 +78,10 @@ def _epsilon(module: nn.Module) -> float | None:
 def _forward(module: Any, own: Any, plus: float, x: Tensor) -> Tensor:
     if x.dtype != module.weight.dtype or x.dtype == torch.float64:
         return cast("Tensor", own(module, x))
-    return lean_norm(x, module.weight, plus, cast("float", _epsilon(module)))
+    return fused_rms_norm(x, module.weight, plus, cast("float", _epsilon(module)))
 
 
-class _LeanNorm(torch.autograd.Function):
+class _FusedRMSNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, plus: float, epsilon: float) -> Tensor:
         ctx.plus = plus

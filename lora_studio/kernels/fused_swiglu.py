@@ -25,14 +25,14 @@ _PARTS = {"gate_proj", "up_proj", "down_proj", "act_fn"}
 _SILU_BACKWARD: Any = torch.ops.aten.silu_backward.grad_input
 
 
-def lean_mlps(model: nn.Module) -> AbstractContextManager[None]:
-    """Let a model's MLPs gated by SiLU compute leanly for the length of a block; afterwards they are what they were."""
+def fused_swiglus(model: nn.Module) -> AbstractContextManager[None]:
+    """Let a model's MLPs gated by SiLU compute in fused passes for the length of a block; afterwards they are what they were."""
     return with_forwards({module: partial(_forward, module) for module in model.modules() if is_gated_by_silu(module)})
 
 
 @torch.no_grad()
 def is_gated_by_silu(module: nn.Module) -> bool:
-    """Say whether a module is down_proj(silu(gate_proj(x)) · up_proj(x)), rounded as that is.
+    """Return whether a module is down_proj(silu(gate_proj(x)) · up_proj(x)), rounded as that is.
 
     Tried on a few numbers, with other functions for its layers.
     """

@@ -51,9 +51,9 @@ class SelectedHead:
         self._positions = self._hidden = None
 
     @property
-    def joins(self) -> bool:
-        """Whether rows are best laid end to end on a processor (`ReadyAttention.joins`)."""
-        return self._attention.joins
+    def padding_free(self) -> bool:
+        """Whether rows are best laid end to end on a processor (`ReadyAttention.padding_free`)."""
+        return self._attention.padding_free
 
     @property
     def conduct(self) -> Conduct:
@@ -98,7 +98,7 @@ class SelectedHead:
         return frozen_head_loss(hidden, head, batch.targets)
 
     def bare(self, batch: Batch) -> bool:
-        """Say whether the output layer is a frozen matrix whose product is what the model gives; tried out once, on a few tokens."""
+        """Return whether the output layer is a frozen matrix whose product is what the model gives; tried out once, on a few tokens."""
         if self._bare is None:
             head = self._head
             hooks = cast("Any", head)
@@ -122,7 +122,7 @@ class SelectedHead:
         return len(made) == 1 and torch.equal(given, made[0])
 
     def _apart(self, batch: Batch) -> dict[str, Any]:
-        """Give what tells the documents of packed rows apart; nothing where no row is packed."""
+        """Return what tells the documents of packed rows apart; nothing where no row is packed."""
         if batch.document_ids is None:
             return {}
         if self._attention.usable:

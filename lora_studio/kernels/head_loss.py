@@ -79,7 +79,7 @@ class _Room:
         self._slope = torch.empty_like(hidden)
 
     def logits(self, hidden: Tensor, tile: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Give (n, words) logits in the products' dtype, and in float32; the same tensor where that is it."""
+        """Return (n, words) logits in the products' dtype, and in float32; the same tensor where that is it."""
         shape = (len(hidden), len(tile))
         logits = self._logits[: math.prod(shape)].view(shape)
         if bias is None:
@@ -89,7 +89,7 @@ class _Room:
         return logits, logits if self._full is self._logits else self._full[: math.prod(shape)].view(shape).copy_(logits)
 
     def expected(self, powers: Tensor, logits: Tensor, tile: Tensor) -> Tensor:
-        """Give the sum (n, H) of the tile's rows, each times its power (n, words); they are rounded into the place of the logits."""
+        """Return the sum (n, H) of the tile's rows, each times its power (n, words); they are rounded into the place of the logits."""
         return torch.mm(powers if powers is logits else logits.copy_(powers), tile, out=self._slope[: len(powers)])
 
 

@@ -18,7 +18,7 @@ Masks = Tensor | dict[str, Tensor]
 
 
 def packed_masks(model: Any, document_ids: Tensor, dtype: torch.dtype) -> Masks:
-    """Give what a model takes as `attention_mask` for rows that hold several documents.
+    """Return what a model takes as `attention_mask` for rows that hold several documents.
 
     Args:
         model: A causal language model of transformers, or an adapter on one.
@@ -50,7 +50,7 @@ def refuse_unpackable(model: Any) -> None:
 
 
 def is_plain_attention(model: Any) -> bool:
-    """Say whether all layers attend to what came before, or to a window of it, and carry nothing else from token to token."""
+    """Return whether all layers attend to what came before, or to a window of it, and carry nothing else from token to token."""
     config: Any = model.config.get_text_config()
     base: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
     flags = ("attention_chunk_size", "use_bidirectional_attention")
@@ -63,7 +63,7 @@ def _other_kinds(model: Any) -> list[str]:
 
 
 def visible(document_ids: Tensor, window: int | None) -> Tensor:
-    """Give (B, 1, T, T): whether the token of a row may look at the one of a column.
+    """Return (B, 1, T, T): whether the token of a row may look at the one of a column.
 
     Args:
         document_ids: (B, T) document of each token.

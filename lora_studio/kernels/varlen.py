@@ -45,7 +45,7 @@ def attend_varlen(
 
 @cache
 def has_varlen(device: torch.device) -> bool:
-    """Say whether a device attends so, and rightly: tried out once against attention with a mask."""
+    """Return whether a device attends so, and rightly: tried out once against attention with a mask."""
     if device.type != "cuda" or torch.cuda.get_device_capability(device) < _NEEDED:
         return False
     try:
@@ -55,7 +55,7 @@ def has_varlen(device: torch.device) -> bool:
 
 
 def largest_error(device: torch.device) -> float:
-    """Give the largest difference from attention with a mask, over two documents and four heads that share two keys."""
+    """Return the largest difference from attention with a mask, over two documents and four heads that share two keys."""
     numbers = torch.Generator().manual_seed(0)
     query, key, value = (
         torch.randn(1, heads, 24, 64, generator=numbers).to(device, torch.bfloat16) for heads in (4, 2, 2))

@@ -42,7 +42,7 @@ def read_json(path: Path) -> Any:
         raise InputError(f"{path} is not JSON text.", _AGAIN, FIELD) from error
 
 
-def read_config(folder: Path) -> dict[str, Any]:
+def read_model_config(folder: Path) -> dict[str, Any]:
     """Read a model folder's `config.json` and refuse what asks to run code.
 
     Raises:
@@ -149,7 +149,7 @@ def check_folder(folder: Path) -> bool:
         raise InputError(f"{folder} is a file, not a model's folder.", "Choose the folder that holds config.json, or a .gguf file.", FIELD)
     if (folder / "adapter_config.json").is_file():  # transformers would follow it to another model
         raise InputError(f"{folder} is an adapter, not a base model.", "Choose the base model it was trained on.", FIELD)
-    read_config(folder)
+    read_model_config(folder)
     return bool(read_headers(folder))
 
 

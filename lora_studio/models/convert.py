@@ -134,7 +134,7 @@ def _mend_config(config: Any, header: GgufHeader) -> None:
 
 
 def _llama_config(header: GgufHeader) -> Any:
-    """Give the config of a plain llama file from its header alone, None for others.
+    """Return the config of a plain llama file from its header alone, None for others.
 
     transformers' reader walks through the whole vocabulary for it, which takes longer than the rest of the conversion.
     """

@@ -49,7 +49,7 @@ class ConvertedFrom:
 
 
 def starter_file() -> Path | None:
-    """Give the starter model's GGUF file from its installed wheel, or None."""
+    """Return the starter model's GGUF file from its installed wheel, or None."""
     found = importlib.util.find_spec(_STARTER_PACKAGE)
     for folder in (found.submodule_search_locations or ()) if found else ():
         file = Path(folder) / _STARTER_FILE
@@ -59,12 +59,12 @@ def starter_file() -> Path | None:
 
 
 def converted_root() -> Path:
-    """Give the folder that holds converted models."""
+    """Return the folder that holds converted models."""
     return studio_paths().cache / "models"
 
 
 def converted_folder(file: Path) -> Path:
-    """Give the folder a GGUF file's converted copy has, there or not.
+    """Return the folder a GGUF file's converted copy has, there or not.
 
     Its name changes with the file's path, size and time, so an edited file is converted again.
     """
@@ -72,7 +72,7 @@ def converted_folder(file: Path) -> Path:
 
 
 def earlier_folder(file: Path) -> Path:
-    """Give the folder a GGUF file's copy has that an earlier release made; its weights are taken over, its tokenizer is made again."""
+    """Return the folder a GGUF file's copy has that an earlier release made; its weights are taken over, its tokenizer is made again."""
     return _folder_of(file, _SAME_WEIGHTS)
 
 

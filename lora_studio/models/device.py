@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def pick_device(wanted: str = "auto") -> torch.device:
-    """Give the device a config asks for; `auto` takes CUDA, then MPS, then the CPU. Of several processes each has a card of its own.
+    """Return the device a config asks for; `auto` takes CUDA, then MPS, then the CPU. Of several processes each has a card of its own.
 
     Raises:
         InputError: The device asked for is not on this machine, or not as often as there are processes.
@@ -32,7 +32,7 @@ def pick_device(wanted: str = "auto") -> torch.device:
 
 
 def has_quick_bfloat16(device: torch.device) -> bool:
-    """Say whether matrix products in bfloat16 are quicker than in float32 on a device.
+    """Return whether matrix products in bfloat16 are quicker than in float32 on a device.
 
     On a CPU that takes AVX512-BF16 or AMX (Arm: BF16); without them bfloat16 is emulated and several times slower.
     """
@@ -47,7 +47,7 @@ def has_quick_bfloat16(device: torch.device) -> bool:
 
 
 def pick_dtype(device: torch.device, wanted: str = "auto", stored: str = "") -> torch.dtype:
-    """Give the dtype to hold a base model's weights in.
+    """Return the dtype to hold a base model's weights in.
 
     Args:
         device: Where it will be.

@@ -27,7 +27,7 @@ from lora_studio.core.locks import lock_file, unlock_file
 from lora_studio.hub.cache import DEFAULT_REVISION, is_commit, repo_folder
 from lora_studio.hub.client import ask_json, endpoint, file_address, is_switched_offline, model_address, open_address
 from lora_studio.hub.errors import UnreachableError
-from lora_studio.models.check import FIELD, INDEX_NAME, WEIGHTS_NAME, check_folder, read_config, read_json, weight_files
+from lora_studio.models.check import FIELD, INDEX_NAME, WEIGHTS_NAME, check_folder, read_json, read_model_config, weight_files
 from lora_studio.models.errors import IncompleteModelError
 
 _SMALL_FILES = frozenset({
@@ -169,7 +169,7 @@ def _download(model: HubModel, context: TaskContext) -> Iterator[RunEvent]:
     """Fetch the small files, look at them, then the weights; the revision is noted last, when all is there."""
     small = [model.files[name] for name in sorted(model.files) if name in _SMALL_FILES]
     yield from _fetch_all(model, small, context, _Progress(total=sum(file.size for file in small)))
-    read_config(model.snapshot)
+    read_model_config(model.snapshot)
     weights = _weights(model)
     _check_disk(model, weights)
     progress = _Progress(done=sum(file.size for file in small), total=sum(file.size for file in (*small, *weights)))
@@ -271,7 +271,7 @@ def _is_whole(part: Path, file: HubFile) -> bool:
 
 
 def _link(blob: Path, place: Path) -> None:
-    """Give a blob its name in the snapshot; where links are not to be had (Windows), the blob itself moves there."""
+    """Return a blob its name in the snapshot; where links are not to be had (Windows), the blob itself moves there."""
     place.unlink(missing_ok=True)  # a link whose blob is gone
     try:
         place.symlink_to(os.path.relpath(blob, place.parent))

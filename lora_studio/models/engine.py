@@ -29,7 +29,7 @@ def quieten() -> None:
 
 
 def describe_engine() -> dict[str, Any]:
-    """Give versions and the device that `auto` takes, as JSON."""
+    """Return versions and the device that `auto` takes, as JSON."""
     import peft
     import torch
     import transformers

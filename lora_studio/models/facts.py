@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_studio.core.errors import InputError
-from lora_studio.models.check import FIELD, check_folder, read_config, read_headers
+from lora_studio.models.check import FIELD, check_folder, read_headers, read_model_config
 from lora_studio.models.converted import ConvertedFrom
 from lora_studio.models.full_precision import front_matter, full_precision_of
 from lora_studio.models.gguf_header import GgufHeader, read_gguf
@@ -87,7 +87,7 @@ def read_facts(path: Path) -> ModelFacts:
     if path.is_file():
         return _gguf_facts(path)
     check_folder(path)
-    config = read_config(path)
+    config = read_model_config(path)
     headers = read_headers(path)
     shape = text_config(config)
     stored, tensors = _as_meant(path, config, headers)
@@ -110,7 +110,7 @@ def read_facts(path: Path) -> ModelFacts:
 def _as_meant(
     folder: Path, config: dict[str, Any], headers: Mapping[Path, SafetensorsHeader]
 ) -> tuple[StoredQuantization | None, dict[str, TensorEntry]]:
-    """Give how weights are quantized, and all tensors as they would be in full precision."""
+    """Return how weights are quantized, and all tensors as they would be in full precision."""
     stored = stored_quantization(config)
     if stored is None:
         return None, {name: entry for header in headers.values() for name, entry in header.tensors.items()}
@@ -121,7 +121,7 @@ def _as_meant(
 
 
 def text_config(config: dict[str, Any]) -> dict[str, Any]:
-    """Give the part of a config that describes the language model: of a multimodal one, its text_config, however deep it lies."""
+    """Return the part of a config that describes the language model: of a multimodal one, its text_config, however deep it lies."""
     for name in _TEXT_PARTS:
         inner: Any = config.get(name)
         if isinstance(inner, dict):
@@ -186,7 +186,7 @@ def _is_tied(config: dict[str, Any], shape: dict[str, Any], tensors: dict[str, T
 
 
 def _is_buffer(name: str, entry: TensorEntry) -> bool:
-    """Say whether a stored tensor is no parameter: old GPT-2 and GPT-NeoX files hold causal masks and frequencies."""
+    """Return whether a stored tensor is no parameter: old GPT-2 and GPT-NeoX files hold causal masks and frequencies."""
     is_mask = name.endswith(("attn.bias", "attention.bias")) and len(entry.shape) == 4
     return is_mask or name.endswith(_BUFFER_ENDINGS)
 
@@ -199,7 +199,7 @@ def _count_parameters(tensors: dict[str, TensorEntry], tied: bool) -> int:
 
 
 def _main_dtype(entries: Iterable[TensorEntry]) -> str:
-    """Give the dtype that holds most bytes, in torch's words."""
+    """Return the dtype that holds most bytes, in torch's words."""
     stored: Counter[str] = Counter()
     for entry in entries:
         stored[entry.dtype] += entry.end - entry.start
@@ -255,7 +255,7 @@ def _gguf_facts(file: Path) -> ModelFacts:
 
 
 def gguf_dtype(header: GgufHeader) -> str:
-    """Give the type that holds most bytes of a GGUF file, such as `Q4_1`."""
+    """Return the type that holds most bytes of a GGUF file, such as `Q4_1`."""
     stored: Counter[str] = Counter()
     for tensor in header.tensors:
         stored[tensor.dtype] += tensor.bytes

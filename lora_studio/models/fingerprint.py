@@ -16,7 +16,7 @@ FINGERPRINT_VERSION = 1
 
 
 def weight_fingerprint(folder: Path) -> str:
-    """Give the SHA-256 over the names' order and contents of a model's weight files, as 64 hexadecimal digits.
+    """Return the SHA-256 over the names' order and contents of a model's weight files, as 64 hexadecimal digits.
 
     Every byte counts. A file's hash is kept by its path, size and time, so only the first call reads the weights
     (about a second for each gigabyte).
@@ -34,7 +34,7 @@ def weight_fingerprint(folder: Path) -> str:
 
 
 def _hash_of(file: Path) -> str:
-    """Give a file's SHA-256, from the cache where its size and time are the same."""
+    """Return a file's SHA-256, from the cache where its size and time are the same."""
     state = file.stat()
     path = str(file.resolve())
     known: dict[str, str | int] = {"path": path, "size": state.st_size, "time": state.st_mtime_ns}

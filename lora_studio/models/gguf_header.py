@@ -65,7 +65,7 @@ class GgufHeader:
         return str(self.settings.get("general.architecture", ""))
 
     def number(self, key: str) -> int:
-        """Give a whole number from the architecture's own settings, such as `block_count`; 0 where it says nothing."""
+        """Return a whole number from the architecture's own settings, such as `block_count`; 0 where it says nothing."""
         value = self.settings.get(f"{self.architecture}.{key}", 0)
         return int(value) if isinstance(value, int | float) else 0
 

@@ -25,7 +25,7 @@ def map_tensor(file: Path, header: GgufHeader, tensor: GgufTensor) -> Any:
 
 
 def unpack(stored: Any, dtype: str) -> Any:
-    """Give what `map_tensor` gave of a tensor, or some of its rows, as numbers: quantized ones in float32."""
+    """Return what `map_tensor` gave of a tensor, or some of its rows, as numbers: quantized ones in float32."""
     from gguf import GGMLQuantizationType
     from gguf.quants import dequantize
 

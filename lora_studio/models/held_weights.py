@@ -39,7 +39,7 @@ def saved_modules_finding(
 
 
 def weight_bytes(tree: ModuleTree, quantization: str, dtype_bytes: int, stored: StoredQuantization | None = None) -> int:
-    """Give the bytes of a base model's weights as they are held.
+    """Return the bytes of a base model's weights as they are held.
 
     Args:
         tree: Its modules.
@@ -53,7 +53,7 @@ def weight_bytes(tree: ModuleTree, quantization: str, dtype_bytes: int, stored: 
 
 
 def _held(tree: ModuleTree, quantization: str, stored: StoredQuantization | None) -> dict[str, int]:
-    """Give the bytes of each weight that is held in fewer bits, by its module."""
+    """Return the bytes of each weight that is held in fewer bits, by its module."""
     if quantization == NONE and (stored is None or not stored.stays_packed):
         return {}
     linear = [module for module in tree.modules
@@ -86,14 +86,14 @@ def _as_stored(tree: ModuleTree, packed: Mapping[str, int]) -> dict[str, int]:
 
 
 def _end(name: str) -> str:
-    """Give a name from its layer's number on."""
+    """Return a name from its layer's number on."""
     parts = name.split(".")
     first = next((place for place, part in enumerate(parts) if part.isdigit()), 0)
     return ".".join(parts[first:])
 
 
 def _quantized_bytes(module: ModuleInfo, quantization: str, doubly: bool = True) -> int:
-    """Give the bytes of one weight and its scales.
+    """Return the bytes of one weight and its scales.
 
     NF4: half a byte a weight, a scale of one byte for 64 weights, one in float32 for 256 scales; not `doubly` quantized, a scale of four
     bytes for 64 weights. int8: one byte, a float32 scale a row.

@@ -17,7 +17,7 @@ from lora_studio.core.engine_import import import_engine
 from lora_studio.core.errors import InputError
 from lora_studio.core.events import Phase, RunEvent, RunFinished
 from lora_studio.core.modules import ModuleInfo, ModuleTree
-from lora_studio.models.check import FIELD, read_config
+from lora_studio.models.check import FIELD, read_model_config
 from lora_studio.models.peft_names import UNREAD, unread_modules
 from lora_studio.models.prepare import prepare
 from lora_studio.models.tree_cache import cached_tree, keep_tree
@@ -43,12 +43,12 @@ def inspect(context: TaskContext, name_or_path: str, revision: str | None = None
 
 
 def inspect_model(folder: Path) -> ModuleTree:
-    """Give the module tree of a model's folder; one with only config.json will do.
+    """Return the module tree of a model's folder; one with only config.json will do.
 
     Raises:
         InputError: It is no model, asks for code of its own, or is of a family transformers does not know.
     """
-    read_config(folder)
+    read_model_config(folder)
     known = cached_tree(folder)
     if known is not None:
         return known
@@ -86,7 +86,7 @@ def empty_model(folder: Path) -> PreTrainedModel:
 
 
 def auto_class(config: Any) -> Any:
-    """Give the class of transformers that makes a model of a config: for text, or for text with images where a family has none for text."""
+    """Return the class of transformers that makes a model of a config: for text, or for text with images where a family has none for text."""
     from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
@@ -104,7 +104,7 @@ def load_config(folder: Path) -> Any:
     from transformers import AutoConfig
     from transformers import __version__ as version
 
-    raw = read_config(folder)
+    raw = read_model_config(folder)
     try:
         config = AutoConfig.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
     except (ValueError, KeyError) as error:
@@ -120,7 +120,7 @@ def load_config(folder: Path) -> Any:
 
 
 def shape_of(tensor: Any) -> tuple[int, ...]:
-    """Give a weight's shape; of one packed in 4 bits, what it was packed from."""
+    """Return a weight's shape; of one packed in 4 bits, what it was packed from."""
     state: Any = getattr(tensor, "quant_state", None)
     return tuple(tensor.shape if state is None else state.shape)
 

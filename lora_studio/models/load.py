@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_studio.core.errors import InputError, StudioError
-from lora_studio.models.check import FIELD, check_folder, read_config, read_json, refuse_code
+from lora_studio.models.check import FIELD, check_folder, read_json, read_model_config, refuse_code
 from lora_studio.models.device import has_quick_bfloat16, pick_device, pick_dtype
 from lora_studio.models.engine import quieten
 from lora_studio.models.inspect import auto_class, load_config
@@ -50,7 +50,7 @@ def load_model(
         raise refused.as_error()
     if not check_folder(folder):
         raise InputError(f"{folder} has a config.json but no weights.", "Put the model's *.safetensors files beside it.", FIELD)
-    stored = stored_quantization(read_config(folder))
+    stored = stored_quantization(read_model_config(folder))
     refused = stored_finding(stored, quantization, device.type)
     if refused is not None:
         raise refused.as_error()
@@ -75,7 +75,7 @@ def load_model(
 
 
 def _quantized(quantization: str, dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
-    """Give what has a model quantized as it is read, straight onto its device; nothing for one that is not."""
+    """Return what has a model quantized as it is read, straight onto its device; nothing for one that is not."""
     if quantization == NONE:
         return {}
     from lora_studio.models.quantized import quantization_config
@@ -98,7 +98,7 @@ def _read_packed(folder: Path, config: Any, dtype: torch.dtype, more: dict[str, 
 
 
 def _cast_the_rest(model: Any, dtype: torch.dtype) -> None:
-    """Give what is not packed its dtype: beside packed weights transformers leaves every tensor called `weight` as it was stored."""
+    """Return what is not packed its dtype: beside packed weights transformers leaves every tensor called `weight` as it was stored."""
     plan: dict[str, Any] = model._get_dtype_plan(dtype)
     kept = {word for word, kind in plan.items() if kind != dtype}
     for name, parameter in model.named_parameters():

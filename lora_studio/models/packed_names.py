@@ -67,7 +67,7 @@ def _ending(tensors: StoredTensors, ending: str) -> list[str]:
 
 
 def _need(tensors: StoredTensors, names: Mapping[str, str], optional: Mapping[str, str]) -> dict[str, str]:
-    """Give the parts that are there.
+    """Return the parts that are there.
 
     Raises:
         IncompleteModelError: One that must be is not.

@@ -45,7 +45,7 @@ def unread_modules(model: PreTrainedModel, modules: Iterable[str]) -> set[str]:
 
 
 def _read_as(model: PreTrainedModel, keys: Iterable[str]) -> set[str]:
-    """Give the names that PEFT makes of those in a file."""
+    """Return the names that PEFT makes of those in a file."""
     import torch
     from peft import LoraConfig
     from peft.utils.transformers_weight_conversion import convert_peft_adapter_state_dict_for_transformers
@@ -56,7 +56,7 @@ def _read_as(model: PreTrainedModel, keys: Iterable[str]) -> set[str]:
 
 
 def _on_disk(model: PreTrainedModel, key: str) -> str:
-    """Give a key with its module's name as transformers writes it to disk."""
+    """Return a key with its module's name as transformers writes it to disk."""
     from transformers.conversion_mapping import get_model_conversion_mapping
     from transformers.core_model_loading import WeightRenaming, rename_source_key
 

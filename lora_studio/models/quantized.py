@@ -24,7 +24,7 @@ from lora_studio.models.quantization import NF4
 
 
 def quantization_config(quantization: str, dtype: torch.dtype) -> BitsAndBytesConfig:
-    """Give transformers' config for quantizing a model as it is loaded: NF4 with scales quantized too, or int8.
+    """Return transformers' config for quantizing a model as it is loaded: NF4 with scales quantized too, or int8.
 
     Args:
         quantization: `model.quantization`, not none.
@@ -37,7 +37,7 @@ def quantization_config(quantization: str, dtype: torch.dtype) -> BitsAndBytesCo
 
 
 def freeze_layers(model: nn.Module) -> None:
-    """Give a loaded model's quantized layers forward passes of frozen ones."""
+    """Return a loaded model's quantized layers forward passes of frozen ones."""
     for module in model.modules():
         if isinstance(module, Linear4bit):
             module.__class__ = Frozen4bit
@@ -55,7 +55,7 @@ def _store_as_bytes(layer: Linear4bit) -> None:
 
 
 def as_held(weight: Tensor, quantization: str) -> Tensor:
-    """Give what a weight is once it was held in fewer bits, in float32: quantized as `load_model` does it, and unpacked.
+    """Return what a weight is once it was held in fewer bits, in float32: quantized as `load_model` does it, and unpacked.
 
     Args:
         weight: out × in, in the dtype it was read in.
@@ -69,7 +69,7 @@ def as_held(weight: Tensor, quantization: str) -> Tensor:
 
 
 def unpacked_4bit(packed: Tensor, state: Any, dtype: torch.dtype) -> Tensor:
-    """Give a weight packed in 4 bits, unpacked as one row, so that its blocks are those it was packed in.
+    """Return a weight packed in 4 bits, unpacked as one row, so that its blocks are those it was packed in.
 
     Args:
         packed: Its numbers.
@@ -85,7 +85,7 @@ class Frozen4bit(Linear4bit):
     """A frozen layer in 4 bits: computes in the dtype of its input, or autocast's."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Give x · Wᵀ + b, the weight unpacked for the product."""
+        """Return x · Wᵀ + b, the weight unpacked for the product."""
         x = _in_autocast(x)
         weight: Any = self.weight
         state = weight.quant_state
@@ -99,7 +99,7 @@ class Frozen8bit(Linear8bitLt):
     """A frozen layer in 8 bits, one scale for each row: computes in the dtype of its input, or autocast's."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Give x · Wᵀ + b, the weight unpacked for the product."""
+        """Return x · Wᵀ + b, the weight unpacked for the product."""
         x = _in_autocast(x)
         weight: Any = self.weight
         product: Tensor = _Product8bit.apply(x, weight.data, weight.SCB)  # type: ignore[no-untyped-call]
@@ -136,7 +136,7 @@ class _Product8bit(torch.autograd.Function):
 
 
 def _unpacked(weight: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
-    """Give W from its numbers from −127 to 127 and the largest of each row."""
+    """Return W from its numbers from −127 to 127 and the largest of each row."""
     return weight.to(dtype) * (scales / 127).to(dtype)[:, None]
 
 

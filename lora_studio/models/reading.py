@@ -30,16 +30,16 @@ class Unread:
         return self._read()
 
     def get_dtype(self) -> str:
-        """Give its dtype in safetensors' word."""
+        """Return its dtype in safetensors' word."""
         return self._dtype
 
     def get_shape(self) -> list[int]:
-        """Give its shape."""
+        """Return its shape."""
         return list(self._shape)
 
 
 def tensors_to_load(folder: Path, packed: bool) -> tuple[type[PreTrainedModel], dict[str, Unread]]:
-    """Give the class of a quantized folder's model, and all tensors to load it from.
+    """Return the class of a quantized folder's model, and all tensors to load it from.
 
     Args:
         folder: The folder.
@@ -79,7 +79,7 @@ def facing(tensors: StoredTensors, names: CheckpointNames, model: Any) -> Stored
 
 
 def without_quantization(config: Any) -> Any:
-    """Give a transformers config of the same model in full precision."""
+    """Return a transformers config of the same model in full precision."""
     bare = copy.deepcopy(config)
     for table in {id(one): one for one in (bare, bare.get_text_config(decoder=True))}.values():
         for key in ("quantization_config", "compression_config"):
@@ -89,7 +89,7 @@ def without_quantization(config: Any) -> Any:
 
 
 def _stays(module: Any) -> bool:
-    """Say whether transformers puts one of bitsandbytes' layers in a module's place."""
+    """Return whether transformers puts one of bitsandbytes' layers in a module's place."""
     from torch import nn
     from transformers.pytorch_utils import Conv1D
 

@@ -75,7 +75,7 @@ def read_header(path: Path) -> SafetensorsHeader:
 
 
 def _header_json(path: Path, size: int) -> tuple[dict[str, Any], int]:
-    """Give the header's JSON object and how many bytes of tensors follow it in the file."""
+    """Return the header's JSON object and how many bytes of tensors follow it in the file."""
     with path.open("rb") as file:
         prefix = file.read(8)
         if len(prefix) < 8:

@@ -12,13 +12,13 @@ from typing import Literal
 from lora_studio.core.errors import InputError
 from lora_studio.core.settings import STARTER_MODEL
 from lora_studio.hub.cache import Snapshot, cached_snapshot, cached_snapshots
-from lora_studio.models.check import FIELD, check_folder, read_config
+from lora_studio.models.check import FIELD, check_folder, read_model_config
 from lora_studio.models.converted import ConvertedFrom, converted_folder, converted_root, earlier_folder, starter_file
 from lora_studio.models.errors import IncompleteModelError
 from lora_studio.models.gguf_header import read_gguf
 
 STARTER = "starter"
-Kind = Literal["starter", "folder", "gguf", "hub_cache", "hub"]
+SourceKind = Literal["starter", "folder", "gguf", "hub_cache", "hub"]
 Needs = Literal["", "convert", "download", "weights"]
 _REVISION = re.compile(r"(?!.*\.\.)[\w][\w./-]{0,200}")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9_][\w.-]{0,95})?")
@@ -40,7 +40,7 @@ class ModelSource:
         needs: What `prepare` has to do first; "weights" cannot be helped.
     """
 
-    kind: Kind
+    kind: SourceKind
     name: str
     path: Path | None = None
     file: Path | None = None
@@ -144,7 +144,7 @@ def _hub(name: str, revision: str | None) -> ModelSource:
 
 
 def _is_whole(snapshot: Snapshot) -> bool:
-    """Say whether a snapshot can be loaded; one that a download left in part counts as not there."""
+    """Return whether a snapshot can be loaded; one that a download left in part counts as not there."""
     if not (snapshot.path / "config.json").is_file():
         return False
     try:
@@ -163,7 +163,7 @@ def _usable_snapshots() -> Iterator[Snapshot]:
 
 
 def _generates_text(folder: Path) -> bool:
-    architectures: list[str] = read_config(folder).get("architectures") or ["CausalLM"]
+    architectures: list[str] = read_model_config(folder).get("architectures") or ["CausalLM"]
     return any(word in architectures[0] for word in ("CausalLM", "LMHead", "ConditionalGeneration"))
 
 

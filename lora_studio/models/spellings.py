@@ -50,7 +50,7 @@ _LONGROPE = {"short_factor": True, "long_factor": True, "rope_theta": False, "or
 
 
 def both_spellings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Give a model's `config.json` with the older names beside those of transformers 5, in it and in the tables inside it.
+    """Return a model's `config.json` with the older names beside those of transformers 5, in it and in the tables inside it.
 
     Args:
         config: As it was read; what it means to transformers 5 stays as it is.
@@ -71,7 +71,7 @@ def both_spellings(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def spelled_tokenizer(settings: Mapping[str, Any], chat_template: str | None) -> dict[str, Any]:
-    """Give a `tokenizer_config.json` that transformers 4 opens too: class and special tokens by their older names, the template inside.
+    """Return a `tokenizer_config.json` that transformers 4 opens too: class and special tokens by their older names, the template inside.
 
     Args:
         settings: As they were read.
@@ -137,13 +137,13 @@ def _rewrite(path: Path, spelled: Any) -> None:
 
 
 def _nested(config: Mapping[str, Any]) -> bool:
-    """Say whether there is a set of rotary settings for each kind of layer."""
+    """Return whether there is a set of rotary settings for each kind of layer."""
     rope: Any = config.get("rope_parameters")
     return isinstance(rope, dict) and bool(rope) and all(isinstance(value, dict) or value is None for value in cast("Any", rope).values())
 
 
 def _rotary(config: Mapping[str, Any], family: str) -> dict[str, Any]:
-    """Give older names and values for what `rope_parameters` says."""
+    """Return older names and values for what `rope_parameters` says."""
     rope: Any = config.get("rope_parameters")
     nested = _nested(config)
     if not isinstance(rope, dict) or not rope or (nested and family not in _BY_LAYER_TYPE):
@@ -161,7 +161,7 @@ def _rotary(config: Mapping[str, Any], family: str) -> dict[str, Any]:
 
 
 def _scaling(rope: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Give `rope_scaling` as it was: nothing for plain rotation, else the method under both of its names and what it needs.
+    """Return `rope_scaling` as it was: nothing for plain rotation, else the method under both of its names and what it needs.
 
     `rope_theta` stays in it, where ctranslate2 looks for it and transformers 4 passes over it.
     """
@@ -175,14 +175,14 @@ def _scaling(rope: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, An
 
 
 def _kinds(config: Mapping[str, Any], family: str) -> dict[str, list[str]]:
-    """Give kinds of layers by their older names, where they were renamed."""
+    """Return kinds of layers by their older names, where they were renamed."""
     name, older = _KINDS.get(family, ("", dict[str, str]()))
     kinds: Any = config.get(name)
     return {name: [older.get(kind, kind) for kind in cast("list[str]", kinds)]} if isinstance(kinds, list) else {}
 
 
 def _pattern(config: Mapping[str, Any], family: str) -> dict[str, int]:
-    """Give the older name of which layers slide, where they do so by a regular pattern."""
+    """Return the older name of which layers slide, where they do so by a regular pattern."""
     kinds: Any = config.get("layer_types")
     if family not in _PATTERN_NAMES or not isinstance(kinds, list):
         return {}

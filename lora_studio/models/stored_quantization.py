@@ -16,7 +16,7 @@ from lora_studio.models.quantization import DEVICES, INSTALL, NONE
 from lora_studio.models.quantization import FIELD as QUANTIZATION_FIELD
 from lora_studio.models.safetensors_header import FIELD
 
-Layout = Literal["", "bnb4", "bnb8", "gptq", "awq", "fp8", "mxfp4", "compressed"]
+PackedLayout = Literal["", "bnb4", "bnb8", "gptq", "awq", "fp8", "mxfp4", "compressed"]
 _KEYS = ("quantization_config", "compression_config")
 _GPTQ_BITS = (2, 3, 4, 8)
 _NO_WORD = "unknown"
@@ -39,7 +39,7 @@ class StoredQuantization:
 
     method: str
     said: str
-    layout: Layout = ""
+    layout: PackedLayout = ""
     unread: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict[str, Any])
     packed: Mapping[str, int] = field(default_factory=dict[str, int])
@@ -69,7 +69,7 @@ def stored_quantization(config: Mapping[str, Any]) -> StoredQuantization | None:
 
 
 def without_quantization(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Give the config of the same model in full precision."""
+    """Return the config of the same model in full precision."""
     kept = {key: value for key, value in config.items() if key not in _KEYS}
     inner = kept.get("text_config")
     return {**kept, "text_config": without_quantization(inner)} if isinstance(inner, dict) else kept
@@ -125,7 +125,7 @@ def stored_note(stored: StoredQuantization | None, quantization: str, dtype: str
 
 
 _PACKAGES = {"gptq": "gptqmodel", "awq": "gptqmodel", "compressed": "compressed-tensors"}
-_Read = tuple[str, Layout, str]
+_Read = tuple[str, PackedLayout, str]
 
 
 def _settings(config: Mapping[str, Any]) -> Mapping[str, Any] | None:

@@ -17,7 +17,7 @@ _NO_SHAPE = ("transformers_version", "_name_or_path", "dtype", "torch_dtype", *O
 
 
 def config_hash(folder: Path) -> str:
-    """Give the SHA-256 of what in a model's config.json can decide its tree, as 64 hexadecimal digits."""
+    """Return the SHA-256 of what in a model's config.json can decide its tree, as 64 hexadecimal digits."""
     raw = (folder / "config.json").read_bytes()
     try:
         config: Any = json.loads(raw)
@@ -29,7 +29,7 @@ def config_hash(folder: Path) -> str:
 
 
 def cached_tree(folder: Path | None) -> ModuleTree | None:
-    """Give the module tree of a model's folder if it was made before, or ships with the studio; None otherwise."""
+    """Return the module tree of a model's folder if it was made before, or ships with the studio; None otherwise."""
     if folder is None or not (folder / "config.json").is_file():
         return None
     digest = config_hash(folder)
@@ -37,7 +37,7 @@ def cached_tree(folder: Path | None) -> ModuleTree | None:
 
 
 def starter_tree() -> ModuleTree | None:
-    """Give the starter's module tree, which ships with the studio, before the starter is converted."""
+    """Return the starter's module tree, which ships with the studio, before the starter is converted."""
     return _read(starter_file())
 
 
@@ -53,7 +53,7 @@ def write_tree(file: Path, digest: str, tree: ModuleTree) -> None:
 
 
 def starter_file() -> Path:
-    """Give the file of the starter's tree."""
+    """Return the file of the starter's tree."""
     return resources_folder() / "starter" / "tree.json"
 
 

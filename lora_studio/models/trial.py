@@ -39,7 +39,7 @@ class _Zeros(TorchDispatchMode):
 
 
 def _places(tensor: torch.Tensor, indices: Collection[torch.Tensor | None]) -> Iterator[torch.Tensor | None]:
-    """Give indices with one place for every mask among them."""
+    """Return indices with one place for every mask among them."""
     for index in indices:
         if index is None or index.dtype is not torch.bool:
             yield index
@@ -127,7 +127,7 @@ def idle_modules(model: PreTrainedModel, names: Collection[str]) -> dict[str, st
 
 
 def _reached(model: PreTrainedModel, probes: _Probes) -> tuple[set[str], set[str]]:
-    """Give the names to which a gradient comes back as to an adapter, and those to whose weight one comes back."""
+    """Return the names to which a gradient comes back as to an adapter, and those to whose weight one comes back."""
     with contextlib.suppress(Exception):  # families without fused experts, and those that cannot choose, have their own way
         model.set_experts_implementation("batched_mm")
     model.eval()

@@ -22,7 +22,7 @@ Parts = Mapping[str, Tensor]
 
 
 def unpacked(layout: str, parts: Parts, shape: tuple[int, ...], settings: Mapping[str, Any]) -> Tensor:
-    """Give a weight as it is after quantization, in float32.
+    """Return a weight as it is after quantization, in float32.
 
     Args:
         layout: See `StoredQuantization`.
@@ -142,12 +142,12 @@ def _by_group(scale: Tensor, shape: tuple[int, ...], group: Tensor | None) -> Te
 
 
 def _fp4(packed: Tensor) -> Tensor:
-    """Give the numbers of four bits, two to a byte, the lower bits first."""
+    """Return the numbers of four bits, two to a byte, the lower bits first."""
     return torch.tensor(_FP4)[codes(packed.view(torch.uint8), 4).long()]
 
 
 def _scale(scale: Tensor) -> Tensor:
-    """Give scales in float32; those of one byte are exponents."""
+    """Return scales in float32; those of one byte are exponents."""
     return (scale.float() - _EXPONENT_BIAS).exp2() if scale.dtype == torch.uint8 else scale.float()
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_studio.core.errors import InputError
-from lora_studio.models.check import read_config
+from lora_studio.models.check import read_model_config
 from lora_studio.models.packed_names import PackedWeight, helper_names, packed_weights
 from lora_studio.models.safetensors_header import FIELD, TensorEntry
 from lora_studio.models.stored_quantization import StoredQuantization, stored_quantization
@@ -27,12 +27,12 @@ def open_tensors(folder: Path) -> StoredTensors:
         InputError: It has no safetensors weights, damaged ones, or ones quantized in a way that is not read here.
     """
     tensors = StoredTensors.open(folder)
-    stored = stored_quantization(read_config(folder))
+    stored = stored_quantization(read_model_config(folder))
     if stored is None:
         return tensors
     if stored.unread:
         raise InputError(f"{folder} is quantized already: {stored.unread}.", "Choose the model in full precision.", FIELD)
-    return UnpackedTensors(tensors, stored, read_config(folder))
+    return UnpackedTensors(tensors, stored, read_model_config(folder))
 
 
 class UnpackedTensors(StoredTensors):
@@ -61,7 +61,7 @@ class UnpackedTensors(StoredTensors):
         self.dtype_name = _dtype_of(config, stored)
 
     def turning(self, names: Iterable[str]) -> UnpackedTensors:
-        """Give the same with some weights turned round."""
+        """Return the same with some weights turned round."""
         return UnpackedTensors(self._tensors, self._stored, self._config, names)
 
     @cached_property
@@ -93,7 +93,7 @@ class UnpackedTensors(StoredTensors):
         return tensor.T.contiguous() if name in self._turned else tensor
 
     def as_stored(self, name: str) -> dict[str, StoredTensor]:
-        """Give the parts of a packed weight as they lie there, by their names."""
+        """Return the parts of a packed weight as they lie there, by their names."""
         return {part: self._tensors.by_name[part] for part in self.packed[name].parts.values()}
 
     def read_part(self, name: str) -> Tensor:
@@ -101,7 +101,7 @@ class UnpackedTensors(StoredTensors):
         return self._tensors.read(name)
 
     def packed_bytes(self) -> dict[str, int]:
-        """Give the bytes of each packed weight as it lies there, by its module's name on disk, without what describes it in words."""
+        """Return the bytes of each packed weight as it lies there, by its module's name on disk, without what describes it in words."""
         return {name.removesuffix(".weight"): sum(
             self._tensors.by_name[part].bytes for role, part in weight.parts.items() if role not in _DESCRIBING)
             for name, weight in self.packed.items()}

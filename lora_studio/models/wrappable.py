@@ -11,7 +11,7 @@ import copy
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from lora_studio.core.modules import Kind, ModuleInfo
+from lora_studio.core.modules import ModuleInfo, ModuleKind
 
 if TYPE_CHECKING:
     import torch
@@ -23,8 +23,8 @@ MAMBA_REFUSED = frozenset({"out_proj", "conv1d"})
 _TRIED_WEIGHTS = 1 << 26  # weights of a module that is tried on numbers: more would take too much memory for an inspection
 
 
-def adapter_sizes(module: nn.Module) -> tuple[Kind, int, int]:
-    """Give a module's kind, what an adapter's A reads and what its B writes."""
+def adapter_sizes(module: nn.Module) -> tuple[ModuleKind, int, int]:
+    """Return a module's kind, what an adapter's A reads and what its B writes."""
     from torch import nn
     from transformers.pytorch_utils import Conv1D
 
@@ -45,7 +45,7 @@ class Refusals:
         self._model_type = model_type
         self._by_class: dict[type, str] = {}
 
-    def why_not(self, name: str, module: nn.Module, kind: Kind, tied_to: str) -> str:
+    def why_not(self, name: str, module: nn.Module, kind: ModuleKind, tied_to: str) -> str:
         """Say why no adapter goes on a module; empty when one can.
 
         A tied weight is refused: PEFT trains an adapter on one of its two places and merges it into both.
@@ -98,7 +98,7 @@ def _why_unlike(module: nn.Module) -> str:
 
 
 def _tried(module: nn.Module) -> tuple[torch.Tensor | None, Any]:
-    """Give what a module's base class would give for a few numbers, None where the module cannot take them; and what it gives."""
+    """Return what a module's base class would give for a few numbers, None where the module cannot take them; and what it gives."""
     import torch
     from torch import nn
 
@@ -136,20 +136,20 @@ def _is_convolution(module: nn.Module) -> bool:
 
 
 def _is_fused_experts(module: nn.Module) -> bool:
-    """Say whether a module holds a stack of experts; transformers calls all such classes so, and there are other 3-D weights."""
+    """Return whether a module holds a stack of experts; transformers calls all such classes so, and there are other 3-D weights."""
     stacked = any(parameter.dim() == 3 for parameter in module.parameters(recurse=False))
     return stacked and "expert" in type(module).__name__.lower() and not _is_convolution(module)
 
 
 def _is_router(module: nn.Module) -> bool:
-    """Say whether a module is a mixture's router that keeps its matrix as a bare parameter."""
+    """Return whether a module is a mixture's router that keeps its matrix as a bare parameter."""
     weight = getattr(module, "weight", None)
     name = type(module).__name__
     return weight is not None and weight.dim() == 2 and ("Router" in name or "Gate" in name) and adapter_sizes(module)[0] == "other"
 
 
 def lone_parameters(name: str, module: nn.Module) -> Iterator[ModuleInfo]:
-    """Give the parameters of a module that `target_parameters` reaches: fused experts, and the router beside them.
+    """Return the parameters of a module that `target_parameters` reaches: fused experts, and the router beside them.
 
     PEFT reads a 3-D parameter as (experts, out, in), unless the module says it is transposed, and a 2-D one as (out, in).
     """

@@ -1,6 +1,6 @@
 """What autograd keeps between forward and backward of a frozen decoder with adapters, counted tensor by tensor.
 
-A frozen Linear keeps no input, but its weight where autocast has cast it (`lora.lean` casts it again instead). An adapter keeps its input
+A frozen Linear keeps no input, but its weight where autocast has cast it (`fused_lora` casts it again). An adapter keeps its input
 in the dtype of the products, which neighbours share unless dropout or a cast parts them. Norms keep their input, in float32 where they
 are the model's own, attention its queries, keys, values and, but for a processor's, its output, an MLP what its activation and its
 product need.
@@ -28,7 +28,7 @@ _SILU = {"SiLU", "SiLUActivation"}
 
 
 def keeps_a_output(rank: int, features_in: int) -> bool:
-    """Say whether a lean layer (`lora.lean`) keeps x·Aᵀ for its backward pass; else it computes it again.
+    """Return whether a fused layer (`kernels.fused_lora`) keeps x·Aᵀ for its backward pass; else it computes it again.
 
     It does where that is no more than 1/8 of the input: measured, another pass over the input costs more than sparing so little is worth.
     """
@@ -60,7 +60,7 @@ _ATTENTION_OUTPUT = ("o_proj", "out_proj", "dense", "c_proj")
 
 
 @dataclass(frozen=True)
-class Step:
+class StepMemoryModel:
     """A micro-batch going through a model: what the counts below are of.
 
     Attributes:
@@ -110,7 +110,7 @@ class Step:
         facts, size = self.facts, self.precisions.compute_bytes
         inner = self.workload.tokens * facts.intermediate_size * max(1, facts.experts_per_token)
         unpacked = max((self.tree.by_name[name].own_parameters for name in self.quantized), default=0)
-        if _lean_mlp(self._layer_modules, facts, self.device):
+        if _has_fused_swiglu(self._layer_modules, facts, self.device):
             product = inner if any(target.name.endswith("down_proj") for target in self.resolution.targets) else 0
             return self.into_a_layer + (inner + max(2 * inner - product + min(inner, GATED_AT_ONCE), unpacked)) * size
         return self.into_a_layer + (inner + max(inner, unpacked)) * size
@@ -137,8 +137,8 @@ class Step:
         return _first_layer(self.tree)
 
     def _cast_weights(self) -> int:
-        """Give the bytes of a layer's matrices as autocast keeps them for the backward pass; quantized ones are
-        unpacked, and lean ones cast, again instead."""
+        """Return the bytes of a layer's matrices as autocast keeps them for the backward pass; quantized ones are
+        unpacked, and fused ones cast, again instead."""
         if not self._mixed:
             return 0
         spared = self.quantized | {target.name for target in self.resolution.targets if self._lean(target)}
@@ -146,7 +146,7 @@ class Step:
         return sum(module.own_parameters for module in matrices if module.name not in spared) * self.precisions.compute_bytes
 
     def _kept_by_adapters(self) -> Iterator[tuple[int, int]]:
-        """Give (layer, bytes) for what adapters keep: their inputs and A's output."""
+        """Return (layer, bytes) for what adapters keep: their inputs and A's output."""
         seen: set[tuple[str, int, bool]] = set()
         size = self.precisions.compute_bytes
         for target in self.resolution.targets:
@@ -167,7 +167,7 @@ class Step:
             yield layer, self.workload.tokens * width
 
     def _lean(self, target: Target) -> bool:
-        """Say whether a target's layer is one that `lora.lean` computes."""
+        """Return whether a target's layer is one that `kernels.fused_lora` computes."""
         adapter = self.resolution.adapter
         unlike = self.dropout or adapter.use_dora or adapter.bias != "none" or target.name in self.quantized
         return target.kind in ("linear", "conv1d") and not unlike
@@ -182,11 +182,11 @@ class Step:
         return self.precisions.base != self.precisions.compute
 
     def _reads_stream(self, module: ModuleInfo) -> bool:
-        """Say whether a module reads a norm's output, which is of the base's dtype; what others read is a product's."""
+        """Return whether a module reads a norm's output, which is of the base's dtype; what others read is a product's."""
         return module.in_features == self.facts.hidden_size and not _takes_attention(module)
 
     def _mask_bytes(self, module: ModuleInfo) -> int:
-        """Give the bytes dropout keeps of each number: a truth value on a graphics card, on a processor a factor of the input's dtype."""
+        """Return the bytes dropout keeps of each number: a truth value on a graphics card, on a processor a factor of the input's dtype."""
         if not self.dropout:
             return 0
         if self.device != "cpu":
@@ -194,11 +194,11 @@ class Step:
         return self.precisions.base_bytes if self._reads_stream(module) else self.precisions.compute_bytes
 
     def _norm_bytes(self, module: ModuleInfo) -> int:
-        """Give the bytes a norm keeps of each number it sees: on a processor `lora.lean_norm` keeps what it is given."""
+        """Return the bytes a norm keeps of each number it sees: on a processor `lora.fused_rms_norm` keeps what it is given."""
         return self.precisions.base_bytes if self.device == "cpu" and "RMSNorm" in module.class_name else _IN_FLOAT32
 
     def _kept_by_a_token(self) -> int:
-        """Give the bytes one token leaves in one layer, adapters aside."""
+        """Return the bytes one token leaves in one layer, adapters aside."""
         facts = self.facts
         layer = self._layer_modules
         queries, keys = facts.heads * facts.head_dim, facts.kv_heads * facts.head_dim
@@ -213,7 +213,7 @@ class Step:
 
 
 def _takes_attention(module: ModuleInfo) -> bool:
-    """Say whether a projection reads what attention gives, which attention itself keeps."""
+    """Return whether a projection reads what attention gives, which attention itself keeps."""
     above = module.parent.rpartition(".")[2]
     return module.leaf_name in _ATTENTION_OUTPUT and ("attn" in above or "attention" in above)
 
@@ -225,21 +225,21 @@ def _mlp_tensors(layer: list[ModuleInfo], facts: ModelFacts, device: str) -> int
     out in several operations.
     """
     leaves, classes = {module.leaf_name for module in layer}, {module.class_name for module in layer}
-    if _lean_mlp(layer, facts, device):
+    if _has_fused_swiglu(layer, facts, device):
         return 2
     if leaves & {"gate_proj", "gate_up_proj", "w1"}:
         return 3
     return 4 if "NewGELUActivation" in classes else 1
 
 
-def _lean_mlp(layer: list[ModuleInfo], facts: ModelFacts, device: str) -> bool:
-    """Say whether `lora.lean_mlp` computes a layer's MLP; of experts, which may lie in one tensor, the worst is assumed."""
+def _has_fused_swiglu(layer: list[ModuleInfo], facts: ModelFacts, device: str) -> bool:
+    """Return whether `lora.lean_mlp` computes a layer's MLP; of experts, which may lie in one tensor, the worst is assumed."""
     gated = any(module.leaf_name == "gate_proj" for module in layer)
     return device == "cpu" and not facts.experts_per_token and gated and any(module.class_name in _SILU for module in layer)
 
 
 def _norm_width(module: ModuleInfo, facts: ModelFacts) -> int:
-    """Give the numbers a norm sees of one token: the stream's width, or every head's; 0 for what is no norm."""
+    """Return the numbers a norm sees of one token: the stream's width, or every head's; 0 for what is no norm."""
     if len(module.shape) != 1 or module.kind != "other":
         return 0
     if module.shape[0] != facts.head_dim or facts.head_dim == facts.hidden_size:
@@ -248,7 +248,7 @@ def _norm_width(module: ModuleInfo, facts: ModelFacts) -> int:
 
 
 def layer_of_gradient(name: str, facts: ModelFacts) -> int:
-    """Give the layer from which on a module's training needs gradients; what follows the layers needs none of them."""
+    """Return the layer from which on a module's training needs gradients; what follows the layers needs none of them."""
     layer = layer_of(name)
     if layer is not None:
         return layer
@@ -256,7 +256,7 @@ def layer_of_gradient(name: str, facts: ModelFacts) -> int:
 
 
 def _first_layer(tree: ModuleTree) -> list[ModuleInfo]:
-    """Give the modules of the first numbered layer."""
+    """Return the modules of the first numbered layer."""
     found: list[ModuleInfo] = []
     first: int | None = None
     for module in tree.modules:

@@ -14,7 +14,7 @@ from lora_studio.core.counts import bias_parameters, trainable_parameters, train
 from lora_studio.core.modules import ModuleTree
 from lora_studio.core.targets import Resolution, resolve
 from lora_studio.models.held_weights import quantized_modules, weight_bytes
-from lora_studio.planning.activations import Step, Workload
+from lora_studio.planning.activations import StepMemoryModel, Workload
 from lora_studio.planning.checkpointing import DEGREES, Checkpointing, kept_at_most_in_backward, kept_at_the_end
 from lora_studio.planning.device import Device, find_device
 from lora_studio.planning.precision import precisions_of
@@ -60,7 +60,7 @@ class MemoryBudget:
         return not self.capacity_bytes or self.peak_bytes <= self.capacity_bytes
 
     def to_json(self) -> dict[str, object]:
-        """Give the `memory` of `plan --json`."""
+        """Return the `memory` of `plan --json`."""
         return {
             "device": str(self.device), "capacity_bytes": self.capacity_bytes, "peak_bytes": self.peak_bytes, "fits": self.fits,
             "parts": dict(self.parts), **self.checkpointing.settings(),
@@ -68,7 +68,7 @@ class MemoryBudget:
 
 
 def workload_of(config: RunConfig, longest: int = 0, trained_share: float = 0.0) -> Workload:
-    """Give the largest micro-batch: full of rows as long as the longest known one, or as `max_length` allows; of packed blocks, all are."""
+    """Return the largest micro-batch: full of rows as long as the longest known one, or as `max_length` allows; of packed blocks, all are."""
     rows = config.training.per_device_train_batch_size
     known = longest and not config.data.packing
     length = min(longest, config.data.max_length) if known else config.data.max_length
@@ -111,8 +111,8 @@ def estimate_memory(
     return found
 
 
-def _step(config: RunConfig, facts: ModelFacts, tree: ModuleTree, resolution: Resolution, workload: Workload, device: Device) -> Step:
-    return Step(
+def _step(config: RunConfig, facts: ModelFacts, tree: ModuleTree, resolution: Resolution, workload: Workload, device: Device) -> StepMemoryModel:
+    return StepMemoryModel(
         facts, tree, resolution, workload, precisions_of(config, facts, device), config.adapter.lora_dropout > 0, device.kind,
         quantized_modules(tree, config.model.quantization, facts.stored))
 
@@ -125,9 +125,9 @@ def _budget(device: Device, held: dict[str, int], moments: dict[str, dict[str, i
 
 
 def _moments(
-    config: RunConfig, step: Step, checkpointing: Checkpointing, trained_bytes: int, trained_parameters: int,
+    config: RunConfig, step: StepMemoryModel, checkpointing: Checkpointing, trained_bytes: int, trained_parameters: int,
 ) -> dict[str, dict[str, int]]:
-    """Give what comes on top of what is always held, at each moment of a step."""
+    """Return what comes on top of what is always held, at each moment of a step."""
     kept = step.kept_by_layers
     cast = trained_parameters * step.precisions.compute_bytes if step.precisions.compute != "float32" else 0
     masks = _mask_bytes(step) if config.data.packing and step.device != "cpu" else 0
@@ -142,8 +142,8 @@ def _moments(
     }
 
 
-def _loss_bytes(step: Step) -> int:
-    """Give the bytes of the logits that exist at a time, and of what goes into the head with its gradient."""
+def _loss_bytes(step: StepMemoryModel) -> int:
+    """Return the bytes of the logits that exist at a time, and of what goes into the head with its gradient."""
     trained, vocabulary = step.workload.trained, max(1, step.facts.vocab_size)
     named = [*(target.name for target in step.resolution.targets), *step.resolution.saved_modules]
     own = step.resolution.saved_modules if step.facts.tied_embeddings else ()
@@ -157,13 +157,13 @@ def _loss_bytes(step: Step) -> int:
     return min(trained, positions) * a_position + 2 * trained * hidden * size + cast
 
 
-def _mask_bytes(step: Step) -> int:
-    """Give the bytes of a block's attention mask: one of true and false, and the same as numbers that attention adds."""
+def _mask_bytes(step: StepMemoryModel) -> int:
+    """Return the bytes of a block's attention mask: one of true and false, and the same as numbers that attention adds."""
     return step.workload.rows * step.workload.length**2 * (1 + step.precisions.compute_bytes)
 
 
 def _trained_bytes(config: RunConfig, tree: ModuleTree, resolution: Resolution, base_bytes: int) -> int:
-    """Give the bytes of everything that trains: adapters in their dtype, copies and biases in no less than float32."""
+    """Return the bytes of everything that trains: adapters in their dtype, copies and biases in no less than float32."""
     in_base = sum(tree.by_name[name].parameters for name in resolution.saved_modules)
     in_base += sum(bias_parameters(module) for module in trained_biases(config.adapter, tree, resolution))
     in_adapter = trainable_parameters(config.adapter, tree, resolution) - in_base

@@ -27,18 +27,18 @@ class Checkpointing:
         return None if wanted == "auto" else cls(degrees[wanted])
 
     def recomputes(self, layer: int, layers: int) -> bool:
-        """Say whether a layer of so many, counted from 0, is computed again.
+        """Return whether a layer of so many, counted from 0, is computed again.
 
         Counted from the end, where the backward pass begins: by the time it comes to the first such layer, those behind it are free.
         """
         return self.every > 0 and (layers - layer) % self.every == 0
 
     def share(self, layers: int) -> float:
-        """Give the share of so many layers that is computed again."""
+        """Return the share of so many layers that is computed again."""
         return sum(self.recomputes(layer, layers) for layer in range(layers)) / max(1, layers)
 
     def settings(self) -> dict[str, str | int]:
-        """Give the settings that ask for it."""
+        """Return the settings that ask for it."""
         if self.every > 1:
             return {"gradient_checkpointing": "layers", "gradient_checkpointing_every": self.every}
         return {"gradient_checkpointing": "full" if self.every else "off"}
@@ -52,13 +52,13 @@ DEGREES = tuple(Checkpointing(every) for every in (0, 4, 3, 2, 1))
 
 
 def degrees_beyond(checkpointing: Checkpointing) -> tuple[Checkpointing, ...]:
-    """Give the degrees that compute more again than this one."""
+    """Return the degrees that compute more again than this one."""
     share = 1 / checkpointing.every if checkpointing.every else 0.0
     return tuple(degree for degree in DEGREES if degree.every and 1 / degree.every > share)
 
 
 def kept_at_the_end(kept: Sequence[int], inputs: int, checkpointing: Checkpointing) -> int:
-    """Give the bytes that layers hold at the end of the forward pass.
+    """Return the bytes that layers hold at the end of the forward pass.
 
     Args:
         kept: What each layer would keep.
@@ -69,7 +69,7 @@ def kept_at_the_end(kept: Sequence[int], inputs: int, checkpointing: Checkpointi
 
 
 def kept_at_most_in_backward(kept: Sequence[int], inputs: int, checkpointing: Checkpointing) -> int:
-    """Give the most bytes that layers hold while the backward pass goes through them: the layers before, and all of the one it is in."""
+    """Return the most bytes that layers hold while the backward pass goes through them: the layers before, and all of the one it is in."""
     held = _held(kept, inputs, checkpointing)
     before, most = 0, 0
     for layer, whole in enumerate(kept):

@@ -42,13 +42,13 @@ class Costs:
         return estimate_memory(self.config, self.facts, self.tree, self.resolution, workload, self.device)
 
     def under(self, changes: Mapping[str, object]) -> Costs:
-        """Give the costs of the run under other settings."""
+        """Return the costs of the run under other settings."""
         config = self.config.replace(changes)
         resolution = self.resolution if config.adapter == self.config.adapter else resolve(config.adapter, self.tree)
         return replace(self, config=config, resolution=resolution)
 
     def a_step(self, checkpointing: Checkpointing) -> StepFlops:
-        """Give what rows cost in arithmetic, with so much computed again."""
+        """Return what rows cost in arithmetic, with so much computed again."""
         return step_flops(self.facts, self.tree, self.resolution, checkpointing.share(self.facts.layers))
 
     def flops(self, workload: Workload, checkpointing: Checkpointing) -> float:

@@ -41,7 +41,7 @@ class Device:
 
 
 def find_device(wanted: str = "auto") -> Device:
-    """Give the device `training.device` means on this machine; in place of one that is not there, the CPU."""
+    """Return the device `training.device` means on this machine; in place of one that is not there, the CPU."""
     if wanted in ("auto", "cuda"):
         found = _nvidia_device()
         if found is not None:
@@ -68,7 +68,7 @@ def _cpu_has_bfloat16() -> bool:
 
 
 def _torch_has_cuda() -> bool:
-    """Say whether the torch installed is a CUDA build: a CPU build cannot use the best of cards."""
+    """Return whether the torch installed is a CUDA build: a CPU build cannot use the best of cards."""
     spec = find_spec("torch")
     if spec is None or spec.origin is None:
         return False

@@ -40,7 +40,7 @@ class StepFlops:
     a_pair: float
 
     def of(self, lengths: Iterable[int], trained: int) -> float:
-        """Give the operations of rows of these lengths, padding left out, with so many trained positions."""
+        """Return the operations of rows of these lengths, padding left out, with so many trained positions."""
         tokens = pairs = 0
         for length in lengths:
             tokens += length
@@ -86,5 +86,5 @@ def step_flops(facts: ModelFacts, tree: ModuleTree, resolution: Resolution, reco
 
 
 def _share(module: ModuleInfo, facts: ModelFacts) -> float:
-    """Give the part of a module's weights that one token meets: of fused experts, those it is sent to."""
+    """Return the part of a module's weights that one token meets: of fused experts, those it is sent to."""
     return facts.experts_per_token / module.num_experts if module.num_experts > 1 else 1.0

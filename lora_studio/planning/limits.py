@@ -50,12 +50,12 @@ def length_finding(facts: ModelFacts, tree: ModuleTree, longest: int) -> Finding
 
 
 def has_learned_positions(tree: ModuleTree) -> bool:
-    """Say whether a model holds a vector for each position."""
+    """Return whether a model holds a vector for each position."""
     return any(module.kind == "embedding" and module.leaf_name in _LEARNED_POSITIONS for module in tree.modules)
 
 
 def limit_findings(base: str, compute: str, facts: ModelFacts, tree: ModuleTree, longest: int) -> Iterator[Finding]:
-    """Give all of the above that apply; `longest` is 0 where the rows are not known."""
+    """Return all of the above that apply; `longest` is 0 where the rows are not known."""
     for found in (precision_finding(base, compute), length_finding(facts, tree, longest)):
         if found is not None:
             yield found

@@ -23,7 +23,7 @@ from lora_studio.planning.costs import Costs
 from lora_studio.planning.device import Device, find_device
 from lora_studio.planning.limits import limit_findings
 from lora_studio.planning.precision import precisions_of
-from lora_studio.planning.suggestions import Cure, cures
+from lora_studio.planning.suggestions import MemorySuggestion, cures
 
 if TYPE_CHECKING:
     from lora_studio.models.facts import ModelFacts
@@ -99,10 +99,10 @@ class Plan:
     adapter_bytes: int
     memory: MemoryBudget
     findings: tuple[Finding, ...]
-    cures: tuple[Cure, ...] = ()
+    cures: tuple[MemorySuggestion, ...] = ()
 
     def to_json(self) -> dict[str, object]:
-        """Give `plan --json`; `cures` are in it where there are some."""
+        """Return `plan --json`; `cures` are in it where there are some."""
         return {
             "targets": [target.name for target in self.resolution.targets],
             "trainable_parameters": self.trainable_parameters,
@@ -213,7 +213,7 @@ def base_finding(config: RunConfig, facts: ModelFacts, device: str) -> Finding |
     return stored_finding(known, config.model.quantization, device)
 
 
-def _memory_findings(costs: Costs, memory: MemoryBudget, ways: Sequence[Cure], workload: Workload) -> Iterator[Finding]:
+def _memory_findings(costs: Costs, memory: MemoryBudget, ways: Sequence[MemorySuggestion], workload: Workload) -> Iterator[Finding]:
     if not memory.fits:
         told = f" Each by itself: {'; '.join(str(cure) for cure in ways)}." if ways else ""
         yield Finding(

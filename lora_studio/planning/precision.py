@@ -37,7 +37,7 @@ class Precisions:
 
 
 def precisions_of(config: RunConfig, facts: ModelFacts, device: Device) -> Precisions:
-    """Give the dtypes a run will take on a device."""
+    """Return the dtypes a run will take on a device."""
     base: str = config.model.dtype
     wanted: str = config.training.compute_dtype
     if base == "auto":

@@ -20,7 +20,7 @@ _SHORTEST = 32
 
 
 @dataclass(frozen=True)
-class Cure:
+class MemorySuggestion:
     """One change of settings that makes a step smaller.
 
     Attributes:
@@ -42,17 +42,17 @@ class Cure:
         return f"{what}: −{_size(self.saved_bytes)}{time}"
 
     def to_json(self) -> dict[str, object]:
-        """Give one of the `cures` of `plan --json`."""
+        """Return one of the `cures` of `plan --json`."""
         return {"changes": dict(self.changes), "saved_bytes": self.saved_bytes, "slower": round(self.slower, 4), "fits": self.fits}
 
 
-def cures(costs: Costs, workload: Workload) -> list[Cure]:
-    """Give the ways to make a step smaller than the one of this largest micro-batch, those first that are enough, the cheapest first.
+def cures(costs: Costs, workload: Workload) -> list[MemorySuggestion]:
+    """Return the ways to make a step smaller than the one of this largest micro-batch, those first that are enough, the cheapest first.
 
     Each is a change by itself, as small as is enough, or as large as it goes.
     """
     before = costs.memory(workload)
-    found: list[Cure] = []
+    found: list[MemorySuggestion] = []
     for kind in _candidates(costs, workload, before.checkpointing):
         cure = None
         for candidate in kind:
@@ -64,8 +64,8 @@ def cures(costs: Costs, workload: Workload) -> list[Cure]:
     return sorted(found, key=lambda cure: (not cure.fits, cure.slower, -cure.saved_bytes))
 
 
-def priced_ways(costs: Costs) -> Callable[[int], list[str]]:
-    """Give what names the ways out, with their prices, once not even one row of so many tokens fits.
+def priced_suggestions(costs: Costs) -> Callable[[int], list[str]]:
+    """Return what names the ways out, with their prices, once not even one row of so many tokens fits.
 
     The estimate has been too low then, so no way is called enough: all layers computed again, and of anything else half.
     """
@@ -81,20 +81,20 @@ def priced_ways(costs: Costs) -> Callable[[int], list[str]]:
     return ways
 
 
-def _priced(costs: Costs, workload: Workload, before: MemoryBudget, candidate: _Candidate) -> Cure:
+def _priced(costs: Costs, workload: Workload, before: MemoryBudget, candidate: _Candidate) -> MemorySuggestion:
     changes, smaller = candidate
     changed = costs.under(changes)
     after = changed.memory(smaller)
     spent, spends = costs.flops(workload, before.checkpointing), changed.flops(smaller, after.checkpointing)
     slower = spends / smaller.tokens / (spent / workload.tokens) - 1
-    return Cure(changes, before.peak_bytes - after.peak_bytes, max(0.0, slower), after.fits)
+    return MemorySuggestion(changes, before.peak_bytes - after.peak_bytes, max(0.0, slower), after.fits)
 
 
 _Candidate = tuple[Mapping[str, object], Workload]
 
 
 def _candidates(costs: Costs, workload: Workload, checkpointing: Checkpointing) -> Iterator[Iterator[_Candidate]]:
-    """Give the kinds of change that are left, each from its mildest form on."""
+    """Return the kinds of change that are left, each from its mildest form on."""
     config = costs.config
     yield _smaller_batches(config, workload)
     yield (

@@ -20,7 +20,7 @@ _CALL_PAIRS = 8192
 
 
 def head_tile(kind: str, vocabulary: int) -> tuple[int, int]:
-    """Give the logits that exist at a time where the loss is taken block by block.
+    """Return the logits that exist at a time where the loss is taken block by block.
 
     Args:
         kind: Of the device.
@@ -42,7 +42,7 @@ def cheapest_queries(documents: int, longest: int) -> tuple[int, int]:
 
 
 def attention_tile(queries: int, each: int, keys: int) -> int:
-    """Give how many queries of a block are taken at a time: fewer where their scores would be too many.
+    """Return how many queries of a block are taken at a time: fewer where their scores would be too many.
 
     Args:
         queries: Of a block.
@@ -55,7 +55,7 @@ def attention_tile(queries: int, each: int, keys: int) -> int:
 
 
 def documents_at_once(scores: int) -> int:
-    """Give of how many documents and key heads a block's scores are taken at a time, given those of one."""
+    """Return of how many documents and key heads a block's scores are taken at a time, given those of one."""
     return max(1, _SCORES_AT_ONCE // scores)
 
 

@@ -65,7 +65,7 @@ class CheckpointState:
 
 
 def checkpoint_path(run: RunFolder, step: int) -> Path:
-    """Give the folder of a step's checkpoint."""
+    """Return the folder of a step's checkpoint."""
     return run.path / "checkpoints" / f"step-{step:06d}"
 
 

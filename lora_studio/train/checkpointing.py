@@ -27,7 +27,7 @@ def checkpointed(model: nn.Module, checkpointing: Checkpointing) -> AbstractCont
 
 
 def _again(layer: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a layer's forward that computes itself again where there is a backward pass to come."""
+    """Return a layer's forward that computes itself again where there is a backward pass to come."""
 
     def run(*inputs: Any, **named: Any) -> Any:
         if not (layer.training and torch.is_grad_enabled()):

@@ -121,7 +121,7 @@ def refuse_without_compiler(device: torch.device) -> None:
 
 
 def _compiled(layer: nn.Module) -> Any:
-    """Give a layer's forward pass: compiled where a backward pass will follow, else as it is."""
+    """Return a layer's forward pass: compiled where a backward pass will follow, else as it is."""
     plain = layer.forward
     compiled = torch.compile(plain, dynamic=True)
 

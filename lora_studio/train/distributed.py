@@ -35,8 +35,8 @@ _OF_GROUPS = ("gloo", "nccl")
 
 
 @contextlib.contextmanager
-def joined(control: Control) -> Generator[Ranks]:
-    """Give one of several ranks, met and connected for the length of a block.
+def distributed_ranks(control: Control) -> Generator[Ranks]:
+    """Yield one of several ranks, met and connected for the length of a block.
 
     Raises:
         StudioError: A rank did not come, or is gone; its own words where it left any.
@@ -44,10 +44,10 @@ def joined(control: Control) -> Generator[Ranks]:
     world = World.of()
     meeting = meet(world, control)
     dist.init_process_group("gloo", store=meeting.for_group(), rank=world.rank, world_size=world.size, timeout=_PROMPT)
-    ranks = JoinedRanks(world, meeting)
+    ranks = DistributedRanks(world, meeting)
     try:
         yield ranks
-        ranks.tell(None)  # nobody leaves before all are done
+        ranks.broadcast_object(None)  # nobody leaves before all are done
     except (Cancelled, LostRankError):
         raise
     except Exception as error:
@@ -73,7 +73,7 @@ class AgreedControl(Control):
         self._agree = agree
 
     def asked(self) -> list[int]:
-        """Give what was asked of this process alone, as flags."""
+        """Return what was asked of this process alone, as flags."""
         own = self.own
         return [int(flag) for flag in (own.stopping, own.abandoning, own.paused, own.take_checkpoint_request(), own.take_sample_request())]
 
@@ -91,7 +91,7 @@ class AgreedControl(Control):
         return True
 
 
-class JoinedRanks(Ranks):
+class DistributedRanks(Ranks):
     """One of several processes that train a run together."""
 
     def __init__(self, world: World, meeting: Meeting) -> None:
@@ -116,7 +116,7 @@ class JoinedRanks(Ranks):
             self._group = dist.new_group(backend="nccl", timeout=_PROMPT)
 
     def control(self, own: Control) -> Control:
-        """Give the requests that move only where all agree."""
+        """Return the requests that move only where all agree."""
         self._control = AgreedControl(own, lambda: self.agree(None, overdue=False))
         return self._control
 
@@ -127,7 +127,7 @@ class JoinedRanks(Ranks):
         if too_large is not None and self.sharded:
             raise _too_large_for_a_part(too_large)
         size = (0, 0) if too_large is None else (too_large.rows, too_large.width)
-        flags = torch.tensor([*self._control.asked(), int(overdue and self.first), *size])
+        flags = torch.tensor([*self._control.asked(), int(overdue and self.is_main_process), *size])
         dist.all_reduce(flags, dist.ReduceOp.MAX)
         *asked, late, rows, width = (int(flag) for flag in flags.tolist())
         self._control.take_in(asked)
@@ -139,12 +139,12 @@ class JoinedRanks(Ranks):
         """Say what the first rank's clock said when all last agreed."""
         return self._overdue
 
-    def at_first(self, work: Callable[[], Generator[RunEvent, None, Made]]) -> Generator[RunEvent, None, Made]:
+    def on_main_process(self, work: Callable[[], Generator[RunEvent, None, Made]]) -> Generator[RunEvent, None, Made]:
         """Let the first rank work, the others wait for what it made."""
-        made = (yield from work()) if self.first else None
-        return self.tell(made)
+        made = (yield from work()) if self.is_main_process else None
+        return self.broadcast_object(made)
 
-    def in_turn(self, work: Callable[[], Generator[RunEvent, None, Made]]) -> Generator[RunEvent, None, Made]:
+    def main_process_first(self, work: Callable[[], Generator[RunEvent, None, Made]]) -> Generator[RunEvent, None, Made]:
         """Let the first rank of each machine work, then the others."""
         self._step = "letting a machine's first process go before the others"
         if self._world.local_rank == 0:
@@ -154,18 +154,18 @@ class JoinedRanks(Ranks):
         dist.barrier(self._patient)
         return (yield from work())
 
-    def tell(self, document: Any) -> Any:
+    def broadcast_object(self, document: Any) -> Any:
         """Send the first rank's document to all, as JSON."""
         self._step = "sending what the first process has to tell"
         data = torch.frombuffer(bytearray(json.dumps(document).encode()), dtype=torch.uint8)
         length = torch.tensor([data.numel()])
         dist.broadcast(length, 0, self._patient)
-        if not self.first:
+        if not self.is_main_process:
             data = torch.empty(int(length), dtype=torch.uint8)
         dist.broadcast(data, 0, self._patient)
         return json.loads(bytes(data.tolist()))
 
-    def sum(self, *numbers: float) -> list[float]:
+    def all_reduce(self, *numbers: float) -> list[float]:
         """Add up numbers on the host, in float64."""
         self._step = "adding up figures"
         figures = torch.tensor(numbers, dtype=torch.float64)
@@ -187,15 +187,15 @@ class JoinedRanks(Ranks):
             parameter.grad = part.view_as(parameter).to(parameter.dtype)
         return total.reshape(()) if has_loss else None
 
-    def spread(self, parameters: Mapping[str, nn.Parameter], optimizer: Any) -> None:
+    def broadcast_parameters(self, parameters: Mapping[str, nn.Parameter], optimizer: Any) -> None:
         """Send the first rank's weights and moments to all."""
-        held: dict[str, list[str]] = self.tell({name: list(optimizer.state.get(own, {})) for name, own in parameters.items()})
+        held: dict[str, list[str]] = self.broadcast_object({name: list(optimizer.state.get(own, {})) for name, own in parameters.items()})
         self._step = "sending weights"
         for name, parameter in parameters.items():
             dist.broadcast(parameter.data, 0, self._group)
             for kind in held[name]:
                 state = optimizer.state[parameter]
-                if not self.first:
+                if not self.is_main_process:
                     counts = kind == "step"
                     state[kind] = torch.zeros((), device=parameter.device) if counts else torch.zeros_like(parameter.data)
                 dist.broadcast(state[kind], 0, self._group)
@@ -208,7 +208,7 @@ class JoinedRanks(Ranks):
 
     def refuse_difference(self, facts: Mapping[str, str]) -> None:
         """Hold what is here against what the first rank has."""
-        for what, wanted in self.tell(dict(facts)).items():
+        for what, wanted in self.broadcast_object(dict(facts)).items():
             if facts[what] != wanted:
                 raise InputError(f"Process {self.rank} has another {what} than process 0: {facts[what]}, not {wanted}.",
                                  "All machines need the same model, data and versions.")
@@ -221,14 +221,14 @@ class JoinedRanks(Ranks):
         closed = any(word in said.lower() for word in _CLOSED)
         if not closed and not isinstance(error, dist.DistError) and not any(word in said.lower() for word in _OF_GROUPS):
             return None
-        word = self._meeting.word_left() if self.first else None  # nobody hears the others
+        word = self._meeting.word_left() if self.is_main_process else None  # nobody hears the others
         why = "" if closed else f" or does not answer, while {self._step}: {said[:200]}"
         message = f"Another of the run's {self.size} processes is gone{why}."
         return word or LostRankError(message, "Look at what it said, then resume the run.")
 
 
 def _flat_gradient(parameter: nn.Parameter) -> Tensor:
-    """Give a parameter's gradient as (N,) in float32, zero where this rank has none."""
+    """Return a parameter's gradient as (N,) in float32, zero where this rank has none."""
     if parameter.grad is None:
         return torch.zeros(parameter.numel(), device=parameter.device)
     return parameter.grad.float().flatten()

@@ -20,16 +20,16 @@ from lora_studio.core.findings import Finding
 from lora_studio.core.runs import RunFolder
 from lora_studio.core.world import World, refuse_other_world
 from lora_studio.data.prepare import PreparedData, prepare_data
-from lora_studio.inference.loaded_model import ModelHost
+from lora_studio.inference.loaded_model import LoadedModel
 from lora_studio.inference.ready import ReadyBase, folder_of, load_base
-from lora_studio.kernels.fused_model import lean
+from lora_studio.kernels.fused_model import fused_layers
 from lora_studio.models.held_weights import saved_modules_finding
 from lora_studio.models.load import has_quick_bfloat16, pick_device
 from lora_studio.models.quantization import quantization_finding
 from lora_studio.planning.checkpointing import Checkpointing
 from lora_studio.planning.limits import length_finding, precision_finding
 from lora_studio.planning.plan import base_finding
-from lora_studio.planning.suggestions import priced_ways
+from lora_studio.planning.suggestions import priced_suggestions
 from lora_studio.train.checkpointing import checkpointed
 from lora_studio.train.compiled import WarmUp, compiled_layers, refuse_without_compiler
 from lora_studio.train.disk import told
@@ -37,7 +37,7 @@ from lora_studio.train.fitting import choose_checkpointing, costs_of, largest_ba
 from lora_studio.train.precision import Precision
 from lora_studio.train.ranks import Ranks
 from lora_studio.train.records import DATA, ENVIRONMENT, environment_of, write_records
-from lora_studio.train.session import Session
+from lora_studio.train.session import TrainingLoop
 from lora_studio.train.sharded import let_go_after, load_to_shard
 from lora_studio.train.utilization import Utilization, peak_flops
 from lora_studio.train.warm_start import warm_up
@@ -73,7 +73,7 @@ def train(context: TaskContext, run_dir: str, resume: bool = False) -> Iterator[
         if resume:
             run.complete_config()
     with _all_ranks(context.control) as ranks:
-        ranks.tell({"run_dir": str(run.path), "config": run.config.model_dump(mode="json"), "resume": resume})
+        ranks.broadcast_object({"run_dir": str(run.path), "config": run.config.model_dump(mode="json"), "resume": resume})
         yield from _attempt(context, ranks, run, resume)
 
 
@@ -91,7 +91,7 @@ def _refuse_sharding(config: RunConfig) -> None:
 def follow(context: TaskContext) -> Iterator[RunEvent]:
     """Task of every process of a run but the first, which tells it what run that is; its events are nobody's."""
     with _all_ranks(context.control) as ranks:
-        order = ranks.tell(None)
+        order = ranks.broadcast_object(None)
         run = RunFolder(Path(order["run_dir"]), RunConfig.model_validate(order["config"]))
         yield from _attempt(context, ranks, run, order["resume"])
 
@@ -106,9 +106,9 @@ def _all_ranks(control: Control) -> Generator[Ranks]:
     if World.of().size == 1:
         yield Ranks()
         return
-    from lora_studio.train.distributed import joined  # what torch needs for it takes its time to load
+    from lora_studio.train.distributed import distributed_ranks  # what torch needs for it takes its time to load
 
-    with joined(control) as ranks:
+    with distributed_ranks(control) as ranks:
         yield ranks
 
 
@@ -116,12 +116,12 @@ def _attempt(context: TaskContext, ranks: Ranks, run: RunFolder, resume: bool) -
     config = run.config
     sharded = ranks.size > 1 and config.training.distributed_type == "fsdp2"
     ranks.take_device(pick_device(config.training.device), sharded)
-    folder, commit = yield from ranks.in_turn(lambda: folder_of(context, config.model.name_or_path, config.model.revision))
+    folder, commit = yield from ranks.main_process_first(lambda: folder_of(context, config.model.name_or_path, config.model.revision))
     costs = costs_of(config, folder)
     refuse(base_finding(config, costs.facts, costs.device.kind))
     refuse(saved_modules_finding(config.model.quantization, costs.tree, costs.resolution.saved_modules, costs.facts.stored))
     # before the model: what is wrong with the data shows first
-    data = yield from ranks.in_turn(lambda: _prepared(context, config, folder))
+    data = yield from ranks.main_process_first(lambda: _prepared(context, config, folder))
     if sharded:
         base = yield from load_to_shard(context, config, folder, commit, _wanted_base_dtype(config))
     else:
@@ -134,41 +134,41 @@ def _attempt(context: TaskContext, ranks: Ranks, run: RunFolder, resume: bool) -
         yield chosen
     environment = environment_of(config.model, base, precision, checkpointing, ranks)
     _refuse_unlike(ranks, environment, data)
-    if ranks.first:
+    if ranks.is_main_process:
         with told(run.path):
             write_records(run, environment, data, resume)
     utilization = Utilization(costs.a_step(checkpointing), _peak_of(ranks, precision))
     with let_go_after(base.host, sharded), _adapted(base, config, checkpointing) as (model, warm_up):
         ranks.shard(model, precision.device)
-        session = Session(context, run, model, base.tokenizer, data, precision, utilization, priced_ways(costs), ranks=ranks)
-        if resume and ranks.first:
-            yield from session.restore()
-        if config.adapter.warm_start and session.step == 0 and ranks.first:
+        loop = TrainingLoop(context, run, model, base.tokenizer, data, precision, utilization, priced_suggestions(costs), ranks=ranks)
+        if resume and ranks.is_main_process:
+            yield from loop.restore()
+        if config.adapter.warm_start and loop.step == 0 and ranks.is_main_process:
             yield _warmed(model, config.adapter.warm_start)
-        session.stand_with_first()
+        loop.stand_with_first()
         if resume:
-            yield RunResumed(step=session.step, from_step=session.step, total_steps=session.plan.total_steps)
+            yield RunResumed(step=loop.step, from_step=loop.step, total_steps=loop.plan.total_steps)
         else:
-            yield _started(session, model, data, precision, utilization)
-        yield from warm_up.told(session.take())
+            yield _started(loop, model, data, precision, utilization)
+        yield from warm_up.told(loop.run())
 
 
 @contextlib.contextmanager
 def _adapted(base: ReadyBase, config: RunConfig, checkpointing: Checkpointing) -> Generator[tuple[PeftModel, WarmUp]]:
-    """Give the base with a fresh adapter, computing as the settings ask; afterwards it is as it was.
+    """Yield the base with a fresh adapter, computing as the settings ask; afterwards it is as it was.
 
     Compiled inside, computed again outside: what is compiled is then what is computed again.
     """
     with contextlib.ExitStack() as held:
         model = held.enter_context(base.host.adapted(lambda model: inject(model, config.adapter, config.training.seed)))
-        held.enter_context(lean(model, parts=base.device.type == "cpu" and not config.training.torch_compile))
+        held.enter_context(fused_layers(model, parts=base.device.type == "cpu" and not config.training.torch_compile))
         warm_up = held.enter_context(compiled_layers(model, config.training.torch_compile))
         held.enter_context(checkpointed(model, checkpointing))
         yield model, warm_up
 
 
 def _peak_of(ranks: Ranks, precision: Precision) -> float | None:
-    """Give the operations a second that all processes together could do; every one has a device like this."""
+    """Return the operations a second that all processes together could do; every one has a device like this."""
     peak = peak_flops(precision)
     return peak and peak * ranks.size
 
@@ -184,7 +184,7 @@ def _refuse_unlike(ranks: Ranks, environment: dict[str, Any], data: PreparedData
 
 
 def pick_precision(config: RunConfig, base: ReadyBase) -> Precision:
-    """Give the precision of a run.
+    """Return the precision of a run.
 
     Raises:
         InputError: Another dtype is asked of half-precision weights, which such products are not of.
@@ -218,7 +218,7 @@ def _prepared(context: TaskContext, config: RunConfig, folder: Path) -> Generato
         context.post(Phase(name="preparing", message="Tokenizing", done=done, total=total, unit="bytes"))
 
     yield Phase(name="preparing", message="Reading and tokenizing the data")
-    data = prepare_data(config.data, ModelHost.of(context).tokenizer(folder), config.training.seed, progress)
+    data = prepare_data(config.data, LoadedModel.of(context).tokenizer(folder), config.training.seed, progress)
     context.control.check()
     return data
 
@@ -230,10 +230,10 @@ def _warmed(model: PeftModel, source: str) -> Notice:
     return Notice(code="warm_start", message=f"The adapter begins from {source}.", hint=hint)
 
 
-def _started(session: Session, model: PeftModel, data: PreparedData, precision: Precision, utilization: Utilization) -> RunStarted:
+def _started(loop: TrainingLoop, model: PeftModel, data: PreparedData, precision: Precision, utilization: Utilization) -> RunStarted:
     trainable, everything = parameter_counts(model)
     return RunStarted(
-        total_steps=session.plan.total_steps, train_rows=len(data.train), eval_rows=len(data.evaluation), trainable_parameters=trainable,
+        total_steps=loop.plan.total_steps, train_rows=len(data.train), eval_rows=len(data.evaluation), trainable_parameters=trainable,
         all_parameters=everything, device=str(precision.device), compute_dtype=str(precision.compute).removeprefix("torch."),
         peak_flops=utilization.peak_flops,
     )

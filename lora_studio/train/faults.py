@@ -60,12 +60,12 @@ def _refusing_family(error: BaseException) -> str:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Say whether an error is a want of memory, on any device."""
+    """Return whether an error is a want of memory, on any device."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(words in str(error).lower() for words in _OUT_OF_MEMORY)
 
 
 def is_lost_device(error: BaseException) -> bool:
-    """Say whether an error means that the device does not answer any more; nothing on it can be used after one."""
+    """Return whether an error means that the device does not answer any more; nothing on it can be used after one."""
     kind = getattr(torch, "AcceleratorError", None)
     told = str(error).lower()
     return (kind is not None and isinstance(error, kind)) or any(words in told for words in _LOST_DEVICE)
@@ -76,7 +76,7 @@ def out_of_memory(error: TooLargeError, ways: Sequence[str]) -> StudioError:
 
     Args:
         error: What did not fit.
-        ways: Changes of settings with their prices, as `lora.cures.priced_ways` gives them.
+        ways: Changes of settings with their prices, as `lora.cures.priced_suggestions` gives them.
     """
     hint = "Each of these helps: " + "; ".join([*ways, "a smaller base model"]) + "."
     return StudioError(f"Out of memory on {error.rows} row of {error.width} tokens.", hint, "data.max_length")

@@ -19,21 +19,21 @@ from lora_studio.planning.plan import taken_message
 
 
 def costs_of(config: RunConfig, folder: Path) -> Costs:
-    """Give what a run's costs are counted from; the base model is in `folder`."""
+    """Return what a run's costs are counted from; the base model is in `folder`."""
     tree = inspect_model(folder)
     device = find_device(config.training.device)
     return Costs(config, read_facts(folder), tree, device, resolve(config.adapter, tree))
 
 
 def largest_batch(config: RunConfig, rows: Rows) -> Workload:
-    """Give the largest micro-batch that these rows make."""
+    """Return the largest micro-batch that these rows make."""
     tokens = int(rows.lengths.sum())
     share = int(rows.trained_counts.sum()) / tokens if tokens else 0.0
     return workload_of(config, int(rows.lengths.max(initial=0)), share)
 
 
 def choose_checkpointing(costs: Costs, workload: Workload) -> tuple[Checkpointing, Notice | None]:
-    """Give what is computed again, and what a person should know of it where the estimate has decided."""
+    """Return what is computed again, and what a person should know of it where the estimate has decided."""
     memory = costs.memory(workload)
     if costs.config.training.gradient_checkpointing != "auto" or not memory.checkpointing.every:
         return memory.checkpointing, None

@@ -58,7 +58,7 @@ class HeldOut:
         loss_sum, tokens, done = 0.0, 0, 0
         ranks = self._ranks
         for figures in loss_sums(self._model, self._data.evaluation, self._precision.autocast, ranks.rank, ranks.size):
-            batch_sum, batch_tokens, batch_rows = ranks.sum(*figures)
+            batch_sum, batch_tokens, batch_rows = ranks.all_reduce(*figures)
             loss_sum, tokens, done = loss_sum + batch_sum, tokens + int(batch_tokens), done + int(batch_rows)
             yield self._phase(done, step)
             yield from heed()
@@ -96,10 +96,10 @@ class HeldOut:
     def _answers(self, prompts: Sequence[Sequence[int]], control: Control) -> list[str]:
         """Answer prompts on the first rank; on all alike where each holds a part of the model."""
         texts: list[str] = []
-        if self._ranks.first or self._ranks.sharded:
+        if self._ranks.is_main_process or self._ranks.sharded:
             with self._precision.autocast():
                 texts = answer(self._model, self._tokenizer, prompts, self._training.sample_max_new_tokens, lambda: control.stopping)
-        return self._ranks.tell(texts)
+        return self._ranks.broadcast_object(texts)
 
     def _phase(self, done: int, step: int) -> Phase:
         total = len(self._data.evaluation)

@@ -38,7 +38,7 @@ def abandoning(model: nn.Module, control: Control) -> Generator[None]:
 
 
 def decoder_layers(model: nn.Module) -> list[nn.Module]:
-    """Give a model's layers: the members of its outermost module list, or the model itself where it has none."""
+    """Return a model's layers: the members of its outermost module list, or the model itself where it has none."""
     for module in model.modules():
         if isinstance(module, nn.ModuleList) and len(module):
             return list(module)

@@ -9,7 +9,7 @@ from lora_studio.core.errors import StudioError
 from lora_studio.core.events import Notice
 from lora_studio.train.faults import not_finite
 from lora_studio.train.spikes import SpikeWatch
-from lora_studio.train.stepper import Outcome
+from lora_studio.train.stepper import StepOutcome
 
 _MOST_SKIPPED = 5
 _MOST_SKIPPED_SCALED = 30  # a loss scale finds its height by halving: 2^16 down takes as many tries
@@ -46,11 +46,11 @@ class LossGuard:
         """Return whether so many skipped steps in a row end the run."""
         return skipped_in_a_row >= (_MOST_SKIPPED_SCALED if self._scaled else _MOST_SKIPPED)
 
-    def fault(self, step: int, outcome: Outcome, skipped_in_a_row: int, safe: str) -> StudioError:
+    def fault(self, step: int, outcome: StepOutcome, skipped_in_a_row: int, safe: str) -> StudioError:
         """Return the error that ends the run; `safe` says what is on disk."""
         return not_finite(_what(outcome), skipped_in_a_row, step, safe)
 
-    def skipped(self, step: int, outcome: Outcome) -> Notice:
+    def skipped(self, step: int, outcome: StepOutcome) -> Notice:
         """Return what to tell of a step that was not taken since its numbers were not finite."""
         scale = f" The loss scale is {outcome.loss_scale:g} now." if self._scaled else ""
         return Notice(level="info" if self._scaled else "warning", code="step_skipped", step=step,
@@ -58,5 +58,5 @@ class LossGuard:
                       hint="The adapter did not move. Should it happen again, lower learning_rate.")
 
 
-def _what(outcome: Outcome) -> str:
+def _what(outcome: StepOutcome) -> str:
     return "gradient" if math.isfinite(outcome.loss) else "loss"

@@ -32,7 +32,7 @@ class LossScale:
         self._streak = torch.where(grows, 0.0, streak)
 
     def state_dict(self) -> dict[str, Any]:
-        """Give its state as numbers; the device is waited for."""
+        """Return its state as numbers; the device is waited for."""
         return {"scale": float(self.value), "_growth_tracker": int(self._streak)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -12,11 +12,11 @@ import torch
 
 from lora_studio.core.events import Step
 from lora_studio.data.batching.plan import StepBatch
-from lora_studio.train.stepper import Outcome, Posted
+from lora_studio.train.stepper import Posted, StepOutcome
 
 
 @dataclass(frozen=True)
-class Taken:
+class PendingStep:
     """A step whose outcome is not known yet.
 
     Attributes:
@@ -39,8 +39,8 @@ class Taken:
     peak_memory: int
     utilization: Callable[[float], float | None]
 
-    def told(self, outcome: Outcome) -> Step:
-        """Give the event of the step, its outcome being here."""
+    def to_event(self, outcome: StepOutcome) -> Step:
+        """Return the event of the step, its outcome being here."""
         seconds = self.clock.spans()
         whole = sum(seconds)
         return Step(
@@ -74,11 +74,11 @@ class StepClock:
         self._seconds.append(time.perf_counter() - began)
 
     def spans(self) -> list[float]:
-        """Give the seconds of each piece; on a graphics card they must be over."""
+        """Return the seconds of each piece; on a graphics card they must be over."""
         return self._seconds + [began.elapsed_time(ended) / 1000 for began, ended in self._marks]
 
 
-class Logbook:
+class MetricsBuffer:
     """Holds steps until it is time to tell of them.
 
     On a graphics card that is once the next step is under way, so that reading figures never leaves the card without work. A processor
@@ -89,10 +89,10 @@ class Logbook:
         """Tell of every `logging_steps` steps; `late` reads their figures a step later."""
         self._every = logging_steps
         self._late = late
-        self._taken: list[Taken] = []
-        self._under_way: list[tuple[list[Taken], Posted]] = []
+        self._taken: list[PendingStep] = []
+        self._under_way: list[tuple[list[PendingStep], Posted]] = []
 
-    def note(self, taken: Taken) -> None:
+    def note(self, taken: PendingStep) -> None:
         """Take in a step whose figures the next `post` sends off."""
         self._taken.append(taken)
 
@@ -106,15 +106,15 @@ class Logbook:
         self._under_way.append((self._taken, posted))
         self._taken = []
 
-    def read(self, everything: bool = False) -> list[tuple[Taken, Outcome]]:
-        """Give the steps whose figures have come, each with its outcome; with `everything`, wait for the last ones too."""
+    def read(self, everything: bool = False) -> list[tuple[PendingStep, StepOutcome]]:
+        """Return the steps whose figures have come, each with its outcome; with `everything`, wait for the last ones too."""
         kept = 0 if everything or not self._late else 1
         ready = self._under_way[: max(0, len(self._under_way) - kept)]
         del self._under_way[: len(ready)]
         return [pair for taken, posted in ready for pair in zip(taken, posted.read(), strict=True)]
 
     def is_told(self, step: int) -> bool:
-        """Say whether a step is one that every reader hears of."""
+        """Return whether a step is one that every reader hears of."""
         return step % self._every == 0
 
     def drop(self) -> None:
@@ -123,7 +123,7 @@ class Logbook:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Give a card's largest allocation since the step began, or this process's resident set, in bytes."""
+    """Return a card's largest allocation since the step began, or this process's resident set, in bytes."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated()
     return int(psutil.Process().memory_info().rss)

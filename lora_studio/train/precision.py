@@ -31,10 +31,10 @@ class Precision:
         return self.compute != torch.float32
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
-        """Give the context that forward passes run in."""
+        """Return the context that forward passes run in."""
         return torch.autocast(self.device.type, dtype=self.compute) if self.mixed else contextlib.nullcontext()
 
-    def lean_inputs(self, model: PeftModel) -> contextlib.AbstractContextManager[None]:
+    def fused_inputs(self, model: PeftModel) -> contextlib.AbstractContextManager[None]:
         """Spare PEFT's cast of each adapter's input to the adapter's dtype: under autocast the product casts it back at once.
 
         DoRA takes norms and products outside of autocast's reach, so it keeps its cast.

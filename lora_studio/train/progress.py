@@ -47,12 +47,12 @@ class Progress:
         return cls(**fields)
 
     def advanced(self, batch: StepBatch) -> Progress:
-        """Give the progress after one more step."""
+        """Return the progress after one more step."""
         return replace(
             self, step=self.step + 1, tokens=self.tokens + batch.tokens, trained_tokens=self.trained_tokens + batch.trained_tokens)
 
     def evaluated(self, loss: float, threshold: float) -> Progress:
-        """Give the progress after an evaluation at this step; the one before the first step is no candidate for the best."""
+        """Return the progress after an evaluation at this step; the one before the first step is no candidate for the best."""
         if not self.step:
             return replace(self, evaluated_step=0)
         better = self.best_loss is None or loss < self.best_loss
@@ -62,5 +62,5 @@ class Progress:
             best_step=self.step if better else self.best_step, best_loss=loss if better else self.best_loss)
 
     def stops_early(self, settings: TrainingSettings) -> bool:
-        """Say whether evaluations have not improved for as long as the settings bear."""
+        """Return whether evaluations have not improved for as long as the settings bear."""
         return 0 < settings.early_stopping_patience <= self.stale_evaluations

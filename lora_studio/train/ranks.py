@@ -41,12 +41,12 @@ class Ranks:
         self.too_large: TooLargeError | None = None
 
     @property
-    def first(self) -> bool:
+    def is_main_process(self) -> bool:
         """Whether this is the process that owns the run's folder and speaks for all."""
         return self.rank == 0
 
     def control(self, own: Control) -> Control:
-        """Give the requests that all ranks look at, of those that reach this process."""
+        """Return the requests that all ranks look at, of those that reach this process."""
         return own
 
     def agree(self, too_large: TooLargeError | None, overdue: bool) -> TooLargeError | None:
@@ -55,22 +55,22 @@ class Ranks:
         return too_large
 
     def overdue(self, here: bool) -> bool:
-        """Say whether a checkpoint is overdue: by this process's clock alone, or as all agreed upon."""
+        """Return whether a checkpoint is overdue: by this process's clock alone, or as all agreed upon."""
         return here
 
-    def at_first(self, work: Callable[[], Generator[RunEvent, None, Made]]) -> Generator[RunEvent, None, Made]:
+    def on_main_process(self, work: Callable[[], Generator[RunEvent, None, Made]]) -> Generator[RunEvent, None, Made]:
         """Let the first rank do some work while the others wait; all return what it made, which must be JSON."""
         return (yield from work())
 
-    def in_turn(self, work: Callable[[], Generator[RunEvent, None, Made]]) -> Generator[RunEvent, None, Made]:
+    def main_process_first(self, work: Callable[[], Generator[RunEvent, None, Made]]) -> Generator[RunEvent, None, Made]:
         """Let one rank of each machine do some work, then the others there, which find what it left; each returns its own."""
         return (yield from work())
 
-    def tell(self, document: Any) -> Any:
-        """Give every rank the first one's JSON document."""
+    def broadcast_object(self, document: Any) -> Any:
+        """Return every rank the first one's JSON document."""
         return document
 
-    def sum(self, *numbers: float) -> list[float]:
+    def all_reduce(self, *numbers: float) -> list[float]:
         """Add up numbers over all ranks."""
         return list(numbers)
 
@@ -78,8 +78,8 @@ class Ranks:
         """Add up the gradients and the loss, () or None, over all ranks, in place; return the loss."""
         return loss
 
-    def spread(self, parameters: Mapping[str, nn.Parameter], optimizer: Any) -> None:
-        """Give every rank the first one's weights and moments."""
+    def broadcast_parameters(self, parameters: Mapping[str, nn.Parameter], optimizer: Any) -> None:
+        """Return every rank the first one's weights and moments."""
 
     def take_device(self, device: torch.device, sharded: bool) -> None:
         """Compute on `device` from now on, all with the whole base model or, sharded, with a part each."""

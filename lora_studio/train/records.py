@@ -63,7 +63,7 @@ def environment_of(
 
 
 def device_name(device: torch.device) -> str:
-    """Give a device's own name, such as the graphics card's or the processor's."""
+    """Return a device's own name, such as the graphics card's or the processor's."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return platform.processor() or platform.machine()

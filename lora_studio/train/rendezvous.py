@@ -34,7 +34,7 @@ class Meeting:
     store: Store
 
     def for_group(self) -> Store:
-        """Give the part in which the ranks find each other's addresses."""
+        """Return the part in which the ranks find each other's addresses."""
         return PrefixStore("group", self.store)
 
     def leave_word(self, rank: int, error: BaseException) -> None:
@@ -48,7 +48,7 @@ class Meeting:
             self.store.compare_set(_FAULT, "", json.dumps(told))
 
     def word_left(self) -> StudioError | None:
-        """Give the error of a rank that has left word of it."""
+        """Return the error of a rank that has left word of it."""
         with contextlib.suppress(RuntimeError):
             if self.store.check([_FAULT]):
                 told = json.loads(self.store.get(_FAULT))
@@ -110,7 +110,7 @@ def _look(control: Control, patience: Patience, missing: list[int]) -> None:
 
 
 def _has_ended(rank: int) -> bool:
-    """Say whether a rank that this one started has ended; of others nothing is known."""
+    """Return whether a rank that this one started has ended; of others nothing is known."""
     started = os.environ.get(STARTED, "").split(",")
     if not 0 < rank <= len(started) or not started[rank - 1].isdigit():
         return False

@@ -8,7 +8,7 @@ from lora_studio.core.training_settings import TrainingSettings
 
 
 def lr_at(step: int, total_steps: int, settings: TrainingSettings) -> float:
-    """Give the learning rate that step number `step` (counted from 0) is taken with.
+    """Return the learning rate that step number `step` (counted from 0) is taken with.
 
     Source: `transformers.optimization.get_{linear,cosine,constant}_schedule[_with_warmup]`.
     """

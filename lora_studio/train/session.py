@@ -38,14 +38,14 @@ from lora_studio.train.faults import TooLargeError, out_of_memory, refuse_stands
 from lora_studio.train.held_out import HeldOut
 from lora_studio.train.interrupt import abandoning
 from lora_studio.train.loss_guard import LossGuard
-from lora_studio.train.metrics_buffer import Logbook, StepClock, Taken, peak_memory
-from lora_studio.train.micro_batcher import Pieces
+from lora_studio.train.metrics_buffer import MetricsBuffer, PendingStep, StepClock, peak_memory
+from lora_studio.train.micro_batcher import MicroBatcher
 from lora_studio.train.precision import Precision
 from lora_studio.train.progress import Progress
 from lora_studio.train.ranks import Ranks
 from lora_studio.train.records import computed_otherwise
 from lora_studio.train.schedule import lr_at
-from lora_studio.train.stepper import Outcome, Stepper, micro_batch_seed
+from lora_studio.train.stepper import StepOutcome, Stepper, micro_batch_seed
 from lora_studio.train.utilization import Utilization
 
 
@@ -53,30 +53,30 @@ class _StopAskedError(Exception):
     """The person asked to stop: unwind to where the work is saved."""
 
 
-class Session:
+class TrainingLoop:
     """Trains the adapter on `model` with the data given, from step 0 or from the newest whole checkpoint."""
 
     def __init__(
         self, context: TaskContext, run: RunFolder, model: PeftModel, tokenizer: PreTrainedTokenizerBase, data: PreparedData,
-        precision: Precision, utilization: Utilization, ways_out: Callable[[int], list[str]] = lambda _length: [],
+        precision: Precision, utilization: Utilization, suggestions: Callable[[int], list[str]] = lambda _length: [],
         reads_late: bool | None = None, ranks: Ranks | None = None,
     ) -> None:
         """Take what a run needs.
 
-        `ways_out` names what would help once a row of so many tokens does not fit; `reads_late` reads a step's figures once the next is
+        `suggestions` names what would help once a row of so many tokens does not fit; `reads_late` reads a step's figures once the next is
         under way, by default on a graphics card; `ranks` are the processes that train it together, by default this one alone.
         """
         self._ranks = ranks or Ranks()
         self._own = context.control  # what reached this process: only for work that no other rank has a part in
         self._control = self._ranks.control(context.control)
-        self._run = run
+        self._folder = run
         self._config: RunConfig = run.config
         self._model = model
         self._tokenizer = tokenizer
         self._data = data
         self._precision = precision
         self._utilization = utilization
-        self._ways_out = ways_out
+        self._suggestions = suggestions
         self._stepper = Stepper(model, self._config.training, precision, self._ranks)
         if self._config.data.packing:
             refuse_unpackable(model)
@@ -84,12 +84,12 @@ class Session:
         self._rows = data.blocks
         self.plan = StepPlan(self._rows.lengths, self._rows.trained_counts, self._config.training, self._rows.fingerprint())
         on_cpu = precision.device.type == "cpu"
-        self._logbook = Logbook(self._config.training.logging_steps, not on_cpu if reads_late is None else reads_late)
+        self._metrics = MetricsBuffer(self._config.training.logging_steps, not on_cpu if reads_late is None else reads_late)
         self._guard = self._guard_after(())
         self._progress = Progress()
         self._checkpointer = Checkpointer(run, self._stepper, self._own)
-        joins = self._stepper.joins and not self._config.training.torch_compile
-        self._pieces = Pieces(self._rows, self._config, precision.device, joins=joins, pads=self._stepper.conduct.pads)
+        padding_free = self._stepper.padding_free and not self._config.training.torch_compile
+        self._micro_batcher = MicroBatcher(self._rows, self._config, precision.device, padding_free=padding_free, pads=self._stepper.conduct.pads)
         self._held_out = HeldOut(model, tokenizer, data, self._config.training, precision, self._ranks)
         self._eval_loss: float | None = None
 
@@ -105,35 +105,35 @@ class Session:
             return
         self._progress = state.progress
         self._guard = self._guard_after(state.progress.recent_losses)
-        self._pieces.at_once = state.micro_rows or self._pieces.at_once
+        self._micro_batcher.max_rows = state.micro_rows or self._micro_batcher.max_rows
         yield from computed_otherwise(state, self._precision, self._ranks.size)
 
     def stand_with_first(self) -> None:
         """Let every rank stand where the first one stands: its weights and moments, and how far it is."""
         scaler = self._stepper.loss_scale
-        here = {"progress": asdict(self._progress), "saved_step": self._checkpointer.step, "at_once": self._pieces.at_once,
+        here = {"progress": asdict(self._progress), "saved_step": self._checkpointer.step, "max_rows": self._micro_batcher.max_rows,
                 "scaler": scaler.state_dict() if scaler else {}}
-        told: dict[str, Any] = self._ranks.tell(here)
-        self._ranks.spread(self._stepper.parameters, self._stepper.optimizer)
-        if not self._ranks.first:
+        told: dict[str, Any] = self._ranks.broadcast_object(here)
+        self._ranks.broadcast_parameters(self._stepper.parameters, self._stepper.optimizer)
+        if not self._ranks.is_main_process:
             self._progress, self._checkpointer.step = Progress.from_json(told["progress"]), told["saved_step"]
-            self._guard, self._pieces.at_once = self._guard_after(self._progress.recent_losses), told["at_once"]
+            self._guard, self._micro_batcher.max_rows = self._guard_after(self._progress.recent_losses), told["max_rows"]
             if scaler:
                 scaler.load_state_dict(told["scaler"])
 
-    def take(self) -> Iterator[RunEvent]:
+    def run(self) -> Iterator[RunEvent]:
         """Train to the end and save the adapter; the last event is `run_finished`.
 
         Raises:
             Cancelled: The person asked to stop; the last completed step is saved, unless the step was abandoned.
             StudioError: The device ran out of memory, or the loss stayed not a number.
         """
-        with abandoning(self._model, self._control), self._precision.lean_inputs(self._model):
+        with abandoning(self._model, self._control), self._precision.fused_inputs(self._model):
             self._model.train()
             try:
                 yield from self._whole_run()
             except _StopAskedError:
-                yield from self._settle()
+                yield from self._flush_metrics()
                 if self.step > self._checkpointer.step:
                     yield from self._save()
                 raise Cancelled from None
@@ -147,8 +147,8 @@ class Session:
                     raise
                 raise told from error
             finally:
-                self._logbook.drop()
-                self._stepper.drop()
+                self._metrics.drop()
+                self._stepper.zero_grad()
 
     def _whole_run(self) -> Iterator[RunEvent]:
         settings = self._config.training
@@ -165,7 +165,7 @@ class Session:
             yield from self._take_step()
             if self.step < self.plan.total_steps:
                 yield from self._between_steps()
-        yield from self._settle()
+        yield from self._flush_metrics()
         refuse_standstill(self._progress)
         if self.step > self._checkpointer.step:
             yield from self._save()
@@ -176,7 +176,7 @@ class Session:
         yield from self._finish()
 
     def _due(self, every: int) -> bool:
-        """Say whether the step just taken ends an interval: so many steps, or an epoch for 0."""
+        """Return whether the step just taken ends an interval: so many steps, or an epoch for 0."""
         return self.step % (every or self.plan.steps_per_epoch) == 0
 
     def _between_steps(self) -> Iterator[RunEvent]:
@@ -200,32 +200,32 @@ class Session:
             torch.cuda.reset_peak_memory_stats()
         clock: StepClock | None = None
         while clock is None:
-            clock = yield from self._add_up(number, batch)
+            clock = yield from self._accumulate_gradients(number, batch)
         learning_rate = lr_at(number, self.plan.total_steps, self._config.training)
         with clock.piece():
-            self._stepper.finish(learning_rate)
+            self._stepper.step(learning_rate)
         self._progress = self._progress.advanced(batch)
         done = self._progress
         documents = [length for row in batch.rows for length in self._rows.documents(row).tolist()]
-        self._logbook.note(Taken(
+        self._metrics.note(PendingStep(
             done.step, learning_rate, batch, done.tokens, done.trained_tokens, clock, peak_memory(self._precision.device),
             partial(self._utilization.share, documents, batch.trained_tokens)))
-        if self._logbook.due:
-            self._logbook.post(self._stepper.post())
-            yield from self._tell()
+        if self._metrics.due:
+            self._metrics.post(self._stepper.post())
+            yield from self._emit_steps()
 
-    def _settle(self) -> Iterator[RunEvent]:
+    def _flush_metrics(self) -> Iterator[RunEvent]:
         """Tell of every step taken, waiting for figures that are under way."""
-        self._logbook.post(self._stepper.post())
-        yield from self._tell(everything=True)
+        self._metrics.post(self._stepper.post())
+        yield from self._emit_steps(everything=True)
 
-    def _tell(self, everything: bool = False) -> Iterator[RunEvent]:
+    def _emit_steps(self, everything: bool = False) -> Iterator[RunEvent]:
         """Tell of the steps whose figures have come."""
-        for taken, outcome in self._logbook.read(everything):
+        for taken, outcome in self._metrics.read(everything):
             skipped = self._progress.skipped_in_a_row + 1 if outcome.skipped else 0
             self._progress = replace(self._progress, skipped_in_a_row=skipped)
-            if self._logbook.is_told(taken.step) or taken.step == self.plan.total_steps or outcome.skipped:
-                yield taken.told(outcome)
+            if self._metrics.is_told(taken.step) or taken.step == self.plan.total_steps or outcome.skipped:
+                yield taken.to_event(outcome)
             if outcome.skipped:
                 yield from self._after_skip(taken.step, outcome)
             else:
@@ -240,19 +240,19 @@ class Session:
     def _guard_after(self, losses: tuple[float, ...]) -> LossGuard:
         return LossGuard(scaled=self._stepper.loss_scale is not None, losses=losses)
 
-    def _add_up(self, number: int, batch: StepBatch) -> Generator[RunEvent, None, StepClock | None]:
+    def _accumulate_gradients(self, number: int, batch: StepBatch) -> Generator[RunEvent, None, StepClock | None]:
         """Add up a step's gradient; return its clock, None where a micro-batch was too large and is to be halved."""
         clock = StepClock(self._precision.device)
         too_large = None
         ranks = self._ranks
-        for place, rows in enumerate(self._pieces.of(batch, ranks.rank, ranks.size)):
-            yield from self._heed(too_large)
+        for place, rows in enumerate(self._micro_batcher.of(batch, ranks.rank, ranks.size)):
+            yield from self._handle_requests(too_large)
             if ranks.too_large is not None:
                 break
             seed = micro_batch_seed(self._config.training.seed, number, place * ranks.size + ranks.rank)
             try:
                 with clock.piece():
-                    self._pass(rows, batch, seed)
+                    self._forward_backward(rows, batch, seed)
             except TooLargeError as error:
                 too_large = error
         too_large = ranks.agree(too_large, self._checkpointer.is_overdue)
@@ -261,27 +261,27 @@ class Session:
         yield from self._halve(too_large)
         return None
 
-    def _pass(self, rows: list[TokenRow], batch: StepBatch, seed: int) -> None:
+    def _forward_backward(self, rows: list[TokenRow], batch: StepBatch, seed: int) -> None:
         """Take a micro-batch. A rank that has none left takes a row that adds nothing, where others need its part of the model."""
         if rows:
-            self._stepper.add(make_batch(rows, joined=self._pieces.joins), batch.trained_tokens, seed)
+            self._stepper.accumulate(make_batch(rows, padding_free=self._micro_batcher.padding_free), batch.trained_tokens, seed)
         elif self._ranks.sharded:
-            self._stepper.add(make_batch([self._rows[batch.rows[-1]]]), math.inf, seed)
+            self._stepper.accumulate(make_batch([self._rows[batch.rows[-1]]]), math.inf, seed)
 
     def _halve(self, error: TooLargeError) -> Iterator[RunEvent]:
         """Go on with half the rows at a time: more micro-batches make the same step."""
         if error.rows == 1:
-            raise out_of_memory(error, self._ways_out(error.width))
-        self._stepper.drop()  # what other ranks had added
-        self._pieces.halve(error.rows)
+            raise out_of_memory(error, self._suggestions(error.width))
+        self._stepper.zero_grad()  # what other ranks had added
+        self._micro_batcher.halve(error.rows)
         free_memory()
         yield Notice(
             level="warning", code="micro_batch_halved", step=self.step,
             message=f"Out of memory on {error.rows} rows of up to {error.width} tokens: "
-                    f"the run goes on with {self._pieces.at_once} at a time.",
+                    f"the run goes on with {self._micro_batcher.max_rows} at a time.",
             hint="A step learns from the same rows as before, in more pieces.")
 
-    def _after_skip(self, step: int, outcome: Outcome) -> Iterator[RunEvent]:
+    def _after_skip(self, step: int, outcome: StepOutcome) -> Iterator[RunEvent]:
         """Tell of a step whose numbers were not finite; give up when it goes on."""
         count = self._progress.skipped_in_a_row
         if self._guard.gives_up(count):
@@ -290,7 +290,7 @@ class Session:
             raise self._guard.fault(step, outcome, count, self._checkpointer.safe)
         yield self._guard.skipped(step, outcome)
 
-    def _heed(self, too_large: TooLargeError | None = None) -> Iterator[RunEvent]:
+    def _handle_requests(self, too_large: TooLargeError | None = None) -> Iterator[RunEvent]:
         """Do what the person asked for, between two pieces of work; all ranks come here, and learn of a piece that was too large."""
         self._ranks.agree(too_large, self._checkpointer.is_overdue)
         if self._control.abandoning:
@@ -298,22 +298,22 @@ class Session:
         if self._control.stopping:
             raise _StopAskedError
         if self._control.paused:
-            yield from self._settle()
+            yield from self._flush_metrics()
             if self.step > self._checkpointer.step:
                 yield from self._save()
             yield Paused(step=self.step)
             self._control.wait_while_paused()
             yield self._training_phase("Going on")
-            yield from self._heed(too_large)
+            yield from self._handle_requests(too_large)
 
     def _save(self) -> Iterator[RunEvent]:
-        yield from self._settle()
-        yield from self._ranks.at_first(lambda: self._checkpointer.write(self._state()))
+        yield from self._flush_metrics()
+        yield from self._ranks.on_main_process(lambda: self._checkpointer.write(self._state()))
         self._checkpointer.written(self.step)
 
     def _save_alone(self) -> Iterator[RunEvent]:
         """Save what the first rank has, once another is gone: each holds the whole adapter, and a step counts only once it is taken."""
-        if self._ranks.first and self.step > self._checkpointer.step:
+        if self._ranks.is_main_process and self.step > self._checkpointer.step:
             self._ranks = Ranks()
             yield from self._save()
 
@@ -322,7 +322,7 @@ class Session:
         scaler = self._stepper.loss_scale
         return CheckpointState(
             self._progress, self.plan.total_steps, self._config.training.seed, torch.get_num_threads(),
-            str(self._precision.compute).removeprefix("torch."), {} if scaler is None else scaler.state_dict(), self._pieces.at_once,
+            str(self._precision.compute).removeprefix("torch."), {} if scaler is None else scaler.state_dict(), self._micro_batcher.max_rows,
             self._config.model_dump(mode="json"), self._ranks.size,
         )
 
@@ -330,8 +330,8 @@ class Session:
         """Take the loss over the held-out rows; pauses and stops are heeded between batches."""
         if not len(self._data.evaluation):
             return
-        yield from self._settle()
-        self._eval_loss = yield from self._held_out.evaluate(self.step, self._heed)
+        yield from self._flush_metrics()
+        self._eval_loss = yield from self._held_out.evaluate(self.step, self._handle_requests)
         yield from self._heed_evaluation(self._eval_loss)
 
     def _heed_evaluation(self, loss: float) -> Iterator[RunEvent]:
@@ -352,28 +352,28 @@ class Session:
         best = self._progress.best_step
         if not self._config.training.load_best_model_at_end or best in (0, self.step):
             return
-        if not self._ranks.tell(self._checkpointer.holds(best)):
+        if not self._ranks.broadcast_object(self._checkpointer.holds(best)):
             yield Notice(level="warning", code="best_missing", step=self.step,
                          message=f"The checkpoint of the best evaluation, of step {best}, is not there any more.",
                          hint="The run finishes with the last step's adapter.")
             return
-        if self._ranks.first:
+        if self._ranks.is_main_process:
             self._checkpointer.load_weights(best)
-        self._ranks.spread(self._stepper.parameters, self._stepper.optimizer)
+        self._ranks.broadcast_parameters(self._stepper.parameters, self._stepper.optimizer)
         self._eval_loss = self._progress.best_loss
         yield Notice(code="best_taken", step=self.step,
                      message=f"The adapter is that of step {best}, whose evaluation loss {self._eval_loss:.4f} was the lowest.")
 
     def _sample(self, label: Literal["before", "after", "step"]) -> Iterator[RunEvent]:
         """Answer held-out prompts, once what is under way is told."""
-        yield from self._settle()
-        yield from self._held_out.sample(label, self.step, self._heed, self._own, self._control)
+        yield from self._flush_metrics()
+        yield from self._held_out.sample(label, self.step, self._handle_requests, self._own, self._control)
 
     def _finish(self) -> Iterator[RunEvent]:
-        digest = yield from self._ranks.at_first(lambda: self._checkpointer.write_final_adapter(self.step))
+        digest = yield from self._ranks.on_main_process(lambda: self._checkpointer.write_final_adapter(self.step))
         done = self._progress
         result = {
-            "adapter": str(self._run.adapter_path), ADAPTER_DIGEST: digest, "steps": self.step, "eval_loss": self._eval_loss,
+            "adapter": str(self._folder.adapter_path), ADAPTER_DIGEST: digest, "steps": self.step, "eval_loss": self._eval_loss,
             "best_step": done.best_step or None, "best_loss": done.best_loss,
         }
         yield RunFinished(step=self.step, result=result)

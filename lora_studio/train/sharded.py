@@ -19,7 +19,7 @@ from peft import PeftModel
 from lora_studio.core.config import RunConfig
 from lora_studio.core.control import TaskContext
 from lora_studio.core.events import RunEvent
-from lora_studio.inference.loaded_model import ModelHost
+from lora_studio.inference.loaded_model import LoadedModel
 from lora_studio.inference.ready import ReadyBase, load_base
 from lora_studio.models.facts import read_facts
 from lora_studio.models.load import pick_device, pick_dtype
@@ -64,7 +64,7 @@ def shard(model: PeftModel, device: torch.device, group: Any) -> None:
 
 
 @contextlib.contextmanager
-def let_go_after(host: ModelHost, sharded: bool) -> Generator[None]:
+def let_go_after(host: LoadedModel, sharded: bool) -> Generator[None]:
     """Let a base that was cut up go: nobody could use this part of it."""
     try:
         yield

@@ -26,7 +26,7 @@ _CLIP_EPSILON = 1e-6
 
 
 @dataclass(frozen=True)
-class Outcome:
+class StepOutcome:
     """What came of a step.
 
     Attributes:
@@ -67,16 +67,16 @@ class Stepper:
         self._figures: list[Tensor] = []
 
     @property
-    def joins(self) -> bool:
+    def padding_free(self) -> bool:
         """Whether the model takes rows laid end to end on a processor."""
-        return self._head.joins
+        return self._head.padding_free
 
     @property
     def conduct(self) -> Conduct:
         """How the model takes rows."""
         return self._head.conduct
 
-    def add(self, batch: Batch, trained_tokens: float, seed: int) -> None:
+    def accumulate(self, batch: Batch, trained_tokens: float, seed: int) -> None:
         """Add one micro-batch's gradient.
 
         Args:
@@ -97,7 +97,7 @@ class Stepper:
             if not is_out_of_memory(error):
                 raise
         if loss is None:  # past the handler: the error held on to all that the passes had made
-            self.drop()
+            self.zero_grad()
             raise TooLargeError(len(batch.counts), batch.width)
         self._loss = loss if self._loss is None else self._loss + loss
 
@@ -110,7 +110,7 @@ class Stepper:
             (loss if self.loss_scale is None else loss * self.loss_scale.value).backward()
         return loss.detach()
 
-    def finish(self, learning_rate: float) -> None:
+    def step(self, learning_rate: float) -> None:
         """Apply what was added, unless it is not finite, and start anew; what came of it is for `read`.
 
         A number that is not finite never reaches the adapter or the optimizer's state.
@@ -131,7 +131,7 @@ class Stepper:
             self.loss_scale.update(unfit)
         scale = torch.ones_like(norm) if self.loss_scale is None else self.loss_scale.value
         self._figures.append(torch.stack([loss, norm, unfit.float(), scale]))
-        self.drop()
+        self.zero_grad()
 
     def post(self) -> Posted:
         """Begin to bring the outcomes since last time from the device; `Posted.read` has them."""
@@ -139,7 +139,7 @@ class Stepper:
         self._figures = []
         return posted
 
-    def drop(self) -> None:
+    def zero_grad(self) -> None:
         """Forget the micro-batches added since the last step."""
         self.optimizer.zero_grad(set_to_none=True)
         self._loss = None
@@ -158,14 +158,14 @@ class Posted:
             self._arrived = torch.cuda.Event()
             self._arrived.record()
 
-    def read(self) -> list[Outcome]:
-        """Give the outcomes in the order of their steps; waits until they have arrived."""
+    def read(self) -> list[StepOutcome]:
+        """Return the outcomes in the order of their steps; waits until they have arrived."""
         if self._arrived is not None:
             self._arrived.synchronize()
         rows: list[list[float]] = self._figures.tolist()
-        return [Outcome(loss, norm, bool(unfit), scale) for loss, norm, unfit, scale in rows]
+        return [StepOutcome(loss, norm, bool(unfit), scale) for loss, norm, unfit, scale in rows]
 
 
 def micro_batch_seed(seed: int, step: int, micro_batch: int) -> int:
-    """Give the random seed of one micro-batch: to resume is to name a step, no random state is carried over."""
+    """Return the random seed of one micro-batch: to resume is to name a step, no random state is carried over."""
     return (seed * _SEED_STRIDE + step * _MICRO_STRIDE + micro_batch) % (1 << 63)

@@ -30,7 +30,7 @@ class Utilization:
     peak_flops: float | None
 
     def share(self, lengths: Iterable[int], trained: int, seconds: float) -> float | None:
-        """Give the share of the peak that a step reached, 0 to 1.
+        """Return the share of the peak that a step reached, 0 to 1.
 
         Args:
             lengths: Of the step's rows, padding left out; of packed rows, of each row in a block.
@@ -43,7 +43,7 @@ class Utilization:
 
 
 def peak_flops(precision: Precision) -> float | None:
-    """Give the operations a second of a square matrix product in a run's dtype; None where the device cannot take one.
+    """Return the operations a second of a square matrix product in a run's dtype; None where the device cannot take one.
 
     Measured once a process, device, dtype and number of threads; takes a few tenths of a second.
     """
@@ -87,7 +87,7 @@ def _seconds(product: Callable[[], object], device: torch.device) -> float:
 
 
 def _product(size: int, device: torch.device, dtype: torch.dtype) -> Callable[[], object]:
-    """Give a product of random numbers: of equal ones a graphics card makes more, since it draws less power for them."""
+    """Return a product of random numbers: of equal ones a graphics card makes more, since it draws less power for them."""
     numbers = torch.Generator(device).manual_seed(0)
     one, other = (torch.randn(size, size, generator=numbers, device=device).to(dtype) for _ in range(2))
     return partial(torch.mm, one, other, out=torch.empty_like(one))

@@ -25,7 +25,7 @@ _NAMED = 3
 
 
 def warm_adapter(source: str) -> Path:
-    """Give the folder of the adapter that a run is to begin from.
+    """Return the folder of the adapter that a run is to begin from.
 
     Raises:
         InputError: `source` names no run, checkpoint or adapter folder, or one that is broken.
@@ -84,7 +84,7 @@ def _refuse_other_kind(model: PeftModel, config: dict[str, Any]) -> None:
 
 
 def _fitted(key: str, given: Tensor, own: Tensor, config: dict[str, Any], model: PeftModel) -> Tensor:
-    """Give a tensor of the saved adapter in the shape and scale of the new one's."""
+    """Return a tensor of the saved adapter in the shape and scale of the new one's."""
     down, up = f".{_DOWN}" in key or "lora_embedding_A" in key, f".{_UP}" in key or "lora_embedding_B" in key
     axis = 0 if down else 1
     if not (down or up) or "lora_embedding" in key:
@@ -102,7 +102,7 @@ def _fitted(key: str, given: Tensor, own: Tensor, config: dict[str, Any], model:
 
 
 def _scale(config: dict[str, Any], module: str, rank: int) -> float:
-    """Give what PEFT multiplies a module's B·A by."""
+    """Return what PEFT multiplies a module's B·A by."""
     patterns: dict[str, float] = config.get("alpha_pattern") or {}
     alpha = float(patterns.get(get_pattern_key(list(patterns), module), 0) or config["lora_alpha"])
     return alpha / (rank**0.5 if config.get("use_rslora") else rank)
@@ -119,7 +119,7 @@ def _other_shape(key: str, given: Tensor, own: Tensor) -> InputError:
 
 
 def _module_of(key: str) -> str:
-    """Give the module's name in the base model that a saved tensor belongs to."""
+    """Return the module's name in the base model that a saved tensor belongs to."""
     return key.removeprefix("base_model.model.").partition(".lora_")[0].removesuffix(".weight")
 
 

@@ -16,13 +16,13 @@ from lora_studio.kernels import fused_rms_norm
 
 def wrong_kernel(setting: Setting) -> Iterator[Row]:
     """The real check of kernels, with norms that are 1% too large; what is taken for a norm is found by the right one."""
-    right = fused_rms_norm._LeanNorm.forward
+    right = fused_rms_norm._FusedRMSNorm.forward
 
     def wrong(ctx: object, x: Tensor, weight: Tensor, plus: float, epsilon: float) -> Tensor:
         found: Tensor = right(ctx, x, weight, plus, epsilon)
         return found if x.shape[0] == fused_rms_norm._TRIED else found * 1.01
 
-    fused_rms_norm._LeanNorm.forward = staticmethod(wrong)  # type: ignore[method-assign,assignment]
+    fused_rms_norm._FusedRMSNorm.forward = staticmethod(wrong)  # type: ignore[method-assign,assignment]
     yield from correctness.kernels(setting)
 
 

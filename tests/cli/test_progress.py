@@ -8,7 +8,7 @@ import re
 import pytest
 
 from lora_studio.cli.console import Console
-from lora_studio.cli.progress import Progress
+from lora_studio.cli.progress import ProgressPrinter
 from lora_studio.cli.units import in_bytes, in_time, table
 from lora_studio.core.events import Memory, Notice, Phase, RunEvent, RunFinished, RunStarted, Step
 
@@ -39,7 +39,7 @@ def events(steps: int = 40) -> list[RunEvent]:
 
 
 def drawn(stream: io.StringIO) -> str:
-    progress = Progress(Console(io.StringIO(), stream))
+    progress = ProgressPrinter(Console(io.StringIO(), stream))
     for event in events():
         progress.show(event)
     return stream.getvalue()
@@ -47,7 +47,7 @@ def drawn(stream: io.StringIO) -> str:
 
 def test_what_a_step_makes_of_the_device_stands_beside_its_speed() -> None:
     stream = Terminal()
-    progress = Progress(Console(io.StringIO(), stream))
+    progress = ProgressPrinter(Console(io.StringIO(), stream))
     progress.show(Step(step=1, loss=2.0, learning_rate=1e-3, grad_norm=1.0, tokens=9, trained_tokens=5, tokens_per_second=321.0, epoch=0.5,
                        seconds=2.0, utilization=0.414))
     assert "321 tokens/s (41% of peak)" in stream.getvalue()

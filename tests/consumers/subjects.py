@@ -93,12 +93,12 @@ class Subject:
     eos_token: str = ""
 
     def told(self) -> dict[str, Any]:
-        """Give what the program has to know of it to say for which exports it stands."""
+        """Return what the program has to know of it to say for which exports it stands."""
         return {"name": self.name, "family": self.family, "rotary": self.rotary, "experts": self.experts}
 
 
 def shape_of(architecture: str) -> dict[str, Any]:
-    """Give the sizes of a tiny model: heads as wide as the readers' kernels want them."""
+    """Return the sizes of a tiny model: heads as wide as the readers' kernels want them."""
     return _SHAPES.get(architecture, _SHAPE)
 
 
@@ -139,7 +139,7 @@ def _bases(folder: Path, names: list[str]) -> Iterator[Subject]:
 
 
 def _name_as_on_the_hub(base: Path) -> None:
-    """Give GPT-2's weights the names that its published files have; transformers reads both."""
+    """Return GPT-2's weights the names that its published files have; transformers reads both."""
     from safetensors.torch import load_file, save_file
 
     file = base / "model.safetensors"

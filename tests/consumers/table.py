@@ -37,7 +37,7 @@ def write_results(root: Path, subjects: list[Subject], results: list[dict[str, A
 
 
 def document_of(subjects: list[Subject], results: list[dict[str, Any]], date: str, here: dict[str, str]) -> dict[str, Any]:
-    """Give what `resources/consumers.json` holds of one call of the suite."""
+    """Return what `resources/consumers.json` holds of one call of the suite."""
     found = [Measured.of(found, date).to_json() for found in results]
     return {"here": here, "subjects": [one.told() for one in subjects], "results": found}
 
@@ -55,7 +55,7 @@ def _renewed(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
 
 
 def page(document: dict[str, Any]) -> str:
-    """Give the page of what `resources/consumers.json` holds."""
+    """Return the page of what `resources/consumers.json` holds."""
     here = ", ".join(f"{name} {version}" for name, version in document["here"].items())
     dates = sorted({found["date"] for found in document["results"]})
     date = f"on {dates[0]}" if len(dates) == 1 else f"from {dates[0]} to {dates[-1]}"

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from lora_studio.core.modules import Kind, ModuleInfo, ModuleTree
+from lora_studio.core.modules import ModuleInfo, ModuleKind, ModuleTree
 
 
 def tree_from(
     names: list[str], others: list[str] | None = None, parameters: list[str] | None = None, model_type: str = "llama", output: str = "",
 ) -> ModuleTree:
-    """Give a tree whose `names` are Linear, `others` norms, `parameters` fused experts, with the containers above them."""
-    kinds: dict[str, Kind] = {"": "other"}
+    """Return a tree whose `names` are Linear, `others` norms, `parameters` fused experts, with the containers above them."""
+    kinds: dict[str, ModuleKind] = {"": "other"}
     for name in [*names, *(others or []), *(parameters or [])]:
         parts = name.split(".")
         for end in range(1, len(parts)):
@@ -20,7 +20,7 @@ def tree_from(
     return ModuleTree("Model", model_type, 1000, False, output, modules)
 
 
-def _module(name: str, kind: Kind) -> ModuleInfo:
+def _module(name: str, kind: ModuleKind) -> ModuleInfo:
     if kind == "linear":
         return ModuleInfo(name, "Linear", "linear", (8, 4), 32, 32, 4, 8, targetable=True)
     if kind == "experts":
@@ -29,7 +29,7 @@ def _module(name: str, kind: Kind) -> ModuleInfo:
 
 
 def transformer(layers: int, experts: int = 0) -> ModuleTree:
-    """Give the tree of a decoder; with `experts`, each a module of its own."""
+    """Return the tree of a decoder; with `experts`, each a module of its own."""
     names: list[str] = []
     for layer in range(layers):
         names += [f"model.layers.{layer}.self_attn.{leaf}" for leaf in ("q_proj", "k_proj", "v_proj", "o_proj")]

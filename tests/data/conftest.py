@@ -45,7 +45,7 @@ def tokenizer_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def tokenizer_with(tokenizer_folder: Path) -> Callable[..., Any]:
-    """Give the tiny tokenizer with another chat template, if one is named, putting its begin token first if asked."""
+    """Return the tiny tokenizer with another chat template, if one is named, putting its begin token first if asked."""
     from tokenizers.processors import TemplateProcessing
     from transformers import AutoTokenizer
 
@@ -78,7 +78,7 @@ def write_rows(tmp_path: Path) -> Callable[..., str]:
 
 
 def chat(*turns: str, system: str = "") -> dict[str, Any]:
-    """Give a row of user and assistant turns."""
+    """Return a row of user and assistant turns."""
     messages = [{"role": "system", "content": system}] if system else []
     messages += [{"role": ("user", "assistant")[place % 2], "content": turn} for place, turn in enumerate(turns)]
     return {"messages": messages}

@@ -34,7 +34,7 @@ def prepare(tokenizer: Any, path: str, **changes: Any) -> PreparedData:
 
 
 def trained_parts(tokenizer: Any, prepared: PreparedData, row: int = 0) -> list[str]:
-    """Give each unbroken stretch of trained tokens as text."""
+    """Return each unbroken stretch of trained tokens as text."""
     tokens = prepared.train[row]
     pairs = zip(tokens.input_ids.tolist(), tokens.trained.tolist())
     return [tokenizer.decode([ids for ids, _ in part]) for trained, part in groupby(pairs, key=lambda pair: pair[1]) if trained]

@@ -29,7 +29,7 @@ class Driven:
     record: Record
 
     def environment(self) -> dict[str, str]:
-        """Give an environment in which the command line has the same home."""
+        """Return an environment in which the command line has the same home."""
         return {**os.environ, VARIABLE: str(share()), "LORA_STUDIO_HOME": str(self.home), "HF_HUB_OFFLINE": "1"}
 
 

@@ -44,7 +44,7 @@ class EndedError(AssertionError):
 
 
 def middle(box: Sequence[int]) -> tuple[int, int]:
-    """Give the middle of a box of left, top, width and height."""
+    """Return the middle of a box of left, top, width and height."""
     left, top, width, height = box
     return left + width // 2, top + height // 2
 

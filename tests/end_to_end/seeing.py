@@ -42,7 +42,7 @@ _held: list[QWidget] = []
 
 
 def look(name: str) -> Seen | None:
-    """Give what a visible widget shows and where it is on the screen; None where there is none of this name."""
+    """Return what a visible widget shows and where it is on the screen; None where there is none of this name."""
     widget = _find(name)
     if widget is None:
         return None
@@ -61,14 +61,14 @@ def names() -> list[str]:
 
 
 def buttons(name: str) -> list[Seen]:
-    """Give text and place of the buttons below a widget or dialog, such as a question's."""
+    """Return text and place of the buttons below a widget or dialog, such as a question's."""
     root = _find(name)
     below = root.findChildren(QAbstractButton) if root is not None else []
     return [{"text": button.text(), "box": _box(button)} for button in below if button.isVisible()]
 
 
 def button(name: str, text: str) -> Seen | None:
-    """Give a button below a widget or dialog by what it says."""
+    """Return a button below a widget or dialog by what it says."""
     return next((found for found in buttons(name) if found["text"].replace("&", "") == text), None)
 
 
@@ -91,7 +91,7 @@ def curves() -> dict[str, dict[str, int]]:
 
 
 def table(name: str) -> list[list[str]]:
-    """Give the text of a table's or tree's visible top rows."""
+    """Return the text of a table's or tree's visible top rows."""
     view = _find(name)
     if not isinstance(view, QAbstractItemView) or view.model() is None:
         return []
@@ -102,7 +102,7 @@ def table(name: str) -> list[list[str]]:
 
 
 def row(name: str, path: list[str]) -> Seen | None:
-    """Give a tree's row by the texts on the way to it: its columns, its tick, and where its check box and text are."""
+    """Return a tree's row by the texts on the way to it: its columns, its tick, and where its check box and text are."""
     view = _find(name)
     if not isinstance(view, QTreeView):
         return None
@@ -125,7 +125,7 @@ def row(name: str, path: list[str]) -> Seen | None:
 
 
 def cell(name: str, row: int, column: int = 0) -> Seen | None:
-    """Give a cell of a list or table, scrolled into view: its text and where it is on the screen."""
+    """Return a cell of a list or table, scrolled into view: its text and where it is on the screen."""
     view = _find(name)
     if not isinstance(view, QAbstractItemView) or view.model() is None or row >= view.model().rowCount():
         return None
@@ -150,7 +150,7 @@ def reveal(name: str) -> None:
 
 
 def resize(width: int, height: int) -> None:
-    """Give the window another size, and let it lay itself out."""
+    """Return the window another size, and let it lay itself out."""
     window = _window()
     window.resize(width, height)
     settle(window)
@@ -248,12 +248,12 @@ def letters(text: str) -> Callable[[], None]:
 
 
 def questions() -> bool:
-    """Tell whether something modal or a menu waits for an answer."""
+    """Return whether something modal or a menu waits for an answer."""
     return QApplication.activeModalWidget() is not None or QApplication.activePopupWidget() is not None
 
 
 def _windows() -> list[QWidget]:
-    """Give the visible windows, the main one first."""
+    """Return the visible windows, the main one first."""
     shown = [widget for widget in QApplication.topLevelWidgets() if widget.isVisible() and widget.objectName() != "qtooltip_label"]
     # A dialog that Qt made itself is known to Python only as long as somebody holds it, and so are the widgets in it.
     _held[:] = shown
@@ -261,13 +261,13 @@ def _windows() -> list[QWidget]:
 
 
 def _stacked() -> list[QWidget]:
-    """Give the windows a press may reach, the frontmost last."""
+    """Return the windows a press may reach, the frontmost last."""
     modal = QApplication.activePopupWidget() or QApplication.activeModalWidget()
     return [modal] if modal is not None else _windows()
 
 
 def _focused() -> QWidget:
-    """Give the widget that has the keyboard; the frontmost window gets it where none has, as a window manager would give it."""
+    """Return the widget that has the keyboard; the frontmost window gets it where none has, as a window manager would give it."""
     front = QApplication.activePopupWidget() or QApplication.activeModalWidget() or QApplication.activeWindow()
     if front is None:
         front = _windows()[-1]

@@ -24,7 +24,7 @@ PROBE = torch.tensor([[5, 9, 120, 33, 7, 250, 18]])
 
 
 def targets_of(architecture: str) -> dict[str, Any]:
-    """Give plain targets of an architecture."""
+    """Return plain targets of an architecture."""
     return dict(TARGETS.get(architecture, PLAIN))
 
 
@@ -48,7 +48,7 @@ def with_adapter(base: Path, adapter: Path) -> Any:
 
 
 def logits(model: Any) -> torch.Tensor:
-    """Give a model's logits on the probe, in float32."""
+    """Return a model's logits on the probe, in float32."""
     with torch.inference_mode():
         return model.float().eval()(input_ids=PROBE).logits
 

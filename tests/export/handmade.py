@@ -19,7 +19,7 @@ LLAMA_SHAPES = {"q_proj": (32, 32), "v_proj": (16, 32)}
 
 
 def tensors_of(rank: int = 4, layers: int = 2, **shapes: tuple[int, int]) -> dict[str, np.ndarray]:
-    """Give A and B of the tiny llama's modules, or of other ones of given rows and columns."""
+    """Return A and B of the tiny llama's modules, or of other ones of given rows and columns."""
     made: dict[str, np.ndarray] = {}
     for layer in range(layers):
         for module, (rows, columns) in (shapes or LLAMA_SHAPES).items():

@@ -203,14 +203,14 @@ def test_a_merged_folder_has_the_names_that_older_programs_read(tmp_path: Path) 
 def test_a_tokenizer_that_splits_otherwise_is_refused(
     tiny_model: Callable[[str], Path], llama_adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    copy = task.copy_papers
+    copy = task.copy_tokenizer_files
 
-    def copy_wrongly(base: Path, adapter: Path, folder: Path, papers: Any) -> None:
-        copy(base, adapter, folder, papers)
+    def copy_wrongly(base: Path, adapter: Path, folder: Path, tokenizer_files: Any) -> None:
+        copy(base, adapter, folder, tokenizer_files)
         parts = json.loads((folder / "tokenizer.json").read_text())
         parts["model"]["merges"] = parts["model"]["merges"][1:]
         (folder / "tokenizer.json").write_text(json.dumps(parts))
 
-    monkeypatch.setattr(task, "copy_papers", copy_wrongly)
+    monkeypatch.setattr(task, "copy_tokenizer_files", copy_wrongly)
     with pytest.raises(StudioError, match="splits a text otherwise"):
         run_export(source=str(llama_adapter), kind="merged", to=str(tmp_path / "merged"), check="tensors")

@@ -20,7 +20,7 @@ Adapters = Callable[[str, str], tuple[Path, Path]]
 
 
 def settings_of(architecture: str, variant: str) -> dict[str, Any]:
-    """Give the settings of one kind of adapter."""
+    """Return the settings of one kind of adapter."""
     targets = targets_of(architecture)
     listed: list[str] = targets["target_modules"]
     embedding = EMBEDDINGS.get(architecture, "embed_tokens")
@@ -37,7 +37,7 @@ def settings_of(architecture: str, variant: str) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def adapters(tmp_path_factory: pytest.TempPathFactory) -> Adapters:
-    """Give base and adapter of a cell; `tied_head` has its base tied, where the family can."""
+    """Return base and adapter of a cell; `tied_head` has its base tied, where the family can."""
     made: dict[tuple[str, str], tuple[Path, Path]] = {}
     bases: dict[tuple[str, bool], Path] = {}
 

@@ -21,7 +21,7 @@ from lora_studio.export.imports.importer import import_adapter
 from lora_studio.export.task import export
 from lora_studio.export.verify.rows import ComparisonRows
 from lora_studio.inference.chat import chat
-from lora_studio.inference.loaded_model import ModelHost
+from lora_studio.inference.loaded_model import LoadedModel
 from lora_studio.models.inspect import inspect_model
 from tests.export.adapters import EMBEDDINGS, run_export
 from tests.tiny import save_tiny_model, save_tiny_tokenizer
@@ -45,7 +45,7 @@ LINEAR = {"gpt2": "c_attn"}
 
 
 def settings_of(way: str, architecture: str) -> dict[str, Any]:
-    """Give PEFT's settings of one way to train new tokens, beside a LoRA on attention."""
+    """Return PEFT's settings of one way to train new tokens, beside a LoRA on attention."""
     text = json.dumps(WAYS[way]).replace('"E"', f'"{EMBEDDINGS.get(architecture, "embed_tokens")}"')
     settings: dict[str, Any] = json.loads(text)
     return {**settings, "target_modules": [LINEAR.get(architecture, "q_proj"), *settings.get("target_modules", [])]}
@@ -70,7 +70,7 @@ def train_new_tokens(base: Path, folder: Path, settings: dict[str, Any], *, save
 
 
 def answers(model: Any) -> torch.Tensor:
-    """Give the logits on a row with old and new tokens."""
+    """Return the logits on a row with old and new tokens."""
     with torch.inference_mode():
         return model.float().eval()(input_ids=PROBE).logits
 
@@ -251,7 +251,7 @@ def test_tokens_that_the_vocabulary_has_no_rows_for_are_told(tmp_path: Path) -> 
 def test_a_loaded_base_takes_new_tokens_on_and_is_as_it_was_after(way: str, tmp_path: Path) -> None:
     base = base_of("llama", tmp_path, tied=False)
     expected = train_new_tokens(base, tmp_path / "adapter", settings_of(way, "llama"))
-    host = ModelHost()
+    host = LoadedModel()
     before = {name: tensor.clone() for name, tensor in host.base(base, torch.float32, torch.device("cpu")).state_dict().items()}
     with host.with_adapter(tmp_path / "adapter") as model:
         assert torch.equal(answers(model), expected)

@@ -74,11 +74,11 @@ def test_samples_chats_exports_and_cards_have_the_values_of_the_run(
 
 def test_a_gguf_and_its_modelfile_are_asked_with_the_values_of_the_run(run: RunFolder, tiny_model: Callable[[str], Path]) -> None:
     from lora_studio.export.gguf.export import _renderer  # pyright: ignore[reportPrivateUsage]
-    from lora_studio.export.verify.tokenizer_files import papers_of
+    from lora_studio.export.verify.tokenizer_files import tokenizer_files_of
 
-    class Work:
-        papers = papers_of(tiny_model("llama"), run.adapter_path, run.config)
+    class ExportContext:
+        tokenizer_files = tokenizer_files_of(tiny_model("llama"), run.adapter_path, run.config)
 
-    render: Any = _renderer(Work)  # type: ignore[arg-type]
+    render: Any = _renderer(ExportContext)  # type: ignore[arg-type]
     assert render(TURN) == ASKED
-    assert "style = short unless told otherwise" in Work.papers.template_from
+    assert "style = short unless told otherwise" in ExportContext.tokenizer_files.template_from

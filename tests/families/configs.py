@@ -98,7 +98,7 @@ def families() -> list[str]:
 
 
 def tiny_family_config(family: str, **changes: Any) -> Any:
-    """Give a transformers config of a tiny model of a family; `changes` override its fields."""
+    """Return a transformers config of a tiny model of a family; `changes` override its fields."""
     from transformers import AutoConfig
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
@@ -136,13 +136,13 @@ def tiny_family_model(family: str, **changes: Any) -> Any:
 
 
 def _overridden(fields: dict[str, Any], by: dict[str, Any]) -> dict[str, Any]:
-    """Give fields with others in their place; those of a config within are taken one by one."""
+    """Return fields with others in their place; those of a config within are taken one by one."""
     both = {name: _overridden(fields[name], value) for name, value in by.items() if name.endswith("_config") and name in fields}
     return {**fields, **by, **both}
 
 
 def _shrunk(default: dict[str, Any]) -> dict[str, Any]:
-    """Give those of a config's fields that are sizes, smaller."""
+    """Return those of a config's fields that are sizes, smaller."""
     fields: dict[str, Any] = {}
     for name, value in default.items():
         if name.endswith("_config") and isinstance(value, dict) and value:

@@ -25,7 +25,7 @@ _LOOK_S = 0.5
 
 
 def versions() -> dict[str, str]:
-    """Give the versions that a table was made with."""
+    """Return the versions that a table was made with."""
     from importlib.metadata import version
 
     from lora_studio import __version__
@@ -45,7 +45,7 @@ class Results:
         return self._folder / f"{family}.json"
 
     def read(self, family: str) -> Outcome | None:
-        """Give a family's outcome; None where there is none of these versions."""
+        """Return a family's outcome; None where there is none of these versions."""
         from tests.families.trial import Outcome
 
         try:

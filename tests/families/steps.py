@@ -13,7 +13,7 @@ from lora_studio.core.training_settings import TrainingSettings
 from lora_studio.data.batching.plan import StepPlan
 from lora_studio.data.token_rows import Rows, TokenRow
 from lora_studio.kernels.batches import make_batch, trained_count
-from lora_studio.train.micro_batcher import Pieces
+from lora_studio.train.micro_batcher import MicroBatcher
 from lora_studio.train.precision import Precision
 from lora_studio.train.stepper import Stepper
 
@@ -52,11 +52,11 @@ def our_steps(model: PeftModel, steps: Sequence[Sequence[TokenRow]], learning_ra
     for rows in steps:
         held = Held(rows)
         config = RunConfig().replace({"training.per_device_train_batch_size": len(rows)})
-        pieces = Pieces(held, config, CPU, joins=stepper.joins, pads=stepper.conduct.pads)
+        pieces = MicroBatcher(held, config, CPU, padding_free=stepper.padding_free, pads=stepper.conduct.pads)
         step = StepPlan(held.lengths, held.trained_counts, config.training).step(0)
         for piece in pieces.of(step):
-            stepper.add(make_batch(piece, joined=pieces.joins), step.trained_tokens, 0)
-        stepper.finish(learning_rate)
+            stepper.accumulate(make_batch(piece, padding_free=pieces.padding_free), step.trained_tokens, 0)
+        stepper.step(learning_rate)
     return [(outcome.loss, outcome.grad_norm) for outcome in stepper.post().read()]
 
 

@@ -20,7 +20,7 @@ def line(outcome: Outcome) -> str:
 
 
 def table(outcomes: Sequence[Outcome]) -> str:
-    """Give the page."""
+    """Return the page."""
     tried = [outcome for outcome in outcomes if outcome.checks.get("config", "").startswith("yes")]
     whole = [outcome for outcome in tried if not outcome.shortfalls]
     used = ", ".join(f"{name} {number}" for name, number in versions().items())

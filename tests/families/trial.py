@@ -73,7 +73,7 @@ class Outcome:
         return {name: said for name, said in self.checks.items() if not said.startswith(FINE)}
 
     def to_json(self) -> dict[str, Any]:
-        """Give it as JSON."""
+        """Return it as JSON."""
         return asdict(self)
 
 

@@ -22,27 +22,27 @@ _WHITE: Triple = (0.95047, 1.0, 1.08883)
 
 
 def linear(color: str) -> Triple:
-    """Give `#rrggbb` as linear RGB in 0..1."""
+    """Return `#rrggbb` as linear RGB in 0..1."""
     parts = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
     r, g, b = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts)
     return r, g, b
 
 
 def contrast(one: str, other: str) -> float:
-    """Give the contrast ratio of WCAG 2.1, from 1 to 21."""
+    """Return the contrast ratio of WCAG 2.1, from 1 to 21."""
     bright, dark = sorted((_luminance(one), _luminance(other)), reverse=True)
     return (bright + 0.05) / (dark + 0.05)
 
 
 def seen(color: str, vision: str) -> Triple:
-    """Give a color as CIE L*a*b*, seen with a kind of vision."""
+    """Return a color as CIE L*a*b*, seen with a kind of vision."""
     r, g, b = (min(max(c, 0.0), 1.0) for c in _times(VISIONS[vision], linear(color)))
     x, y, z = (_cube(c / w) for c, w in zip(_times(_TO_XYZ, (r, g, b)), _WHITE, strict=True))
     return 116 * y - 16, 500 * (x - y), 200 * (y - z)
 
 
 def distance(one: Triple, other: Triple) -> float:
-    """Give the CIEDE2000 color difference (Sharma, Wu and Dalal 2005) of two CIE L*a*b* colors."""
+    """Return the CIEDE2000 color difference (Sharma, Wu and Dalal 2005) of two CIE L*a*b* colors."""
     (l1, a1, b1), (l2, a2, b2) = one, other
     seventh = ((math.hypot(a1, b1) + math.hypot(a2, b2)) / 2) ** 7
     stretch = 1 + 0.5 * (1 - math.sqrt(seventh / (seventh + 25**7)))
@@ -61,7 +61,7 @@ def distance(one: Triple, other: Triple) -> float:
 
 
 def distances(colors: Mapping[str, str]) -> Iterator[tuple[str, str, str, float]]:
-    """Give (vision, name, name, difference) of every pair of colors under every vision."""
+    """Return (vision, name, name, difference) of every pair of colors under every vision."""
     for vision, pair in itertools.product(VISIONS, itertools.combinations(colors, 2)):
         yield vision, *pair, distance(*(seen(colors[name], vision) for name in pair))
 

@@ -18,15 +18,15 @@ from lora_studio.core.run_store import RunStore
 from lora_studio.core.runs import RunFolder
 from lora_studio.gui.draft.workspace import Workspace, open_workspace
 from lora_studio.gui.engine.job_center import JobCenter
-from lora_studio.gui.platform.file_dialogs import PathAsker
-from lora_studio.gui.runs.run_control import RunStarter
+from lora_studio.gui.platform.file_dialogs import FileDialogs
+from lora_studio.gui.runs.run_control import RunControl
 from lora_studio.gui.runs.run_queue import RunQueue
-from lora_studio.gui.runs.shown_run import RunView
+from lora_studio.gui.runs.shown_run import ShownRun
 from lora_studio.jobs.mailbox import send_request
 
 
 @dataclass
-class Answers(PathAsker):
+class Answers(FileDialogs):
     """Answers at once what a person would be asked, and notes what it was asked."""
 
     file: Path | None = None
@@ -69,8 +69,8 @@ class Desk:
     qtbot: QtBot
     jobs: JobCenter
     workspace: Workspace
-    run_view: RunView
-    starter: RunStarter
+    run_view: ShownRun
+    starter: RunControl
     queue: RunQueue
     answers: Answers
     notices: list[tuple[str, str]]
@@ -79,10 +79,10 @@ class Desk:
     def make(cls, qtbot: QtBot) -> Desk:
         jobs = JobCenter()
         workspace = open_workspace(jobs)
-        run_view = RunView(jobs)
+        run_view = ShownRun(jobs)
         notices: list[tuple[str, str]] = []
         workspace.draft.notice.connect(lambda notice: notices.append((notice.level, notice.text)))
-        starter = RunStarter(workspace, jobs, run_view)
+        starter = RunControl(workspace, jobs, run_view)
         return cls(qtbot, jobs, workspace, run_view, starter, RunQueue(jobs, starter), Answers(), notices)
 
     def close(self) -> None:

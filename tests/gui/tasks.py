@@ -69,7 +69,7 @@ def train(context: TaskContext, run_dir: str, resume: bool = False) -> Iterator[
 def export(
     context: TaskContext, source: str, kind: str, to: str, dtype: str | None = None, overwrite: bool = False, **_more: str
 ) -> Iterator[RunEvent]:
-    """Give a certificate; wait to be cancelled where the target says so; refuse a bfloat16 merge."""
+    """Return a certificate; wait to be cancelled where the target says so; refuse a bfloat16 merge."""
     yield Phase(name="merging", message="Merging", done=1, total=2, unit="tensors")
     while "slow" in to:
         context.control.check()

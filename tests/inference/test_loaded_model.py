@@ -13,7 +13,7 @@ from lora_studio.adapters.inject import inject
 from lora_studio.core.control import TaskContext
 from lora_studio.core.errors import InputError
 from lora_studio.core.settings import AdapterSettings
-from lora_studio.inference.loaded_model import ModelHost
+from lora_studio.inference.loaded_model import LoadedModel
 from tests.tiny import ARCHITECTURES, save_tiny_model
 from tests.train.helpers import adapted_model, targets, token_rows
 
@@ -40,7 +40,7 @@ def shake(model: PeftModel) -> None:
 @pytest.mark.parametrize("use_dora", [False, True])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_an_adapter_comes_off_and_leaves_the_base_bit_for_bit(tiny_model: TinyModel, architecture: str, use_dora: bool) -> None:
-    host = ModelHost()
+    host = LoadedModel()
     base = host.base(tiny_model(architecture), torch.float32, CPU)
     before = state(base)
     with host.adapted(lambda model: inject(model, settings(architecture, use_dora=use_dora))) as model:
@@ -55,7 +55,7 @@ def test_an_adapter_comes_off_and_leaves_the_base_bit_for_bit(tiny_model: TinyMo
 
 
 def test_fused_experts_come_off_bit_for_bit(tiny_model: TinyModel) -> None:
-    host = ModelHost()
+    host = LoadedModel()
     base = host.base(tiny_model("qwen3_moe"), torch.float32, CPU)
     before = state(base)
     parameters = ("model.layers.0.mlp.experts.gate_up_proj", "model.layers.1.mlp.experts.down_proj")
@@ -69,7 +69,7 @@ def test_fused_experts_come_off_bit_for_bit(tiny_model: TinyModel) -> None:
 @pytest.mark.parametrize("changes", [{"bias": "lora_only"}, {"bias": "all"}, {"modules_to_save": ("lm_head",)}])
 def test_a_base_that_was_trained_itself_is_loaded_afresh(tiny_model: TinyModel, changes: dict[str, object]) -> None:
     architecture = "gpt_neox" if "bias" in changes else "llama"
-    host = ModelHost()
+    host = LoadedModel()
     before = state(host.base(tiny_model(architecture), torch.float32, CPU))
     with host.adapted(lambda model: inject(model, settings(architecture, **changes))) as model:
         shake(model)
@@ -79,7 +79,7 @@ def test_a_base_that_was_trained_itself_is_loaded_afresh(tiny_model: TinyModel, 
 
 
 def test_the_base_comes_off_whole_after_an_error_in_the_block(tiny_model: TinyModel) -> None:
-    host = ModelHost()
+    host = LoadedModel()
     base = host.base(tiny_model("llama"), torch.float32, CPU)
     before = state(base)
     with contextlib.suppress(ZeroDivisionError), host.adapted(lambda model: inject(model, settings("llama"))) as model:
@@ -91,7 +91,7 @@ def test_the_base_comes_off_whole_after_an_error_in_the_block(tiny_model: TinyMo
 
 
 def test_settings_that_match_nothing_cost_no_reload(tiny_model: TinyModel) -> None:
-    host = ModelHost()
+    host = LoadedModel()
     base = host.base(tiny_model("llama"), torch.float32, CPU)
     with pytest.raises(InputError), host.adapted(lambda model: inject(model, settings("llama", target_modules=("nowhere",)))):
         pass
@@ -101,8 +101,8 @@ def test_settings_that_match_nothing_cost_no_reload(tiny_model: TinyModel) -> No
 def test_the_base_stays_warm_until_folder_dtype_or_files_change(tmp_path: Path) -> None:
     folder = save_tiny_model(tmp_path / "model", "llama")
     context = TaskContext()
-    host = ModelHost.of(context)
-    assert ModelHost.of(context) is host
+    host = LoadedModel.of(context)
+    assert LoadedModel.of(context) is host
     base = host.base(folder, torch.float32, CPU)
     assert host.base(folder, torch.float32, CPU) is base
     half = host.base(folder, torch.bfloat16, CPU)
@@ -118,7 +118,7 @@ def test_a_saved_adapter_goes_on_and_off(tiny_model: TinyModel, tmp_path: Path) 
     with torch.no_grad():
         expected = saved.eval()(input_ids=ids).logits
         plain = AutoModelForCausalLM.from_pretrained(tiny_model("llama"))(input_ids=ids).logits
-        host = ModelHost()
+        host = LoadedModel()
         base = host.base(tiny_model("llama"), torch.float32, CPU)
         with host.with_adapter(tmp_path / "adapter") as model:
             torch.testing.assert_close(model(input_ids=ids).logits, expected, rtol=0, atol=1e-6)
@@ -136,7 +136,7 @@ def test_an_adapter_that_cannot_go_on_is_refused_and_the_base_stays_usable(tiny_
     if what == "cut weights":
         weights = folder / "adapter_model.safetensors"
         weights.write_bytes(weights.read_bytes()[:200])
-    host = ModelHost()
+    host = LoadedModel()
     before = state(host.base(tiny_model("llama"), torch.float32, CPU))
     with pytest.raises(InputError, match="adapter"), host.with_adapter(folder):
         pass

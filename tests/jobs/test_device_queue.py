@@ -9,7 +9,7 @@ import pytest
 
 from lora_studio.core.events import RunStopped, Step
 from lora_studio.core.runs import RunFolder
-from lora_studio.jobs.device_queue import DeviceLine
+from lora_studio.jobs.device_queue import DeviceQueue
 from lora_studio.jobs.job import Job
 from lora_studio.jobs.process import ProcessHost
 from lora_studio.jobs.spec import JobSpec
@@ -19,18 +19,18 @@ Until = Callable[[Callable[[], bool]], None]
 
 
 @pytest.fixture
-def line() -> DeviceLine:
-    return DeviceLine()
+def line() -> DeviceQueue:
+    return DeviceQueue()
 
 
 @pytest.fixture
-def threads(line: DeviceLine) -> Iterator[ThreadHost]:
+def threads(line: DeviceQueue) -> Iterator[ThreadHost]:
     with ThreadHost(line) as host:
         yield host
 
 
 @pytest.fixture
-def processes(line: DeviceLine) -> Iterator[ProcessHost]:
+def processes(line: DeviceQueue) -> Iterator[ProcessHost]:
     with ProcessHost(grace=0.3, line=line) as host:
         yield host
 
@@ -40,7 +40,7 @@ def device(task: str, **arguments: object) -> JobSpec:
 
 
 def test_a_job_in_a_thread_waits_for_one_in_a_process_and_the_other_way_round(
-        threads: ThreadHost, processes: ProcessHost, line: DeviceLine, until: Until) -> None:
+        threads: ThreadHost, processes: ProcessHost, line: DeviceQueue, until: Until) -> None:
     first = processes.start(device("patient"))
     until(lambda: any(isinstance(event, Step) for event in first.drain()))
     second, third = threads.start(device("patient")), processes.start(device("silent"))
@@ -57,7 +57,7 @@ def test_a_job_in_a_thread_waits_for_one_in_a_process_and_the_other_way_round(
 
 
 def test_a_job_can_be_moved_before_one_of_the_other_host(
-        threads: ThreadHost, processes: ProcessHost, line: DeviceLine, until: Until) -> None:
+        threads: ThreadHost, processes: ProcessHost, line: DeviceQueue, until: Until) -> None:
     first = threads.start(device("patient"))
     until(lambda: first.state == "running")
     in_a_process, in_a_thread = processes.start(device("patient")), threads.start(device("silent"))
@@ -70,7 +70,7 @@ def test_a_job_can_be_moved_before_one_of_the_other_host(
 
 
 def test_a_job_that_left_the_line_is_never_started(
-        threads: ThreadHost, processes: ProcessHost, line: DeviceLine, until: Until) -> None:
+        threads: ThreadHost, processes: ProcessHost, line: DeviceQueue, until: Until) -> None:
     first = processes.start(device("patient"))
     until(lambda: first.state == "running")
     dropped, kept = threads.start(device("patient")), threads.start(device("silent"))
@@ -120,7 +120,7 @@ def test_the_model_kept_warm_goes_when_a_process_takes_the_device(threads: Threa
     assert count() == 1
 
 
-def test_closing_one_host_leaves_the_jobs_of_the_other_in_the_line(threads: ThreadHost, line: DeviceLine, until: Until) -> None:
+def test_closing_one_host_leaves_the_jobs_of_the_other_in_the_line(threads: ThreadHost, line: DeviceQueue, until: Until) -> None:
     first = threads.start(device("patient"))
     until(lambda: first.state == "running")
     with ThreadHost(line) as other:

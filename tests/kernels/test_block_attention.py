@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lora_studio.kernels import block_attention
-from lora_studio.kernels.block_attention import Layout, attend_in_blocks, documents_apart, rows_apart
+from lora_studio.kernels.block_attention import AttentionLayout, attend_in_blocks, documents_apart, rows_apart
 from lora_studio.kernels.packed import visible
 from lora_studio.planning import tiles
 
@@ -38,7 +38,7 @@ def documents_of(borders: Sequence[int] | None, rows: int, length: int) -> Tenso
     return torch.zeros_like(places) if borders is None else torch.bucketize(places, torch.tensor(borders), right=True)
 
 
-def laid_out(borders: Sequence[int] | None, rows: int, length: int) -> Layout:
+def laid_out(borders: Sequence[int] | None, rows: int, length: int) -> AttentionLayout:
     return rows_apart(rows, length) if borders is None else documents_apart(borders)
 
 

@@ -19,7 +19,7 @@ from lora_studio.inference.score import held_out_logits
 from lora_studio.kernels.attention import ReadyAttention
 from lora_studio.kernels.conduct import Conduct
 from lora_studio.models.load import load_tokenizer
-from lora_studio.train.micro_batcher import Pieces
+from lora_studio.train.micro_batcher import MicroBatcher
 from tests.families.configs import tiny_family_model
 from tests.families.steps import CPU, Held, our_steps, plain_steps
 from tests.tiny import save_tiny_tokenizer
@@ -69,7 +69,7 @@ def test_loss_and_gradient_are_plain_transformers(way: str) -> None:
 def test_attention_of_ours_is_given_where_the_family_goes_through_the_common_one(family: str, common: bool) -> None:
     model = tiny_family_model(family)
     assert ReadyAttention(model).usable == common
-    assert ReadyAttention(model).joins == common
+    assert ReadyAttention(model).padding_free == common
 
 
 def test_a_window_that_only_the_mask_knows_is_seen_in_rows_far_shorter() -> None:
@@ -96,7 +96,7 @@ def test_rows_that_padding_would_change_share_a_micro_batch_by_length_alone(fami
     held = Held(rows)
     config = RunConfig().replace({"training.per_device_train_batch_size": 12})
     for device in (CPU, torch.device("cuda")):
-        pieces = Pieces(held, config, device, joins=False, pads=False)
+        pieces = MicroBatcher(held, config, device, padding_free=False, pads=False)
         step = StepPlan(held.lengths, held.trained_counts, config.training).step(0)
         lengths = [[row.input_ids.size for row in piece] for piece in pieces.of(step)]
         assert all(len(set(piece)) == 1 for piece in lengths)

@@ -1,4 +1,4 @@
-"""A lean norm is the model's own in fewer passes."""
+"""A fused norm is the model's own in fewer passes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
-from lora_studio.kernels.fused_rms_norm import gain_added, lean_norm, lean_norms
+from lora_studio.kernels.fused_rms_norm import fused_rms_norm, fused_rms_norms, gain_added
 from tests.tiny import ARCHITECTURES, tiny_config
 
 _OTHERS = {"gpt2", "gpt_neox"}  # their norms take off the mean as well
@@ -46,10 +46,10 @@ def test_values_and_gradients_are_the_modules(architecture: str) -> None:
         x, upstream = torch.randn(2, 5, len(weight), requires_grad=True), torch.randn(2, 5, len(weight))
         wanted = module(x)
         of_wanted = torch.autograd.grad(wanted, x, upstream)[0]
-        with lean_norms(module):
+        with fused_rms_norms(module):
             found = module(x)
             of_found = torch.autograd.grad(found, x, upstream)[0]
-        assert type(found.grad_fn).__name__ == "_LeanNormBackward"
+        assert type(found.grad_fn).__name__ == "_FusedRMSNormBackward"
         torch.testing.assert_close(found, wanted, rtol=1e-6, atol=1e-6)
         torch.testing.assert_close(of_found, of_wanted, rtol=1e-5, atol=1e-6)
 
@@ -69,9 +69,9 @@ def test_half_precision_is_rounded_no_worse(architecture: str) -> None:
     assert plus is not None
     exact = taken(lambda start: start * (start.square().mean(-1, keepdim=True) + 1e-6).rsqrt() * (weight.double() + plus), torch.float64)
     plain = taken(module, torch.bfloat16)
-    with lean_norms(module):
-        lean = taken(module, torch.bfloat16)
-    for value, one, other in zip(exact, plain, lean):
+    with fused_rms_norms(module):
+        fused = taken(module, torch.bfloat16)
+    for value, one, other in zip(exact, plain, fused):
         assert (other - value).norm() <= 1.05 * (one - value).norm()
 
 
@@ -104,7 +104,7 @@ def test_a_norm_that_trains_or_sees_another_dtype_keeps_its_own_way(tiny_model: 
     module = next(iter(norms(model.requires_grad_(requires_grad=False)).values()))
     x = torch.randn(3, 32).bfloat16()
     wanted = module(x)
-    with lean_norms(model):
+    with fused_rms_norms(model):
         assert "forward" in vars(module)
         assert torch.equal(module(x), wanted)
     assert "forward" not in vars(module)
@@ -113,4 +113,4 @@ def test_a_norm_that_trains_or_sees_another_dtype_keeps_its_own_way(tiny_model: 
 def test_a_numerical_gradient_is_the_same() -> None:
     torch.manual_seed(0)
     x, weight = torch.randn(3, 6, requires_grad=True), torch.randn(6)
-    assert torch.autograd.gradcheck(lambda x: lean_norm(x, weight, 1.0, 1e-5), x, eps=1e-2, atol=1e-3, rtol=1e-3)
+    assert torch.autograd.gradcheck(lambda x: fused_rms_norm(x, weight, 1.0, 1e-5), x, eps=1e-2, atol=1e-3, rtol=1e-3)

@@ -1,4 +1,4 @@
-"""A lean gated MLP is the model's own in fewer passes."""
+"""A fused gated MLP is the model's own in fewer passes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 from transformers.models.llama.modeling_llama import LlamaMLP
 
 from lora_studio.kernels import fused_swiglu
-from lora_studio.kernels.fused_swiglu import gated, is_gated_by_silu, lean_mlps
+from lora_studio.kernels.fused_swiglu import fused_swiglus, gated, is_gated_by_silu
 from tests.tiny import ARCHITECTURES, tiny_config
 from tests.train.helpers import adapted_model
 
@@ -52,9 +52,9 @@ def test_one_that_rounds_otherwise_or_gives_another_shape_keeps_its_own_way(kind
     assert not is_gated_by_silu(kind(tiny_config("llama")))
 
 
-@pytest.mark.parametrize("at_once", [1, 100, 1 << 18])
-def test_values_and_gradients_are_those_of_two_modules(monkeypatch: pytest.MonkeyPatch, at_once: int) -> None:
-    monkeypatch.setattr(fused_swiglu, "GATED_AT_ONCE", at_once)
+@pytest.mark.parametrize("max_rows", [1, 100, 1 << 18])
+def test_values_and_gradients_are_those_of_two_modules(monkeypatch: pytest.MonkeyPatch, max_rows: int) -> None:
+    monkeypatch.setattr(fused_swiglu, "GATED_AT_ONCE", max_rows)
     torch.manual_seed(0)
     tensors = [torch.randn(2, 7, 20, dtype=torch.float64, requires_grad=True) for _ in range(2)]
     torch.testing.assert_close(gated(*tensors), torch.nn.functional.silu(tensors[0]) * tensors[1])
@@ -78,11 +78,11 @@ def test_an_adapted_mlp_gives_what_it_gave_and_keeps_less(tiny_model: Callable[[
 
     plain, wanted, before = taken()
     torch.random.set_rng_state(state)
-    with lean_mlps(model):
+    with fused_swiglus(model):
         assert torch.equal(torch.random.get_rng_state(), state)
         assert all(module.training for module in model.modules())
-        lean, found, after = taken()
-    torch.testing.assert_close(lean, plain)
+        fused, found, after = taken()
+    torch.testing.assert_close(fused, plain)
     torch.testing.assert_close(found, wanted)
     layers = [module for module in model.modules() if type(module).__name__ == "LlamaMLP"]
     assert before - after == sum(140 * module.gate_proj.out_features for module in layers)

@@ -43,9 +43,9 @@ def test_loss_and_gradients_are_those_of_the_whole_logits(tiny_model: Callable[[
         assert head.bare(batch)
         plain = token_loss_sum(head.logits(batch), batch.targets)
         wanted = gradients(model, plain / 7)
-        lean = head.loss_sum(batch)
-        found = gradients(model, lean / 7)
-    assert lean.item() == pytest.approx(plain.item(), rel=1e-6)
+        fused = head.loss_sum(batch)
+        found = gradients(model, fused / 7)
+    assert fused.item() == pytest.approx(plain.item(), rel=1e-6)
     assert (found - wanted).norm() <= 1e-6 * wanted.norm()
 
 
@@ -68,8 +68,8 @@ def test_a_bias_counts_and_half_precision_rounds_no_worse_than_the_plain_way(dty
     half = dtype != torch.float32
     exact = taken(lambda hidden: token_loss_sum(head(hidden), targets), False)
     plain = taken(lambda hidden: token_loss_sum(head(hidden), targets), half)
-    lean = taken(lambda hidden: frozen_head_loss(hidden, head, targets), half)
-    for value, one, other in zip(exact, plain, lean):
+    fused = taken(lambda hidden: frozen_head_loss(hidden, head, targets), half)
+    for value, one, other in zip(exact, plain, fused):
         assert (other - value).norm() <= 1.5 * (one - value).norm() + 1e-6 * value.norm()
 
 

@@ -56,7 +56,7 @@ def test_rows_end_to_end_are_filled_up_to_a_multiple_of_8_and_lose_nothing(tmp_p
     rows = [TokenRow(row.input_ids[:longest], row.trained[:longest]) for row in token_rows(5, longest=60)]
     rows = [next(row for row in rows if row.input_ids.size == longest), *rows]
     for some in (rows[:1], rows):
-        batch = make_batch(some, joined=True)
+        batch = make_batch(some, padding_free=True)
         tokens = sum(row.input_ids.size for row in some)
         assert batch.input_ids.shape == (1, -(-tokens // 8) * 8)
         assert (batch.width, batch.counts) == (longest, tuple(int(row.trained[1:].sum()) for row in some))

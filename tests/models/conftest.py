@@ -25,7 +25,7 @@ def hub_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def model_copy(tiny_model: Callable[[str], Path], tmp_path: Path) -> Callable[..., Path]:
-    """Give a copy of a tiny model that a test may damage."""
+    """Return a copy of a tiny model that a test may damage."""
 
     def copy(architecture: str = "llama") -> Path:
         return Path(shutil.copytree(tiny_model(architecture), tmp_path / "damaged" / architecture))

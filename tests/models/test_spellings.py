@@ -28,13 +28,13 @@ GEMMA3 = {"full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta":
 
 
 def written(architecture: str, folder: Path, **changes: Any) -> dict[str, Any]:
-    """Give config.json as transformers 5 writes it."""
+    """Return config.json as transformers 5 writes it."""
     tiny_config(architecture, **changes).save_pretrained(folder)
     return json.loads((folder / "config.json").read_text())
 
 
 def method(told: dict[str, Any]) -> dict[str, Any]:
-    """Give rotary settings without what stands beside `rope_scaling`."""
+    """Return rotary settings without what stands beside `rope_scaling`."""
     return {key: value for key, value in told.items() if key not in ("rope_theta", "partial_rotary_factor")}
 
 

@@ -11,7 +11,7 @@ from torch.profiler import ProfilerActivity, profile
 from lora_studio.adapters.inject import inject
 from lora_studio.core.config import RunConfig
 from lora_studio.kernels.batches import Batch
-from lora_studio.kernels.fused_model import lean
+from lora_studio.kernels.fused_model import fused_layers
 from lora_studio.models.load import load_model
 from lora_studio.planning.checkpointing import Checkpointing
 from lora_studio.train.checkpointing import checkpointed
@@ -33,7 +33,7 @@ def peak_bytes(work: Callable[[], object]) -> int:
 
 
 def step_bytes(config: RunConfig, folder: Path, rows: Batch) -> int:
-    """Give the most bytes that a step holds beyond model, adapter and optimizer; the first step has the optimizer's state made."""
+    """Return the most bytes that a step holds beyond model, adapter and optimizer; the first step has the optimizer's state made."""
     cpu = torch.device("cpu")
     model = inject(load_model(folder, getattr(torch, config.model.dtype), cpu, config.model.quantization), config.adapter, 0).train()
     precision = Precision(cpu, getattr(torch, config.training.compute_dtype))
@@ -42,9 +42,9 @@ def step_bytes(config: RunConfig, folder: Path, rows: Batch) -> int:
     assert checkpointing is not None
 
     def step() -> None:
-        stepper.add(rows, len(rows.targets), 1)
-        stepper.finish(1e-4)
+        stepper.accumulate(rows, len(rows.targets), 1)
+        stepper.step(1e-4)
 
-    with precision.lean_inputs(model), lean(model, parts=True), checkpointed(model, checkpointing):
+    with precision.fused_inputs(model), fused_layers(model, parts=True), checkpointed(model, checkpointing):
         step()
         return peak_bytes(step)

@@ -16,7 +16,7 @@ from lora_studio.planning.checkpointing import Checkpointing
 from lora_studio.planning.costs import Costs
 from lora_studio.planning.device import Device
 from lora_studio.planning.plan import make_plan
-from lora_studio.planning.suggestions import Cure, cures, priced_ways
+from lora_studio.planning.suggestions import MemorySuggestion, cures, priced_suggestions
 from tests.adapters.oracle import model_of, tree_of
 
 WORK = Workload(8, 1024, 4096)
@@ -43,7 +43,7 @@ def on(costs: Costs, capacity: int) -> Costs:
     return replace(costs, device=replace(costs.device, capacity_bytes=capacity))
 
 
-def by_field(found: list[Cure]) -> dict[str, Cure]:
+def by_field(found: list[MemorySuggestion]) -> dict[str, MemorySuggestion]:
     return {next(iter(cure.changes)).rpartition(".")[2]: cure for cure in found}
 
 
@@ -91,17 +91,17 @@ def test_computing_all_again_costs_the_third_pass_over_the_layers(costs: Costs) 
 
 
 def test_a_cure_is_said_with_its_price() -> None:
-    cure = Cure({"training.gradient_checkpointing": "full"}, 3_100_000_000, 0.3, fits=True)
+    cure = MemorySuggestion({"training.gradient_checkpointing": "full"}, 3_100_000_000, 0.3, fits=True)
     assert str(cure) == "gradient_checkpointing full: −3.1 GB, about 30% slower"
-    assert str(Cure({"data.max_length": 512}, 13_000_000, 0.0, fits=False)) == "max_length 512: −13 MB"
+    assert str(MemorySuggestion({"data.max_length": 512}, 13_000_000, 0.0, fits=False)) == "max_length 512: −13 MB"
 
 
 def test_at_one_row_the_ways_out_are_the_strongest_checkpointing_and_half_of_the_rest(costs: Costs) -> None:
-    ways = priced_ways(costs)(1024)
+    ways = priced_suggestions(costs)(1024)
     told = {way.partition(":")[0] for way in ways}
     assert told == {"gradient_checkpointing full", "max_length 512", "quantization nf4", "r 8"}
     assert all(re.search(r": −[\d.]+ [GM]B", way) for way in ways)
-    assert not priced_ways(costs.under({"training.gradient_checkpointing": "full"}))(1024)[0].startswith("gradient")
+    assert not priced_suggestions(costs.under({"training.gradient_checkpointing": "full"}))(1024)[0].startswith("gradient")
 
 
 def test_a_plan_that_does_not_fit_lists_them_in_its_finding_and_for_programs(costs: Costs) -> None:

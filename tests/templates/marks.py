@@ -18,18 +18,18 @@ _END = re.compile(r"end(?!_header|_?think)|eot|eom|im_end|return\||call\||</s>|e
 
 
 def published() -> list[Path]:
-    """Give the published templates, none where they are not beside the checkout."""
+    """Return the published templates, none where they are not beside the checkout."""
     return sorted(FOLDER.glob("*.jinja"))
 
 
 def marks_of(template: str) -> list[str]:
-    """Give what a template writes that looks like a token of its own."""
+    """Return what a template writes that looks like a token of its own."""
     found = set(_MARK.findall(template)) - {"<|", "|>"}
     return sorted(mark for mark in found if not mark.lower().startswith(("<think", "</think")))
 
 
 def is_end(mark: str) -> bool:
-    """Say whether a mark ends a turn, by its name."""
+    """Return whether a mark ends a turn, by its name."""
     return bool(_END.search(mark)) and "think" not in mark.lower()
 
 

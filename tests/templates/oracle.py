@@ -21,7 +21,7 @@ def render(template: str, tokenizer: Any, messages: list[dict[str, Any]], tools:
 
 
 def shapes(messages: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
-    """Give the ways in which a conversation may be handed to a template."""
+    """Return the ways in which a conversation may be handed to a template."""
     found: list[list[dict[str, Any]]] = []
     for empty in ("", None):
         for parts in (False, True):
@@ -31,7 +31,7 @@ def shapes(messages: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
 
 
 def _thinking(turn: dict[str, Any]) -> dict[str, Any]:
-    """Give thoughts as a part of the content, as some reasoning models' templates want them."""
+    """Return thoughts as a part of the content, as some reasoning models' templates want them."""
     if "reasoning_content" not in turn:
         return turn
     said = [{"type": "text", "text": turn["content"]}] if turn["content"] else []
@@ -63,12 +63,12 @@ def _shaped(turn: dict[str, Any], empty: str | None, *, parts: bool, text: bool)
 
 
 def words_of(messages: list[dict[str, Any]]) -> set[str]:
-    """Give the words a row says."""
+    """Return the words a row says."""
     return set(_WORD.findall(str(messages)))
 
 
 def written_whole(text: str, messages: list[dict[str, Any]], tools: Any) -> bool:
-    """Say whether a text holds every word of a row, the tools' names too, and nothing written down as an object."""
+    """Return whether a text holds every word of a row, the tools' names too, and nothing written down as an object."""
     names = [tool["function"]["name"] for tool in tools or ()]
     as_object = "'type': 'text'" in text or '"type": "text"' in text
     return not as_object and all(re.search(rf"\b{word}\b", text) for word in [*words_of(messages), *names])

@@ -117,7 +117,7 @@ def _refused(tally: Tally, kind: str, reason: str, record: dict[str, Any], text:
 
 
 def _rewrites(messages: list[dict[str, Any]], record: dict[str, Any], text: str, tokenizer: Any) -> bool:
-    """Say whether an answer stands otherwise in the whole than where it is the last one, but for its end."""
+    """Return whether an answer stands otherwise in the whole than where it is the last one, but for its end."""
     whole = render(text, tokenizer, messages, record.get("tools"))
     for place, turn in enumerate(messages[:-1]):
         if turn["role"] != "assistant":
@@ -198,14 +198,14 @@ def _same(text: str, tokenizer: Any, messages: list[dict[str, Any]], tools: Any,
 
 
 def printed(tally: Tally, *, verbose: bool) -> str:
-    """Give a line, and with `verbose` what is wrong below it."""
+    """Return a line, and with `verbose` what is wrong below it."""
     line = f"{tally.name[:46]:46} " + " ".join(f"{column}={tally.counts[column]}" for column in COLUMNS if tally.counts[column])
     notes = [f"    {note[:400]}" for note in tally.notes if not note.startswith(("rendered", "rows"))] if verbose else []
     return "\n".join([line, *notes])
 
 
 def page(tallies: list[Tally]) -> str:
-    """Give the table as a page of the docs."""
+    """Return the table as a page of the docs."""
     packages = ", ".join(f"{name} {version(name)}" for name in ("transformers", "tokenizers", "jinja2"))
     head = ["template", *COLUMNS.values()]
     lines = [[tally.name, *(str(tally.counts[column]) for column in COLUMNS)] for tally in [Tally.sum(tallies), *tallies]]

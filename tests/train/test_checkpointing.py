@@ -12,7 +12,7 @@ from torch import nn
 from lora_studio.core.control import TaskContext
 from lora_studio.core.events import Notice, RunEvent
 from lora_studio.core.runs import RunFolder
-from lora_studio.inference.loaded_model import ModelHost
+from lora_studio.inference.loaded_model import LoadedModel
 from lora_studio.planning.activations import Workload
 from lora_studio.planning.checkpointing import Checkpointing
 from lora_studio.planning.device import Device
@@ -106,7 +106,7 @@ def test_the_warm_base_is_free_of_it_after_the_run(tiny_model: TinyModel, chat_r
     context = TaskContext()
     config = run_config(tiny_model("llama"), chat_rows, {"training.max_steps": 1, "training.gradient_checkpointing": "full"})
     all_events(new_run(tmp_path / "run", config), context=context)
-    base = ModelHost.of(context)._base
+    base = LoadedModel.of(context)._base
     assert base is not None
     assert all("forward" not in vars(layer) for layer in decoder_layers(base))
 

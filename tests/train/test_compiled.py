@@ -13,7 +13,7 @@ import torch._inductor.config
 from lora_studio.core.control import TaskContext
 from lora_studio.core.errors import InputError
 from lora_studio.core.events import Notice, RunEvent, Step
-from lora_studio.inference.loaded_model import ModelHost
+from lora_studio.inference.loaded_model import LoadedModel
 from lora_studio.train.compiled import refuse_without_compiler
 from lora_studio.train.interrupt import decoder_layers
 from tests.tiny import write_chat_rows
@@ -59,7 +59,7 @@ def test_compiled_layers_give_the_same_losses_and_are_gone_after_the_run(
     told = [place for place, event in enumerate(compiled) if isinstance(event, Notice) and event.code == "compiled"]
     assert 1 <= len(told) <= 2  # for several rows at once and for one: other lengths need no compiling
     assert isinstance(compiled[told[0] - 1], Step)
-    base = ModelHost.of(context)._base
+    base = LoadedModel.of(context)._base
     assert base is not None
     assert not any("forward" in vars(layer) for layer in decoder_layers(base))
 

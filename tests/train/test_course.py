@@ -140,7 +140,7 @@ def test_a_spike_in_a_run_is_told_with_its_step(
 ) -> None:
     config = run_config(tiny_model("llama"), chat_rows, {
         "training.max_steps": 12, "training.sample_rows": 0, "data.eval_fraction": 0.0, "training.learning_rate": 1e-4})
-    finish = session.Stepper.finish
+    finish = session.Stepper.step
     taken = iter(range(1, 100))
 
     def spiked(stepper: session.Stepper, rate: float) -> None:
@@ -149,7 +149,7 @@ def test_a_spike_in_a_run_is_told_with_its_step(
             stepper._loss = stepper._loss * 4
         finish(stepper, rate)
 
-    monkeypatch.setattr(session.Stepper, "finish", spiked)
+    monkeypatch.setattr(session.Stepper, "step", spiked)
     run = new_run(tmp_path / "run", config)
     events = all_events(run)
     assert [event.step for event in of_code(events, "loss_spike")] == [10]

@@ -28,7 +28,7 @@ from lora_studio.core.events import (
 )
 from lora_studio.core.files import sha256_of
 from lora_studio.core.runs import RunFolder
-from lora_studio.inference.loaded_model import ModelHost
+from lora_studio.inference.loaded_model import LoadedModel
 from lora_studio.inference.score import held_out_logits
 from lora_studio.train.engine import train
 from tests.tiny import ARCHITECTURES
@@ -56,7 +56,7 @@ def test_the_loss_falls_by_a_fifth_and_plain_peft_loads_the_adapter(
     for event in train(context, str(run.path)):
         events.append(event)
         if isinstance(event, RunFinished):  # the adapter is still on
-            model = ModelHost.of(context)._base
+            model = LoadedModel.of(context)._base
             assert model is not None
             trained_logits = [row.logits for row in held_out_logits(model, token_rows(3))]
     evaluations = of_kind(events, Evaluation)
@@ -199,7 +199,7 @@ def test_a_second_run_on_the_warm_base_equals_the_first(
     context = TaskContext()
     first = all_events(new_run(tmp_path / "one", config), context=context)
     changed = bool(changes) and "adapter.use_dora" not in changes
-    assert ModelHost.of(context).loaded is not changed
+    assert LoadedModel.of(context).loaded is not changed
     second = all_events(new_run(tmp_path / "two", config), context=context)
     assert losses(first) == losses(second)
     assert [event.loss for event in of_kind(first, Evaluation)] == [event.loss for event in of_kind(second, Evaluation)]
@@ -224,7 +224,7 @@ def test_plain_text_trains_and_samples(tiny_model: TinyModel, tmp_path: Path) ->
 def break_losses(context: TaskContext, from_call: int) -> None:
     """Have the warm base's head answer with NaN from its n-th call on."""
     calls = iter(range(1 << 30))
-    base = ModelHost.of(context)._base
+    base = LoadedModel.of(context)._base
     assert base is not None
     base.get_output_embeddings().register_forward_hook(
         lambda _head, _inputs, output: output * float("nan") if next(calls) >= from_call else output)
@@ -247,7 +247,7 @@ def test_a_skipped_step_is_told_and_the_run_goes_on(tiny_model: TinyModel, chat_
     config = run_config(tiny_model("llama"), chat_rows, {"training.sample_rows": 0, "data.eval_fraction": 0.0, "training.max_steps": 4})
     context = TaskContext()
     all_events(new_run(tmp_path / "warm", config), context=context)
-    base = ModelHost.of(context)._base
+    base = LoadedModel.of(context)._base
     assert base is not None
     calls = iter(range(1 << 30))
     base.get_output_embeddings().register_forward_hook(
@@ -289,7 +289,7 @@ def test_a_stop_while_preparing_ends_without_a_checkpoint(tiny_model: TinyModel,
 
 def run_within(context: TaskContext, run: RunFolder, most_tokens: int) -> list[RunEvent]:
     """Train on a device that has memory for so many tokens at a time."""
-    base = ModelHost.of(context)._base
+    base = LoadedModel.of(context)._base
     assert base is not None
 
     def want(_layer: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:

@@ -194,7 +194,7 @@ def test_a_device_that_disappears_ends_the_run_with_its_checkpoint_named(
     tiny_model: TinyModel, chat_rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole_losses: list[float], error: Exception,
 ) -> None:
     run = new_run(tmp_path / "run", run_config(tiny_model("llama"), chat_rows, QUIET))
-    add = session.Stepper.add
+    add = session.Stepper.accumulate
     calls = iter(range(1 << 30))
 
     def failing(stepper: session.Stepper, *arguments: object) -> None:
@@ -202,7 +202,7 @@ def test_a_device_that_disappears_ends_the_run_with_its_checkpoint_named(
             raise error
         add(stepper, *arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(session.Stepper, "add", failing)
+    monkeypatch.setattr(session.Stepper, "accumulate", failing)
     with pytest.raises(StudioError, match="graphics card failed or is gone") as caught:
         all_events(run)
     monkeypatch.undo()
@@ -218,7 +218,7 @@ def test_an_error_nobody_foresaw_is_not_dressed_up(
     def failing(*_arguments: object) -> None:
         raise RuntimeError("shape mismatch")
 
-    monkeypatch.setattr(session.Stepper, "add", failing)
+    monkeypatch.setattr(session.Stepper, "accumulate", failing)
     with pytest.raises(RuntimeError, match="shape mismatch"):
         all_events(new_run(tmp_path / "run", run_config(tiny_model("llama"), chat_rows, QUIET)))
 

@@ -27,8 +27,8 @@ def take_steps(stepper: Stepper, count: int, packed: bool = False) -> None:
         rows = [type(row)(row.input_ids, row.trained, (3,)) for row in rows]
     for step in range(count):
         for start in (0, 2):
-            stepper.add(make_batch(rows[start : start + 2]), sum(trained_count(row) for row in rows), step)
-        stepper.finish(1e-3)
+            stepper.accumulate(make_batch(rows[start : start + 2]), sum(trained_count(row) for row in rows), step)
+        stepper.step(1e-3)
 
 
 @pytest.mark.parametrize("compute", [torch.float32, torch.bfloat16, torch.float16])
@@ -66,11 +66,11 @@ def test_figures_read_a_step_late_are_the_same(
     tiny_model: Callable[[str], Path], chat_rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     config = run_config(tiny_model("llama"), chat_rows, {"training.sample_rows": 0, "training.eval_steps": 3, "training.save_steps": 4})
-    at_once = [event for event in all_events(new_run(tmp_path / "at_once", config)) if event.event not in ("phase", "checkpoint_saved")]
-    logbook = session.Logbook
-    monkeypatch.setattr(session, "Logbook", lambda every, _late: logbook(every, late=True))
+    max_rows = [event for event in all_events(new_run(tmp_path / "max_rows", config)) if event.event not in ("phase", "checkpoint_saved")]
+    logbook = session.MetricsBuffer
+    monkeypatch.setattr(session, "MetricsBuffer", lambda every, _late: logbook(every, late=True))
     late = [event for event in all_events(new_run(tmp_path / "late", config)) if event.event not in ("phase", "checkpoint_saved")]
-    told = [(event.event, event.step, getattr(event, "loss", None)) for event in at_once]
+    told = [(event.event, event.step, getattr(event, "loss", None)) for event in max_rows]
     assert sorted(told[1:], key=str) == sorted([(event.event, event.step, getattr(event, "loss", None)) for event in late][1:], key=str)
     steps = [event.step for event in late if event.event == "step"]
     assert steps == sorted(steps)

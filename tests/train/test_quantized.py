@@ -24,7 +24,7 @@ from lora_studio.core.settings import AdapterSettings
 from lora_studio.core.targets import resolve
 from lora_studio.export import task
 from lora_studio.inference.chat import chat
-from lora_studio.inference.loaded_model import ModelHost
+from lora_studio.inference.loaded_model import LoadedModel
 from lora_studio.kernels.batches import make_batch
 from lora_studio.kernels.head import SelectedHead, token_loss_sum
 from lora_studio.models.inspect import inspect_model
@@ -44,7 +44,7 @@ QUANTIZED = pytest.mark.parametrize("quantization", ["nf4", "int8"])
 
 def digest(context: TaskContext) -> str:
     """Everything the warm base holds: its weights as packed, and their scales."""
-    base = ModelHost.of(context)._base
+    base = LoadedModel.of(context)._base
     assert base is not None
     found = hashlib.sha256()
     for name, parameter in base.named_parameters():
@@ -160,7 +160,7 @@ def test_chat_asks_the_base_as_the_run_held_it(tiny_model: TinyModel, chat_rows:
         context = TaskContext()
         answered = list(chat(context, str(source), "Where is it?", compare=True, max_new_tokens=4))[-1]
         assert isinstance(answered, RunFinished)
-        key = ModelHost.of(context)._key
+        key = LoadedModel.of(context)._key
         assert key is not None
         assert quantization in key
 

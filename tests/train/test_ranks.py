@@ -118,10 +118,10 @@ def ask(control: Any, step: int) -> None:
 
 
 def adapter_digest(context: Any) -> str:
-    """Give a digest of the weights that this rank has trained; the adapter is still on."""
-    from lora_studio.inference.loaded_model import ModelHost
+    """Return a digest of the weights that this rank has trained; the adapter is still on."""
+    from lora_studio.inference.loaded_model import LoadedModel
 
-    model = ModelHost.of(context)._base
+    model = LoadedModel.of(context)._base
     assert model is not None
     digest = hashlib.sha256()
     for parameter in model.parameters():

@@ -90,7 +90,7 @@ def test_a_stop_takes_effect_between_micro_batches_and_saves_the_last_whole_step
 ) -> None:
     run = new_run(tmp_path / "run", run_config(tiny_model("llama"), chat_rows, ADVERSE))
     context = TaskContext()
-    real_add = Stepper.add
+    real_add = Stepper.accumulate
     added: list[int] = []
 
     def add(stepper: Stepper, batch: Batch, trained_tokens: int, seed: int) -> None:
@@ -99,7 +99,7 @@ def test_a_stop_takes_effect_between_micro_batches_and_saves_the_last_whole_step
         if len(added) == 11:  # the first of two micro-batches of step 6
             context.control.stop()
 
-    monkeypatch.setattr(Stepper, "add", add)
+    monkeypatch.setattr(Stepper, "accumulate", add)
     events, cancelled = run_until_end(run, lambda _event, _control: None, context)
     assert cancelled
     assert len(added) == 11
@@ -115,7 +115,7 @@ def test_a_second_stop_drops_the_micro_batch_and_keeps_the_last_checkpoint(
 ) -> None:
     run = new_run(tmp_path / "run", run_config(tiny_model("llama"), chat_rows, {**ADVERSE, "training.sample_rows": 0}))
     context = TaskContext()
-    real_add = Stepper.add
+    real_add = Stepper.accumulate
     reached: list[str] = []
 
     def add(stepper: Stepper, *arguments: object) -> None:
@@ -128,7 +128,7 @@ def test_a_second_stop_drops_the_micro_batch_and_keeps_the_last_checkpoint(
         real_add(stepper, *arguments)  # type: ignore[arg-type]
         reached[-1] = "done"
 
-    monkeypatch.setattr(Stepper, "add", add)
+    monkeypatch.setattr(Stepper, "accumulate", add)
     with pytest.raises(Cancelled):
         list(train(context, str(run.path)))
     assert reached == ["done"] * 9 + ["begun"]

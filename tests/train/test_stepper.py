@@ -14,18 +14,18 @@ from lora_studio.data.token_rows import TokenRow
 from lora_studio.kernels.batches import make_batch, trained_count
 from lora_studio.train.faults import TooLargeError, is_out_of_memory
 from lora_studio.train.precision import Precision
-from lora_studio.train.stepper import Outcome, Stepper, micro_batch_seed
+from lora_studio.train.stepper import StepOutcome, Stepper, micro_batch_seed
 from tests.train.helpers import adapted_model, token_rows
 
 CPU = Precision(torch.device("cpu"), torch.float32)
 
 
-def take(stepper: Stepper, rows: list[TokenRow], size: int, rate: float = 1e-2) -> Outcome:
+def take(stepper: Stepper, rows: list[TokenRow], size: int, rate: float = 1e-2) -> StepOutcome:
     """One step over `rows` in micro-batches of `size`."""
     trained = sum(trained_count(row) for row in rows)
     for start in range(0, len(rows), size):
-        stepper.add(make_batch(rows[start : start + size]), trained, micro_batch_seed(0, 0, start))
-    stepper.finish(rate)
+        stepper.accumulate(make_batch(rows[start : start + size]), trained, micro_batch_seed(0, 0, start))
+    stepper.step(rate)
     return stepper.post().read()[-1]
 
 
@@ -115,7 +115,7 @@ def test_half_precision_stays_close_to_float32(tiny_model: Callable[[str], Path]
     exact = take(Stepper(adapted_model(tiny_model("llama")), TrainingSettings(), CPU), token_rows(4), 2)
     precision = Precision(torch.device("cpu"), compute)
     model = adapted_model(tiny_model("llama"), dtype=torch.bfloat16 if compute == torch.bfloat16 else torch.float32)
-    with precision.lean_inputs(model):
+    with precision.fused_inputs(model):
         rough = take(Stepper(model, TrainingSettings(), precision), token_rows(4), 2)
     assert rough.loss == pytest.approx(exact.loss, rel=2e-2)
     assert rough.grad_norm == pytest.approx(exact.grad_norm, rel=0.1)
@@ -124,15 +124,15 @@ def test_half_precision_stays_close_to_float32(tiny_model: Callable[[str], Path]
 def test_sparing_the_input_cast_leaves_gradients_bitwise_equal(tiny_model: Callable[[str], Path]) -> None:
     precision = Precision(torch.device("cpu"), torch.bfloat16)
 
-    def gradients(lean: bool) -> list[torch.Tensor]:
+    def gradients(fused: bool) -> list[torch.Tensor]:
         model = adapted_model(tiny_model("llama"), dtype=torch.bfloat16)
         stepper = Stepper(model, TrainingSettings(), precision)
         batch = make_batch(token_rows(4))
-        if lean:
-            with precision.lean_inputs(model):
-                stepper.add(batch, len(batch.targets), 0)
+        if fused:
+            with precision.fused_inputs(model):
+                stepper.accumulate(batch, len(batch.targets), 0)
         else:
-            stepper.add(batch, len(batch.targets), 0)
+            stepper.accumulate(batch, len(batch.targets), 0)
         return [parameter.grad for parameter in stepper.parameters.values() if parameter.grad is not None]
 
     assert all(torch.equal(one, other) for one, other in zip(gradients(True), gradients(False), strict=True))

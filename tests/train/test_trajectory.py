@@ -37,8 +37,8 @@ def trajectory(folder: Path, architecture: str, size: int = 4) -> list[float]:
 def take(stepper: Stepper, rows: list[TokenRow], size: int, step: int) -> None:
     trained = sum(trained_count(row) for row in rows)
     for start in range(0, len(rows), size):
-        stepper.add(make_batch(rows[start : start + size]), trained, micro_batch_seed(0, step, start))
-    stepper.finish(2e-3)
+        stepper.accumulate(make_batch(rows[start : start + size]), trained, micro_batch_seed(0, step, start))
+    stepper.step(2e-3)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

@@ -43,7 +43,7 @@ def run(console: Console, arguments: Namespace) -> int:
 
 
 def _facts(check: DataCheck, report: dict[str, Any]) -> dict[str, Any]:
-    """Give what the files tell beside the tokens. Rows that the chat template refuses are bad ones, too."""
+    """Return what the files tell beside the tokens. Rows that the chat template refuses are bad ones, too."""
     facts = check.to_json()
     return {
         **{key: facts[key] for key in ("files", "duplicate_rows", "shared_rows", "encoding_offer")},

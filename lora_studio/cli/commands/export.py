@@ -66,7 +66,7 @@ def run(console: Console, arguments: Namespace) -> int:
 
 
 def export_document(result: dict[str, Any]) -> dict[str, Any]:
-    """Give `export --json`: the whole certificate, where it can be served, and what the base was held in while training."""
+    """Return `export --json`: the whole certificate, where it can be served, and what the base was held in while training."""
     document = {"path": result["path"], "kind": result["kind"], "bytes": result["bytes"], "certificate": result["certificate"]}
     if "compatibility" in result:
         document["compatibility"] = result["compatibility"]

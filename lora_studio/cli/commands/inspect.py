@@ -41,7 +41,7 @@ def run(console: Console, arguments: Namespace) -> int:
 
 
 def inspect_document(name_or_path: str, facts: ModelFacts, tree: ModuleTree) -> dict[str, Any]:
-    """Give `inspect --json`; the root module is the model itself and not listed again."""
+    """Return `inspect --json`; the root module is the model itself and not listed again."""
     return {
         "model": {
             "name_or_path": name_or_path, "architecture": tree.architecture, "parameters": tree.all_parameters, "dtype": facts.dtype,

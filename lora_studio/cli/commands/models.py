@@ -15,7 +15,7 @@ from lora_studio.models.tree_cache import cached_tree
 
 
 def ready_folder(console: Console, host: Host, name_or_path: str, revision: str | None) -> Path:
-    """Give the folder of a base model, made ready first; weights may be missing.
+    """Return the folder of a base model, made ready first; weights may be missing.
 
     Raises:
         InputError: There is no such model, or it cannot be used.
@@ -30,7 +30,7 @@ def ready_folder(console: Console, host: Host, name_or_path: str, revision: str 
 
 
 def ready_tree(console: Console, host: Host, name_or_path: str, revision: str | None) -> tuple[Path, ModuleTree]:
-    """Give the folder of a base model and its module tree, from the cache where it is known.
+    """Return the folder of a base model and its module tree, from the cache where it is known.
 
     Raises:
         InputError: There is no such model, or it cannot be used.

@@ -52,7 +52,7 @@ class Blocks:
         return "" if self._has_mlp(layer) else "mlp"
 
     def is_router(self, module: ModuleInfo) -> bool:
-        """Say whether a Linear chooses among the experts beside it."""
+        """Return whether a Linear chooses among the experts beside it."""
         if module.kind != "linear":
             return False
         beside = self._tree.children.get(module.parent, ())
@@ -75,7 +75,7 @@ class Blocks:
         return known
 
     def _has_mlp(self, layer: str) -> bool:
-        """Say whether some class in a layer is an MLP's."""
+        """Return whether some class in a layer is an MLP's."""
         known = self._layers.get(layer)
         if known is None:
             waiting, known = [below.name for below in self._tree.children.get(layer, ())], False
@@ -105,7 +105,7 @@ def _read(chain: list[frozenset[str]]) -> Part | Literal["unknown"]:
 
 
 def _layer_and_above(name: str) -> tuple[str | None, list[str]]:
-    """Give the numbered layer a module is in, and every name from below it down to the one above the module."""
+    """Return the numbered layer a module is in, and every name from below it down to the one above the module."""
     parts = name.split(".")
     at = next((place for place, part in enumerate(parts) if part.isdecimal()), None)
     if at is None or at == len(parts) - 1:

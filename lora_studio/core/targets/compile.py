@@ -48,7 +48,7 @@ class CompiledTargets:
         return Cost(len(texts) + (layers is not None), sum(map(len, texts)) + digits)
 
     def changes(self) -> dict[str, object]:
-        """Give the settings as `{dotted path: value}`, for `RunConfig.replace`."""
+        """Return the settings as `{dotted path: value}`, for `RunConfig.replace`."""
         return {
             "adapter.target_modules": self.target_modules,
             "adapter.target_parameters": self.target_parameters,
@@ -60,7 +60,7 @@ class CompiledTargets:
 
 
 def compile_selection(selection: Selection, tree: ModuleTree, r: int, lora_alpha: float) -> CompiledTargets:
-    """Give the smallest settings that mean the selection, with `r` and `lora_alpha` the config's own.
+    """Return the smallest settings that mean the selection, with `r` and `lora_alpha` the config's own.
 
     Raises:
         InputError: A name is not in the tree, or cannot have an adapter, or no settings can tell it from another module.
@@ -76,7 +76,7 @@ def compile_selection(selection: Selection, tree: ModuleTree, r: int, lora_alpha
 
 
 def compile_patterns(selection: Selection, r: int, lora_alpha: float) -> CompiledTargets:
-    """Give `rank_pattern` and `alpha_pattern` alone: the fewest escaped keys that share no module."""
+    """Return `rank_pattern` and `alpha_pattern` alone: the fewest escaped keys that share no module."""
     leaves = {name.rpartition(".")[2] for name in (*selection.ranks, *selection.alphas)}
     names = [name for name in selection.modules if name.rpartition(".")[2] in leaves] if leaves else []
     ranks = {name: selection.ranks.get(name, r) for name in names}
@@ -153,7 +153,7 @@ def _listed(
 
 
 def _members(tree: ModuleTree, leaf: str, wanted: AbstractSet[str], unwanted: AbstractSet[str]) -> list[Member]:
-    """Give every name of one last part with what is wished of it."""
+    """Return every name of one last part with what is wished of it."""
     index = index_of(tree)
 
     def wish(name: str) -> Wish:
@@ -163,7 +163,7 @@ def _members(tree: ModuleTree, leaf: str, wanted: AbstractSet[str], unwanted: Ab
 
 
 def _as_all_linear(by_leaf: Mapping[str, frozenset[str]], tree: ModuleTree, limit: int) -> CompiledTargets | None:
-    """Give all-linear and what to exclude; None where it reaches too little, or means something else to PEFT."""
+    """Return all-linear and what to exclude; None where it reaches too little, or means something else to PEFT."""
     index = index_of(tree)
     reaches = all(chosen <= index.linear_by_leaf.get(leaf, frozenset()) for leaf, chosen in by_leaf.items())
     if not reaches or rewritten_names(tree.model_type):

@@ -71,7 +71,7 @@ class Group:
         return ".".join(self.members[0][0][-self.depth:])
 
     def split(self) -> list[Group]:
-        """Give the groups one part further down; the name that ends here is in none of them."""
+        """Return the groups one part further down; the name that ends here is in none of them."""
         found: dict[str, list[Member]] = {}
         for member in self.members:
             parts = member[0]
@@ -81,7 +81,7 @@ class Group:
 
 
 def cheapest_cover(members: list[Member], may_exclude: bool = True, limit: int = _NO_LIMIT) -> Cover | None:
-    """Give the cheapest entries that treat names, all of one last part, as wished; None where no entries up to `limit` do.
+    """Return the cheapest entries that treat names, all of one last part, as wished; None where no entries up to `limit` do.
 
     Cheapest is fewest entries, included and excluded together, then fewest characters.
     """
@@ -89,7 +89,7 @@ def cheapest_cover(members: list[Member], may_exclude: bool = True, limit: int =
 
 
 def cheapest_exclusion(members: list[Member], limit: int = _NO_LIMIT) -> Cover | None:
-    """Give the cheapest entries to exclude when every name, all of one last part, is taken one by one already."""
+    """Return the cheapest entries to exclude when every name, all of one last part, is taken one by one already."""
     return _inside(Group(members, 1), True, limit) if members else NOTHING
 
 
@@ -139,7 +139,7 @@ def _together(group: Group, limit: int, cover_part: Callable[[Group, int], Cover
 
 
 def uniform_endings(values: Mapping[str, Hashable], usual: Hashable) -> dict[str, str]:
-    """Give the fewest endings, none within another, that tell `values` apart: `{ending: one of its names}`.
+    """Return the fewest endings, none within another, that tell `values` apart: `{ending: one of its names}`.
 
     Names of the `usual` value are in none of them. An ending that has to be a complete name, because longer names end in
     it and have another value, starts with "^".

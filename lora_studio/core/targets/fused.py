@@ -34,12 +34,12 @@ def rewritten_names(model_type: str) -> dict[str, str]:
 
 
 def rewritten_name(entry: str, names: Collection[str]) -> str | None:
-    """Give the one of `names` that PEFT finds in an entry, or None."""
+    """Return the one of `names` that PEFT finds in an entry, or None."""
     return next((name for name in names if entry == name or entry.endswith(f".{name}")), None)
 
 
 def rewrite_for_fused_experts(adapter: AdapterSettings, tree: ModuleTree) -> AdapterSettings:
-    """Give the settings PEFT goes on with: the same ones, but in a family with fused experts.
+    """Return the settings PEFT goes on with: the same ones, but in a family with fused experts.
 
     There `gate_up_proj` gets twice `r` and twice `lora_alpha`, since it holds two of the old modules.
 

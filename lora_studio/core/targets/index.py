@@ -71,7 +71,7 @@ class TargetIndex:
         return self.layers_of(((self.linear | self.parameters) & self.targetable) - self.idle)
 
     def layers_of(self, names: Iterable[str]) -> dict[str, frozenset[int]]:
-        """Give the numbers of the layers that names are in, by the name of what holds the layers."""
+        """Return the numbers of the layers that names are in, by the name of what holds the layers."""
         found: dict[str, set[int]] = {}
         for name in names:
             parts = self.split(name)
@@ -86,7 +86,7 @@ class TargetIndex:
         return {}
 
     def split(self, name: str) -> list[str]:
-        """Give the parts of a name."""
+        """Return the parts of a name."""
         known = self.parts.get(name)
         if known is None:
             known = self.parts[name] = name.split(".")
@@ -94,7 +94,7 @@ class TargetIndex:
 
 
 def index_of(tree: ModuleTree) -> TargetIndex:
-    """Give the tree's index; it lives as long as the tree, as the tree's own tables do."""
+    """Return the tree's index; it lives as long as the tree, as the tree's own tables do."""
     kept = vars(tree).get(_KEPT_AS)
     if kept is None:
         kept = vars(tree)[_KEPT_AS] = TargetIndex(tree)

@@ -16,7 +16,7 @@ PEFT_SHORTENS_FROM = 20
 
 
 def names_matching(entry: str, tree: ModuleTree) -> frozenset[str]:
-    """Give the names of modules that are `entry` or end in a dot and `entry`; parameters are no modules."""
+    """Return the names of modules that are `entry` or end in a dot and `entry`; parameters are no modules."""
     leaf = entry.rpartition(".")[2]
     names = index_of(tree).modules_by_leaf.get(leaf, frozenset[str]())
     if leaf == entry:
@@ -26,7 +26,7 @@ def names_matching(entry: str, tree: ModuleTree) -> frozenset[str]:
 
 
 def parameters_matching(entry: str, tree: ModuleTree) -> list[ModuleInfo]:
-    """Give the fused parameters whose name is `entry` or ends in a dot and `entry`."""
+    """Return the fused parameters whose name is `entry` or ends in a dot and `entry`."""
     ending = f".{entry}"
     return [
         module for module in tree.by_leaf_name.get(entry.rpartition(".")[2], ())
@@ -50,17 +50,17 @@ def owner_of_plain_parameter(entry: str, tree: ModuleTree) -> str | None:
 
 
 def has_names_within_names(tree: ModuleTree) -> bool:
-    """Say whether the first part of names is also a later part of some, so that one name may be the ending of another."""
+    """Return whether the first part of names is also a later part of some, so that one name may be the ending of another."""
     return any(len(tree.by_leaf_name[top.name]) > 1 for top in tree.children.get("", ()))
 
 
 def matching_names(entries: Iterable[str], tree: ModuleTree) -> set[str]:
-    """Give the names of modules that some entry matches."""
+    """Return the names of modules that some entry matches."""
     return set[str]().union(*(names_matching(entry, tree) for entry in entries))
 
 
 def layer_of(name: str) -> int | None:
-    """Give the layer a module belongs to as `layers_to_transform` counts them, or None.
+    """Return the layer a module belongs to as `layers_to_transform` counts them, or None.
 
     It is the first number among the parts of the name that has two parts before it and one behind.
     """
@@ -75,7 +75,7 @@ def within_layers(names: set[str], entries: frozenset[str], layers: tuple[int, .
 
 
 def shortened(entries: frozenset[str], tree: ModuleTree) -> frozenset[str]:
-    """Give the shorter list PEFT puts in place of a long one; the same modules end in its entries."""
+    """Return the shorter list PEFT puts in place of a long one; the same modules end in its entries."""
     matched = matching_names(entries, tree)
     unmatched = (module.name for module in tree.modules if module.kind != "experts" and module.name not in matched)
     other = {suffix for name in unmatched for suffix in suffixes(name)}
@@ -95,7 +95,7 @@ def _shortest_new(entry: str, needed: set[str], other: set[str]) -> str | None:
 
 
 def endings_of(names: Iterable[str], others: AbstractSet[str], tree: ModuleTree) -> list[str]:
-    """Give endings that match all of `names` and none of `others`: for each the shortest, a name itself where there is none."""
+    """Return endings that match all of `names` and none of `others`: for each the shortest, a name itself where there is none."""
     found: list[str] = []
     done = set[str]()
     for name in names:
@@ -108,6 +108,6 @@ def endings_of(names: Iterable[str], others: AbstractSet[str], tree: ModuleTree)
 
 
 def suffixes(name: str) -> list[str]:
-    """Give every ending of a name at a dot, the shortest first, the name itself last."""
+    """Return every ending of a name at a dot, the shortest first, the name itself last."""
     parts = name.split(".")
     return [".".join(parts[start:]) for start in range(len(parts) - 1, -1, -1)]

@@ -35,7 +35,7 @@ class PatternTable(Generic[Number]):
                 self._expressions.append((order, key, _compiled(key, field)))
 
     def key_for(self, name: str) -> str | None:
-        """Give the first key that matches `name`, or None."""
+        """Return the first key that matches `name`, or None."""
         best = self._literal_for(name)
         for order, key, expression in self._expressions:
             if best is not None and order > best[0]:
@@ -47,12 +47,12 @@ class PatternTable(Generic[Number]):
         return name if name in self.values else None
 
     def keys_for(self, name: str) -> list[str]:
-        """Give every key that matches `name`."""
+        """Return every key that matches `name`."""
         literal = (self._literals[end][1] for end in _endings(name) if end in self._literals)
         return [*literal, *(key for _, key, expression in self._expressions if expression.match(name))]
 
     def lookup(self, default: Number) -> Callable[[str], Number]:
-        """Give the function from a name to its value."""
+        """Return the function from a name to its value."""
         if not self.values:
             return lambda _name: default
 
@@ -78,7 +78,7 @@ def changed_by_sorting(patterns: Mapping[str, Number], names: Iterable[str], fie
 
 
 def unused_patterns(patterns: Mapping[str, Number], names: Iterable[str], field: str) -> list[str]:
-    """Give the keys that match none of `names`."""
+    """Return the keys that match none of `names`."""
     table = PatternTable(patterns, field)
     used = {key for name in names for key in table.keys_for(name)} if patterns else set()
     return [key for key in patterns if key not in used]

@@ -50,7 +50,7 @@ def _idle_findings(tree: ModuleTree, targets: Sequence[str], saved: Sequence[str
 
 
 def _names_layers(adapter: AdapterSettings) -> bool:
-    """Say whether settings choose layers themselves, by numbers in names or by leaving names out."""
+    """Return whether settings choose layers themselves, by numbers in names or by leaving names out."""
     listed = () if isinstance(adapter.target_modules, str) else adapter.target_modules
     entries = (*listed, *adapter.target_parameters, *adapter.exclude_modules)
     return any(part.isdecimal() for entry in entries for part in entry.split("."))

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from lora_studio.core.errors import InputError
 from lora_studio.core.findings import Finding, Level
-from lora_studio.core.modules import Kind, ModuleInfo, ModuleTree
+from lora_studio.core.modules import ModuleInfo, ModuleKind, ModuleTree
 from lora_studio.core.settings import AdapterSettings
 from lora_studio.core.targets.fused import rewrite_for_fused_experts
 from lora_studio.core.targets.index import index_of
@@ -38,7 +38,7 @@ class Target(NamedTuple):
     """One module, or one parameter, that gets an adapter."""
 
     name: str
-    kind: Kind
+    kind: ModuleKind
     r: int
     lora_alpha: float
 
@@ -71,7 +71,7 @@ class Resolution:
         return tuple(finding for finding in self.findings if finding.level == "error")
 
     def check(self) -> Resolution:
-        """Give itself when nothing is wrong.
+        """Return itself when nothing is wrong.
 
         Raises:
             InputError: The first error found.
@@ -182,7 +182,7 @@ def _names_hint(tree: ModuleTree) -> str:
 
 
 def _parameter_names(adapter: AdapterSettings, given: tuple[str, ...], tree: ModuleTree, findings: list[Finding]) -> set[str]:
-    """Give the parameters that are targeted; of the entries, only those given must be in the model, not what PEFT makes of others."""
+    """Return the parameters that are targeted; of the entries, only those given must be in the model, not what PEFT makes of others."""
     rewritten = adapter.target_parameters != given and bool(adapter.target_modules)
     names = set[str]()
     for entry in adapter.target_parameters:

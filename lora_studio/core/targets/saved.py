@@ -23,7 +23,7 @@ _CONTAINERS = frozenset({"ModuleList", "ModuleDict", "ParameterList", "Parameter
 
 
 def excluded_by_saving(entries: tuple[str, ...], names: AbstractSet[str]) -> set[str]:
-    """Give those of `names` that get no adapter because `modules_to_save` names them or a module above.
+    """Return those of `names` that get no adapter because `modules_to_save` names them or a module above.
 
     Raises:
         InputError: An entry is no regular expression, which is how PEFT reads it here.
@@ -39,7 +39,7 @@ def excluded_by_saving(entries: tuple[str, ...], names: AbstractSet[str]) -> set
 
 
 def saved_modules(entries: tuple[str, ...], tree: ModuleTree, targets: AbstractSet[str], findings: list[Finding]) -> tuple[str, ...]:
-    """Give the names of the modules PEFT would train in full, in the order of the tree; what is wrong goes to `findings`."""
+    """Return the names of the modules PEFT would train in full, in the order of the tree; what is wrong goes to `findings`."""
     if not entries:
         return ()
     modules = [module for module in tree.modules if module.name and module.kind != "experts"]

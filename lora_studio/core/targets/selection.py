@@ -25,12 +25,12 @@ class Selection:
     alphas: Mapping[str, float] = field(default_factory=dict[str, float])
 
     def toggled(self, names: frozenset[str], ticked: bool) -> Selection:
-        """Give the selection with `names` ticked or unticked; overrides are kept."""
+        """Return the selection with `names` ticked or unticked; overrides are kept."""
         return Selection(self.modules | names if ticked else self.modules - names, self.ranks, self.alphas)
 
 
 def selection_of(resolution: Resolution) -> Selection:
-    """Give the ticks and overrides that settings come to."""
+    """Return the ticks and overrides that settings come to."""
     r, alpha = resolution.adapter.r, resolution.adapter.lora_alpha
     return Selection(
         frozenset(target.name for target in resolution.targets),
@@ -40,7 +40,7 @@ def selection_of(resolution: Resolution) -> Selection:
 
 
 def targetable_below(name: str, tree: ModuleTree) -> frozenset[str]:
-    """Give every module at or below `name` that can have an adapter: what a tick on that row means. The root is ""."""
+    """Return every module at or below `name` that can have an adapter: what a tick on that row means. The root is ""."""
     targetable = index_of(tree).targetable
     if not name:
         return targetable

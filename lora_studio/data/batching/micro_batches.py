@@ -32,7 +32,7 @@ def cut_by_length(
 
 
 def cheapest_cuts(lengths: Sequence[int], cost: Callable[[int, int], float], size: int | None = None) -> list[int]:
-    """Give the ends of the parts into which it is cheapest to cut what lies in order, from the longest down.
+    """Return the ends of the parts into which it is cheapest to cut what lies in order, from the longest down.
 
     The cheapest way to cut up to each place is built on the cheapest ways up to the places before it.
 

@@ -11,7 +11,7 @@ Indices = NDArray[np.int64]
 
 
 def shuffled(count: int, *key: str | int) -> Indices:
-    """Give the numbers below `count` in an order that `key` alone decides, shape (count,).
+    """Return the numbers below `count` in an order that `key` alone decides, shape (count,).
 
     numpy promises the same raw Philox words for ever, not the same `permutation`; so the words are sorted here.
     """

@@ -68,12 +68,12 @@ def best_fit(counts: Lengths, capacity: int) -> Iterator[Move]:
 
 
 def count_blocks(counts: Lengths, capacity: int) -> int:
-    """Give the number of blocks that `best_fit` comes to."""
+    """Return the number of blocks that `best_fit` comes to."""
     return sum(move.blocks for move in best_fit(counts, capacity) if move.new)
 
 
 def assign_blocks(lengths: Lengths, capacity: int) -> Lengths:
-    """Give the block of each row, shape (rows,); every length is within 1 and `capacity`."""
+    """Return the block of each row, shape (rows,); every length is within 1 and `capacity`."""
     order = np.argsort(-lengths, kind="stable")
     in_order = np.empty(lengths.size, dtype=np.int64)
     with_room: dict[int, list[Lengths]] = {}
@@ -132,13 +132,13 @@ class PackedRows(Rows):
         return self._rows
 
     def members(self, block: int) -> Lengths:
-        """Give the numbers of the rows in a block, in their order."""
+        """Return the numbers of the rows in a block, in their order."""
         if not 0 <= block < len(self):
             raise IndexError(f"block {block} of {len(self)}")
         return self._order[self._starts[block] : self._starts[block + 1]]
 
     def documents(self, row: int) -> Lengths:
-        """Give the lengths of the rows in a block."""
+        """Return the lengths of the rows in a block."""
         return self._rows.lengths[self.members(row)]
 
     @property
@@ -157,7 +157,7 @@ class PackedRows(Rows):
         return float(self._lengths.sum()) / (self._capacity * max(1, len(self)))
 
     def fingerprint(self) -> str:
-        """Give a SHA-256 that is equal only for equal rows in equal blocks."""
+        """Return a SHA-256 that is equal only for equal rows in equal blocks."""
         return hashlib.sha256(f"packed {self._capacity} {self._rows.fingerprint()}".encode()).hexdigest()
 
     def _sums(self, values: Lengths) -> Lengths:

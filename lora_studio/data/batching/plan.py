@@ -63,7 +63,7 @@ class StepPlan:
         self.total_steps = training.max_steps if training.max_steps > 0 else max(1, by_epochs)
 
     def step(self, number: int) -> StepBatch:
-        """Give step `number`, counted from 0: after k steps are taken, the next one is `step(k)`.
+        """Return step `number`, counted from 0: after k steps are taken, the next one is `step(k)`.
 
         Raises:
             IndexError: The run has no such step.
@@ -81,7 +81,7 @@ class StepPlan:
         )
 
     def _order(self, epoch: int) -> Indices:
-        """Give every row once, in the order of this epoch's batches; the last epochs asked for are kept."""
+        """Return every row once, in the order of this epoch's batches; the last epochs asked for are kept."""
         if epoch not in self._epochs:
             self._epochs[epoch] = self._new_order(epoch)
             while len(self._epochs) > _KEPT_EPOCHS:

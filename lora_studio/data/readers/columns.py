@@ -44,7 +44,7 @@ def check_columns(settings: DataSettings) -> None:
 
 
 def renamed(record: object, columns: Mapping[str, str]) -> object:
-    """Give a record under our keys: `columns` says which of its own each is. Keys that are in no mapping stay.
+    """Return a record under our keys: `columns` says which of its own each is. Keys that are in no mapping stay.
 
     Raises:
         RowError: A column is missing that its format cannot do without.
@@ -82,7 +82,7 @@ def suggest_columns(names: Iterable[str]) -> dict[str, str]:
 
 
 def _chosen_of(columns: Mapping[str, str], *keys: str) -> dict[str, str]:
-    """Give the likeliest column for each key; none is taken twice."""
+    """Return the likeliest column for each key; none is taken twice."""
     found: dict[str, str] = {}
     for key in keys:
         name = next((columns[name] for name in _NAMES[key] if name in columns and columns[name] not in found.values()), None)

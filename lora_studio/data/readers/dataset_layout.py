@@ -56,7 +56,7 @@ def _is_aside(name: str) -> bool:
 
 
 def _configs_of(card: str) -> list[dict[str, Any]]:
-    """Give the configurations a card declares in the YAML at its head."""
+    """Return the configurations a card declares in the YAML at its head."""
     head = re.match(r"\ufeff?---\s*\n(.*?)\n---\s*(\n|$)", card, re.DOTALL)
     try:
         tree = yaml.safe_load(head[1]) if head else None
@@ -78,7 +78,7 @@ def _config_named(configs: list[dict[str, Any]], wanted: str, repo: str) -> dict
 
 
 def _declared_splits(config: dict[str, Any], names: list[str]) -> dict[str, list[str]]:
-    """Give the files of each split as a configuration's patterns say."""
+    """Return the files of each split as a configuration's patterns say."""
     folder = str(config.get("data_dir") or "").strip("/")
     within = [name for name in names if not folder or name.startswith(f"{folder}/")]
     declared: Any = config.get("data_files")
@@ -105,7 +105,7 @@ def _as_regex(pattern: str) -> str:
 
 
 def _below(names: list[str], config: str, repo: str) -> list[str]:
-    """Give the files below a folder that is named as the configuration."""
+    """Return the files below a folder that is named as the configuration."""
     if not config:
         return names
     found = [name for name in names if config in PurePosixPath(name).parts[:-1]]

@@ -71,12 +71,12 @@ def _refuse_other_order(path: Path, sample: bytes, encoding: str) -> None:
 
 
 def is_legacy(encoding: str) -> bool:
-    """Say whether an encoding is none of Unicode's own."""
+    """Return whether an encoding is none of Unicode's own."""
     return not encoding.startswith("utf-")
 
 
 def garbled(path: Path, encoding: str) -> InputError:
-    """Give the error of UTF-8 that an older encoding is set for."""
+    """Return the error of UTF-8 that an older encoding is set for."""
     return InputError(f"{path} reads as UTF-8, which {encoding} would garble.",
                       "Take data.encoding out; where other files need it, save those as UTF-8.", "data.encoding")
 
@@ -97,12 +97,12 @@ def _wide_encoding(sample: bytes) -> str:
 
 
 def is_utf8(sample: bytes, *, whole: bool = True) -> bool:
-    """Say whether bytes are text in UTF-8; the last character of a sample that is not `whole` may be cut."""
+    """Return whether bytes are text in UTF-8; the last character of a sample that is not `whole` may be cut."""
     return decodes(codecs.getincrementaldecoder("utf-8")(), sample, final=whole) and b"\0" not in sample
 
 
 def decodes(decoder: codecs.IncrementalDecoder, block: bytes, *, final: bool = False) -> bool:
-    """Say whether a block of bytes goes through a decoder."""
+    """Return whether a block of bytes goes through a decoder."""
     try:
         decoder.decode(block, final)
     except UnicodeDecodeError:

@@ -13,13 +13,13 @@ from lora_studio.core.settings import HUB_SCHEME, DataSettings
 from lora_studio.data.readers.columns import check_columns, renamed
 from lora_studio.data.readers.read import SUFFIXES, Records, is_beside, kind_of, open_records
 from lora_studio.data.readers.records import Record
-from lora_studio.data.readers.streams import FIELD, START, Mark, compression_of, size_of
+from lora_studio.data.readers.streams import FIELD, START, RowOffset, compression_of, size_of
 from lora_studio.data.rows.formats import detect_format, parse_row, quick_key, quick_row, refuse_unread
 from lora_studio.data.rows.row import BadRow, Row, RowError, RowFormat
 from lora_studio.data.rows.values import kind
 
 Split = Literal["train", "eval"]
-Progress = Callable[[int, int], None]
+ProgressCallback = Callable[[int, int], None]
 
 
 @dataclass
@@ -72,8 +72,8 @@ class FileReader:
             self._records = open_records(self.where, self.settings.encoding)
         return self._records
 
-    def rows(self, start: Mark = START) -> Iterator[Row | BadRow]:
-        """Give every row from a mark on, sound or bad, in order.
+    def rows(self, start: RowOffset = START) -> Iterator[Row | BadRow]:
+        """Return every row from a mark on, sound or bad, in order.
 
         Raises:
             InputError: As `open`, or the file is cut off or damaged.
@@ -90,7 +90,7 @@ class FileReader:
                 yield BadRow(self.path, record.line, str(error))
 
     def keys(self) -> Iterator[int | BadRow]:
-        """Give the `content_key` of every sound row, and every bad row: what counting needs, in half the time of `rows`.
+        """Return the `content_key` of every sound row, and every bad row: what counting needs, in half the time of `rows`.
 
         Raises:
             InputError: As `rows`.
@@ -122,7 +122,7 @@ class FileReader:
         return renamed(record.value, self.settings.columns) if self.settings.columns else record.value
 
     def _format_of(self, value: object, line: int) -> RowFormat:
-        """Give the file's format, told by its first row with a known key; every row of a file has the same one."""
+        """Return the file's format, told by its first row with a known key; every row of a file has the same one."""
         if self.format is None:
             if not isinstance(value, dict):
                 raise RowError(f"a row is an object with keys, such as messages or text; this is {kind(value)}")
@@ -137,8 +137,8 @@ class FileReader:
         return self.format
 
 
-def file_readers(settings: DataSettings, progress: Progress | None = None) -> list[tuple[Split, FileReader]]:
-    """Give a reader for each file the settings name, training files first; files of a Hub data set are fetched.
+def file_readers(settings: DataSettings, progress: ProgressCallback | None = None) -> list[tuple[Split, FileReader]]:
+    """Return a reader for each file the settings name, training files first; files of a Hub data set are fetched.
 
     Args:
         settings: The names, and how to read what they name.
@@ -162,12 +162,12 @@ def file_readers(settings: DataSettings, progress: Progress | None = None) -> li
 
 
 def at_split(error: InputError, where: str) -> InputError:
-    """Give the error at the setting that named the file; one about another setting stays as it is."""
+    """Return the error at the setting that named the file; one about another setting stays as it is."""
     return InputError(error.message, error.hint, where if error.field == FIELD else error.field)
 
 
 def quick_bytes(settings: DataSettings) -> int | None:
-    """Give the bytes on disk that the settings name, without complaint; None where reading needs the Hub or a slow import."""
+    """Return the bytes on disk that the settings name, without complaint; None where reading needs the Hub or a slow import."""
     names = (*settings.train, *settings.eval)
     if any(name.startswith(HUB_SCHEME) for name in names):
         return None
@@ -177,8 +177,8 @@ def quick_bytes(settings: DataSettings) -> int | None:
     return sum(map(size_of, files))
 
 
-def _files_of(name: str, progress: Progress | None) -> list[tuple[str, Path]]:
-    """Give the files behind a name, each as people are told of it and where it is."""
+def _files_of(name: str, progress: ProgressCallback | None) -> list[tuple[str, Path]]:
+    """Return the files behind a name, each as people are told of it and where it is."""
     if name.startswith(HUB_SCHEME):
         from lora_studio.data.readers.hub_dataset import hub_files
 
@@ -193,7 +193,7 @@ def _files_of(name: str, progress: Progress | None) -> list[tuple[str, Path]]:
 
 
 def _within(folder: Path) -> list[Path]:
-    """Give the data files below a folder in the order of their names; hidden ones and what only describes data are no data.
+    """Return the data files below a folder in the order of their names; hidden ones and what only describes data are no data.
 
     Links are followed; a folder that is reached twice is read once.
     """

@@ -20,7 +20,7 @@ from lora_studio.hub.cache import hub_cache_folder
 from lora_studio.hub.client import endpoint, is_switched_offline
 from lora_studio.hub.reach import why_unreachable
 
-Progress = Callable[[int, int], None]
+ProgressCallback = Callable[[int, int], None]
 _NAME = re.compile(r"hf://(?:datasets/)?([\w.-]+/[\w.-]+)(?:@([^?\s]+))?(?:\?(.*))?")
 
 
@@ -55,8 +55,8 @@ def parse_hub_name(name: str) -> HubName:
     return HubName(found[1], found[2] or "main", options.get("config", ""), options.get("split", "train"))
 
 
-def hub_files(name: str, progress: Progress | None = None) -> list[tuple[str, Path]]:
-    """Give a data set's files, each as people are told of it and where it is on this machine; fetch those that are not there.
+def hub_files(name: str, progress: ProgressCallback | None = None) -> list[tuple[str, Path]]:
+    """Return a data set's files, each as people are told of it and where it is on this machine; fetch those that are not there.
 
     Args:
         name: As the settings have it.
@@ -79,12 +79,12 @@ def hub_files(name: str, progress: Progress | None = None) -> list[tuple[str, Pa
     return found
 
 
-def _later(progress: Progress | None, done: int, total: int) -> Callable[[int], None]:
+def _later(progress: ProgressCallback | None, done: int, total: int) -> Callable[[int], None]:
     return lambda more: progress(min(done + more, total), total) if progress else None
 
 
 def _listing(wanted: HubName) -> tuple[str, dict[str, int], str]:
-    """Give a data set's commit, its files with their sizes, and why the Hub is not asked; the last answer stands in for it then."""
+    """Return a data set's commit, its files with their sizes, and why the Hub is not asked; the last answer stands in for it then."""
     kept = studio_paths().cache / "hub_data" / f"{wanted.repo.replace('/', '--')}--{urllib.parse.quote(wanted.revision, safe='')}.json"
     offline = _why_offline()
     if not offline:
@@ -122,7 +122,7 @@ class _Place:
     offline: str
 
     def file(self, name: str, progress: Callable[[int], None] | None = None) -> Path:
-        """Give where a file is, fetched if need be."""
+        """Return where a file is, fetched if need be."""
         from huggingface_hub import hf_hub_download, try_to_load_from_cache
 
         cache = str(hub_cache_folder())
@@ -137,7 +137,7 @@ class _Place:
 
 
 def _meter(progress: Callable[[int], None] | None) -> Any:
-    """Give a progress bar that draws nothing and tells how far a file is; what `progress` raises ends the fetching."""
+    """Return a progress bar that draws nothing and tells how far a file is; what `progress` raises ends the fetching."""
     from tqdm.auto import tqdm
 
     class Meter(tqdm):  # type: ignore[misc,type-arg]  # tqdm publishes no types

@@ -12,7 +12,7 @@ from itertools import chain, islice
 from lora_studio.core.errors import InputError
 from lora_studio.data.json_text import JsonText, is_plain, parse_json, scan
 from lora_studio.data.readers.records import Record
-from lora_studio.data.readers.streams import FIELD, START, Line, Mark, TextFile
+from lora_studio.data.readers.streams import FIELD, START, Line, RowOffset, TextFile
 from lora_studio.data.rows.formats import KNOWN_KEYS
 
 _LONGEST_LINE = 1 << 26  # characters: how much of a .json file is looked at to tell rows a line from one large object
@@ -26,19 +26,19 @@ class JsonLines:
     def __init__(self, file: TextFile) -> None:
         self.file = file
 
-    def records(self, start: Mark = START) -> Iterator[Record]:
-        """Give the value of each line from a mark on."""
+    def records(self, start: RowOffset = START) -> Iterator[Record]:
+        """Return the value of each line from a mark on."""
         for line in self.file.lines(start):
             text = line.text
             if text.isspace() or not text:
                 continue
             yield Record(line.number, None, line.fault) if line.fault else _record(line)
 
-    def marks(self) -> Iterator[Mark]:
-        """Give the start of each line that holds something."""
+    def marks(self) -> Iterator[RowOffset]:
+        """Return the start of each line that holds something."""
         for line in self.file.lines():
             if not line.text.isspace() and line.text:
-                yield Mark(line.position, line.number)
+                yield RowOffset(line.position, line.number)
 
 
 def _record(line: Line) -> Record:
@@ -64,8 +64,8 @@ class JsonArray:
     def __init__(self, file: TextFile) -> None:
         self.file = file
 
-    def records(self, start: Mark = START) -> Iterator[Record]:
-        """Give each element; a mark's position counts the elements before it.
+    def records(self, start: RowOffset = START) -> Iterator[Record]:
+        """Return each element; a mark's position counts the elements before it.
 
         After an element that cannot be read it goes on at the next line that starts an object as far in as that one did.
 
@@ -80,10 +80,10 @@ class JsonArray:
         first_two = [record.line for record in islice(self._all(), 2)]
         return len(set(first_two)) < len(first_two)
 
-    def marks(self) -> Iterator[Mark]:
-        """Give the place and line of each element."""
+    def marks(self) -> Iterator[RowOffset]:
+        """Return the place and line of each element."""
         for place, record in enumerate(self.records()):
-            yield Mark(place, record.line)
+            yield RowOffset(place, record.line)
 
     def _all(self) -> Iterator[Record]:
         text = JsonText(self.file.blocks())
@@ -98,7 +98,7 @@ class JsonArray:
 
 
 def _told_apart(records: Iterator[Record]) -> Iterator[Record]:
-    """Give records with their number for a line where the first two share one."""
+    """Return records with their number for a line where the first two share one."""
     first_two = list(islice(records, 2))
     shared = len({record.line for record in first_two}) < len(first_two)
     for number, record in enumerate(chain(first_two, records), 1):
@@ -130,7 +130,7 @@ def open_json(file: TextFile) -> JsonLines | JsonArray:
 
 
 def _head(file: TextFile) -> str:
-    """Give a file's first two lines that hold something, or as much of them as is looked at."""
+    """Return a file's first two lines that hold something, or as much of them as is looked at."""
     text = ""
     for block in file.blocks():
         text = (text + block).lstrip()
@@ -144,7 +144,7 @@ def _is_row(line: str) -> bool:
 
 
 def _holds_row_line(file: TextFile) -> bool:
-    """Say whether a line is an object that starts where the line does, as no row that is written over several lines has one."""
+    """Return whether a line is an object that starts where the line does, as no row that is written over several lines has one."""
     looked_at = 0
     for line in file.lines():
         if _is_row(line.text):
@@ -156,7 +156,7 @@ def _holds_row_line(file: TextFile) -> bool:
 
 
 def _holds_rows(value: object) -> bool:
-    """Say whether an object is a wrapper around one list of objects, and no row itself."""
+    """Return whether an object is a wrapper around one list of objects, and no row itself."""
     if not isinstance(value, dict) or not KNOWN_KEYS.isdisjoint(value):
         return False
     lists = [held for held in value.values() if isinstance(held, list) and held and isinstance(held[0], dict)]

@@ -28,7 +28,7 @@ class Misfits:
         self._decoding = {name: codec for name, codec in self._decoding.items() if _decodes(raw, codec)}
 
     def fitting(self) -> tuple[str, ...]:
-        """Give the encodings that fit, the likeliest first; latin-1 can be decoded whatever the bytes are, so it is always among them."""
+        """Return the encodings that fit, the likeliest first; latin-1 can be decoded whatever the bytes are, so it is always among them."""
         import charset_normalizer
 
         names = {codec: name for name, codec in self._decoding.items()} | {"cp1252": LATIN}

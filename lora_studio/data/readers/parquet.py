@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from lora_studio.core.errors import InputError
 from lora_studio.data.readers.records import Record
-from lora_studio.data.readers.streams import FIELD, START, Mark, damaged, readable, size_of
+from lora_studio.data.readers.streams import FIELD, START, RowOffset, damaged, readable, size_of
 
 _BATCH = 512
 
@@ -49,8 +49,8 @@ class ParquetFile:
         """Bytes read so far, by the share of rows."""
         return size_of(self.path) * self._rows_read // self.rows
 
-    def records(self, start: Mark = START) -> Iterator[Record]:
-        """Give each row from a mark on, whose position is the rows before it; its row groups are not read.
+    def records(self, start: RowOffset = START) -> Iterator[Record]:
+        """Return each row from a mark on, whose position is the rows before it; its row groups are not read.
 
         Raises:
             InputError: The file is damaged further in.
@@ -71,9 +71,9 @@ class ParquetFile:
                         self._rows_read = row
                         yield Record(row, {name: _without_nulls(cell) for name, cell in value.items()})
 
-    def marks(self) -> Iterator[Mark]:
-        """Give the place of each row, without reading any."""
-        return (Mark(row, row + 1) for row in range(self.rows))
+    def marks(self) -> Iterator[RowOffset]:
+        """Return the place of each row, without reading any."""
+        return (RowOffset(row, row + 1) for row in range(self.rows))
 
     @contextmanager
     def _opened(self) -> Generator[Any]:

@@ -16,7 +16,7 @@ from lora_studio.data.readers.json_rows import JsonArray, JsonLines, open_json
 from lora_studio.data.readers.parquet import ParquetFile
 from lora_studio.data.readers.plain import Paragraphs
 from lora_studio.data.readers.records import Record
-from lora_studio.data.readers.streams import COMPRESSIONS, FIELD, START, Mark, TextFile, compression_of
+from lora_studio.data.readers.streams import COMPRESSIONS, FIELD, START, RowOffset, TextFile, compression_of
 from lora_studio.data.readers.tables import Table
 
 _LINES = (".jsonl", ".ndjson")
@@ -56,24 +56,24 @@ class Records(Protocol):
         """The file beneath."""
         ...
 
-    def records(self, start: Mark = START) -> Iterator[Record]:
-        """Give every record from a mark on."""
+    def records(self, start: RowOffset = START) -> Iterator[Record]:
+        """Return every record from a mark on."""
         ...
 
-    def marks(self) -> Iterator[Mark]:
-        """Give the mark of every record, without reading what it holds where that can be helped."""
+    def marks(self) -> Iterator[RowOffset]:
+        """Return the mark of every record, without reading what it holds where that can be helped."""
         ...
 
 
 def kind_of(path: Path) -> str:
-    """Give the ending that says what a file holds, without that of its compression; empty when it is not known."""
+    """Return the ending that says what a file holds, without that of its compression; empty when it is not known."""
     name = Path(path.stem) if compression_of(path) else path
     ending = name.suffix.lower()
     return ending if ending in SUFFIXES and not (compression_of(path) and ending == ".parquet") else ""
 
 
 def is_beside(name: str) -> bool:
-    """Say whether a file of this name describes the data rather than holding any."""
+    """Return whether a file of this name describes the data rather than holding any."""
     lower = name.lower()
     translated = lower.startswith("readme") and lower.endswith(".md")  # README_de.md
     return lower.partition(".")[0] in _NO_ROWS or lower == "state.json" or translated
@@ -106,7 +106,7 @@ def open_records(path: Path, encoding: str = "utf-8") -> Records:
 
 
 def raw_text(path: Path, line: int, encoding: str = "utf-8", most: int = 20_000) -> str:
-    """Give what stands at a line of a data file, at most `most` characters of it; an element of an array or row of Parquet as JSON.
+    """Return what stands at a line of a data file, at most `most` characters of it; an element of an array or row of Parquet as JSON.
 
     Raises:
         InputError: The file cannot be read.
@@ -114,7 +114,7 @@ def raw_text(path: Path, line: int, encoding: str = "utf-8", most: int = 20_000)
     records = open_records(path, encoding) if kind_of(path) in (".parquet", ".json") else None
     text, by_number = "", False
     if isinstance(records, ParquetFile):
-        text, by_number = _as_json(next(records.records(Mark(line - 1, line)), None)), True
+        text, by_number = _as_json(next(records.records(RowOffset(line - 1, line)), None)), True
     elif isinstance(records, JsonArray):
         text, by_number = _as_json(next((record for record in records.records() if record.line == line), None)), records.numbered
     if not text and not by_number:

@@ -19,7 +19,7 @@ from lora_studio.core.errors import InputError
 from lora_studio.core.settings import DataSettings
 from lora_studio.data.readers.files import FileReader, Split, file_readers
 from lora_studio.data.readers.read import Records, kind_of
-from lora_studio.data.readers.streams import Mark, TextFile, compression_of
+from lora_studio.data.readers.streams import RowOffset, TextFile, compression_of
 from lora_studio.data.rows.row import BadRow, Row
 
 ROWS_A_BLOCK = 256
@@ -42,12 +42,12 @@ class _IndexedFile:
 
     split: Split
     reader: FileReader
-    marks: list[Mark] = field(default_factory=list[Mark])
+    marks: list[RowOffset] = field(default_factory=list[RowOffset])
     firsts: array[int] = field(default_factory=lambda: array("q"))
     rows: int = 0
     over: bool = False
     error: InputError | None = None
-    _source: Iterator[Mark] | None = None
+    _source: Iterator[RowOffset] | None = None
     _open_at: int = -1
     _open_rows: Iterator[Row | BadRow] = field(default_factory=lambda: iter(()))
 
@@ -67,13 +67,13 @@ class _IndexedFile:
         self.over = found < most
         return found
 
-    def _starts_block(self, mark: Mark) -> bool:
+    def _starts_block(self, mark: RowOffset) -> bool:
         if not self.marks:
             return True
         return self.rows - self.firsts[-1] == ROWS_A_BLOCK or mark.position - self.marks[-1].position >= BYTES_A_BLOCK
 
     def block_of(self, row: int) -> int:
-        """Give the number of the block that a row stands in."""
+        """Return the number of the block that a row stands in."""
         return max(0, bisect_right(self.firsts, row) - 1)
 
     def rows_in(self, block: int) -> int:
@@ -92,7 +92,7 @@ class _IndexedFile:
         return rows
 
     def raw_block(self, number: int) -> bytes | None:
-        """Give the bytes of a block's rows; None where a file's bytes do not show its text."""
+        """Return the bytes of a block's rows; None where a file's bytes do not show its text."""
         file = self._records.file
         if not isinstance(file, TextFile) or not self._enterable or file.encoding not in ("utf-8", "latin-1"):
             return None
@@ -147,7 +147,7 @@ class RowIndex:
         return found
 
     def row(self, number: int) -> Row | BadRow:
-        """Give a row by its number.
+        """Return a row by its number.
 
         Raises:
             IndexError: It has not been found yet, or there is none.
@@ -162,7 +162,7 @@ class RowIndex:
         return rows[within - file.firsts[block]]
 
     def split(self, number: int) -> Split:
-        """Say whether a row stands in a training or an evaluation file.
+        """Return whether a row stands in a training or an evaluation file.
 
         Raises:
             IndexError: It has not been found yet, or there is none.
@@ -170,7 +170,7 @@ class RowIndex:
         return self._files[self._place(number)[0]].split
 
     def search(self, text: str, start: int = 0) -> Iterator[int | None]:
-        """Give the numbers of sound rows from `start` on that hold a text, upper and lower case being the same.
+        """Return the numbers of sound rows from `start` on that hold a text, upper and lower case being the same.
 
         Blocks whose bytes cannot hold it are not parsed. After a block without a match comes None, so that a caller can stop between.
 
@@ -203,7 +203,7 @@ class RowIndex:
         return number < len(file.marks)
 
     def _place(self, number: int) -> tuple[int, int]:
-        """Give a row's file and its number in it."""
+        """Return a row's file and its number in it."""
         starts = [0]
         for file in self._files:
             starts.append(starts[-1] + file.rows)
@@ -225,7 +225,7 @@ class RowIndex:
 
 
 def _matches(file: _IndexedFile, number: int, needle: str, run: bytes) -> list[int]:
-    """Give the places within a block of the rows that hold a text, whose longest plain run rules most blocks out."""
+    """Return the places within a block of the rows that hold a text, whose longest plain run rules most blocks out."""
     if run and (raw := file.raw_block(number)) is not None and run not in raw.lower() and not _ESCAPED_ASCII.search(raw):
         return []
     return [at for at, row in enumerate(file.block(number)) if isinstance(row, Row) and any(needle in text.lower() for text in row.texts)]

@@ -34,7 +34,7 @@ _BLOCK = 1 << 20
 _NOTHING = b" \t\r\n\0\xef\xbb\xbf\xff\xfe"  # white space and byte order marks
 
 
-class Mark(NamedTuple):
+class RowOffset(NamedTuple):
     """Where a row starts.
 
     Attributes:
@@ -46,7 +46,7 @@ class Mark(NamedTuple):
     line: int
 
 
-START = Mark(0, 1)
+START = RowOffset(0, 1)
 
 
 class Line(NamedTuple):
@@ -66,7 +66,7 @@ class Line(NamedTuple):
 
 
 def compression_of(path: Path) -> str:
-    """Give the ending of a compressed file, such as `.gz`; empty for a plain one."""
+    """Return the ending of a compressed file, such as `.gz`; empty for a plain one."""
     ending = path.suffix.lower()
     return ending if ending in COMPRESSIONS else ""
 
@@ -115,8 +115,8 @@ class TextFile:
         """Bytes of the file on disk read so far, those buffered ahead among them."""
         return self._raw.tell() if self._raw is not None and not self._raw.closed else 0
 
-    def lines(self, start: Mark = START) -> Iterator[Line]:
-        """Give each line from a mark on; in a compressed file those before it are read and skipped.
+    def lines(self, start: RowOffset = START) -> Iterator[Line]:
+        """Return each line from a mark on; in a compressed file those before it are read and skipped.
 
         Raises:
             InputError: The file is cut off or damaged, or can no longer be read; or it was read as an older encoding and is UTF-8.
@@ -134,7 +134,7 @@ class TextFile:
             raise garbled(self.path, self.encoding)
 
     def blocks(self) -> Iterator[str]:
-        """Give the whole text block by block; a byte that is not UTF-8 becomes a lone surrogate (PEP 383).
+        """Return the whole text block by block; a byte that is not UTF-8 becomes a lone surrogate (PEP 383).
 
         Raises:
             InputError: The file is cut off or damaged, or can no longer be read; or it was read as an older encoding and is UTF-8.
@@ -150,13 +150,13 @@ class TextFile:
             self._misread.add(raw)
 
     def read(self, start: int, end: int) -> bytes:
-        """Give the bytes of a plain file between two positions, to its end where `end` is negative."""
+        """Return the bytes of a plain file between two positions, to its end where `end` is negative."""
         with readable(self.path), self.path.open("rb") as file:
             file.seek(start)
             return file.read(end - start if end >= 0 else -1)
 
     def _first_bytes(self) -> bytes:
-        """Give a sample that holds something, from the start of the file."""
+        """Return a sample that holds something, from the start of the file."""
         with self._opened(0) as file:
             sample = file.read(SAMPLE)
             while sample and not sample.strip(_NOTHING) and (more := file.read(_BLOCK)):
@@ -177,7 +177,7 @@ class TextFile:
         return iter(file)  # in no other encoding is the byte of a line end part of another character
 
     def _decoded(self, raw: bytes) -> tuple[str, str]:
-        """Give a line's text, and why it cannot be used."""
+        """Return a line's text, and why it cannot be used."""
         if is_legacy(self.encoding) and not self._misfits and not raw.isascii():
             self.note(fits=is_utf8(raw))
         if self.encoding == LATIN:
@@ -236,7 +236,7 @@ def readable(path: Path) -> Generator[None]:
 
 
 def damaged(path: Path, error: Exception) -> InputError:
-    """Give the error for a compressed or binary file that cannot be read to its end."""
+    """Return the error for a compressed or binary file that cannot be read to its end."""
     reason = str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__
     return InputError(f"{path} is cut off or damaged: {reason}.", "Get or make the file again.", FIELD)
 
@@ -258,7 +258,7 @@ def _decompressed(raw: io.FileIO, ending: str) -> Generator[IO[bytes]]:
 
 
 def _wide_lines(file: IO[bytes], end: bytes) -> Iterator[bytes]:
-    """Give lines of two-byte characters: a line end counts at even places alone."""
+    """Return lines of two-byte characters: a line end counts at even places alone."""
     held = bytearray()
     while block := file.read(_BLOCK):
         searched = max(0, len(held) - 1)
@@ -288,7 +288,7 @@ def _decoded_blocks(file: IO[bytes], encoding: str) -> Iterator[str]:
 
 
 def size_of(path: Path) -> int:
-    """Give a file's bytes on disk; 0 where it cannot be seen."""
+    """Return a file's bytes on disk; 0 where it cannot be seen."""
     try:
         return path.stat().st_size
     except OSError:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from lora_studio.core.errors import InputError
 from lora_studio.data.readers.records import Record
-from lora_studio.data.readers.streams import FIELD, START, Line, Mark, TextFile
+from lora_studio.data.readers.streams import FIELD, START, Line, RowOffset, TextFile
 
 _LONGEST_CELL = 1 << 30  # csv's own limit of 131,072 characters is shorter than many documents
 _LONGEST_ROW = 1 << 25  # characters: a row that goes on for longer is a quote that nobody closed
@@ -44,24 +44,24 @@ class Table:
         if twice:
             raise InputError(f"{file.path}:1: the column {twice[0]!r} is named twice.", "Name each column once.", FIELD)
 
-    def records(self, start: Mark = START) -> Iterator[Record]:
-        """Give each row from a mark on; an empty cell is null."""
+    def records(self, start: RowOffset = START) -> Iterator[Record]:
+        """Return each row from a mark on; an empty cell is null."""
         for lines, cells, broken in self._rows(start):
             fault = next((line.fault for line in lines if line.fault), broken)
             yield Record(lines[0].number, None, fault) if fault else self._record(lines[0].number, cells)
 
-    def marks(self) -> Iterator[Mark]:
-        """Give the start of each row."""
+    def marks(self) -> Iterator[RowOffset]:
+        """Return the start of each row."""
         for lines, _, _ in self._rows(START):
-            yield Mark(lines[0].position, lines[0].number)
+            yield RowOffset(lines[0].position, lines[0].number)
 
     def _record(self, number: int, cells: list[str]) -> Record:
         if len(cells) != len(self._names):
             return Record(number, None, f"{_count(cells)} where the first line names {len(self._names)} columns")
         return Record(number, {name: cell or None for name, cell in zip(self._names, cells)}, plain=True)
 
-    def _rows(self, start: Mark) -> Iterator[tuple[list[Line], list[str], str]]:
-        """Give each row's lines, its cells, and what is wrong with its quotes; such a row is its first line alone."""
+    def _rows(self, start: RowOffset) -> Iterator[tuple[list[Line], list[str], str]]:
+        """Return each row's lines, its cells, and what is wrong with its quotes; such a row is its first line alone."""
         source = self.file.lines(start)
         if start.line == 1:
             next(source)
@@ -80,7 +80,7 @@ class Table:
             yield (lines[:1] if broken else lines), cells, broken
 
     def _cells(self, lines: list[Line], source: Iterator[Line], ahead: deque[Line]) -> tuple[list[str], str]:
-        """Give the cells of a row whose first line is given, and why they are none; the lines it takes are put into `lines`."""
+        """Return the cells of a row whose first line is given, and why they are none; the lines it takes are put into `lines`."""
         try:
             cells = next(csv.reader(self._taken(lines, source, ahead), delimiter=self._delimiter, strict=True))
         except csv.Error as error:
@@ -93,7 +93,7 @@ class Table:
         return cells, ""
 
     def _taken(self, lines: list[Line], source: Iterator[Line], ahead: deque[Line]) -> Iterator[str]:
-        """Give the text of a row's first line, and of further ones as long as a quote is open and the row can be one."""
+        """Return the text of a row's first line, and of further ones as long as a quote is open and the row can be one."""
         yield lines[0].text
         size = closed = 0
         # A line of a quoted cell with a quote that is not doubled ends that cell, so this many lines end more cells than there are.

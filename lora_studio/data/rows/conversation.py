@@ -101,7 +101,7 @@ def _trained(fields: Mapping[str, Any], where: str) -> bool:
 
 
 def _content(content: object, where: str, key: str, *, optional: bool) -> str:
-    """Give a message's text; OpenAI's list of text parts is joined."""
+    """Return a message's text; OpenAI's list of text parts is joined."""
     if content is None:
         if optional:
             return ""
@@ -120,7 +120,7 @@ def _content(content: object, where: str, key: str, *, optional: bool) -> str:
 
 
 def _extra(fields: Mapping[str, Any], role: str, where: str) -> dict[str, Any]:
-    """Give what a chat template is told beside role and content."""
+    """Return what a chat template is told beside role and content."""
     extra: dict[str, Any] = {}
     for key in ("name", "tool_call_id", "reasoning_content", "thinking", "reasoning"):
         value = fields.get(key)
@@ -137,7 +137,7 @@ def _extra(fields: Mapping[str, Any], role: str, where: str) -> dict[str, Any]:
 
 
 def _calls(fields: Mapping[str, Any], where: str) -> list[dict[str, Any]]:
-    """Give the tools a turn calls; OpenAI's older `function_call` is one of them."""
+    """Return the tools a turn calls; OpenAI's older `function_call` is one of them."""
     calls, old = fields.get("tool_calls"), fields.get("function_call")
     if isinstance(calls, str) and calls:
         calls = json_cell(calls, f"{where}.tool_calls")
@@ -149,7 +149,7 @@ def _calls(fields: Mapping[str, Any], where: str) -> list[dict[str, Any]]:
 
 
 def _call(call: object, where: str) -> dict[str, Any]:
-    """Give one call as chat templates take it: arguments as an object, not as JSON in a string."""
+    """Return one call as chat templates take it: arguments as an object, not as JSON in a string."""
     if not isinstance(call, Mapping):
         raise RowError(f"{where} is {kind(call)}, not an object")
     fields = cast("Mapping[str, Any]", call)

@@ -58,7 +58,7 @@ KNOWN_KEYS = frozenset(key for keys in FORMAT_COLUMNS.values() for key in keys) 
 
 
 def detect_format(record: object) -> tuple[RowFormat, str] | None:
-    """Give a record's format by its keys, and the key or keys that told; None when they are not known or not clear."""
+    """Return a record's format by its keys, and the key or keys that told; None when they are not known or not clear."""
     if not isinstance(record, Mapping):
         return None
     fields = cast("Mapping[str, Any]", record)
@@ -113,7 +113,7 @@ def refuse_unread(record: object, row_format: RowFormat) -> None:
 
 
 def quick_key(record: object, row_format: RowFormat) -> int | None:
-    """Give the `content_key` of a sound row in one of the usual shapes, without building the row; None for any other.
+    """Return the `content_key` of a sound row in one of the usual shapes, without building the row; None for any other.
 
     The record's text must be known to be `plain`. It says a number only where `parse_row` gives a row.
     """
@@ -122,7 +122,7 @@ def quick_key(record: object, row_format: RowFormat) -> int | None:
 
 
 def quick_row(record: object, row_format: RowFormat, file: str, line: int) -> Row | None:
-    """Give what `parse_row` gives of a sound row in one of the usual shapes, in a third of the time; None for any other.
+    """Return what `parse_row` gives of a sound row in one of the usual shapes, in a third of the time; None for any other.
 
     The record's text must be known to be `plain`.
     """
@@ -136,7 +136,7 @@ def quick_row(record: object, row_format: RowFormat, file: str, line: int) -> Ro
 
 
 def _quick_parts(record: object, row_format: RowFormat) -> list[str] | None:
-    """Give the roles and texts of a sound row in one of the usual shapes, one after the other; of plain text the text alone."""
+    """Return the roles and texts of a sound row in one of the usual shapes, one after the other; of plain text the text alone."""
     if not isinstance(record, dict):
         return None
     fields = cast("dict[str, Any]", record)
@@ -274,13 +274,13 @@ _READERS = {
 
 
 def _pair_keys(fields: Mapping[str, Any]) -> tuple[str, str]:
-    """Give the keys of prompt and completion, which may have other names."""
+    """Return the keys of prompt and completion, which may have other names."""
     usual = ("prompt", "completion")
     return usual if usual[0] in fields and usual[1] in fields else _pair_of(fields) or usual
 
 
 def _pair_of(fields: Mapping[str, Any]) -> tuple[str, str] | None:
-    """Give the two keys that are prompt and completion by other names; None when more than one pair could be, or none."""
+    """Return the two keys that are prompt and completion by other names; None when more than one pair could be, or none."""
     found = [pair for pair in _PAIRS if pair[0] in fields and pair[1] in fields]
     if len(found) != 1 or any(fields.get(key) for key in _PARTS - set(found[0])):
         return None

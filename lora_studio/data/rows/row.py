@@ -72,7 +72,7 @@ class Row:
         return hash(tuple(parts))
 
     def to_json(self) -> dict[str, Any]:
-        """Give it as plain JSON values."""
+        """Return it as plain JSON values."""
         return asdict(self)
 
     @classmethod

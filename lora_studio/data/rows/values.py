@@ -20,7 +20,7 @@ def kind(value: object) -> str:
 
 
 def present(fields: Mapping[str, Any], key: str) -> Any:
-    """Give what stands under a key.
+    """Return what stands under a key.
 
     Raises:
         RowError: Nothing does.
@@ -32,7 +32,7 @@ def present(fields: Mapping[str, Any], key: str) -> Any:
 
 
 def filled(fields: Mapping[str, Any], key: str) -> str:
-    """Give the text under a key.
+    """Return the text under a key.
 
     Raises:
         RowError: There is none, or it is empty, or no text.
@@ -46,7 +46,7 @@ def filled(fields: Mapping[str, Any], key: str) -> str:
 
 
 def optional_text(fields: Mapping[str, Any], key: str) -> str:
-    """Give the text under a key, empty where nothing stands there.
+    """Return the text under a key, empty where nothing stands there.
 
     Raises:
         RowError: It is no text.

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from lora_studio.data.templates.jinja_env import REASONING, Span
 from lora_studio.data.templates.shapes import FAILURES, Turns, stand_in
 
-Kind = Literal["thoughts", "calls", "answers", "questions", "system turns", "results", "tools", "earlier thoughts", "earlier answers"]
+DroppedKind = Literal["thoughts", "calls", "answers", "questions", "system turns", "results", "tools", "earlier thoughts", "earlier answers"]
 CONTEXT = frozenset({"earlier thoughts", "earlier answers"})
 """What is lost of answers that are context: at inference the model does not see it either."""
 _STEERING = re.compile(r"/\w+")
@@ -34,7 +34,7 @@ class Loss:
         place: Its turn.
     """
 
-    kind: Kind
+    kind: DroppedKind
     said: str
     place: int
 
@@ -44,7 +44,7 @@ class _Word:
     """A word that stands for something said."""
 
     text: str
-    kind: Kind
+    kind: DroppedKind
     said: str
     place: int
 
@@ -147,7 +147,7 @@ def _thinks(message: dict[str, Any]) -> bool:
 
 
 def _turn_in_other_words(message: dict[str, Any], place: int, words: list[_Word]) -> dict[str, Any]:
-    def word(kind: Kind, said: str) -> str:
+    def word(kind: DroppedKind, said: str) -> str:
         words.append(_Word(stand_in(), kind, said, place))
         return words[-1].text
 
@@ -166,7 +166,7 @@ def _turn_in_other_words(message: dict[str, Any], place: int, words: list[_Word]
     return turn
 
 
-def _call_in_other_words(call: dict[str, Any], place: int, word: Callable[[Kind, str], str]) -> dict[str, Any]:
+def _call_in_other_words(call: dict[str, Any], place: int, word: Callable[[DroppedKind, str], str]) -> dict[str, Any]:
     name = call["function"]["name"]
 
     def put(value: Any) -> Any:

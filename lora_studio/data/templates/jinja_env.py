@@ -84,7 +84,7 @@ class CompiledTemplate:
         self.text = text
 
     def given(self, variables: Mapping[str, Any]) -> Self:
-        """Give the same template with other values of some of its variables."""
+        """Return the same template with other values of some of its variables."""
         other = copy.copy(self)
         other._names = {**self._names, **variables}
         return other
@@ -120,13 +120,13 @@ def _part_marks(marked: str) -> tuple[str, list[Span]]:
 
 
 def _with_reasoning(message: dict[str, Any]) -> dict[str, Any]:
-    """Give a turn's reasoning under the names that templates ask for."""
+    """Return a turn's reasoning under the names that templates ask for."""
     said = next((message[name] for name in REASONING if message.get(name) is not None), None)
     return message if said is None else {"thinking": said, **message, "reasoning_content": said}
 
 
 def _values_tried(tree: nodes.Template, name: str) -> list[Any]:
-    """Give what a variable may be set to: the values a template compares it with, and yes and no."""
+    """Return what a variable may be set to: the values a template compares it with, and yes and no."""
     values: list[Any] = []
     for test in tree.find_all(nodes.Compare):
         if isinstance(test.expr, nodes.Name) and test.expr.name == name:

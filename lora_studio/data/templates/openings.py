@@ -21,7 +21,7 @@ class Marks:
         self._longest = max([24, *map(len, tokens)])
 
     def shared(self, one: str, other: str, known: int = 0) -> int:
-        """Give how many characters two texts begin alike with; a mark is alike as a whole or not at all."""
+        """Return how many characters two texts begin alike with; a mark is alike as a whole or not at all."""
         place = _alike(one, other, known)
         for text in (one, other):
             start = max(0, place - self._longest)
@@ -32,16 +32,16 @@ class Marks:
         return place
 
     def run_at(self, text: str, place: int) -> str:
-        """Give the marks that stand at a place, one right behind the other."""
+        """Return the marks that stand at a place, one right behind the other."""
         found = self._run.match(text, place) if self._run else None
         return found[0] if found else ""
 
     def all_in(self, text: str) -> list[str]:
-        """Give the marks of a text, in order."""
+        """Return the marks of a text, in order."""
         return self._pattern.findall(text) if self._pattern else []
 
     def closing(self, text: str, said: int, limit: int, openers: frozenset[str]) -> int:
-        """Give where the marks end that stand first behind a place, but for those that open a turn; the place where there are none.
+        """Return where the marks end that stand first behind a place, but for those that open a turn; the place where there are none.
 
         Up to `limit` something else may stand before them; beyond it white space alone.
         """
@@ -53,11 +53,11 @@ class Marks:
         return end
 
     def ends(self, text: str) -> bool:
-        """Say whether a text ends with a mark."""
+        """Return whether a text ends with a mark."""
         return self.start_of_last(text) is not None
 
     def start_of_last(self, text: str) -> int | None:
-        """Give where the mark begins that a text ends with; None where it ends with none."""
+        """Return where the mark begins that a text ends with; None where it ends with none."""
         tail = max(0, len(text) - 2 * self._longest)
         marks = list(self._pattern.finditer(text, tail)) if self._pattern else []
         return marks[-1].start() if marks and marks[-1].end() == len(text) else None
@@ -74,14 +74,14 @@ class Marks:
 
 
 def before_thought(text: str, place: int) -> int:
-    """Give the place before the tags of thoughts that a text has up to a place, if it ends with some there."""
+    """Return the place before the tags of thoughts that a text has up to a place, if it ends with some there."""
     while found := _OPENS_THOUGHT.search(text[max(0, place - _SHOWN) : place]):
         place = max(0, place - _SHOWN) + found.start()
     return place
 
 
 def endings(row: str, prompt: str, place: int) -> tuple[str, str]:
-    """Give both ways to open an answer, from a little before where they part."""
+    """Return both ways to open an answer, from a little before where they part."""
     start = max(0, place - _SHOWN // 3)
     start = max([start - _SHOWN, 0, *(row.rfind(mark, 0, start + 1) for mark in "\n<[")])  # no mark is cut
     return row[start:], prompt[start:]

@@ -14,7 +14,7 @@ _BEHIND = ("first", "index", "index0", "depth", "depth0", "previtem", "changed",
 
 
 def goes_forward(template: nodes.Template) -> bool:
-    """Say whether a template certainly goes through the turns once and uses nothing else of them than the first.
+    """Return whether a template certainly goes through the turns once and uses nothing else of them than the first.
 
     Anything that is not known to be harmless counts as a look ahead: a template's `loop.last`, its `messages[-1]`, a loop before
     the one that writes.
@@ -35,7 +35,7 @@ def goes_forward(template: nodes.Template) -> bool:
 
 
 def _outermost(body: Iterable[nodes.Node]) -> Iterator[nodes.For]:
-    """Give the loops that stand in nothing but conditions."""
+    """Return the loops that stand in nothing but conditions."""
     for node in body:
         if isinstance(node, nodes.For):
             yield node
@@ -44,7 +44,7 @@ def _outermost(body: Iterable[nodes.Node]) -> Iterator[nodes.For]:
 
 
 def _sequence(node: nodes.Node, aliases: set[str]) -> nodes.Name | None:
-    """Give the name in `messages`, `messages[1:]` or another name for either."""
+    """Return the name in `messages`, `messages[1:]` or another name for either."""
     if isinstance(node, nodes.Getitem) and _is_name(node.node, {_TURNS}) and isinstance(cut := node.arg, nodes.Slice):
         from_second = isinstance(cut.start, nodes.Const) and cut.start.value == 1 and cut.stop is None and cut.step is None
         return _sequence(node.node, aliases) if from_second else None

@@ -72,7 +72,7 @@ def _set_up(settings: dict[str, Any]) -> RowRenderer | None:
 
 
 def _reply(renderer: RowRenderer, row: dict[str, Any]) -> list[Any]:
-    """Give [text, spans, notes], or [None, kind of fault, what it says]."""
+    """Return [text, spans, notes], or [None, kind of fault, what it says]."""
     try:
         if row["prompt"]:
             return [renderer.prompt(row["messages"], row["tools"]), [], {}]

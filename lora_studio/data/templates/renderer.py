@@ -115,7 +115,7 @@ class Renderer:
         self._write({"rows": rows, "seconds": self._seconds})
 
     def receive(self) -> list[list[Any]]:
-        """Give the child's answer to the block sent last.
+        """Return the child's answer to the block sent last.
 
         Raises:
             RendererDiedError: It ended instead, or does not answer.

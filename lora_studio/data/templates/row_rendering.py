@@ -40,7 +40,7 @@ class RowRenderer:
         return self._finder.fill(messages, tools, opened=True)
 
     def render(self, messages: Turns, tools: list[Any] | None, wanted: Sequence[int] | None) -> list[Any]:
-        """Give [text, spans, notes]; notes are {} for a row about which there is nothing to say.
+        """Return [text, spans, notes]; notes are {} for a row about which there is nothing to say.
 
         Raises:
             RewrittenError: Wanted answers are changed by later turns.
@@ -73,7 +73,7 @@ class RowRenderer:
         return found, losses_of(messages, tools, found.text, found.answers, lambda turns: finder.fill(turns, tools))
 
     def _lost_alone(self, finder: AnswerFinder, messages: Turns, tools: list[Any] | None, loss: Loss) -> bool:
-        """Say whether something is lost even where its turn is the last one."""
+        """Return whether something is lost even where its turn is the last one."""
         turns = messages[: loss.place + 1]
         try:
             text = finder.fill(turns, tools)
@@ -112,7 +112,7 @@ class RowRenderer:
         return notes
 
     def _opens_behind(self, found: Found, messages: Turns, tools: list[Any] | None) -> bool:
-        """Say whether a template opens another answer behind the last one, which itself has its end token."""
+        """Return whether a template opens another answer behind the last one, which itself has its end token."""
         last = len(messages) - 1
         if messages[last]["role"] != "assistant":
             return False
@@ -123,7 +123,7 @@ class RowRenderer:
         return alone.text == found.text and all(self._finder.ended(alone)) and bool(found.text[alone.spans[-1][1] :].strip())
 
     def _end_where_last(self, found: Found, messages: Turns, tools: list[Any] | None) -> bool:
-        """Say whether every answer of a row has its end token where nothing follows it; tried for the first row alone."""
+        """Return whether every answer of a row has its end token where nothing follows it; tried for the first row alone."""
         if self._ends_last is None:
             places = found.answers or {}
             try:
@@ -150,7 +150,7 @@ class RowRenderer:
             return False
 
     def _tags(self) -> tuple[str, str]:
-        """Give the tags between which the template itself would write thoughts."""
+        """Return the tags between which the template itself would write thoughts."""
         return next((tags for tags in _TAGS if tags[0] in self._finder.template.text), _TAGS[-1])
 
 

@@ -22,7 +22,7 @@ FAILURES = (TemplateError, TypeError, ValueError, LookupError, ArithmeticError, 
 
 
 def stand_in() -> str:
-    """Give a word that stands nowhere else: letters and digits alone, so that nothing escapes it."""
+    """Return a word that stands nowhere else: letters and digits alone, so that nothing escapes it."""
     return f"q{secrets.token_hex(12)}"
 
 
@@ -43,7 +43,7 @@ class Shape:
     thought: bool = False
 
     def of(self, messages: Turns) -> Turns:
-        """Give turns in this shape; those in the shape they are read in are not copied."""
+        """Return turns in this shape; those in the shape they are read in are not copied."""
         return messages if self == Shape() else [self._turn(message) for message in messages]
 
     def _turn(self, message: dict[str, Any]) -> dict[str, Any]:

@@ -58,7 +58,7 @@ class AnswerFinder(TurnEnds):
         self._seen: set[tuple[Any, ...]] = set()
 
     def given(self, variables: dict[str, Any]) -> AnswerFinder:
-        """Give a finder for the same template with other values of its variables."""
+        """Return a finder for the same template with other values of its variables."""
         return AnswerFinder(self.template.given(variables), self._end_tokens, train_opening=self._train_opening, shape=self.shape)
 
     def find(self, messages: Turns, tools: list[Any] | None, wanted: Sequence[int] | None) -> Found:
@@ -111,13 +111,13 @@ class AnswerFinder(TurnEnds):
         return [max((place for place in answers if begins[place] <= start), default=-1) for start, _ in marks]
 
     def _ended(self, text: str, start: int, end: int) -> int:
-        """Give the end of a marked answer: with its end token, which some templates leave outside the marks."""
+        """Return the end of a marked answer: with its end token, which some templates leave outside the marks."""
         if self._marks.ends(text[start:end].rstrip()):
             return end
         return next((end + len(closing) for closing in self._closings if text.startswith(closing, end)), end)
 
     def _known(self, messages: Turns, tools: list[Any] | None, place: int) -> bool:
-        """Say whether a conversation of this make was looked at before and opened its answers as the prompt does."""
+        """Return whether a conversation of this make was looked at before and opened its answers as the prompt does."""
         said = messages[place]
         signature = (
             messages[0]["role"], messages[place - 1]["role"] if place else "", place == len(messages) - 1, bool(tools),
@@ -173,7 +173,7 @@ class AnswerFinder(TurnEnds):
         return len(before), end + len(closing)
 
     def _directly_behind(self, opened: str, text: str, answer: str) -> Span | None:
-        """Give the span of an answer that stands right behind the opened prompt, what closes it right behind it."""
+        """Return the span of an answer that stands right behind the opened prompt, what closes it right behind it."""
         if not answer or not text.startswith(opened):
             return None
         # White space between an opened prompt and its answer is the model's to say: a token may hold both.
@@ -186,7 +186,7 @@ class AnswerFinder(TurnEnds):
         return next(((len(opened), end + len(closing)) for closing in self._closings if text.startswith(closing, end)), None)
 
     def _start(self, turns: Turns, tools: list[Any] | None, text: str, opened: str | None, answer: str) -> tuple[int, int | None]:
-        """Give where an answer starts, and where the row parts from the prompt if it does.
+        """Return where an answer starts, and where the row parts from the prompt if it does.
 
         Args:
             turns: The conversation up to the answer.
@@ -214,13 +214,13 @@ class AnswerFinder(TurnEnds):
         return start, parted
 
     def _before_last_turn(self, turns: Turns, text: str, start: int, answer: str) -> bool:
-        """Say whether the turn before an answer stands behind a place: the template writes that turn otherwise once the answer is there."""
+        """Return whether the turn before an answer stands behind a place: the template writes that turn otherwise once the answer is there."""
         before = str(turns[-2]["content"] or "").strip() if len(turns) > 1 else ""
         place = text.find(before, start, text.rfind(answer) if answer else None) if before else -1
         return place >= 0 and answer != before
 
     def _said_from(self, turns: Turns, tools: list[Any] | None, text: str, header: str) -> int:
-        """Give the first character that the row itself says in an answer: its thoughts, or its content."""
+        """Return the first character that the row itself says in an answer: its thoughts, or its content."""
         if header and text.startswith(header):
             return len(header)
         thought = stand_in()
@@ -231,7 +231,7 @@ class AnswerFinder(TurnEnds):
         return len(before) if there and text.startswith(before) else 0
 
     def _start_unopened(self, closed: str | None, header: str, text: str, answer: str, known: int) -> int:
-        """Give the start of an answer that the template does not open by itself, or opens otherwise than it renders one."""
+        """Return the start of an answer that the template does not open by itself, or opens otherwise than it renders one."""
         if header and text.startswith(header) and text[len(header) :].lstrip().startswith(answer):
             bare = closed and header.startswith(closed) and not header[len(closed) :].strip()
             return len(closed or "") if bare else before_thought(text, len(header))
@@ -244,14 +244,14 @@ class AnswerFinder(TurnEnds):
         raise RewrittenError("writes the turns before an answer otherwise once it is there")
 
     def _plain_header(self, turns: Turns, tools: list[Any] | None) -> str:
-        """Give the text up to the content of the last turn, without thoughts or calls; empty where the template writes none."""
+        """Return the text up to the content of the last turn, without thoughts or calls; empty where the template writes none."""
         word = stand_in()
         plain = {"role": turns[-1]["role"], "content": word}
         before, found, _ = (self._tried([*turns[:-1], plain], tools) or "").partition(word)
         return before if found else ""
 
     def _header(self, turns: Turns, tools: list[Any] | None, text: str, start: int) -> str:
-        """Give the text up to the first word of the answer that the row itself says, as far as it can be told."""
+        """Return the text up to the first word of the answer that the row itself says, as far as it can be told."""
         header = self._plain_header(turns, tools)
         return text[: max(start, self._said_from(turns, tools, text, header))]
 

@@ -155,7 +155,7 @@ class ChatTemplate:
         self._send(rows, [_request(row, row.messages, wanted_answers(row, train_on)) for row in rows])
 
     def receive(self) -> list[Rendered | RowError]:
-        """Give what became of the rows sent last, in their order."""
+        """Return what became of the rows sent last, in their order."""
         assert self._sent is not None
         rows, requests = self._sent
         self._sent = None
@@ -250,7 +250,7 @@ class ChatTemplate:
         if kind == "memory":
             return "the chat template takes too much memory for it"
         if kind == "unwritten":
-            return f"the chat template does not write {said}; {_ways_out(more[0], more[1])}"
+            return f"the chat template does not write {said}; {_suggestions(more[0], more[1])}"
         return f"the chat template {said}"
 
     def _without_template(self, row: Row) -> Rendered:
@@ -268,7 +268,7 @@ class ChatTemplate:
         return Rendered(prompt + completion, ((start, len(prompt) + len(completion)),), closed=False)
 
 
-def _ways_out(kinds: Sequence[str], cure: Mapping[str, Any] | None) -> str:
+def _suggestions(kinds: Sequence[str], cure: Mapping[str, Any] | None) -> str:
     """Say what helps a row of which something is left out."""
     ways = ["take that out of the row"]
     if cure:
@@ -282,7 +282,7 @@ def _ways_out(kinds: Sequence[str], cure: Mapping[str, Any] | None) -> str:
 
 
 def per_answer(row: Row) -> Iterator[Row]:
-    """Give a conversation as rows that each end with one of its answers; a row without several answers to learn stays as it is."""
+    """Return a conversation as rows that each end with one of its answers; a row without several answers to learn stays as it is."""
     wanted = wanted_answers(row, "assistant") or []
     if len(wanted) < 2:
         yield row
@@ -292,7 +292,7 @@ def per_answer(row: Row) -> Iterator[Row]:
 
 
 def wanted_answers(row: Row, train_on: str) -> list[int] | None:
-    """Give the places of the answers to learn among a row's messages; None for every token.
+    """Return the places of the answers to learn among a row's messages; None for every token.
 
     `each` is asked of rows that `per_answer` gives. `completion` takes the answers that are no part of the prompt; where a row does
     not part the two, those after the last question.
@@ -310,7 +310,7 @@ def wanted_answers(row: Row, train_on: str) -> list[int] | None:
 
 
 def trained_parts(row: Row, train_on: str) -> tuple[Row, ...]:
-    """Give the rows that training makes of one: itself, or with `each` those of `per_answer`."""
+    """Return the rows that training makes of one: itself, or with `each` those of `per_answer`."""
     return tuple(per_answer(row)) if train_on == "each" else (row,)
 
 

@@ -57,6 +57,6 @@ def _a(kind: str) -> str:
 
 
 def _line(error: BaseException) -> int:
-    """Give the template's line, which jinja writes into the traceback."""
+    """Return the template's line, which jinja writes into the traceback."""
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename in ("<template>", "<unknown>")]
     return frames[-1].lineno or 0 if frames else 0

@@ -51,7 +51,7 @@ class TemplateNotes:
                 self.first.setdefault(found.opening, (f"{row.file}:{row.line}", dict(found.cure) if found.cure else None))
 
     def to_json(self) -> dict[str, Any]:
-        """Give them as plain JSON values, for a manifest."""
+        """Return them as plain JSON values, for a manifest."""
         openings = [{"row": row, "prompt": prompt, "rows": count, "first": self.first[row, prompt][0], "cure": self.first[row, prompt][1]}
                     for (row, prompt), count in self.openings.most_common()]
         return {"lost": dict(self.lost), "lost_rows": self.lost_rows, "openings": openings}

@@ -59,7 +59,7 @@ def shipped_templates() -> tuple[str, ...]:
 
 
 def shipped_template(name: str) -> str:
-    """Give the Jinja source of a template that ships with the studio.
+    """Return the Jinja source of a template that ships with the studio.
 
     Raises:
         InputError: There is none of this name.
@@ -90,7 +90,7 @@ def _foreign_marks(name: str, tokens: Collection[str]) -> list[str]:
 
 
 def adapters_template(folder: Path) -> str | None:
-    """Give the chat template that lies in an adapter's folder: the one it was trained with, its variables set; None where none does."""
+    """Return the chat template that lies in an adapter's folder: the one it was trained with, its variables set; None where none does."""
     try:
         text = (folder / ADAPTERS_TEMPLATE).read_text(encoding="utf-8")
     except (OSError, ValueError):
@@ -104,7 +104,7 @@ def is_jinja(text: str) -> bool:
 
 
 def with_variables(template: str, variables: Mapping[str, Any]) -> str:
-    """Give a template whose variables have these values where whoever renders it says nothing else.
+    """Return a template whose variables have these values where whoever renders it says nothing else.
 
     Written as plain Jinja before the template, so that every program that renders it does the same.
     """
@@ -118,7 +118,7 @@ def _literal(value: Any) -> str:
 
 
 def choose_template(setting: str | None, tokenizer: Any) -> TemplateSource:
-    """Give the template that `data.chat_template` means: a Jinja text, a shipped one's name, or the tokenizer's own.
+    """Return the template that `data.chat_template` means: a Jinja text, a shipped one's name, or the tokenizer's own.
 
     Raises:
         InputError: No shipped template has that name, or the tokenizer has several and none is the default.

@@ -62,7 +62,7 @@ class TurnEnds(TemplateAtWork):
         return tuple(sorted({closing for closing in found if closing.strip()}, key=len, reverse=True))
 
     def _end(self, turns: Turns, tools: list[Any] | None, alone: str, text: str, behind: str | None) -> int:
-        """Give where an answer ends in the text, the marks that close it included.
+        """Return where an answer ends in the text, the marks that close it included.
 
         What stands behind it alone and what stands behind it where something follows begin alike with what closes it, but for
         templates that close an answer otherwise, or only, once a turn follows.
@@ -108,7 +108,7 @@ class TurnEnds(TemplateAtWork):
         return kept and not following.startswith(alone.rstrip())
 
     def _all_said(self, turns: Turns, alone: str, shared: int) -> bool:
-        """Say whether all that an answer says stands where its text is the same alone and in the whole; then only the form differs."""
+        """Return whether all that an answer says stands where its text is the same alone and in the whole; then only the form differs."""
         said = turns[-1]
         pieces = [(said["content"] or "").strip(), *(str(said[key]).strip() for key in REASONING if said.get(key))]
         if found := TAGGED.match(pieces[0]):
@@ -121,7 +121,7 @@ class TurnEnds(TemplateAtWork):
         return bool(written) and all(alone.rfind(piece) + len(piece) <= shared for piece in written)
 
     def _end_written_later(self, turns: Turns, tools: list[Any] | None, text: str, said: int, behind: str) -> int:
-        """Give the end of an answer whose end stands there only because a turn follows."""
+        """Return the end of an answer whose end stands there only because a turn follows."""
         other = self._tried(turns, tools, opened=True)
         if other is not None and (shared := self._marks.shared(text, other)) > said:
             closed = self._without_opener(text[:shared], text).rstrip()
@@ -156,7 +156,7 @@ class TurnEnds(TemplateAtWork):
 
 
 def _leaves(value: Any) -> list[str]:
-    """Give the texts within an object."""
+    """Return the texts within an object."""
     if isinstance(value, dict):
         return [leaf for inner in value.values() for leaf in _leaves(inner)]
     if isinstance(value, list):

@@ -89,17 +89,17 @@ class ByteBorders:
 
 
 def _bytes_before(text: str, place: int) -> int:
-    """Give the place in a text's UTF-8 of one of its characters."""
+    """Return the place in a text's UTF-8 of one of its characters."""
     return place if text.isascii() else len(text[:place].encode())
 
 
 def _parts(component: Any) -> Iterator[dict[str, Any]]:
-    """Give the settings of a tokenizer's component; by itself, since the whole tokenizer as JSON has its vocabulary too."""
+    """Return the settings of a tokenizer's component; by itself, since the whole tokenizer as JSON has its vocabulary too."""
     yield from _flat(None if component is None else json.loads(component.__getstate__()))
 
 
 def _flat(part: Any) -> Iterator[dict[str, Any]]:
-    """Give a tokenizer's part, or the parts of a sequence of them."""
+    """Return a tokenizer's part, or the parts of a sequence of them."""
     if part is None:
         return
     if part["type"] != "Sequence":

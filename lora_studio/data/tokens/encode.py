@@ -42,7 +42,7 @@ class Encoder:
 
     @staticmethod
     def identity(tokenizer: Any) -> str:
-        """Give a SHA-256 of everything that decides what a tokenizer makes of a text."""
+        """Return a SHA-256 of everything that decides what a tokenizer makes of a text."""
         text = f"{tokenizer.backend_tokenizer.to_str()} {tokenizer.bos_token_id} {tokenizer.eos_token_id}"
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -58,7 +58,7 @@ class Encoder:
         return self._told_by_bytes(rows, TokenBlock(flat, np.zeros(flat.size, np.bool_), sizes), self._borders)
 
     def _told_by_bytes(self, rows: Sequence[Rendered], block: TokenBlock, borders: ByteBorders) -> TokenBlock:
-        """Mark the answers of rows encoded without offsets; rows that bytes do not tell are encoded again."""
+        """RowOffset the answers of rows encoded without offsets; rows that bytes do not tell are encoded again."""
         trained, untold = borders.masks(block.input_ids, block.sizes, [(row.text, row.spans) for row in rows])
         block = replace(block, trained=trained)
         if not untold and all(row.closed for row in rows):
@@ -84,7 +84,7 @@ class Encoder:
         return sum(not self._ends_behind_space(block.input_ids[trained[first[row] : last[row] + 1]]) for row in open_ends.tolist())
 
     def _ends_behind_space(self, ids: TokenIds) -> bool:
-        """Say whether white space alone stands between the last special token and the end: some marks hold the line end behind it."""
+        """Return whether white space alone stands between the last special token and the end: some marks hold the line end behind it."""
         tail = ids[-_MOST_SPACE:]
         special = np.flatnonzero(np.isin(tail, self._special_ids))
         return special.size > 0 and not self._tokenizer.decode(tail[special[-1] + 1 :].tolist()).strip()
@@ -107,7 +107,7 @@ class Encoder:
         return ids if prompt.closed or ids[:1] == self._lead else [*self._lead, *ids]
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Give the text of ids without special tokens."""
+        """Return the text of ids without special tokens."""
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=True))
 
     def _row(self, encoding: Any, rendered: Rendered) -> TokenRow:
@@ -127,13 +127,13 @@ class Encoder:
         return whole, np.concatenate([np.zeros(len(lead), np.bool_), trained, np.ones(len(end), np.bool_)])
 
     def _ended(self, ids: TokenIds) -> bool:
-        """Say whether the last token but for white space is the end token."""
+        """Return whether the last token but for white space is the end token."""
         last = ids[-_MOST_SPACE:].tolist()
         ended = [place for place, token in enumerate(last) if [token] == self._end]
         return bool(ended) and not self._tokenizer.decode(last[ended[-1] + 1 :]).strip()
 
     def _own_tokens(self) -> tuple[list[int], list[int]]:
-        """Give what the tokenizer puts before any text by itself, and its end token."""
+        """Return what the tokenizer puts before any text by itself, and its end token."""
         begin, end = self._tokenizer.bos_token_id, self._tokenizer.eos_token_id
         alone: list[int] = self._backend.encode("", add_special_tokens=True).ids
         lead = [begin] if begin is not None and alone[:1] == [begin] and self._adds_begin(begin) else []
@@ -153,7 +153,7 @@ def _mask(encoding: Any, spans: Sequence[Span]) -> Mask:
 
 
 def _first_token(encoding: Any, place: int) -> int:
-    """Give the first token that starts at a character or behind it, asking only for the offsets around it."""
+    """Return the first token that starts at a character or behind it, asking only for the offsets around it."""
     count = len(encoding)
     # No token holds a space that was trimmed off it, so the next few characters are asked too.
     holders = (encoding.char_to_token(place + step) for step in range(_FURTHEST_SPACE))

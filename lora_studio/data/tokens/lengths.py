@@ -51,7 +51,7 @@ class Cut:
         return self.trained / self.tokens if self.tokens else 0.0
 
     def to_json(self) -> dict[str, Any]:
-        """Give it as plain JSON values."""
+        """Return it as plain JSON values."""
         return {**asdict(self), "share_trained": self.share_trained}
 
 
@@ -107,7 +107,7 @@ class LengthTable:
         return self.first_trained < np.minimum(self.lengths, max_length)
 
     def histogram(self) -> dict[str, list[int]]:
-        """Give `edges` and `counts` of the uncut lengths, for a plot: at most 60 bins of equal width on whole numbers."""
+        """Return `edges` and `counts` of the uncut lengths, for a plot: at most 60 bins of equal width on whole numbers."""
         longest = int(self.lengths.max(initial=1))
         width = -(-longest // _BINS)
         edges = np.arange(0, longest + width, width)

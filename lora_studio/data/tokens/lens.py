@@ -48,7 +48,7 @@ class LensRow:
     answers: int = 1
 
     def to_json(self) -> dict[str, Any]:
-        """Give it as plain JSON values."""
+        """Return it as plain JSON values."""
         tree = asdict(self)
         return {**tree, **{name: list(tree[name]) for name in ("ids", "texts", "states")}}
 

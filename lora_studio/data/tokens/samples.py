@@ -61,7 +61,7 @@ def rows_at(settings: DataSettings, places: Iterable[tuple[str, int]]) -> dict[t
 def sample_prompts(
     settings: DataSettings, places: list[Place], tokens: list[TokenRow], template: ChatTemplate, encoder: Encoder, kept_at: Path,
 ) -> list[SamplePrompt]:
-    """Give the prompts of held-out rows.
+    """Return the prompts of held-out rows.
 
     Args:
         settings: The data files.

@@ -26,12 +26,12 @@ _ABANDONED_SECONDS = 86_400
 
 
 def cache_folder() -> Path:
-    """Give the folder of tokenized data sets."""
+    """Return the folder of tokenized data sets."""
     return studio_paths().cache / "data"
 
 
 def key_of(parts: Mapping[str, Any]) -> str:
-    """Give the name of what was made of these parts, which are plain JSON values."""
+    """Return the name of what was made of these parts, which are plain JSON values."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:40]
 
 
@@ -91,7 +91,7 @@ class FileHashes:
         self._changed = False
 
     def of(self, path: Path, look: Callable[[], None]) -> str:
-        """Give a file's SHA-256; `look` is called now and then, and may raise to cancel."""
+        """Return a file's SHA-256; `look` is called now and then, and may raise to cancel."""
         stat = path.stat()
         name = str(path.resolve())
         mark = [stat.st_size, stat.st_mtime_ns, stat.st_ino]
@@ -114,7 +114,7 @@ class FileHashes:
 
 
 def hashes_of(files: Mapping[str, Path], look: Callable[[], None] = lambda: None) -> dict[str, str]:
-    """Give the SHA-256 of each file, by what it is called; what is no file of this machine gets a word that no other call gives.
+    """Return the SHA-256 of each file, by what it is called; what is no file of this machine gets a word that no other call gives.
 
     `look` is called now and then, and may raise to cancel.
     """

@@ -111,7 +111,7 @@ class TokenStore:
     trained: Mask
 
     def select(self, rows: Numbers, max_length: int) -> TokenRows:
-        """Give some rows, cut to a length."""
+        """Return some rows, cut to a length."""
         starts = np.cumsum(self.lengths.lengths) - self.lengths.lengths
         kept = np.minimum(self.lengths.lengths[rows], max_length)
         counts = self.counts[rows].copy()

@@ -20,7 +20,7 @@ class TokenTexts:
         self._bytes = _byte_alphabet() if '"ByteLevel"' in decoder else {}
 
     def raw(self, token_id: int) -> bytes:
-        """Give the bytes a token stands for, as UTF-8 where it is written in characters."""
+        """Return the bytes a token stands for, as UTF-8 where it is written in characters."""
         if token_id in self._added:
             return self._added[token_id].encode()
         token = str(self._backend.id_to_token(token_id) or "")
@@ -31,12 +31,12 @@ class TokenTexts:
         return token.replace("▁", " ").encode()
 
     def of(self, token_id: int) -> str:
-        """Give a token's text; bytes that make no whole character are written as `\\xF0`."""
+        """Return a token's text; bytes that make no whole character are written as `\\xF0`."""
         return self.raw(token_id).decode("utf-8", "backslashreplace")
 
 
 def _byte_alphabet() -> dict[str, int]:
-    """Give the byte that each character of a byte-level vocabulary stands for.
+    """Return the byte that each character of a byte-level vocabulary stands for.
 
     Bytes that print stand for themselves, the others in their order for the characters from 256 on (GPT-2's own table).
     """

@@ -15,9 +15,9 @@ from typing import Any
 
 from lora_studio.core.errors import InputError
 from lora_studio.core.settings import DataSettings
-from lora_studio.data.check import Counting, DataCheck, refuse_bad_rows
+from lora_studio.data.check import DataCheck, DatasetScan, refuse_bad_rows
 from lora_studio.data.readers.encodings import FIELD
-from lora_studio.data.readers.files import Progress, file_readers
+from lora_studio.data.readers.files import ProgressCallback, file_readers
 from lora_studio.data.rows.row import BadRow, Row, RowError
 from lora_studio.data.templates.template import ChatTemplate, Rendered, trained_parts
 from lora_studio.data.templates.template_notes import TemplateNotes
@@ -39,16 +39,16 @@ class _Block:
 
 
 def stored_tokens(
-    settings: DataSettings, tokenizer: Any, template: ChatTemplate, encoder: Encoder, progress: Progress | None = None,
+    settings: DataSettings, tokenizer: Any, template: ChatTemplate, encoder: Encoder, progress: ProgressCallback | None = None,
 ) -> tuple[TokenStore, bool]:
-    """Give a data set's tokens, whole and unsplit: from the cache where nothing they depend on has changed, else made now.
+    """Return a data set's tokens, whole and unsplit: from the cache where nothing they depend on has changed, else made now.
 
     Args:
         settings: The files, and how to read them.
         tokenizer: The fast tokenizer `encoder` works with; a part of the key.
         template: The chat template, likewise.
         encoder: Turns text into tokens.
-        progress: Called with bytes read and bytes in all, as `Counting` does; with (0, 0) while files are hashed before.
+        progress: Called with bytes read and bytes in all, as `DatasetScan` does; with (0, 0) while files are hashed before.
 
     Returns:
         The tokens, and whether they were in the cache.
@@ -62,7 +62,7 @@ def stored_tokens(
     key = key_of({"settings": shape, "files": hashes, "template": template.identity, "tokenizer": encoder.identity(tokenizer)})
 
     def build(folder: Path) -> None:
-        counting = Counting(settings, progress)
+        counting = DatasetScan(settings, progress)
         writer = StoreWriter(folder)
         try:
             refused, unended, notes = _write_rows(settings, counting, template, encoder, writer)
@@ -89,7 +89,7 @@ def _refuse_change(files: Mapping[str, Path], before: Mapping[str, str]) -> None
 
 
 def _write_rows(
-    settings: DataSettings, counting: Counting, template: ChatTemplate, encoder: Encoder, writer: StoreWriter,
+    settings: DataSettings, counting: DatasetScan, template: ChatTemplate, encoder: Encoder, writer: StoreWriter,
 ) -> tuple[list[BadRow], int, TemplateNotes]:
     """Write every sound row; give those the template refuses, how many train no end, and what else there is to say of them."""
     numbers = {reader.path: number for number, (_split, reader) in enumerate(counting.readers)}
@@ -111,9 +111,9 @@ def _write_rows(
 
 
 def _encoded_blocks(
-    settings: DataSettings, counting: Counting, template: ChatTemplate, encoder: Encoder,
+    settings: DataSettings, counting: DatasetScan, template: ChatTemplate, encoder: Encoder,
 ) -> Generator[tuple[list[Row], list[Rendered | RowError], TokenBlock]]:
-    """Give each block with its texts and their tokens; while one is encoded, the next is read and the last one written."""
+    """Return each block with its texts and their tokens; while one is encoded, the next is read and the last one written."""
     with ThreadPoolExecutor(1, thread_name_prefix="encode") as encoding:
         waiting: tuple[list[Row], list[Rendered | RowError], Future[TokenBlock]] | None = None
         for rows, rendered in _rendered_blocks(settings, counting, template):
@@ -127,9 +127,9 @@ def _encoded_blocks(
 
 
 def _rendered_blocks(
-    settings: DataSettings, counting: Counting, template: ChatTemplate,
+    settings: DataSettings, counting: DatasetScan, template: ChatTemplate,
 ) -> Iterator[tuple[list[Row], list[Rendered | RowError]]]:
-    """Give each block with its texts, the child being busy with the next one by then."""
+    """Return each block with its texts, the child being busy with the next one by then."""
     waiting: list[Row] = []
     for rows in _blocks(settings, counting):
         if waiting:
@@ -143,8 +143,8 @@ def _rendered_blocks(
         yield waiting, template.receive()
 
 
-def _blocks(settings: DataSettings, counting: Counting) -> Iterator[list[Row]]:
-    """Give sound rows by the block; none once a row was seen that is reason to refuse them all, which are then only counted."""
+def _blocks(settings: DataSettings, counting: DatasetScan) -> Iterator[list[Row]]:
+    """Return sound rows by the block; none once a row was seen that is reason to refuse them all, which are then only counted."""
     block = _Block()
     hopeless = False
     for row in counting.rows():

@@ -88,7 +88,7 @@ class ArithmeticCertificate:
 
     @staticmethod
     def of(method: str, errors: Errors, *, exact: bool, inputs: Sequence[Mapping[str, Any]], more: Mapping[str, Any]) -> dict[str, Any]:
-        """Give the certificate as JSON, without its files.
+        """Return the certificate as JSON, without its files.
 
         Args:
             method: What was done, in words.

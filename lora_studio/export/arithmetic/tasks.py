@@ -180,7 +180,7 @@ class _Opened:
             return delta_of(self.adapter, tensors, name)
 
     def dense(self, name: str) -> Tensor:
-        """Give an update by a way of its own: the product first, then the scale."""
+        """Return an update by a way of its own: the product first, then the scale."""
         with self.adapter.reading() as tensors:
             a, b = tensors.factors(name)
         return (b.double() @ a.double()) * self.adapter.pairs[name].scale

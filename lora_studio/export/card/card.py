@@ -20,9 +20,10 @@ from lora_studio.export.card.curves import curves_svg
 from lora_studio.export.card.data_summary import data_lines
 from lora_studio.export.card.front_matter import front_matter, licence_note
 from lora_studio.export.card.loading import THIS_FOLDER, loading_lines, loadings
+from lora_studio.export.export_format import ExportFormat
 from lora_studio.export.redact import code, plain, public_name
 from lora_studio.export.source import AdapterSource
-from lora_studio.models.check import read_config
+from lora_studio.models.check import read_model_config
 from lora_studio.models.facts import ModelFacts, read_facts
 
 __all__ = ["CARD_NAME", "CURVES_NAME", "loading_lines", "model_card", "public_name", "write_card"]
@@ -39,7 +40,7 @@ _FIGURES = (
 
 
 def write_card(
-    folder: Path, source: AdapterSource, kind: str, dtype: str, certificate: Mapping[str, Any], base: Path | None = None
+    folder: Path, source: AdapterSource, kind: ExportFormat, dtype: str, certificate: Mapping[str, Any], base: Path | None = None
 ) -> None:
     """Write the card of an artefact into its folder, with the run's loss curves beside it where there is a run.
 
@@ -64,10 +65,10 @@ def write_card(
 
 
 def model_card(
-    source: AdapterSource, kind: str, dtype: str, certificate: Mapping[str, Any], facts: ModelFacts | None = None,
+    source: AdapterSource, kind: ExportFormat, dtype: str, certificate: Mapping[str, Any], facts: ModelFacts | None = None,
     history: RunHistory | None = None, *, has_curves: bool = False, file: str = "", served: list[Compatibility] | None = None,
 ) -> str:
-    """Give the card of an artefact as Markdown with the Hub's front matter.
+    """Return the card of an artefact as Markdown with the Hub's front matter.
 
     Args:
         source: What was exported.
@@ -92,11 +93,11 @@ def model_card(
     return "\n".join(parts)
 
 
-def _served(folder: Path, source: AdapterSource, kind: str, facts: ModelFacts | None, base: Path | None) -> list[Compatibility] | None:
+def _served(folder: Path, source: AdapterSource, kind: ExportFormat, facts: ModelFacts | None, base: Path | None) -> list[Compatibility] | None:
     """Say which programs serve what was written; None where nothing is known of that."""
     if kind == "merged" and (folder / "config.json").is_file():
-        return merged_compatibility(read_config(folder))
-    return compatibility(source.adapter, facts, read_config(base) if base else None) if kind == "adapter" else None
+        return merged_compatibility(read_model_config(folder))
+    return compatibility(source.adapter, facts, read_model_config(base) if base else None) if kind == "adapter" else None
 
 
 def history_of(source: AdapterSource) -> RunHistory:
@@ -114,7 +115,7 @@ def history_of(source: AdapterSource) -> RunHistory:
     return history
 
 
-def _title(source: AdapterSource, kind: str, facts: ModelFacts | None) -> str:
+def _title(source: AdapterSource, kind: ExportFormat, facts: ModelFacts | None) -> str:
     base = code(public_name(source.base_name))
     revision = _revision(source)
     base += f" (revision {code(revision)})" if revision else ""
@@ -128,7 +129,7 @@ def _title(source: AdapterSource, kind: str, facts: ModelFacts | None) -> str:
 
 
 def _revision(source: AdapterSource) -> str:
-    """Give the base's commit that the run found, else the revision that was asked for; a record that cannot be read tells none."""
+    """Return the base's commit that the run found, else the revision that was asked for; a record that cannot be read tells none."""
     if source.run_dir:
         try:
             environment: Any = json.loads((source.run_dir / "environment.json").read_text(encoding="utf-8"))
@@ -140,7 +141,7 @@ def _revision(source: AdapterSource) -> str:
     return source.base_revision or ""
 
 
-def _trained_on(source: AdapterSource, kind: str) -> str:
+def _trained_on(source: AdapterSource, kind: ExportFormat) -> str:
     """Say, with a space before it, that an adapter was trained on a quantized base; empty where it was not."""
     held = source.held_in
     if not held:
@@ -150,7 +151,7 @@ def _trained_on(source: AdapterSource, kind: str) -> str:
     return f" The adapter was trained on the base held in {held}.{merged}"
 
 
-def _loading(source: AdapterSource, kind: str, file: str, certificate: Mapping[str, Any]) -> str:
+def _loading(source: AdapterSource, kind: ExportFormat, file: str, certificate: Mapping[str, Any]) -> str:
     ways = loadings(kind, THIS_FOLDER, public_name(source.base_name), file, source.base_revision or "", _auto(certificate))
     told = "\n".join(f"{way.program}:\n\n```{way.language}\n{way.lines}```\n" for way in ways)
     return f"## Load it\n\n{told}{_other_class(certificate.get('classes') or {})}"

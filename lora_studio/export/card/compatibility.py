@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lora_studio.adapters.saved_adapter import SavedAdapter
-from lora_studio.export.card.measured import Form, Reader, readers, rotary_of
+from lora_studio.export.card.measured import MeasuredFormat, Reader, readers, rotary_of
 from lora_studio.export.gguf.fit import beyond_gguf
 from lora_studio.export.gguf.llama_families import ADAPTER_FAMILIES, LLAMA_CPP_FAMILIES, family_beyond_gguf, family_in_llama_cpp
 from lora_studio.export.mlx.format import MLX_FAMILIES
@@ -82,7 +82,7 @@ class Compatibility:
         return f"{self.reason[:1].upper()}{self.reason[1:]}. {self.remedy}".strip()
 
     def to_json(self) -> dict[str, str]:
-        """Give it as JSON."""
+        """Return it as JSON."""
         return asdict(self)
 
 
@@ -124,7 +124,7 @@ class _Adapter:
         return not self.config.get("alpha_pattern") and self.ranks <= {self.config.get("r")}
 
     def is_on(self, endings: tuple[str, ...]) -> bool:
-        """Say whether an A stands on a module named so."""
+        """Return whether an A stands on a module named so."""
         modules = {name.partition(".lora_")[0].rpartition(".")[2] for name in self.tensors if ".lora_" in name}
         return not modules.isdisjoint(endings)
 
@@ -194,7 +194,7 @@ def _measured(found: list[Reader], remedy: str) -> list[Compatibility]:
         for reader in found if reader.outcome != "same"]
 
 
-def _not_measured(config: Mapping[str, Any], form: Form, *, is_plain: bool = True) -> Compatibility:
+def _not_measured(config: Mapping[str, Any], form: MeasuredFormat, *, is_plain: bool = True) -> Compatibility:
     """Say that nothing is known of what was not tried: neither a yes nor a no."""
     rotary = rotary_of(config)
     settings = f" with such rotary settings ({plain(rotary)})" if rotary else ""
@@ -265,7 +265,7 @@ def _llama_cpp_problems(folder: Path, adapter: _Adapter, facts: ModelFacts | Non
 
 
 def _model_type(facts: ModelFacts) -> str:
-    """Give transformers' word for the family; of a GGUF file, that which its conversion will have."""
+    """Return transformers' word for the family; of a GGUF file, that which its conversion will have."""
     if facts.architecture != facts.model_type:
         return facts.model_type
     return next((name for name, family in LLAMA_CPP_FAMILIES.items() if family == facts.model_type and name in ADAPTER_FAMILIES),

@@ -34,7 +34,7 @@ class _Frame:
     y1: float
 
     def place(self, x: float, y: float) -> Point:
-        """Give a point's place in the picture, in pixels from its upper left corner; what is beyond the axis lies on the edge."""
+        """Return a point's place in the picture, in pixels from its upper left corner; what is beyond the axis lies on the edge."""
         across = (x - self.x0) / (self.x1 - self.x0)
         up = (min(max(y, self.y0), self.y1) - self.y0) / (self.y1 - self.y0)
         return _LEFT + across * (WIDTH - _LEFT - _RIGHT), HEIGHT - _BOTTOM - up * (HEIGHT - _TOP - _BOTTOM)
@@ -91,7 +91,7 @@ def _axes(frame: _Frame) -> Iterable[str]:
 
 
 def ticks(low: float, high: float) -> list[float]:
-    """Give some five round numbers within a range: 1, 2 or 5 times a power of ten apart."""
+    """Return some five round numbers within a range: 1, 2 or 5 times a power of ten apart."""
     rough = (high - low) / _TICKS
     power = 10.0 ** math.floor(math.log10(rough))
     apart = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough * 0.999)

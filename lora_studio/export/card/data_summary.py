@@ -14,7 +14,7 @@ _HUB_DATA = re.compile(r"hf://(?:datasets/)?([\w.-]+/[\w.-]+)", re.ASCII)
 
 
 def data_lines(path: Path) -> list[str]:
-    """Give the lines about a run's data; a record that is missing or cannot be read gives none."""
+    """Return the lines about a run's data; a record that is missing or cannot be read gives none."""
     record = _read(path)
     files = _files(record)
     if not files:

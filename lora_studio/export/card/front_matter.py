@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from lora_studio.export.card.data_summary import hub_datasets
+from lora_studio.export.export_format import ExportFormat
 from lora_studio.export.redact import code, hub_id
 from lora_studio.export.source import AdapterSource
 from lora_studio.models.facts import ModelFacts
@@ -27,8 +28,8 @@ _LICENCES = frozenset({
 })
 
 
-def front_matter(source: AdapterSource, kind: str, facts: ModelFacts | None) -> str:
-    """Give the front matter between its lines of dashes.
+def front_matter(source: AdapterSource, kind: ExportFormat, facts: ModelFacts | None) -> str:
+    """Return the front matter between its lines of dashes.
 
     Args:
         source: What was exported.
@@ -54,7 +55,7 @@ def licence_note(facts: ModelFacts | None) -> str:
     return f"The base model's licence is {code(facts.licence)}; its terms go with what is made from it."
 
 
-def _tags(kind: str) -> list[str]:
+def _tags(kind: ExportFormat) -> list[str]:
     made_for = {"gguf": ["gguf", "llama.cpp"], "gguf-adapter": ["gguf", "llama.cpp"], "mlx-adapter": ["mlx"]}.get(kind, ["transformers"])
     return ["lora", *(["peft"] if kind == "adapter" else []), "lora-studio", *made_for]
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
-Kind = Literal["adapter", "merged", "gguf", "gguf-adapter", "mlx-adapter"]
+from lora_studio.export.export_format import ExportFormat
+
 THIS_FOLDER = "PATH_TO_THIS_FOLDER"
 BASE_GGUF = "BASE_MODEL.gguf"
 _USUAL_CLASS = "AutoModelForCausalLM"
@@ -27,8 +28,8 @@ class Loading(NamedTuple):
     lines: str
 
 
-def loadings(kind: str, folder: str, base: str, file: str = "", revision: str = "", auto: str = "") -> list[Loading]:
-    """Give the ways to load an artefact, the usual one first.
+def loadings(kind: ExportFormat, folder: str, base: str, file: str = "", revision: str = "", auto: str = "") -> list[Loading]:
+    """Return the ways to load an artefact, the usual one first.
 
     Args:
         kind: "adapter", "merged", "gguf", "gguf-adapter" or "mlx-adapter".
@@ -52,8 +53,8 @@ def loadings(kind: str, folder: str, base: str, file: str = "", revision: str = 
     return makers[kind](folder, file or USUAL_FILES.get(kind, ""))
 
 
-def loading_lines(kind: str, folder: str, base: str, file: str = "", revision: str = "", auto: str = "") -> str:
-    """Give the lines of all ways to load an artefact as one text to copy; where there are several, each under its program's name."""
+def loading_lines(kind: ExportFormat, folder: str, base: str, file: str = "", revision: str = "", auto: str = "") -> str:
+    """Return the lines of all ways to load an artefact as one text to copy; where there are several, each under its program's name."""
     ways = loadings(kind, folder, base, file, revision, auto)
     return ways[0].lines if len(ways) == 1 else "\n".join(f"# {way.program}\n{way.lines}" for way in ways)
 

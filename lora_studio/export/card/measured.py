@@ -20,9 +20,9 @@ positions with the same likeliest token that the latter has at least, random mod
 _FOLDERS = re.compile(r"/\S*/")
 _LLAMA3_LENGTH = 8192  # of the models of that name; a program that takes it for granted is right for them
 _GPT_NEOX_THETA = 10000  # of all models of that family; some programs have no setting for it
-Outcome = Literal["same", "near", "other", "no"]
-_OUTCOMES: tuple[Outcome, ...] = ("same", "near", "other", "no")
-Form = Literal["merged", "adapter"]
+MeasuredOutcome = Literal["same", "near", "other", "no"]
+_OUTCOMES: tuple[MeasuredOutcome, ...] = ("same", "near", "other", "no")
+MeasuredFormat = Literal["merged", "adapter"]
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Measured:
         return cls(difference=difference, top1=top1, error=error, date=date, **named)
 
     def to_json(self) -> dict[str, Any]:
-        """Give it as JSON."""
+        """Return it as JSON."""
         return asdict(self)
 
 
@@ -76,12 +76,12 @@ class Reader:
     """
 
     program: str
-    outcome: Outcome
+    outcome: MeasuredOutcome
     difference: float
     told: str
 
 
-def outcome_of(found: Measured) -> Outcome:
+def outcome_of(found: Measured) -> MeasuredOutcome:
     """Say what a measurement means."""
     if found.error or found.difference < 0 or found.tokenizer is False:
         return "no"
@@ -91,7 +91,7 @@ def outcome_of(found: Measured) -> Outcome:
 
 
 def rotary_of(config: Mapping[str, Any]) -> str:
-    """Give what of a model's rotary settings is more than plain, as the table's models have it: a method's name, `partial`, or nothing."""
+    """Return what of a model's rotary settings is more than plain, as the table's models have it: a method's name, `partial`, or nothing."""
     inner = config.get("text_config")
     shape = cast("dict[str, Any]", inner) if isinstance(inner, dict) else config
     rope: Any = shape.get("rope_parameters") or shape.get("rope_scaling") or {}
@@ -107,7 +107,7 @@ def rotary_of(config: Mapping[str, Any]) -> str:
     return "partial" if shape.get("model_type") != "gpt_neox" and share not in (None, 1.0) else ""
 
 
-def readers(config: Mapping[str, Any], form: Form, *, experts: bool = False) -> list[Reader]:
+def readers(config: Mapping[str, Any], form: MeasuredFormat, *, experts: bool = False) -> list[Reader]:
     """Say of each measured program what it makes of exports of a model's family; nothing for a family that was not measured.
 
     Args:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_studio.core.modules import ModuleInfo, ModuleTree
-from lora_studio.models.check import read_config
+from lora_studio.models.check import read_model_config
 from lora_studio.models.inspect import load_config, tree_of
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class OtherClass:
     settings: dict[str, Any] = field(default_factory=dict[str, Any])
 
     def lines(self, base: str, folder: str, revision: str = "") -> str:
-        """Give the lines of Python that load the adapter into the other class."""
+        """Return the lines of Python that load the adapter into the other class."""
         pinned = f", revision={revision!r}" if revision else ""
         mapping = {f"^{re.escape(before)}": after for before, after in self.renames.items()}
         return (
@@ -55,7 +55,7 @@ class OtherClass:
         )
 
     def to_json(self, base: str, folder: str, revision: str = "") -> dict[str, Any]:
-        """Give what certificate and card say of it."""
+        """Return what certificate and card say of it."""
         return {"trained": self.trained, "other": self.name, "renames": dict(self.renames), "lines": self.lines(base, folder, revision)}
 
 
@@ -67,7 +67,7 @@ def other_class(base: Path, tree: ModuleTree, adapter: SavedAdapter) -> OtherCla
         tree: Its modules, of the class adapters are trained in.
         adapter: The adapter.
     """
-    named: Any = (read_config(base).get("architectures") or [""])[0]
+    named: Any = (read_model_config(base).get("architectures") or [""])[0]
     if not isinstance(named, str) or named == tree.architecture:
         return None
     other = _tree_as(base, named)
@@ -83,7 +83,7 @@ def other_class(base: Path, tree: ModuleTree, adapter: SavedAdapter) -> OtherCla
 
 
 def _settings(adapter: SavedAdapter, renames: dict[str, str], modules: Iterable[str]) -> dict[str, Any]:
-    """Give the settings that name modules, as they are in the other class: ranks and alphas by whole names, so that none is missed."""
+    """Return the settings that name modules, as they are in the other class: ranks and alphas by whole names, so that none is missed."""
     config, found = adapter.config, dict[str, Any]()
     pairs = {f"^{re.escape(_renamed(name, renames))}$": adapter.pairs[name] for name in modules}
     if config.get("rank_pattern"):
@@ -114,7 +114,7 @@ def _tree_as(base: Path, name: str) -> ModuleTree | None:
 
 
 def _renames(tree: ModuleTree, other: ModuleTree) -> dict[str, str]:
-    """Give for each module at the top of one tree what its name is in the other, both with their dot; empty where something has none."""
+    """Return for each module at the top of one tree what its name is in the other, both with their dot; empty where something has none."""
     found: dict[str, str] = {}
     for top in tree.children.get("", ()):
         below = [module for module in tree.modules if module.name.startswith(f"{top.name}.") and module.shape]
@@ -147,7 +147,7 @@ def _renamed(name: str, renames: dict[str, str]) -> str:
 
 
 def _expression(names: Iterable[str]) -> str:
-    """Give a regular expression that fully matches exactly these names, those of many layers put together."""
+    """Return a regular expression that fully matches exactly these names, those of many layers put together."""
     layers: dict[tuple[str, str], list[str]] = {}
     for name in names:
         parts = name.split(".")

@@ -20,7 +20,7 @@ from lora_studio.core.modules import ModuleTree
 from lora_studio.export.gguf.fit import beyond_gguf
 from lora_studio.export.gguf.names import GgufNames, Rows
 from lora_studio.export.merge.changes import refuse_changed_base
-from lora_studio.models.check import read_config
+from lora_studio.models.check import read_model_config
 from lora_studio.models.gguf_header import read_gguf
 from lora_studio.models.gguf_tensors import map_tensor, unpack
 
@@ -39,7 +39,7 @@ def refuse_beyond_gguf(adapter: SavedAdapter, base: Path, tree: ModuleTree) -> G
         InputError: It is more than A and B on modules that llama.cpp takes adapters on.
     """
     refuse_changed_base(adapter)
-    names = GgufNames(read_config(base))
+    names = GgufNames(read_model_config(base))
     reason = beyond_gguf(adapter, names.family, tree)
     if reason:
         raise InputError(reason, _MERGE, "kind")
@@ -94,7 +94,7 @@ def _shapes(adapter: SavedAdapter, names: GgufNames) -> Iterator[tuple[str, tupl
 
 
 def gguf_tensors(adapter: SavedAdapter, names: GgufNames, tensors: AdapterTensors) -> Iterator[tuple[str, Tensor]]:
-    """Give A and B of every module as llama.cpp has them: A r × in, B out × r with the scale in it; of an embedding A is rows × r."""
+    """Return A and B of every module as llama.cpp has them: A r × in, B out × r with the scale in it; of an embedding A is rows × r."""
     for pair in adapter.pairs.values():
         a, b = tensors.factors(pair.name)
         scaled = b * pair.scale
@@ -132,7 +132,7 @@ def gguf_adapter_fault(adapter: SavedAdapter, base: Path, tree: ModuleTree, writ
 
 
 def is_same_update(a: Tensor, b: Tensor, own_a: Tensor, own_b: Tensor, rows: Rows | None) -> bool:
-    """Say whether b·a is own_b·own_a with its rows moved: each entry, to what rounding B can have changed in |B|·|A|.
+    """Return whether b·a is own_b·own_a with its rows moved: each entry, to what rounding B can have changed in |B|·|A|.
 
     A share of the update would not do: where its parts cancel, it is far smaller than what was rounded.
     """

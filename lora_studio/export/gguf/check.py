@@ -13,7 +13,7 @@ import torch
 
 from lora_studio.export.gguf.llama_families import EXACT_FAMILIES
 from lora_studio.export.gguf.names import ROPE_FACTORS, Conversion, GgufNames
-from lora_studio.models.check import read_config
+from lora_studio.models.check import read_model_config
 from lora_studio.models.gguf_header import GgufTensor, read_gguf
 from lora_studio.models.gguf_tensors import map_tensor, unpack
 from lora_studio.models.stored_tensors import StoredTensor, StoredTensors, read_range
@@ -21,7 +21,7 @@ from lora_studio.models.stored_tensors import StoredTensor, StoredTensors, read_
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from lora_studio.export.verify.tokenizer_files import Papers
+    from lora_studio.export.verify.tokenizer_files import TokenizerFiles
 
 _ROUNDED = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _BLOCK_VALUES = 1 << 20
@@ -51,8 +51,8 @@ class GgufReport:
 
 
 def can_recompute(folder: Path) -> bool:
-    """Say whether each tensor of a model's GGUF file can be recomputed."""
-    return read_config(folder).get("model_type") in EXACT_FAMILIES
+    """Return whether each tensor of a model's GGUF file can be recomputed."""
+    return read_model_config(folder).get("model_type") in EXACT_FAMILIES
 
 
 def check_gguf_tensors(folder: Path, file: Path) -> GgufReport:
@@ -64,7 +64,7 @@ def check_gguf_tensors(folder: Path, file: Path) -> GgufReport:
     report = GgufReport()
     if not can_recompute(folder):
         return report
-    names = GgufNames(read_config(folder))
+    names = GgufNames(read_model_config(folder))
     stored = StoredTensors.open(folder)
     sources = {names.of(name): name for name in stored.by_name}
     factors = rope_factors(folder)
@@ -97,7 +97,7 @@ def _one_thread() -> Generator[None]:
 
 
 def rope_factors(folder: Path) -> Tensor | None:
-    """Give what Llama 3 divides its rotary frequencies by, from what transformers makes of them; None for models without such factors."""
+    """Return what Llama 3 divides its rotary frequencies by, from what transformers makes of them; None for models without such factors."""
     from transformers import AutoConfig
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
@@ -131,7 +131,7 @@ def _is_right(tensor: GgufTensor, data: Any, stored: StoredTensor, conversion: C
 
 
 def _blocks(data: Any, dtype: str, stored: StoredTensor, conversion: Conversion) -> Iterator[tuple[Tensor, Tensor]]:
-    """Give some rows after the others: in float32 as they should be, and as they are in the file."""
+    """Return some rows after the others: in float32 as they should be, and as they are in the file."""
     all_rows, *others = stored.entry.shape
     width = math.prod(others)
     together = conversion.together(all_rows)
@@ -145,21 +145,21 @@ def _blocks(data: Any, dtype: str, stored: StoredTensor, conversion: Conversion)
 
 
 def _as_stored(data: Any, dtype: str) -> Tensor:
-    """Give values as they are stored, quantized ones in float32."""
+    """Return values as they are stored, quantized ones in float32."""
     if dtype in _ROUNDED:
         return torch.from_numpy(data.copy()).view(_ROUNDED[dtype])
     return torch.from_numpy(unpack(data, dtype))
 
 
-def gguf_papers_fault(file: Path, papers: Papers) -> str:
+def gguf_tokenizer_fault(file: Path, tokenizer_files: TokenizerFiles) -> str:
     """Say what is wrong with a GGUF model's vocabulary, chat template or end token; empty when nothing is."""
     header = read_gguf(file)
     template = str(header.settings.get("tokenizer.chat_template", ""))
-    if papers.template and template != papers.template:
-        return f"it does not carry {papers.template_from}"
+    if tokenizer_files.template and template != tokenizer_files.template:
+        return f"it does not carry {tokenizer_files.template_from}"
     end = header.settings.get("tokenizer.ggml.eos_token_id")
-    if papers.end_ids and end not in papers.end_ids:
-        return f"it ends at the token {end}, the base at {list(papers.end_ids)}"
-    if header.array_lengths.get("tokenizer.ggml.tokens", 0) < len(papers.tokenizer):
+    if tokenizer_files.end_ids and end not in tokenizer_files.end_ids:
+        return f"it ends at the token {end}, the base at {list(tokenizer_files.end_ids)}"
+    if header.array_lengths.get("tokenizer.ggml.tokens", 0) < len(tokenizer_files.tokenizer):
         return "its vocabulary is smaller than the base's"
     return ""

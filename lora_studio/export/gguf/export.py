@@ -14,7 +14,7 @@ from lora_studio.core.events import Phase, RunEvent
 from lora_studio.data.rows.row import Message, Row
 from lora_studio.data.templates.template import ChatTemplate
 from lora_studio.export.gguf.adapter import gguf_adapter_fault, refuse_beyond_gguf, write_gguf_adapter
-from lora_studio.export.gguf.check import check_gguf_tensors, gguf_papers_fault
+from lora_studio.export.gguf.check import check_gguf_tensors, gguf_tokenizer_fault
 from lora_studio.export.gguf.llama_check import compare_in_llama, llama_available, llama_version
 from lora_studio.export.gguf.llama_cpp import find_converter
 from lora_studio.export.gguf.llama_families import model_beyond_gguf
@@ -23,12 +23,12 @@ from lora_studio.export.gguf.modelfile import modelfile
 from lora_studio.export.merge.merge import merge_into
 from lora_studio.export.redact import last_part, public_name
 from lora_studio.export.verify.tensor_check import TensorReport, check_tensors
-from lora_studio.export.verify.tokenizer_files import copy_papers, papers_fault
-from lora_studio.export.verify.verdict import LLAMA_LIMIT_OF_OTHERS, LLAMA_LIMITS, Findings
+from lora_studio.export.verify.tokenizer_files import copy_tokenizer_files, tokenizer_fault
+from lora_studio.export.verify.verdict import LLAMA_LIMIT_OF_OTHERS, LLAMA_LIMITS, VerificationResult
 
 if TYPE_CHECKING:
     from lora_studio.core.control import TaskContext
-    from lora_studio.export.context import Work
+    from lora_studio.export.context import ExportContext
     from lora_studio.export.verify.reference import Reference
 
 MERGED_NAME = ".merged"
@@ -36,14 +36,14 @@ MERGED_NAME = ".merged"
 
 
 def file_name(label: str, ending: str) -> str:
-    """Give the name of a GGUF file: what was exported, and what it is."""
+    """Return the name of a GGUF file: what was exported, and what it is."""
     slug = re.sub(r"[^a-z0-9.]+", "-", label.lower()).strip("-.") or "model"
     return f"{slug}-{ending}.gguf"
 
 
 def make_gguf(
-    context: TaskContext, work: Work, folder: Path, outtype: str, reference: Generator[RunEvent, None, Reference] | None
-) -> Generator[RunEvent, None, Findings]:
+    context: TaskContext, work: ExportContext, folder: Path, outtype: str, reference: Generator[RunEvent, None, Reference] | None
+) -> Generator[RunEvent, None, VerificationResult]:
     """Merge, convert, and look at what came of it.
 
     Args:
@@ -60,7 +60,7 @@ def make_gguf(
     for done in merge_into(plan, merged):
         context.control.check()
         yield Phase(name="merging", message="Merging", done=done, total=plan.bytes, unit="bytes")
-    copy_papers(work.base, work.source.adapter, merged, work.papers)
+    copy_tokenizer_files(work.base, work.source.adapter, merged, work.tokenizer_files)
     report = TensorReport()
     for done in check_tensors(plan, work.base, merged, report):
         context.control.check()
@@ -69,23 +69,23 @@ def make_gguf(
     yield from write_gguf_model(context, merged, file, outtype, _name(work))
     yield Phase(name="checking", message="Reading the GGUF file again")
     found = check_gguf_tensors(merged, file)
-    findings = Findings(
+    findings = VerificationResult(
         kind="gguf", dtype=outtype, loaded_by="its own header and weights", rounded=outtype != "f32",
         tensors=report.checked + found.checked, wrong=[*report.wrong, *found.wrong],
         update_lost=report.update_lost if outtype in ("f32", "bf16") else None,
-        papers_fault=papers_fault(merged, work.papers, plan.config) or gguf_papers_fault(file, work.papers),
+        tokenizer_fault=tokenizer_fault(merged, work.tokenizer_files, plan.config) or gguf_tokenizer_fault(file, work.tokenizer_files),
         **work.told_of_base, llama_limit=LLAMA_LIMITS.get(outtype, LLAMA_LIMIT_OF_OTHERS))
     shutil.rmtree(merged)
     (folder / "Modelfile").write_text(modelfile(file.name, _renderer(work), bos=_bos(work)), encoding="utf-8")
     yield from _run(context, findings, file, None, work, reference)
     if findings.llama is None and not found.checked:
-        findings.papers_fault = findings.papers_fault or "nothing here can look into it: install xllamacpp"
+        findings.tokenizer_fault = findings.tokenizer_fault or "nothing here can look into it: install xllamacpp"
     return findings
 
 
 def make_gguf_adapter(
-    context: TaskContext, work: Work, folder: Path, reference: Generator[RunEvent, None, Reference] | None
-) -> Generator[RunEvent, None, Findings]:
+    context: TaskContext, work: ExportContext, folder: Path, reference: Generator[RunEvent, None, Reference] | None
+) -> Generator[RunEvent, None, VerificationResult]:
     """Write an adapter as GGUF, recompute its updates, and run it on its base in llama.cpp where that can be; see `make_gguf`."""
     file = folder / file_name(work.source.label, "lora")
     adapter, tree = work.changes.adapter, work.changes.tree
@@ -93,8 +93,8 @@ def make_gguf_adapter(
     yield Phase(name="saving", message="Writing the adapter")
     write_gguf_adapter(adapter, work.base, tree, file)
     count, fault = gguf_adapter_fault(adapter, work.base, tree, file)
-    findings = Findings(
-        kind="gguf-adapter", dtype="f32", loaded_by="its own header and weights", tensors=2 * count, papers_fault=fault,
+    findings = VerificationResult(
+        kind="gguf-adapter", dtype="f32", loaded_by="its own header and weights", tensors=2 * count, tokenizer_fault=fault,
         held_in=work.source.held_in, llama_limit=LLAMA_LIMITS["f32"])
     (folder / "Modelfile").write_text(modelfile(file.name, lambda _messages: None, base="BASE_MODEL"), encoding="utf-8")
     converter = find_converter()
@@ -110,7 +110,7 @@ def make_gguf_adapter(
 
 
 def _run(
-    context: TaskContext, findings: Findings, model: Path, adapter: Path | None, work: Work,
+    context: TaskContext, findings: VerificationResult, model: Path, adapter: Path | None, work: ExportContext,
     reference: Generator[RunEvent, None, Reference] | None,
 ) -> Generator[RunEvent]:
     """Run the file in llama.cpp, where that is here."""
@@ -118,16 +118,16 @@ def _run(
         return
     expected = yield from reference
     rows = expected.rows.rows
-    findings.llama = yield from compare_in_llama(context, model, adapter, rows, expected.expected, work.papers.tokenizer)
+    findings.llama = yield from compare_in_llama(context, model, adapter, rows, expected.expected, work.tokenizer_files.tokenizer)
     findings.loaded_by, findings.rows_from = llama_version(), expected.rows.origin
 
 
-def _renderer(work: Work) -> Any:
-    """Give the chat template as a function from messages to the prompt for an answer; it runs in a child, which ends one that loops."""
+def _renderer(work: ExportContext) -> Any:
+    """Return the chat template as a function from messages to the prompt for an answer; it runs in a child, which ends one that loops."""
 
     def render(messages: Sequence[Any]) -> str | None:
         turns = tuple(Message(str(message["role"]), str(message["content"])) for message in messages)
-        with suppress(StudioError), ChatTemplate(work.papers.tokenizer, work.papers.template) as template:
+        with suppress(StudioError), ChatTemplate(work.tokenizer_files.tokenizer, work.tokenizer_files.template) as template:
             (found,) = template.prompts([Row("", 1, "messages", messages=(*turns, Message("assistant", "x")))])
             return str(getattr(found, "text", "")) or None
         return None
@@ -135,10 +135,10 @@ def _renderer(work: Work) -> Any:
     return render
 
 
-def _name(work: Work) -> str:
+def _name(work: ExportContext) -> str:
     """Say what the file calls the model: its base, by whose name llama.cpp goes for some families, and what it was trained to be."""
     return f"{last_part(public_name(work.source.base_name))} {work.source.label}"
 
 
-def _bos(work: Work) -> str:
-    return str(work.papers.tokenizer.bos_token or "")
+def _bos(work: ExportContext) -> str:
+    return str(work.tokenizer_files.tokenizer.bos_token or "")

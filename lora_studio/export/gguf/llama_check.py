@@ -31,7 +31,7 @@ _POSITIONS = 16  # of each row
 
 
 def llama_available() -> bool:
-    """Say whether llama.cpp can be run here."""
+    """Return whether llama.cpp can be run here."""
     return importlib.util.find_spec("xllamacpp") is not None
 
 
@@ -79,7 +79,7 @@ def compare_in_llama(
 
 
 def _plain_token(tokenizer: Any) -> int:
-    """Give a token that is text by itself.
+    """Return a token that is text by itself.
 
     Raises:
         StudioError: There is none.

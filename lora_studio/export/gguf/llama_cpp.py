@@ -73,7 +73,7 @@ class Converter:
 
 
 def llama_cpp_folder() -> Path | None:
-    """Give the llama.cpp folder that a person named by `LORA_STUDIO_LLAMA_CPP`.
+    """Return the llama.cpp folder that a person named by `LORA_STUDIO_LLAMA_CPP`.
 
     Raises:
         InputError: It is none.
@@ -151,7 +151,7 @@ def _install(context: TaskContext, folder: Path, what: list[str], message: str) 
 
 
 def require_converter() -> Converter:
-    """Give the converter.
+    """Return the converter.
 
     Raises:
         InputError: There is none.
@@ -198,7 +198,7 @@ def convert(
 
 @contextmanager
 def _named(name: str) -> Generator[Path]:
-    """Give a file that tells the converter a model's name; else it guesses one, and more, from the name of a folder that only we see."""
+    """Yield a file that tells the converter a model's name; else it guesses one, and more, from the name of a folder that only we see."""
     told = {"general.name": name, **dict.fromkeys(_GUESSED)}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "metadata.json"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lora_studio.models.check import read_config, read_json
+from lora_studio.models.check import read_json, read_model_config
 
 # transformers' model_type: llama.cpp's name of the family.
 LLAMA_CPP_FAMILIES = {
@@ -32,7 +32,7 @@ ADAPTER_FAMILIES = EXACT_FAMILIES | {"gemma", "gemma2", "phi3", "gpt_neox"}
 
 
 def family_in_llama_cpp(model_type: str) -> str | None:
-    """Give llama.cpp's name of a base model's family; None where it is not known to have it. A GGUF file names it itself."""
+    """Return llama.cpp's name of a base model's family; None where it is not known to have it. A GGUF file names it itself."""
     return model_type if model_type in LLAMA_CPP_FAMILIES.values() else LLAMA_CPP_FAMILIES.get(model_type)
 
 
@@ -57,7 +57,7 @@ def model_beyond_gguf(folder: Path, *, own_converter: bool = False) -> str:
     Raises:
         InputError: The folder holds no model.
     """
-    family = str(read_config(folder)["model_type"])
+    family = str(read_model_config(folder)["model_type"])
     reason = family_beyond_gguf(family, own_converter=own_converter)
     if not reason and family in _NEEDS_SENTENCEPIECE and not (folder / "tokenizer.model").is_file() and not _has_merges(folder):
         reason = f"llama.cpp's converter asks for the tokenizer.model of models of the family {family}, and this one comes without."
@@ -65,7 +65,7 @@ def model_beyond_gguf(folder: Path, *, own_converter: bool = False) -> str:
 
 
 def _has_merges(folder: Path) -> bool:
-    """Say whether a tokenizer is of the class whose merges the converter takes instead."""
+    """Return whether a tokenizer is of the class whose merges the converter takes instead."""
     path = folder / "tokenizer_config.json"
     return path.is_file() and read_json(path).get("tokenizer_class") == "GPT2Tokenizer"
 

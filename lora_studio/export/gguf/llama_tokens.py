@@ -28,7 +28,7 @@ class TokenProbe:
     expected: tuple[int, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """Give what llama.cpp is asked."""
+        """Return what llama.cpp is asked."""
         return {"text": self.text, "with_special": self.with_special}
 
 

@@ -23,7 +23,7 @@ from lora_studio.export.gguf.names import ROPE_FACTORS, Conversion, GgufNames
 from lora_studio.export.merge.blocks import read_into, refuse_overflow
 from lora_studio.export.merge.shards import put_at
 from lora_studio.export.request import K_QUANTS, OUTTYPES, PLAIN_TYPES
-from lora_studio.models.check import read_config
+from lora_studio.models.check import read_model_config
 from lora_studio.models.gguf_header import GgufHeader, GgufTensor, read_gguf_layout
 from lora_studio.models.stored_tensors import StoredTensor, StoredTensors
 
@@ -92,7 +92,7 @@ def write_gguf_model(context: TaskContext, folder: Path, target: Path, outtype: 
 def _write_plain(
     context: TaskContext, converter: Converter, folder: Path, target: Path, outtype: str, name: str
 ) -> Generator[RunEvent]:
-    if outtype in ("f32", "f16", "bf16") and read_config(folder).get("model_type") in EXACT_FAMILIES:
+    if outtype in ("f32", "f16", "bf16") and read_model_config(folder).get("model_type") in EXACT_FAMILIES:
         yield from write_header(context, converter, folder, target, outtype, name or folder.name)
         header = read_gguf_layout(target)
         work = _placed(folder, header)
@@ -120,7 +120,7 @@ class _Placed:
 
 def _placed(folder: Path, header: GgufHeader) -> list[_Placed] | None:
     """Find what each tensor of the file is made of; None where that is not wholly known."""
-    names = GgufNames(read_config(folder))
+    names = GgufNames(read_model_config(folder))
     made: dict[str, tuple[str, StoredTensor]] = {}
     for name, stored in StoredTensors.open(folder).by_name.items():
         found = names.of(name)

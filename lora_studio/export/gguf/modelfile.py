@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-Message = Mapping[str, str]
-Render = Callable[[Sequence[Message]], "str | None"]
-_SYSTEM: Message = {"role": "system", "content": "Sys one."}
-_PROBES: tuple[tuple[Message, ...], ...] = (
+OllamaMessage = Mapping[str, str]
+Render = Callable[[Sequence[OllamaMessage]], "str | None"]
+_SYSTEM: OllamaMessage = {"role": "system", "content": "Sys one."}
+_PROBES: tuple[tuple[OllamaMessage, ...], ...] = (
     ({"role": "user", "content": "Ask two?"},),
     ({"role": "user", "content": "Ask two?"}, {"role": "assistant", "content": "Say three."}, {"role": "user", "content": "Ask four?"}),
 )
@@ -39,11 +39,11 @@ class _Form:
 
     @classmethod
     def of_roles(cls, turn: str, opening: str, stops: tuple[str, ...]) -> _Form:
-        """Give a form in which a turn names its role; `turn` has {role} and {content}."""
+        """Return a form in which a turn names its role; `turn` has {role} and {content}."""
         turns = {role: turn.format(role=role, content="{}") for role in ("system", "user", "assistant")}
         return cls(turns, opening, stops, alike=turn)
 
-    def rendered(self, messages: Sequence[Message]) -> str:
+    def rendered(self, messages: Sequence[OllamaMessage]) -> str:
         """Write messages, ready for the assistant's answer."""
         system = "" if "system" in self.turns else "".join(f"{one['content']}\n\n" for one in messages if one["role"] == "system")
         users = [number for number, message in enumerate(messages) if message["role"] == "user"]
@@ -109,7 +109,7 @@ def modelfile(file: str, render: Render, *, base: str = "", bos: str = "") -> st
 
 
 def _form_of(render: Render, bos: str) -> _Form | None:
-    """Give the usual form that a template writes on probing messages: with a system's text before them where it takes one, else without."""
+    """Return the usual form that a template writes on probing messages: with a system's text before them where it takes one, else without."""
     probes = [(_SYSTEM, *messages) for messages in _PROBES]
     written = [render(messages) for messages in probes]
     if written == [None] * len(probes):
@@ -123,7 +123,7 @@ def _form_of(render: Render, bos: str) -> _Form | None:
 
 
 def _usual_system(form: _Form, render: Render, bos: str) -> str:
-    """Give what a template says to the model where nobody does; empty where that is nothing."""
+    """Return what a template says to the model where nobody does; empty where that is nothing."""
     if "system" not in form.turns:
         return ""
     (asked,) = _PROBES[0]

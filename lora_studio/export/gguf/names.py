@@ -36,7 +36,7 @@ class Rows:
     fused: bool = False
 
     def moved(self, weight: Tensor) -> Tensor:
-        """Give the rows in llama.cpp's order."""
+        """Return the rows in llama.cpp's order."""
         if self.fused:
             return weight.reshape(self.heads, 3, -1, *weight.shape[1:]).transpose(0, 1).reshape(weight.shape)
         halves = weight.reshape(self.heads, 2, weight.shape[0] // self.heads // 2, *weight.shape[1:])
@@ -92,7 +92,7 @@ class GgufNames:
         self._map: Any = gguf.get_tensor_name_map(kinds[self.architecture], self._number("num_hidden_layers", "n_layer", "n_layers"))
 
     def of(self, name: str) -> str | None:
-        """Give llama.cpp's name of a tensor or module, with `.weight` or `.bias` where it has that; None where it has none."""
+        """Return llama.cpp's name of a tensor or module, with `.weight` or `.bias` where it has that; None where it has none."""
         if name.endswith(_NO_WEIGHTS):
             return None
         found: str | None = self._map.get_name(name, try_suffixes=(".weight", ".bias"))

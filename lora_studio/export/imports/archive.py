@@ -53,7 +53,7 @@ class Container:
 
 
 def is_archive(path: Path) -> bool:
-    """Say whether a path is named as an archive we open."""
+    """Return whether a path is named as an archive we open."""
     return path.name.lower().endswith(ARCHIVES)
 
 

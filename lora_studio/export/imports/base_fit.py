@@ -29,7 +29,7 @@ _EXPERT_PARAMETERS = ("gate_up_proj", "down_proj", "gate_proj", "up_proj", "weig
 _LONGEST = 500
 _FLOATS = ("F32", "F16", "BF16", "F64")
 FIELD = "base"
-Shape = tuple[int, ...]
+TensorShape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Tensor:
 
     module: str
     part: str
-    shape: Shape
+    shape: TensorShape
 
 
 def adapter_tensors(adapter: Path) -> list[Tensor]:
@@ -61,7 +61,7 @@ def adapter_tensors(adapter: Path) -> list[Tensor]:
 
 
 def _named(name: str) -> tuple[str, str] | None:
-    """Give the module that a tensor is for, and which part of it; None where it is no tensor as PEFT writes them."""
+    """Return the module that a tensor is for, and which part of it; None where it is no tensor as PEFT writes them."""
     whole = _WHOLE.fullmatch(name.removeprefix(PREFIX))
     return parted(name) or ((whole["module"], whole["part"]) if whole else None)
 
@@ -111,7 +111,7 @@ def check_base(adapter: Path, base: Path, called: str = "", named: str = "") -> 
 
 
 def _vocabulary_of(adapter: Path, tree: ModuleTree, base: Path) -> tuple[Vocabulary, InputError | None]:
-    """Give the vocabulary that an adapter comes with, or what contradicts itself in it; the base's for kinds that are not read here."""
+    """Return the vocabulary that an adapter comes with, or what contradicts itself in it; the base's for kinds that are not read here."""
     try:
         saved = SavedAdapter.open(adapter, tree)
     except InputError:
@@ -128,7 +128,7 @@ def _is_same(named: str, called: str) -> bool:
 
 
 def tree_of(base: Path) -> ModuleTree:
-    """Give a base model's modules."""
+    """Return a base model's modules."""
     known = cached_tree(base)
     if known is not None:
         return known
@@ -167,7 +167,7 @@ def _misfits(tensors: list[Tensor], tree: ModuleTree, vocabulary: Vocabulary) ->
 
 
 def _resized(tensors: list[Tensor], tree: ModuleTree, vocabulary: Vocabulary) -> dict[str, ModuleInfo]:
-    """Give embedding and head as an adapter has them that was trained with more or fewer tokens."""
+    """Return embedding and head as an adapter has them that was trained with more or fewer tokens."""
     ends = [end for end in vocabulary_ends(tree) if end is not None] if vocabulary.resized else []
     found = {end.name: _with_rows(end, vocabulary.rows) for end in ends}
     for tensor in tensors:
@@ -185,7 +185,7 @@ def _with_rows(end: ModuleInfo, rows: int) -> ModuleInfo:
 
 
 def _sites(name: str, by_name: Mapping[str, ModuleInfo]) -> list[ModuleInfo]:
-    """Give what an adapter of this name can be on: the module, or the fused parameters of it."""
+    """Return what an adapter of this name can be on: the module, or the fused parameters of it."""
     module = by_name.get(name)
     below = (by_name.get(f"{name}.{parameter}") for parameter in _EXPERT_PARAMETERS)
     experts = [site for site in below if site is not None and site.kind == "experts"]
@@ -193,7 +193,7 @@ def _sites(name: str, by_name: Mapping[str, ModuleInfo]) -> list[ModuleInfo]:
 
 
 def _fits(tensor: Tensor, site: ModuleInfo) -> bool:
-    """Say whether one tensor has the sizes that a module asks for."""
+    """Return whether one tensor has the sizes that a module asks for."""
     shape, experts = tensor.shape, max(1, site.num_experts)
     match tensor.part:
         case "lora_A.weight" | "lora_embedding_A":
@@ -211,11 +211,11 @@ def _fits(tensor: Tensor, site: ModuleInfo) -> bool:
 
 
 def _bare(module: str) -> str:
-    """Give a module's name in the base model, without what PEFT wraps modules in."""
+    """Return a module's name in the base model, without what PEFT wraps modules in."""
     return _WRAPS.sub("", module)
 
 
-def _told(shape: Shape) -> str:
+def _told(shape: TensorShape) -> str:
     return " × ".join(str(size) for size in shape) or "one number"
 
 

@@ -64,7 +64,7 @@ def read_foreign_config(folder: Path) -> tuple[dict[str, Any], list[Finding]]:
 
 
 def replace_patterns(config: dict[str, Any], modules: Iterable[str]) -> tuple[dict[str, Any], list[Finding]]:
-    """Give a config that PEFT matches quickly: a long pattern of target modules becomes the names that the weights are of.
+    """Return a config that PEFT matches quickly: a long pattern of target modules becomes the names that the weights are of.
 
     Args:
         config: As `read_foreign_config` gives it.
@@ -86,7 +86,7 @@ def replace_patterns(config: dict[str, Any], modules: Iterable[str]) -> tuple[di
 
 
 def is_quick(pattern: str) -> bool:
-    """Say whether matching a regular expression against a module's name ends soon: few repetitions, none of a group, few groups."""
+    """Return whether matching a regular expression against a module's name ends soon: few repetitions, none of a group, few groups."""
     if pattern.count("(") > _MOST_GROUPS or _QUANTIFIED_GROUP.search(pattern) or len(_QUANTIFIER.findall(pattern)) > _MOST_QUANTIFIERS:
         return False
     try:

@@ -115,7 +115,7 @@ def _with_parents(tree: ModuleTree) -> set[str]:
 
 
 def _parents(module: str, tree: ModuleTree) -> Iterable[tuple[str, str]]:
-    """Give pairs of a parent to take away and one to give in its place, by which this module would be one of the base's."""
+    """Return pairs of a parent to take away and one to give in its place, by which this module would be one of the base's."""
     parts = _plain(module).split(".")
     for start in range(len(parts)):
         ending = "." + ".".join(parts[start:])

@@ -27,7 +27,7 @@ FIELD = "path"
 
 
 def is_on_parameters(adapter: Path, config: dict[str, Any], tree: ModuleTree) -> bool:
-    """Say whether an adapter is on single experts, or on a router as on the module it was.
+    """Return whether an adapter is on single experts, or on a router as on the module it was.
 
     Args:
         adapter: Its folder.

@@ -29,7 +29,7 @@ from lora_studio.export.imports.torchtune_fit import refuse_unsaid_dora, torchtu
 from lora_studio.export.mlx.format import FUSE, from_mlx, is_mlx, refuse_tied
 from lora_studio.export.moved_settings import moved_settings, strengths_of
 from lora_studio.inference.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, base_of
-from lora_studio.models.check import read_config, read_json, refuse_code
+from lora_studio.models.check import read_json, read_model_config, refuse_code
 
 RECORD_NAME = "imported.json"
 _NAME = re.compile(r"[\w][\w.-]{0,79}")
@@ -58,7 +58,7 @@ class ImportedAdapter:
         return self.folder.name
 
     def to_json(self) -> dict[str, Any]:
-        """Give `import --json`."""
+        """Return `import --json`."""
         return {
             "name": self.name, "path": str(self.folder), "base": self.base, "revision": self.revision, "bytes": bytes_below(self.folder),
             "findings": [finding.to_json() for finding in self.findings]}
@@ -117,7 +117,7 @@ def import_adapter(
             findings += [*taken_over, *_without_code(folder), *found.findings, *_left(left)]
             if found.folder is not None:
                 tell(f"Comparing with {found.name}")
-                family = str(read_config(found.folder).get("model_type", ""))
+                family = str(read_model_config(found.folder).get("model_type", ""))
                 findings += torchtune_findings(config, adapted_names(adapter_tensors(folder)), left, family)
                 config, fitted = _fitted(folder, found, config, by_mlx=by_mlx)
                 findings += [*fitted, *check_base(folder, found.folder, found.name, named)]

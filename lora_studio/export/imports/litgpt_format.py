@@ -44,7 +44,7 @@ WAY_OUT = ("Merge it there (litgpt merge_lora, litgpt convert_from_litgpt), then
 
 
 def is_litgpt(folder: Path) -> bool:
-    """Say whether a folder holds an adapter of litgpt."""
+    """Return whether a folder holds an adapter of litgpt."""
     return (folder / LITGPT_WEIGHTS).is_file()
 
 

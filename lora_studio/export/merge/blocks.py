@@ -85,7 +85,7 @@ class Product:
         self._same_bits: dict[tuple[object, ...], bool] = {}
 
     def adder(self, update: AddUpdate, tensors: AdapterTensors, *, stacked: bool = False) -> Callable[[BlockWork], None]:
-        """Give the work that adds an update to its weight; A and B are read now.
+        """Return the work that adds an update to its weight; A and B are read now.
 
         Args:
             update: Without DoRA's magnitudes.
@@ -145,7 +145,7 @@ def _some_experts(left: Tensor, right: Tensor, rows: slice, scratch: Tensor) -> 
 
 
 def _gives_same_stack(left: Tensor, right: Tensor, whole: Tensor, scale: float) -> bool:
-    """Say whether some experts at a time give the bits of PEFT's product of all."""
+    """Return whether some experts at a time give the bits of PEFT's product of all."""
     whole = whole.reshape(left.shape[0], -1)
     count = _rows_in_block(left.shape[0], whole.shape[1])
     scratch = torch.empty(count, whole.shape[1])
@@ -161,7 +161,7 @@ def _rows_in_block(rows: int, width: int) -> int:
 
 
 def _gives_same_bits(a: Tensor, b: Tensor, *, turned: bool) -> bool:
-    """Say whether blocks of rows are the rows of the whole product; how it is computed depends on shapes alone."""
+    """Return whether blocks of rows are the rows of the whole product; how it is computed depends on shapes alone."""
     whole = (b @ a).T if turned else b @ a
     left, right = (a.T, b.T) if turned else (b, a)
     rows = _rows_in_block(*whole.shape)

@@ -40,7 +40,7 @@ class Replace:
     trained: bool = True
 
     def value(self, tensors: AdapterTensors) -> Tensor:
-        """Give it in float32."""
+        """Return it in float32."""
         return tensors.get(self.key).float()
 
 
@@ -102,7 +102,7 @@ class AddUpdate:
     turned: bool
 
     def delta(self, tensors: AdapterTensors) -> Tensor:
-        """Give s·B·A in float32, shaped as the weight is stored; a view where it is turned."""
+        """Return s·B·A in float32, shaped as the weight is stored; a view where it is turned."""
         a, b = tensors.factors(self.pair.name)
         if self.pair.experts > 1:
             stacked_a = a.reshape(self.pair.experts, -1, a.shape[-1])
@@ -113,7 +113,7 @@ class AddUpdate:
         return product.T if self.turned else product
 
     def add(self, weight: Tensor, tensors: AdapterTensors) -> Tensor:
-        """Give the merged weight, in the memory of `weight` where that can be; float32."""
+        """Return the merged weight, in the memory of `weight` where that can be; float32."""
         if self.pair.magnitude_key:
             return self._with_magnitude(weight, tensors)
         delta = self.delta(tensors)
@@ -245,7 +245,7 @@ def refuse_changed_base(adapter: SavedAdapter) -> None:
 
 
 def in_blocks(tensor: Tensor) -> Iterator[Tensor]:
-    """Give a tensor's rows in runs that fit a core's cache; a single number, which has no axis, is one run of one."""
+    """Return a tensor's rows in runs that fit a core's cache; a single number, which has no axis, is one run of one."""
     if not tensor.dim():
         return iter((tensor.view(1),))
     if not tensor.numel():

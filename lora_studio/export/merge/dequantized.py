@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from lora_studio.models.checkpoint_names import CheckpointNames
 
 
-class HeldTensors(StoredTensors):
+class DequantizedTensors(StoredTensors):
     """A base's tensors, of which the quantized ones are read as they were held, unpacked to float32.
 
     Attributes:
@@ -68,8 +68,8 @@ class HeldTensors(StoredTensors):
 
 
 def hold(model: Any, stored: StoredTensors, names: CheckpointNames) -> None:
-    """Give a loaded model in float32 the weights that were held, unpacked."""
-    if not isinstance(stored, HeldTensors):
+    """Return a loaded model in float32 the weights that were held, unpacked."""
+    if not isinstance(stored, DequantizedTensors):
         return
     parameters = dict(model.named_parameters())
     with torch.no_grad():

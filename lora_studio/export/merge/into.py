@@ -44,7 +44,7 @@ def check_into(source: AdapterSource, into: str) -> None:
 
 
 def merged_base(source: AdapterSource, base: Path, into: str) -> str:
-    """Give the name of the model to merge into instead of the adapter's own base; empty where it is that base, unpacked if need be.
+    """Return the name of the model to merge into instead of the adapter's own base; empty where it is that base, unpacked if need be.
 
     Args:
         source: The adapter, knowing its base.

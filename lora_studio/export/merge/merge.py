@@ -151,7 +151,7 @@ class _Merging:
             yield name
 
     def _together(self, changes: list[Change]) -> Tensor:
-        """Give what is added to a fused parameter, or takes its place."""
+        """Return what is added to a fused parameter, or takes its place."""
         first = changes[0]
         if isinstance(first, Replace):
             value = first.value(self._tensors)
@@ -163,7 +163,7 @@ class _Merging:
         return first.delta(self._tensors)
 
     def _merged(self, name: str, changes: list[Change]) -> Tensor:
-        """Give a merged tensor as a whole, in float32."""
+        """Return a merged tensor as a whole, in float32."""
         begins_anew = bool(changes) and isinstance(changes[0], Replace)
         weight = torch.empty(0) if begins_anew else self._plan.stored.read(name).float()
         for change in changes:

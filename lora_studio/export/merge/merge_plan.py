@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from lora_studio.adapters.saved_adapter import SavedAdapter
 from lora_studio.core.errors import InputError
 from lora_studio.export.merge.changes import AddUpdate, Change, Changes, Replace, ReplaceRows, Resize
-from lora_studio.export.merge.dequantized import HeldTensors
-from lora_studio.export.merge.shards import SAFETENSORS_NAMES, Layout
-from lora_studio.models.check import WEIGHTS_NAME, read_config
+from lora_studio.export.merge.dequantized import DequantizedTensors
+from lora_studio.export.merge.shards import SAFETENSORS_NAMES, ShardLayout
+from lora_studio.models.check import WEIGHTS_NAME, read_model_config
 from lora_studio.models.checkpoint_names import CheckpointNames, Group
 from lora_studio.models.facts import text_part
 from lora_studio.models.reading import facing
@@ -42,7 +42,7 @@ class NewTensor:
 
 
 @dataclass(frozen=True)
-class Held:
+class BaseQuantization:
     """How a base was held in memory: `model.quantization` and `model.dtype` of a run."""
 
     quantization: str
@@ -66,11 +66,11 @@ class MergePlan:
     names: CheckpointNames
     changes: Changes
     config: dict[str, Any]
-    layout: dict[str, Layout] = field(default_factory=dict[str, Layout])
+    layout: dict[str, ShardLayout] = field(default_factory=dict[str, ShardLayout])
     new: dict[str, NewTensor] = field(default_factory=dict[str, NewTensor])
 
     @classmethod
-    def of(cls, base: Path, changes: Changes, dtype: str | None, held: Held | None = None) -> MergePlan:
+    def of(cls, base: Path, changes: Changes, dtype: str | None, held: BaseQuantization | None = None) -> MergePlan:
         """Plan the merge of an adapter into a base model's folder.
 
         Args:
@@ -86,8 +86,8 @@ class MergePlan:
         names = CheckpointNames(changes.model, list(stored.by_name))
         stored = facing(stored, names, changes.model)
         if held is not None:
-            stored = HeldTensors(stored, names, changes.tree, held.quantization, held.dtype)
-        plan = cls(stored, names, changes, without_quantization(read_config(base)))
+            stored = DequantizedTensors(stored, names, changes.tree, held.quantization, held.dtype)
+        plan = cls(stored, names, changes, without_quantization(read_model_config(base)))
         plan._lay_out(dtype)
         plan._untie(dtype)
         plan._settle_vocabulary()
@@ -123,7 +123,7 @@ class MergePlan:
         return any(entry.dtype in ("F16", "BF16") for entry in self.layout.values())
 
     def parameter_dtypes(self) -> dict[str, torch.dtype]:
-        """Give the dtype in which each parameter is written."""
+        """Return the dtype in which each parameter is written."""
         found: dict[str, torch.dtype] = {}
         for group in self.names.groups:
             on_disk = next((name for name in group.stored.values() if name in self.layout), None)
@@ -131,11 +131,11 @@ class MergePlan:
         return found | {new.parameter: self.torch_dtype(name) for name, new in self.new.items()}
 
     def changes_of(self, group: Group) -> dict[str, list[Change]]:
-        """Give the changes to a group's parameters, of those that have any."""
+        """Return the changes to a group's parameters, of those that have any."""
         return {name: self.changes.by_parameter[name] for name in group.parameters if name in self.changes.by_parameter}
 
     def torch_dtype(self, name: str) -> torch.dtype:
-        """Give the dtype in which a tensor is written."""
+        """Return the dtype in which a tensor is written."""
         import torch
 
         return getattr(torch, next(word for word, short in SAFETENSORS_NAMES.items() if short == self.layout[name].dtype))
@@ -145,7 +145,7 @@ class MergePlan:
         for name, stored in self.stored.by_name.items():
             shape = self._shape_of(name, stored)
             written = _written_as(stored, dtype) if name in parameters else stored.entry.dtype
-            self.layout[name] = Layout(stored.file.name, written, shape)
+            self.layout[name] = ShardLayout(stored.file.name, written, shape)
 
     def _shape_of(self, name: str, stored: StoredTensor) -> tuple[int, ...]:
         rows = {self._on_disk(parameter): rows for parameter, rows in self.changes.resized.items()}
@@ -165,7 +165,7 @@ class MergePlan:
                 raise InputError(f"{parameter} lies in the base's files in parts, to which such a change cannot be made.", _INSTEAD, "kind")
 
     def _untie(self, dtype: str | None) -> None:
-        """Give a head that no longer equals its embedding a tensor of its own; PEFT changes both where it changed them alike."""
+        """Return a head that no longer equals its embedding a tensor of its own; PEFT changes both where it changed them alike."""
         tied = _tied_pair(self.model)
         if tied is None:
             return
@@ -185,11 +185,11 @@ class MergePlan:
             return
         old = self.stored.by_name[source]
         rows = self.changes.resized.get(head, old.entry.shape[0])
-        self.layout[head] = Layout(self._last_file(), _written_as(old, dtype), (rows, *old.entry.shape[1:]))
+        self.layout[head] = ShardLayout(self._last_file(), _written_as(old, dtype), (rows, *old.entry.shape[1:]))
         self.new[head] = NewTensor(head, "" if of_head and isinstance(of_head[0], Replace) else source)
 
     def _are_same(self, of_embedding: list[Change], of_head: list[Change]) -> bool:
-        """Say whether a tied head and embedding are still the same after the merge."""
+        """Return whether a tied head and embedding are still the same after the merge."""
         return len(of_embedding) == len(of_head) and all(map(self._is_same, of_embedding, of_head))
 
     def _is_same(self, one: Change, other: Change) -> bool:
@@ -248,7 +248,7 @@ def _written_as(stored: StoredTensor, dtype: str | None) -> str:
 
 
 def _works_in_parts(change: Change) -> bool:
-    """Say whether a change can be made to a weight that lies on disk in parts."""
+    """Return whether a change can be made to a weight that lies on disk in parts."""
     return isinstance(change, Replace) or (isinstance(change, AddUpdate) and not change.pair.magnitude_key)
 
 
@@ -262,7 +262,7 @@ def _tied_pair(model: Any) -> tuple[str, str] | None:
 
 
 def _shared(of_embedding: list[Change], of_head: list[Change]) -> tuple[list[Change], list[Change]]:
-    """Give the changes of two tied ends, with those that act in both places at each.
+    """Return the changes of two tied ends, with those that act in both places at each.
 
     What PEFT saved of the tied weight itself (untrained) is read into both; trained rows of the embedding are the head's too.
     """

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from lora_studio.core.errors import InputError
-from lora_studio.models.check import read_config
+from lora_studio.models.check import read_model_config
 from lora_studio.models.reading import facing_right
 from lora_studio.models.stored_quantization import stored_quantization
 from lora_studio.models.unpacked import UnpackedTensors
@@ -16,7 +16,7 @@ _MOST_APART = 0.7
 
 
 def weights_apart(quantized: Path, original: Path) -> float:
-    """Give how far a quantized base's weights are from those of the model in full precision, relative to them: ‖Wq − W‖ / ‖W‖.
+    """Return how far a quantized base's weights are from those of the model in full precision, relative to them: ‖Wq − W‖ / ‖W‖.
 
     Args:
         quantized: Folder of the base that an adapter was trained on.
@@ -25,7 +25,7 @@ def weights_apart(quantized: Path, original: Path) -> float:
     Raises:
         InputError: It is quantized itself, of another family or size, or not the model that was quantized.
     """
-    if stored_quantization(read_config(original)) is not None:
+    if stored_quantization(read_model_config(original)) is not None:
         raise InputError(f"{original.name} is quantized itself.", "Name the model in full precision.", "into")
     packed, names, _ = facing_right(quantized)
     plain, plain_names, _ = facing_right(original)

@@ -32,7 +32,7 @@ _CANNOT_COPY = {errno.ENOSYS, errno.EXDEV, errno.EOPNOTSUPP, errno.EINVAL, errno
 
 
 @dataclass(frozen=True)
-class Layout:
+class ShardLayout:
     """A tensor to be written.
 
     Attributes:
@@ -58,7 +58,7 @@ class ShardWriter:
     folder's rename (`core.files.whole_folder`).
     """
 
-    def __init__(self, folder: Path, layout: Mapping[str, Layout]) -> None:
+    def __init__(self, folder: Path, layout: Mapping[str, ShardLayout]) -> None:
         """Make the files, with their headers and full sizes.
 
         Raises:
@@ -74,7 +74,7 @@ class ShardWriter:
             _write_index(folder, layout)
 
     def __enter__(self) -> ShardWriter:
-        """Give itself."""
+        """Return itself."""
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -111,7 +111,7 @@ class ShardWriter:
             _copy_range(source.fileno(), stored.start, target.fileno(), self._places[name], stored.bytes, put)
         begin_sending(target.fileno(), self._places[name], stored.bytes)
 
-    def _begin(self, path: Path, tensors: Mapping[str, Layout]) -> IO[bytes]:
+    def _begin(self, path: Path, tensors: Mapping[str, ShardLayout]) -> IO[bytes]:
         header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
         end = 0
         for name, entry in tensors.items():
@@ -159,7 +159,7 @@ def begin_sending(file: int, place: int, size: int) -> None:
             os.posix_fadvise(file, place, size, os.POSIX_FADV_DONTNEED)
 
 
-def _write_index(folder: Path, layout: Mapping[str, Layout]) -> None:
+def _write_index(folder: Path, layout: Mapping[str, ShardLayout]) -> None:
     total = sum(entry.bytes for entry in layout.values())
     index = {"metadata": {"total_size": total}, "weight_map": {name: entry.file for name, entry in layout.items()}}
     write_atomically(folder / INDEX_NAME, json.dumps(index, indent=2, ensure_ascii=False) + "\n")

@@ -22,7 +22,7 @@ from lora_studio.export.mlx.fit import beyond_mlx
 from lora_studio.export.mlx.format import MLX_WEIGHTS
 from lora_studio.export.redact import public_name
 from lora_studio.inference.adapters import ADAPTER_CONFIG
-from lora_studio.models.check import read_config
+from lora_studio.models.check import read_model_config
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,7 +40,7 @@ def refuse_beyond_mlx(adapter: SavedAdapter, base: Path, tree: ModuleTree) -> No
         InputError: It is more than A and B, or of a family whose layers mlx-lm calls otherwise.
     """
     refuse_changed_base(adapter)
-    reason = beyond_mlx(adapter, str(read_config(base).get("model_type", "")), tree)
+    reason = beyond_mlx(adapter, str(read_model_config(base).get("model_type", "")), tree)
     if reason:
         raise InputError(reason, "Merge it: mlx-lm loads the merged folder.", "kind")
 
@@ -67,7 +67,7 @@ def write_mlx_adapter(adapter: SavedAdapter, tree: ModuleTree, base_name: str, f
 
 
 def _written(pair: SavedPair, tensors: AdapterTensors, rank: int, *, folded: bool) -> dict[str, Tensor]:
-    """Give a module's tensors: A in × r, B r × out, and of DoRA the lengths."""
+    """Return a module's tensors: A in × r, B r × out, and of DoRA the lengths."""
     a, b = tensors.get(pair.a_key), tensors.get(pair.b_key)
     b = b.float() * pair.scale if folded else b
     found = {"lora_a": _filled(a.T, (a.shape[1], rank)), "lora_b": _filled(b.T, (rank, b.shape[0]))}
@@ -83,7 +83,7 @@ def _filled(values: Tensor, shape: tuple[int, int]) -> Tensor:
 
 
 def _keys(names: list[str], tree: ModuleTree) -> tuple[list[str], int]:
-    """Give the config's `keys` and `num_layers`: modules of each of the last layers where that says it, else whole names."""
+    """Return the config's `keys` and `num_layers`: modules of each of the last layers where that says it, else whole names."""
     layers = {int(found["number"]) for module in tree.by_name for found in [_LAYER.fullmatch(module)] if found}
     by_layer: dict[int, set[str]] = {}
     for found in map(_LAYER.fullmatch, names):

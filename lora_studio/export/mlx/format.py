@@ -40,7 +40,7 @@ FUSE = "Fuse it with mlx-lm (mlx_lm.fuse --dequantize), and use the fused model 
 
 
 def is_mlx(folder: Path) -> bool:
-    """Say whether a folder holds an adapter of mlx-lm."""
+    """Return whether a folder holds an adapter of mlx-lm."""
     return (folder / MLX_WEIGHTS).is_file() and not (folder / ADAPTER_WEIGHTS).is_file()
 
 
@@ -99,7 +99,7 @@ def _settings(path: Path) -> dict[str, Any]:
 def _peft_config(
     settings: dict[str, Any], modules: Mapping[str, Mapping[str, TensorEntry]]
 ) -> tuple[dict[str, Any], list[Finding]]:
-    """Give PEFT's settings, and what to know of them: its factor is `lora_alpha / r`, so `lora_alpha` is scale times rank."""
+    """Return PEFT's settings, and what to know of them: its factor is `lora_alpha / r`, so `lora_alpha` is scale times rank."""
     ranks = {name: _rank(name, parts) for name, parts in modules.items()}
     if not ranks:
         raise _refused("it holds no A and B", FUSE)
@@ -116,7 +116,7 @@ def _peft_config(
 
 
 def _scale(settings: dict[str, Any], r: int) -> tuple[float, list[Finding]]:
-    """Give what mlx-lm multiplied updates by, and what is doubtful about it.
+    """Return what mlx-lm multiplied updates by, and what is doubtful about it.
 
     Up to 0.13 it was `scale · alpha / rank`. Later ones wrote alpha down, up to 0.20, and made nothing of it. Up to 0.18 the settings say
     `lora_layers` for `num_layers`, and from 0.13 on whether they `use_dora`.
@@ -147,7 +147,7 @@ def _targets(name: str) -> Iterator[str]:
 
 
 def _expert_part(switch: re.Match[str]) -> str:
-    """Give what transformers 4 called a matrix of an expert."""
+    """Return what transformers 4 called a matrix of an expert."""
     return _MIXTRAL[switch["which"]] if switch["owner"].endswith(".block_sparse_moe") else switch["which"]
 
 

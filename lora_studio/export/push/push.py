@@ -85,7 +85,7 @@ def check_push(folder: Path, repo_id: str, revision: str | None = None) -> None:
 
 
 def require_token() -> str:
-    """Give the Hub token.
+    """Return the Hub token.
 
     Raises:
         InputError: There is none, or the Hub is switched off.
@@ -153,7 +153,7 @@ def _upload(
 
 
 def _progress(context: TaskContext, file: UploadFile, before: int, total: int) -> Callable[[int], None]:
-    """Give what a file calls while it is read, for its hash and to be sent: it tells how far that is, and ends it when asked to."""
+    """Return what a file calls while it is read, for its hash and to be sent: it tells how far that is, and ends it when asked to."""
     told = 0.0
 
     def look(position: int) -> None:

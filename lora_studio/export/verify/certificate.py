@@ -11,6 +11,7 @@ from typing import Any, Literal
 from lora_studio import __version__
 from lora_studio.core.files import sha256_of, write_atomically
 from lora_studio.export.destination import CERTIFICATE_NAME, CERTIFICATE_PAGE
+from lora_studio.export.export_format import ExportFormat
 from lora_studio.export.verify.certificate_page import certificate_page
 
 Verdict = Literal["exact", "rounded", "failed"]
@@ -56,7 +57,7 @@ class Certificate:
         files: sha256 of every file of the artefact but the certificate's own.
     """
 
-    kind: str
+    kind: ExportFormat
     dtype: str
     verdict: Verdict
     grade: Grade
@@ -96,7 +97,7 @@ class Certificate:
         return self.verdict == "rounded" and self.lost > TOO_MUCH_LOST
 
     def to_json(self) -> dict[str, Any]:
-        """Give the certificate as JSON."""
+        """Return the certificate as JSON."""
         return {**asdict(self), "offers_float32": self.offers_float32}
 
 

@@ -59,7 +59,7 @@ class PeftOracle:
             self._find(name.removeprefix(PREFIX), module)
 
     def _fill(self, name: str, parameter: Tensor) -> None:
-        """Give a parameter of PEFT's layers its values from the file."""
+        """Return a parameter of PEFT's layers its values from the file."""
         key = name.replace(_ADAPTER, "")
         key = key if key in self._keys else key.removesuffix(".weight")
         if key not in self._keys:
@@ -124,7 +124,7 @@ def _merged(layer: Any, parameter: str, weight: Tensor) -> Tensor:
 
 @contextlib.contextmanager
 def _lent(owner: Any, name: str, weight: Tensor) -> Generator[None]:
-    """Give a module a weight for the length of a block."""
+    """Yield a module a weight for the length of a block."""
     before = getattr(owner, name)
     setattr(owner, name, nn.Parameter(weight, requires_grad=False))
     try:

@@ -23,7 +23,7 @@ _TIMES_NOISE = 16.0
 _LEAST = {True: 1e-10, False: 64 * torch.finfo(torch.float32).eps}
 
 
-class Precision:
+class ComparisonPrecision:
     """How the models of one comparison compute.
 
     Attributes:
@@ -37,7 +37,7 @@ class Precision:
         self.narrowed = False
 
     @classmethod
-    def of(cls, model: Any, row: Sequence[int]) -> Precision:
+    def of(cls, model: Any, row: Sequence[int]) -> ComparisonPrecision:
         """Bring a model to float64 where it computes in it, else leave it in float32.
 
         Args:
@@ -68,7 +68,7 @@ class Precision:
         return model.double()
 
     def logits(self, model: Any, row: Sequence[int], *, reordered: bool = False) -> Tensor:
-        """Give a row's logits, positions × vocabulary, on the CPU.
+        """Return a row's logits, positions × vocabulary, on the CPU.
 
         Args:
             model: In this precision.

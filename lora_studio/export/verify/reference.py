@@ -19,7 +19,7 @@ from lora_studio.adapters.vocabulary import resize_vocabulary
 from lora_studio.core.errors import InputError
 from lora_studio.core.events import Phase, RunEvent
 from lora_studio.export.verify.comparison import LogitComparison
-from lora_studio.export.verify.precision import Precision
+from lora_studio.export.verify.precision import ComparisonPrecision
 from lora_studio.export.verify.rows import ComparisonRows
 from lora_studio.models.facts import read_facts
 from lora_studio.models.inspect import auto_class, load_config
@@ -49,7 +49,7 @@ class Reference:
     """
 
     rows: ComparisonRows
-    precision: Precision
+    precision: ComparisonPrecision
     expected: list[Tensor] = field(default_factory=list[Tensor])
     base: list[Tensor] = field(default_factory=list[Tensor])
     rounded: list[Tensor] = field(default_factory=list[Tensor])
@@ -105,7 +105,7 @@ class Compared:
 
 
 def fits_memory(base: Path, bytes_each: int = 4) -> bool:
-    """Say whether a model can be loaded here and run, beside what is running already.
+    """Return whether a model can be loaded here and run, beside what is running already.
 
     Args:
         base: Its folder.
@@ -130,7 +130,7 @@ def with_adapter(model: Any, adapter: Path, resized: Mapping[str, int], *, as_an
 
 
 @dataclass(frozen=True)
-class Parts:
+class ReferenceParts:
     """What an artefact is made from.
 
     Attributes:
@@ -153,7 +153,7 @@ class Parts:
 
 
 def reference_of(
-    context: TaskContext, parts: Parts, rows: ComparisonRows, dtypes: Mapping[str, torch.dtype] | None, *, exact: bool = True
+    context: TaskContext, parts: ReferenceParts, rows: ComparisonRows, dtypes: Mapping[str, torch.dtype] | None, *, exact: bool = True
 ) -> Generator[RunEvent, None, Reference]:
     """Compute the logits that an artefact is held against.
 
@@ -167,7 +167,7 @@ def reference_of(
     yield Phase(name="loading", message="Loading base model and adapter")
     model = parts.load()
     is_wide = exact and bool(rows.rows) and fits_memory(parts.base, 8)
-    precision = Precision.of(model, rows.rows[0]) if is_wide else Precision(wide=False)
+    precision = ComparisonPrecision.of(model, rows.rows[0]) if is_wide else ComparisonPrecision(wide=False)
     found = Reference(rows, precision)
     with model.disable_adapter():
         yield from _compute(context, model, found, found.base, "Computing the base alone", narrow=True)
@@ -213,7 +213,7 @@ def trained_logits(
     """Compute what base + adapter answer with the base in fewer bits, as it was trained, into `reference.trained`."""
     yield Phase(name="loading", message="Loading the base as it was held in training")
     model = with_adapter(load_model(base, torch.float32, torch.device("cpu"), quantization), adapter, resized)
-    as_trained = Reference(reference.rows, Precision(wide=False))
+    as_trained = Reference(reference.rows, ComparisonPrecision(wide=False))
     yield from _compute(context, model, as_trained, reference.trained, "Computing the base as it was held + adapter")
 
 

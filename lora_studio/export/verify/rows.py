@@ -30,16 +30,16 @@ class ComparisonRows:
     missed: StudioError | None = None
 
     def cut(self, tokens: int) -> ComparisonRows:
-        """Give the same rows with at most so many tokens each."""
+        """Return the same rows with at most so many tokens each."""
         return replace(self, rows=tuple(row[:tokens] for row in self.rows))
 
     def within(self, vocabulary: int) -> ComparisonRows:
-        """Give the same rows without tokens that a vocabulary of this size has no rows for."""
+        """Return the same rows without tokens that a vocabulary of this size has no rows for."""
         kept = (tuple(token for token in row if token < vocabulary) for row in self.rows)
         return replace(self, rows=tuple(row for row in kept if row))
 
     def with_tokens(self, tokens: Sequence[int]) -> ComparisonRows:
-        """Give the same rows, of which the first begins with these tokens: no text may have them."""
+        """Return the same rows, of which the first begins with these tokens: no text may have them."""
         first = (*tokens[: _MOST_TOKENS // 4], *(self.rows[0] if self.rows else ()))[:_MOST_TOKENS]
         return replace(self, rows=(first, *self.rows[1:])) if tokens else self
 

@@ -25,7 +25,7 @@ _BESIDE = ("generation_config.json", "LICENSE", "LICENSE.txt", "LICENSE.md", "NO
 
 
 @dataclass(frozen=True)
-class Papers:
+class TokenizerFiles:
     """What an artefact's tokenizer has to be.
 
     Attributes:
@@ -41,7 +41,7 @@ class Papers:
     end_ids: tuple[int, ...]
 
 
-def papers_of(base: Path, adapter: Path, config: RunConfig | None) -> Papers:
+def tokenizer_files_of(base: Path, adapter: Path, config: RunConfig | None) -> TokenizerFiles:
     """Find the tokenizer and the template of base + adapter: the adapter's own where it carries one, the run's template where it has one.
 
     Raises:
@@ -53,21 +53,21 @@ def papers_of(base: Path, adapter: Path, config: RunConfig | None) -> Papers:
         chosen, variables = choose_template(config.data.chat_template, tokenizer), config.data.chat_template_kwargs
         told = "".join(f", {name} = {value} unless told otherwise" for name, value in variables.items())
         text = chosen.text if chosen.text is None else with_variables(chosen.text, variables)
-        return Papers(tokenizer, text, chosen.described + told, _end_ids(base, tokenizer))
+        return TokenizerFiles(tokenizer, text, chosen.described + told, _end_ids(base, tokenizer))
     if config is None and folder == base and (text := adapters_template(adapter)):
-        return Papers(tokenizer, text, "the adapter's chat template", _end_ids(base, tokenizer))
+        return TokenizerFiles(tokenizer, text, "the adapter's chat template", _end_ids(base, tokenizer))
     own: Any = tokenizer.chat_template
     told = "no chat template" if not own else "the base model's chat template" if folder == base else "the adapter's chat template"
-    return Papers(tokenizer, own if isinstance(own, str) else None, told, _end_ids(base, tokenizer))
+    return TokenizerFiles(tokenizer, own if isinstance(own, str) else None, told, _end_ids(base, tokenizer))
 
 
-def copy_template(folder: Path, papers: Papers) -> None:
+def copy_template(folder: Path, tokenizer_files: TokenizerFiles) -> None:
     """Put the template that an adapter was trained with into its folder, where it is not the tokenizer's own."""
-    if papers.template is not None and papers.template != papers.tokenizer.chat_template:
-        (folder / CHAT_TEMPLATE_FILE).write_text(papers.template, encoding="utf-8")
+    if tokenizer_files.template is not None and tokenizer_files.template != tokenizer_files.tokenizer.chat_template:
+        (folder / CHAT_TEMPLATE_FILE).write_text(tokenizer_files.template, encoding="utf-8")
 
 
-def copy_papers(base: Path, adapter: Path, folder: Path, papers: Papers) -> None:
+def copy_tokenizer_files(base: Path, adapter: Path, folder: Path, tokenizer_files: TokenizerFiles) -> None:
     """Copy tokenizer and settings into an artefact's folder, with the template that the adapter was trained with."""
     source = _tokenizer_folder(base, adapter)
     for name in TOKENIZER_FILES:
@@ -76,8 +76,8 @@ def copy_papers(base: Path, adapter: Path, folder: Path, papers: Papers) -> None
     for name in _BESIDE:
         if (base / name).is_file():
             shutil.copyfile(base / name, folder / name)
-    if papers.template is not None:
-        (folder / CHAT_TEMPLATE_FILE).write_text(papers.template, encoding="utf-8")
+    if tokenizer_files.template is not None:
+        (folder / CHAT_TEMPLATE_FILE).write_text(tokenizer_files.template, encoding="utf-8")
     mend_tokenizer(folder)
 
 
@@ -88,12 +88,12 @@ def copy_own_tokenizer(adapter: Path, folder: Path) -> None:
             shutil.copyfile(adapter / name, folder / name)
 
 
-def papers_fault(folder: Path, papers: Papers, config: Mapping[str, Any]) -> str:
+def tokenizer_fault(folder: Path, tokenizer_files: TokenizerFiles, config: Mapping[str, Any]) -> str:
     """Say what is wrong with an artefact's settings, tokenizer, chat template or end token; empty when nothing is.
 
     Args:
         folder: The artefact's.
-        papers: What they must be.
+        tokenizer_files: What they must be.
         config: What its `config.json` must be: a head that is tied again, say, changes no tensor on disk.
     """
     found_config = read_json(folder / "config.json")
@@ -104,15 +104,15 @@ def papers_fault(folder: Path, papers: Papers, config: Mapping[str, Any]) -> str
         found = load_tokenizer(folder)
     except StudioError as error:
         return f"its tokenizer cannot be loaded: {error.message}"
-    if papers.template is not None and found.chat_template != papers.template:
-        return f"it does not carry {papers.template_from}"
-    if found.get_vocab() != papers.tokenizer.get_vocab():
+    if tokenizer_files.template is not None and found.chat_template != tokenizer_files.template:
+        return f"it does not carry {tokenizer_files.template_from}"
+    if found.get_vocab() != tokenizer_files.tokenizer.get_vocab():
         return "its tokenizer has another vocabulary than the base's"
-    if _probe_ids(found) != _probe_ids(papers.tokenizer):
+    if _probe_ids(found) != _probe_ids(tokenizer_files.tokenizer):
         return "its tokenizer splits a text otherwise than the base's"
     ends = _end_ids(folder, found)
-    if ends != papers.end_ids:
-        return f"it ends at the tokens {list(ends)}, the base at {list(papers.end_ids)}"
+    if ends != tokenizer_files.end_ids:
+        return f"it ends at the tokens {list(ends)}, the base at {list(tokenizer_files.end_ids)}"
     return ""
 
 
@@ -121,9 +121,9 @@ def _probe_ids(tokenizer: Any) -> list[int]:
     return list(tokenizer(_PROBE + " ".join(sorted(tokenizer.all_special_tokens))).input_ids)
 
 
-def end_token_in_words(papers: Papers) -> str:
+def end_token_in_words(tokenizer_files: TokenizerFiles) -> str:
     """Say at which tokens the artefact ends."""
-    return ", ".join(f"{papers.tokenizer.convert_ids_to_tokens(number)} ({number})" for number in papers.end_ids) or "none"
+    return ", ".join(f"{tokenizer_files.tokenizer.convert_ids_to_tokens(number)} ({number})" for number in tokenizer_files.end_ids) or "none"
 
 
 def _tokenizer_folder(base: Path, adapter: Path) -> Path:
@@ -132,7 +132,7 @@ def _tokenizer_folder(base: Path, adapter: Path) -> Path:
 
 
 def _end_ids(folder: Path, tokenizer: Any) -> tuple[int, ...]:
-    """Give the tokens at which generating ends: those of the generation settings, and the tokenizer's own, which servers go by."""
+    """Return the tokens at which generating ends: those of the generation settings, and the tokenizer's own, which servers go by."""
     path = folder / "generation_config.json"
     told: Any = read_json(path).get("eos_token_id") if path.is_file() else None
     listed = told if isinstance(told, list) else [told]

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from lora_studio.export.export_format import ExportFormat
 from lora_studio.export.verify.certificate import Certificate, Grade, Verdict
 from lora_studio.export.verify.comparison import Comparison, LlamaComparison
 from lora_studio.export.verify.reference import Compared
@@ -34,7 +35,7 @@ LLAMA_LIMIT_OF_OTHERS = LlamaLimit(0.5)
 
 
 @dataclass
-class Findings:
+class VerificationResult:
     """What was found in an artefact that was read again.
 
     Attributes:
@@ -45,7 +46,7 @@ class Findings:
         tensors: Tensors read again.
         wrong: Names of those that are not what they should be.
         update_lost: See `Certificate`.
-        papers_fault: What is wrong with tokenizer, template or end token; empty when nothing is.
+        tokenizer_fault: What is wrong with tokenizer, template or end token; empty when nothing is.
         compared: Its logits against others, where the artefact was run.
         held_in: What the base was held in while the adapter was trained, in words; empty where in full precision.
         merged_into: Which full precision it was merged into, where there was a choice.
@@ -55,14 +56,14 @@ class Findings:
         llama_limit: How far they may be apart.
     """
 
-    kind: str
+    kind: ExportFormat
     dtype: str
     loaded_by: str
     rounded: bool = False
     tensors: int = 0
     wrong: list[str] = field(default_factory=list[str])
     update_lost: float | None = None
-    papers_fault: str = ""
+    tokenizer_fault: str = ""
     compared: Compared | None = None
     held_in: str = ""
     merged_into: str = ""
@@ -78,8 +79,8 @@ class Findings:
             return "it gives logits that are not finite, or of another shape"
         if self.wrong:
             return f"{len(self.wrong)} of its tensors are not what they should be, the first is {sorted(self.wrong)[0]}"
-        if self.papers_fault:
-            return self.papers_fault
+        if self.tokenizer_fault:
+            return self.tokenizer_fault
         return (self.compared.fault if self.compared else "") or self._llama_fault
 
     @property
@@ -100,8 +101,8 @@ class Findings:
         return ""
 
 
-def judge(
-    findings: Findings, *, end_token: str, chat_template: str, base: Mapping[str, Any], adapter: Mapping[str, Any]
+def make_certificate(
+    findings: VerificationResult, *, end_token: str, chat_template: str, base: Mapping[str, Any], adapter: Mapping[str, Any]
 ) -> Certificate:
     """Turn what was found into a certificate; its files are named when it is written."""
     fault = findings.fault
@@ -123,7 +124,7 @@ def judge(
     )
 
 
-def _against_trained(findings: Findings) -> dict[str, Any] | None:
+def _against_trained(findings: VerificationResult) -> dict[str, Any] | None:
     """Say how far the artefact is from base + adapter with the base held as it was in training; None where it was in full precision."""
     if not findings.held_in:
         return None

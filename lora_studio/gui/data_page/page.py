@@ -18,10 +18,10 @@ from lora_studio.gui.data_page.lengths.tokens_card import TokensCard
 from lora_studio.gui.data_page.rows.rows_card import RowsCard
 from lora_studio.gui.data_page.template_dialog import TemplateDialog
 from lora_studio.gui.engine.job_center import JobCenter
-from lora_studio.gui.platform.file_dialogs import PathAsker
-from lora_studio.gui.platform.path_kinds import Kind, kind_of
+from lora_studio.gui.platform.file_dialogs import FileDialogs
+from lora_studio.gui.platform.path_kinds import PathKind, kind_of
 from lora_studio.gui.platform.text import tr
-from lora_studio.gui.runs.shown_run import RunView
+from lora_studio.gui.runs.shown_run import ShownRun
 from lora_studio.gui.train_page.scrolling import scrolling
 from lora_studio.gui.widgets import Banner
 
@@ -32,13 +32,13 @@ if TYPE_CHECKING:
 class DataPage(QWidget):
     """Files, problems, columns, tokens and rows of the draft."""
 
-    def __init__(self, workspace: Workspace, jobs: JobCenter, run_view: RunView, asker: PathAsker | None = None) -> None:
+    def __init__(self, workspace: Workspace, jobs: JobCenter, run_view: ShownRun, asker: FileDialogs | None = None) -> None:
         super().__init__()
         self.setObjectName("data_page")
         self.setAcceptDrops(True)
         self._workspace = workspace
         self._jobs = jobs
-        self._asker = asker or PathAsker()
+        self._asker = asker or FileDialogs()
         self._fault: Problem | None = None
         self._build()
         self._connect()
@@ -161,9 +161,9 @@ class DataPage(QWidget):
 
     @staticmethod
     def _dropped(event: QDropEvent) -> list[Path]:
-        """Give the dropped files and folders, if all of them are data."""
+        """Return the dropped files and folders, if all of them are data."""
         paths = [Path(url.toLocalFile()) for url in event.mimeData().urls() if url.isLocalFile()]
         try:
-            return [path.resolve() for path in paths] if all(kind_of(path) is Kind.DATA for path in paths) else []
+            return [path.resolve() for path in paths] if all(kind_of(path) is PathKind.DATA for path in paths) else []
         except InputError:
             return []

@@ -48,7 +48,7 @@ class RowsModel(QAbstractTableModel):
         return self._index
 
     def row(self, number: int) -> Row | BadRow:
-        """Give a row by its place in the table; one that can no longer be read is bad."""
+        """Return a row by its place in the table; one that can no longer be read is bad."""
         assert self._index is not None
         try:
             return self._index.row(number)
@@ -84,7 +84,7 @@ class RowsModel(QAbstractTableModel):
         return 0 if parent.isValid() else len(self._titles)
 
     def headerData(self, section: int, orientation: Qt.Orientation, role: int = Qt.ItemDataRole.DisplayRole) -> object:
-        """Give a column's title."""
+        """Return a column's title."""
         if orientation != Qt.Orientation.Horizontal:
             return None
         if role == Qt.ItemDataRole.TextAlignmentRole:
@@ -92,7 +92,7 @@ class RowsModel(QAbstractTableModel):
         return self._titles[section] if role == Qt.ItemDataRole.DisplayRole else None
 
     def data(self, index: Index, role: int = Qt.ItemDataRole.DisplayRole) -> object:
-        """Give a cell's text, or its whole row as user data."""
+        """Return a cell's text, or its whole row as user data."""
         if role == Qt.ItemDataRole.DisplayRole:
             return self._cells_of(index.row())[index.column()]
         return self.row(index.row()) if role == Qt.ItemDataRole.UserRole else None
@@ -138,7 +138,7 @@ class BadRowsModel(QAbstractListModel):
         return 0 if parent.isValid() else self._count
 
     def data(self, index: Index, role: int = Qt.ItemDataRole.DisplayRole) -> object:
-        """Give a row's place and fault, its whole path as tooltip, itself as user data."""
+        """Return a row's place and fault, its whole path as tooltip, itself as user data."""
         row = self._rows[index.row()]
         if role == Qt.ItemDataRole.DisplayRole:
             return f"{Path(row.file).name}:{row.line} · {row.reason}"
@@ -148,7 +148,7 @@ class BadRowsModel(QAbstractListModel):
 
 
 def row_as_text(row: Row | BadRow) -> str:
-    """Give a whole row to read: each turn under its role, or the plain text; why it is bad, if it is."""
+    """Return a whole row to read: each turn under its role, or the plain text; why it is bad, if it is."""
     if isinstance(row, BadRow):
         return str(row)
     if row.format == "text":
@@ -164,7 +164,7 @@ def _turn_as_text(message: Message) -> str:
 
 
 def raw_lines(path: str, line: int, encoding: str = "utf-8") -> str:
-    """Give what stands in a file at a line, counted from 1; why not, where it cannot be read."""
+    """Return what stands in a file at a line, counted from 1; why not, where it cannot be read."""
     try:
         return raw_text(Path(path), line, encoding)
     except InputError as error:

@@ -39,7 +39,7 @@ _OWN, _WRITTEN = "", "written"
 
 
 def template_choices() -> list[tuple[str, str]]:
-    """Give what a combo box offers: data and title."""
+    """Return what a combo box offers: data and title."""
     shipped = [(name, tr("{name} (ships with the studio)", name=name)) for name in shipped_templates()]
     return [(_OWN, tr("The base model's own")), *shipped, (_WRITTEN, tr("Written here"))]
 

@@ -19,7 +19,7 @@ _SAVE_AFTER_MS = 250
 
 
 def starter_config() -> RunConfig:
-    """Give the starter project's config, its paths absolute.
+    """Return the starter project's config, its paths absolute.
 
     Raises:
         InputError: The installation lacks its starter.
@@ -59,7 +59,7 @@ class DraftFiles(QObject):
         return studio_paths().settings / "draft.json"
 
     def load(self) -> tuple[RunConfig, Path | None, str]:
-        """Give the draft of last time, its file and a warning; on the very first start, the starter project.
+        """Return the draft of last time, its file and a warning; on the very first start, the starter project.
 
         A draft that cannot be read is kept beside as `draft.broken.yaml`, never written over.
         """

@@ -20,7 +20,7 @@ _MOST_UNDO_STEPS = 500
 
 
 @dataclass(frozen=True)
-class Notice:
+class Announcement:
     """Something to tell a person once, as a toast or banner: level is info, warning or error."""
 
     level: str
@@ -35,7 +35,7 @@ class DraftStore(QObject):
         invalid_changed: A field's widget holds what the draft cannot take, or does so no more.
         saved_changed: The draft was written, or waits to be.
         files_changed: The draft's own file or the recent files changed.
-        notice: A `Notice` to show.
+        notice: A `Announcement` to show.
         field_requested: A person asked to be taken to a field; carries its dotted path.
     """
 
@@ -181,7 +181,7 @@ class DraftStore(QObject):
 
     def tell(self, level: str, text: str) -> None:
         """Show a notice."""
-        self.notice.emit(Notice(level, text))
+        self.notice.emit(Announcement(level, text))
 
     def _apply(self, draft: Draft) -> None:
         before = self._draft

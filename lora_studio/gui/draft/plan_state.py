@@ -27,7 +27,7 @@ _PLAN_AFTER_MS = 20
 
 
 @dataclass(frozen=True)
-class TokenCounts:
+class ReportTokens:
     """Tokens of the data, from its report."""
 
     total: int
@@ -36,20 +36,20 @@ class TokenCounts:
 
 
 @dataclass(frozen=True)
-class DataFigures:
+class ReportFigures:
     """What a plan takes from the data's report."""
 
     rows: int
-    tokens: TokenCounts
+    tokens: ReportTokens
     truncated_rows: int
     untrained_rows: int
     findings: tuple[Finding, ...] = ()
 
     @classmethod
-    def of(cls, report: Mapping[str, Any]) -> DataFigures:
+    def of(cls, report: Mapping[str, Any]) -> ReportFigures:
         """Read them from `data --json`."""
         tokens = report["tokens"]
-        counts = TokenCounts(tokens["total"], tokens["trained"], tokens["max"])
+        counts = ReportTokens(tokens["total"], tokens["trained"], tokens["max"])
         return cls(report["rows"], counts, report["truncated_rows"], report["untrained_rows"],
                    tuple(Finding(**entry) for entry in report.get("findings", ())))
 
@@ -136,10 +136,10 @@ class PlanState(QObject):
         assert tree is not None
         report = self._data.report
         return make_plan(
-            self._draft.config, facts, tree, DataFigures.of(report) if report else None, self._device(), self.resolution)
+            self._draft.config, facts, tree, ReportFigures.of(report) if report else None, self._device(), self.resolution)
 
     def _device(self) -> Device:
-        """Give the device a run would take; looked for once for each wish, since asking a driver takes its time."""
+        """Return the device a run would take; looked for once for each wish, since asking a driver takes its time."""
         wanted = self._draft.config.training.device
         if wanted not in self._devices:
             self._devices[wanted] = find_device(wanted)

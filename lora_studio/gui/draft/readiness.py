@@ -86,7 +86,7 @@ class Readiness(QObject):
 
 
 def _faults(plan: Plan | None) -> list[Finding]:
-    """Give the plan's errors; those of the targets are told as such."""
+    """Return the plan's errors; those of the targets are told as such."""
     told = plan.resolution.findings if plan else ()
     return [finding for finding in plan.findings if finding.level == "error" and finding not in told] if plan else []
 

@@ -11,7 +11,7 @@ from PySide6.QtCore import QObject, QTimer, Signal
 
 from lora_studio.core.events import LastEvent, RunEvent, RunFailed, RunFinished, RunStopped
 from lora_studio.core.runs import RunFolder, last_line
-from lora_studio.jobs.device_queue import DeviceLine
+from lora_studio.jobs.device_queue import DeviceQueue
 from lora_studio.jobs.host import Host
 from lora_studio.jobs.job import Job
 from lora_studio.jobs.spec import JobSpec
@@ -57,7 +57,7 @@ class JobCenter(QObject):
     def __init__(self, parent: QObject | None = None) -> None:
         super().__init__(parent)
         self.setObjectName("job_center")
-        self._line = DeviceLine()
+        self._line = DeviceQueue()
         self._threads: ThreadHost | None = None
         self._processes: ProcessHost | None = None
         self._watched: list[_Watched] = []
@@ -87,12 +87,12 @@ class JobCenter(QObject):
         return next((job for job in self.device_jobs if job.spec.run_dir is not None), None)
 
     def run_job(self, path: Path) -> Job | None:
-        """Give the job that trains the run in a folder, or is to; None where there is none."""
+        """Return the job that trains the run in a folder, or is to; None where there is none."""
         wanted = path.resolve()
         return next((job for job in self.device_jobs if job.spec.run_dir is not None and Path(job.spec.run_dir).resolve() == wanted), None)
 
     def jobs_before(self, job: Job) -> tuple[Job, ...]:
-        """Give the jobs that have the device before this one, the next to end first."""
+        """Return the jobs that have the device before this one, the next to end first."""
         jobs = self.device_jobs
         return jobs[: jobs.index(job)] if job in jobs else ()
 

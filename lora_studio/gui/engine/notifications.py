@@ -78,7 +78,7 @@ class Notifications(QAbstractListModel):
         return 0 if parent.isValid() else len(self._entries)
 
     def data(self, index: Index, role: int = Qt.ItemDataRole.DisplayRole) -> object:
-        """Give a row as text, its details as tooltip, itself as user data."""
+        """Return a row as text, its details as tooltip, itself as user data."""
         entry = self._entries[index.row()]
         if role == Qt.ItemDataRole.DisplayRole:
             return f"{format_when(entry.time)}  {entry.text}"

@@ -12,7 +12,7 @@ from lora_studio.core.events import LastEvent, RunFailed, RunFinished
 from lora_studio.core.paths import studio_paths
 from lora_studio.gui.engine.job_center import JobCenter
 from lora_studio.gui.engine.notifications import Notification, Notifications
-from lora_studio.gui.platform.file_dialogs import PathAsker
+from lora_studio.gui.platform.file_dialogs import FileDialogs
 from lora_studio.gui.platform.text import tr
 from lora_studio.jobs.spec import JobSpec
 
@@ -40,7 +40,7 @@ class AdapterImport(QObject):
     export_asked = Signal(Path)
 
     def __init__(
-        self, window: QWidget, jobs: JobCenter, notifications: Notifications, asker: PathAsker, parent: QObject | None = None
+        self, window: QWidget, jobs: JobCenter, notifications: Notifications, asker: FileDialogs, parent: QObject | None = None
     ) -> None:
         super().__init__(parent)
         self.setObjectName("adapter_import")

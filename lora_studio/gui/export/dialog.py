@@ -9,14 +9,15 @@ from PySide6.QtGui import QShowEvent
 from PySide6.QtWidgets import QDialog, QSizePolicy, QStackedWidget, QVBoxLayout, QWidget
 
 from lora_studio.core.events import LastEvent, Phase, RunEvent, RunFailed, RunFinished
-from lora_studio.export.formats import Form, remember
+from lora_studio.export.export_format import ExportFormat
+from lora_studio.export.formats import remember
 from lora_studio.gui.engine.job_center import JobCenter
 from lora_studio.gui.export.form import FormPage
 from lora_studio.gui.export.parts import button, to_the_right
 from lora_studio.gui.export.result import ResultPage
 from lora_studio.gui.export.subject import ExportSubject
 from lora_studio.gui.export.text import ExportSource
-from lora_studio.gui.platform.file_dialogs import PathAsker
+from lora_studio.gui.platform.file_dialogs import FileDialogs
 from lora_studio.gui.platform.text import tr
 from lora_studio.gui.widgets import ElidedLabel, ProgressLine, label
 from lora_studio.jobs.job import Job
@@ -40,7 +41,7 @@ class ExportDialog(QDialog):
         parent: The window.
     """
 
-    def __init__(self, form: Form, subject: ExportSubject, jobs: JobCenter, asker: PathAsker, parent: QWidget | None = None) -> None:
+    def __init__(self, form: ExportFormat, subject: ExportSubject, jobs: JobCenter, asker: FileDialogs, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self.setObjectName("merge_dialog" if form == "merged" else "export_dialog")
         self.setWindowTitle(tr("Merge {run}", run=subject.name) if form == "merged" else tr("Export {run}", run=subject.name))

@@ -11,12 +11,13 @@ from PySide6.QtWidgets import QButtonGroup, QCheckBox, QFormLayout, QRadioButton
 
 from lora_studio.core.errors import StudioError
 from lora_studio.export.destination import check_destination, is_earlier_export
-from lora_studio.export.formats import FORMS, Form, Offer, gguf_bytes, offers, seconds_for
+from lora_studio.export.export_format import EXPORT_FORMATS, ExportFormat
+from lora_studio.export.formats import Offer, gguf_bytes, offers, seconds_for
 from lora_studio.export.request import BYTES_OF_DTYPE, OUTTYPES, PLAIN_TYPES
 from lora_studio.gui.export.parts import button, in_row, to_the_right
 from lora_studio.gui.export.subject import ExportSubject
 from lora_studio.gui.export.text import ExportSource, merged_bytes, roughly, weights_bytes
-from lora_studio.gui.platform.file_dialogs import PathAsker
+from lora_studio.gui.platform.file_dialogs import FileDialogs
 from lora_studio.gui.platform.formatting import format_bytes
 from lora_studio.gui.platform.text import tr
 from lora_studio.gui.widgets import ComboBox, ElidedLabel, ErrorLabel, LineEdit, label
@@ -41,23 +42,23 @@ class FormPage(QWidget):
     dismissed = Signal()
     resized = Signal()
 
-    def __init__(self, subject: ExportSubject, form: Form, asker: PathAsker) -> None:
+    def __init__(self, subject: ExportSubject, form: ExportFormat, asker: FileDialogs) -> None:
         super().__init__()
         self.setObjectName("export_form")
         self._subject = subject
         self._asker = asker
         self._base = subject.base_folder()
         self._facts = subject.facts()
-        self._offers: dict[Form, Offer] = {}
+        self._offers: dict[ExportFormat, Offer] = {}
         self._chose_place = False
         self._build(form)
         self._connect()
         self._look_at_weights()
 
     @property
-    def form(self) -> Form:
+    def form(self) -> ExportFormat:
         """What is to be made."""
-        return FORMS[self._forms.checkedId()]
+        return EXPORT_FORMATS[self._forms.checkedId()]
 
     @property
     def source(self) -> ExportSource:
@@ -89,9 +90,9 @@ class FormPage(QWidget):
             "into": str(self._into.currentData()) if self.form in ("merged", "gguf") else "auto",
         }
 
-    def choose(self, form: Form, dtype: str = "") -> None:
+    def choose(self, form: ExportFormat, dtype: str = "") -> None:
         """Choose a form, and for merged weights a dtype."""
-        self._forms.button(FORMS.index(form)).setChecked(True)
+        self._forms.button(EXPORT_FORMATS.index(form)).setChecked(True)
         if dtype:
             self._dtype.setCurrentIndex(self._dtype.findData(dtype))
 
@@ -110,7 +111,7 @@ class FormPage(QWidget):
             return False
         return True
 
-    def _build(self, form: Form) -> None:
+    def _build(self, form: ExportFormat) -> None:
         page = QFormLayout(self)
         page.setContentsMargins(0, 0, 0, 0)
         page.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.ExpandingFieldsGrow)
@@ -139,8 +140,8 @@ class FormPage(QWidget):
         self._dismiss = button(tr("Cancel"), "dismiss_button")
         page.addRow(to_the_right(self._dismiss, self._begin))
 
-    def _build_forms(self, form: Form) -> QWidget:
-        titles: dict[Form, tuple[str, str]] = {
+    def _build_forms(self, form: ExportFormat) -> QWidget:
+        titles: dict[ExportFormat, tuple[str, str]] = {
             "adapter": (tr("Adapter"), tr("small; loads on the base model in PEFT and vLLM")),
             "merged": (tr("Merged model"), tr("base and adapter in one; loads in transformers")),
             "gguf": (tr("GGUF model"), tr("base and adapter in one file for llama.cpp and Ollama")),
@@ -148,12 +149,12 @@ class FormPage(QWidget):
             "mlx-adapter": (tr("MLX adapter"), tr("for mlx-lm on Apple machines, on the base model")),
         }
         self._forms = QButtonGroup(self)
-        self._told: dict[Form, Any] = {}
+        self._told: dict[ExportFormat, Any] = {}
         box = QWidget()
         layout = QVBoxLayout(box)
         layout.setContentsMargins(0, 0, 0, 4)
         layout.setSpacing(1)
-        for number, name in enumerate(FORMS):
+        for number, name in enumerate(EXPORT_FORMATS):
             choice = QRadioButton(titles[name][0])
             choice.setObjectName(f"form_{name}")
             choice.setAccessibleDescription(titles[name][1])
@@ -183,7 +184,7 @@ class FormPage(QWidget):
         page.addRow(tr("Merged into"), self._into)
 
     def _bases(self) -> Iterator[tuple[str, str]]:
-        """Give what can be merged into, the usual first."""
+        """Return what can be merged into, the usual first."""
         subject, stored = self._subject, self._subject.stored
         if stored is not None:
             yield tr("the base model's weights in {bits}, unpacked", bits=stored.said), "auto"
@@ -207,7 +208,7 @@ class FormPage(QWidget):
     def _look_at_weights(self) -> None:
         """Offer what can be made of these weights."""
         self._offers = offers(self._subject.weights(self.source), self._base)
-        for number, name in enumerate(FORMS):
+        for number, name in enumerate(EXPORT_FORMATS):
             offer = self._offers[name]
             told, usual = self._told[name]
             self._forms.button(number).setEnabled(not offer.reason)

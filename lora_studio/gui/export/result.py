@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from PySide6.QtCore import Qt, QUrl, Signal
 from PySide6.QtGui import QDesktopServices, QGuiApplication
@@ -13,10 +13,11 @@ from PySide6.QtWidgets import QGridLayout, QPlainTextEdit, QVBoxLayout, QWidget
 from lora_studio.core.events import RunFailed
 from lora_studio.export.card.loading import loading_lines
 from lora_studio.export.destination import CERTIFICATE_PAGE
+from lora_studio.export.export_format import ExportFormat
 from lora_studio.gui.export.parts import button, to_the_right
 from lora_studio.gui.export.subject import ExportSubject
-from lora_studio.gui.export.text import Certificate, certificate_in_words
-from lora_studio.gui.platform.file_dialogs import PathAsker
+from lora_studio.gui.export.text import ShownCertificate, certificate_in_words
+from lora_studio.gui.platform.file_dialogs import FileDialogs
 from lora_studio.gui.platform.formatting import format_bytes
 from lora_studio.gui.platform.text import tr
 from lora_studio.gui.widgets import Banner, Disclosure, label
@@ -41,7 +42,7 @@ class ResultPage(QWidget):
     float32_asked = Signal()
     closed = Signal()
 
-    def __init__(self, subject: ExportSubject, asker: PathAsker) -> None:
+    def __init__(self, subject: ExportSubject, asker: FileDialogs) -> None:
         super().__init__()
         self.setObjectName("export_result_page")
         self._subject = subject
@@ -53,13 +54,13 @@ class ResultPage(QWidget):
 
     def show_result(self, result: Mapping[str, Any], written: str) -> None:
         """Show what was made."""
-        certificate = Certificate.from_result(result)
+        certificate = ShownCertificate.from_result(result)
         self._folder = Path(str(result["path"]))
         self._verdict.show_message("good" if certificate.passed else "error", certificate_in_words(certificate, written))
         self._where.setText(tr("{size} in {path}", size=format_bytes(float(result["bytes"])), path=self._folder))
         files = sorted(file.name for file in self._folder.glob("*.gguf"))
         self._lines.setPlainText(loading_lines(
-            str(result["kind"]), str(self._folder), self._subject.base, files[0] if files else "", self._subject.revision or "",
+            cast(ExportFormat, result["kind"]), str(self._folder), self._subject.base, files[0] if files else "", self._subject.revision or "",
             str((result["certificate"].get("classes") or {}).get("auto", ""))))
         self._show_programs(result.get("compatibility") or ())
         self._float32.setVisible(bool(result["certificate"].get("offers_float32")))

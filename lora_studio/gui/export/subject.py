@@ -65,12 +65,12 @@ class ExportSubject:
         return cls(folder.name, told, found.base_name, found.base_revision, NONE, (source,), exports, folder)
 
     def weights(self, source: ExportSource) -> Path:
-        """Give the folder in which a source's weights lie."""
+        """Return the folder in which a source's weights lie."""
         final = source.path / "adapter"
         return final if (source.path / "run.yaml").is_file() and final.is_dir() else source.path
 
     def base_folder(self) -> Path | None:
-        """Give the base model's folder; None where it is not on this machine."""
+        """Return the base model's folder; None where it is not on this machine."""
         try:
             found = find_model(self.base, self.revision)
         except (StudioError, OSError):
@@ -89,7 +89,7 @@ class ExportSubject:
         return full_precision_of(self.base, self.base_folder())
 
     def facts(self) -> ModelFacts | None:
-        """Give the base model's facts, where it is here."""
+        """Return the base model's facts, where it is here."""
         folder = self.base_folder()
         try:
             return read_facts(folder) if folder else None

@@ -5,19 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from lora_studio.core.files import bytes_below
 from lora_studio.core.runs import RunFolder
 from lora_studio.export.request import BYTES_OF_DTYPE
 from lora_studio.gui.platform.text import tr
 
-ExportKind = Literal["adapter", "merged"]
-"""What the run bar's two buttons begin with."""
-
 
 @dataclass(frozen=True)
-class Certificate:
+class ShownCertificate:
     """What the comparison of an export, loaded again, with base + adapter found; see `export --json`."""
 
     rows: int
@@ -29,7 +26,7 @@ class Certificate:
     grade: str = "logits"
 
     @classmethod
-    def from_result(cls, result: Mapping[str, Any]) -> Certificate:
+    def from_result(cls, result: Mapping[str, Any]) -> ShownCertificate:
         """Read it out of an export's result."""
         raw: Mapping[str, Any] = result["certificate"]
         figures = (raw.get(name) for name in ("max_abs_logit_difference", "top1_agreement", "effect_lost"))
@@ -78,7 +75,7 @@ def merged_bytes(parameters: int, dtype: str, stored_dtype: str) -> int:
     return parameters * BYTES_OF_DTYPE.get(stored_dtype if dtype == "keep" else dtype, BYTES_OF_DTYPE["float32"])
 
 
-def certificate_in_words(certificate: Certificate, dtype: str) -> str:
+def certificate_in_words(certificate: ShownCertificate, dtype: str) -> str:
     """Say what a certificate found, the verdict first."""
     parts: list[str] = []
     if certificate.grade == "tensors":

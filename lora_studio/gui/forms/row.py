@@ -91,7 +91,7 @@ class FieldRow(QWidget):
         self.editor.setEnabled(not locked)
 
     def set_letters(self, letters: int | None) -> None:
-        """Give the editor room for so many letters of whatever size; None lets it take all there is."""
+        """Return the editor room for so many letters of whatever size; None lets it take all there is."""
         self._letters = letters
         self._line.setStretchFactor(self.editor, 0 if letters else 1)
         self._line.setStretch(1, 1 if letters else 0)
@@ -199,7 +199,7 @@ class FieldRow(QWidget):
 
 
 def _key(value: object) -> str:
-    """Give a choice as a combo box's data: text, since Qt turns True into 1."""
+    """Return a choice as a combo box's data: text, since Qt turns True into 1."""
     return repr(value)
 
 

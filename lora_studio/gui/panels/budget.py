@@ -139,7 +139,7 @@ def share_text(part: int, whole: int) -> str:
 
 
 def _shown_parts(plan: Plan) -> dict[str, int]:
-    """Give the parts of memory under the names a person reads; those of the adapter together, and what of the layers is computed again."""
+    """Return the parts of memory under the names a person reads; those of the adapter together, and what of the layers is computed again."""
     every = plan.memory.checkpointing.every
     again = tr(" · one layer in {count} computed again", count=every) if every > 1 else tr(" · computed again") if every else ""
     shown: dict[str, int] = {}

@@ -11,7 +11,7 @@ from lora_studio.core.config import RunConfig
 from lora_studio.core.paths import resources_folder
 from lora_studio.gui.forms import FieldSpec
 from lora_studio.gui.panels.panel import Panel
-from lora_studio.gui.platform.file_dialogs import PathAsker
+from lora_studio.gui.platform.file_dialogs import FileDialogs
 from lora_studio.gui.platform.formatting import format_count
 from lora_studio.gui.platform.text import tr
 from lora_studio.gui.theme import colors, icon, theme
@@ -32,9 +32,9 @@ _MORE = (
 class DataPanel(Panel):
     """Chooses the data files and shows what they hold, or what is wrong with them."""
 
-    def __init__(self, workspace: Workspace, jobs: JobCenter, asker: PathAsker | None = None) -> None:
+    def __init__(self, workspace: Workspace, jobs: JobCenter, asker: FileDialogs | None = None) -> None:
         super().__init__(tr("Data"), "data_panel", workspace, jobs)
-        self._asker = asker or PathAsker()
+        self._asker = asker or FileDialogs()
         self._seen: list[tuple[str, ...]] = []
         self._build()
         self._choice.activated.connect(self._on_choice)

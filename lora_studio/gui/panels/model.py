@@ -9,7 +9,7 @@ from PySide6.QtWidgets import QHBoxLayout, QMenu, QPushButton, QToolButton, QWid
 
 from lora_studio.gui.forms import FieldSpec
 from lora_studio.gui.panels.panel import Panel
-from lora_studio.gui.platform.file_dialogs import PathAsker
+from lora_studio.gui.platform.file_dialogs import FileDialogs
 from lora_studio.gui.platform.formatting import format_bytes, format_count
 from lora_studio.gui.platform.text import tr
 from lora_studio.gui.theme import colors, icon, theme
@@ -48,9 +48,9 @@ class ModelChoice(ComboBox):
 class ModelPanel(Panel):
     """Chooses the base model and shows its facts, or what is wrong with it."""
 
-    def __init__(self, workspace: Workspace, jobs: JobCenter, asker: PathAsker | None = None) -> None:
+    def __init__(self, workspace: Workspace, jobs: JobCenter, asker: FileDialogs | None = None) -> None:
         super().__init__(tr("Base model"), "model_panel", workspace, jobs)
-        self._asker = asker or PathAsker()
+        self._asker = asker or FileDialogs()
         self._build()
         self._connect()
         self._on_model()

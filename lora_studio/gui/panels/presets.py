@@ -49,7 +49,7 @@ PRESETS = (
 
 
 def preset_changes(preset: AdapterPreset, tree: ModuleTree | None) -> dict[str, object]:
-    """Give a preset as `{dotted path: value}` on a model; without a tree, its settings alone."""
+    """Return a preset as `{dotted path: value}` on a model; without a tree, its settings alone."""
     base: dict[str, object] = {"adapter.use_rslora": False, "adapter.use_dora": False, "adapter.lora_dropout": 0.0}
     changes = {**base, **preset.settings}
     if tree is None:

@@ -131,7 +131,7 @@ class TargetsPanel(Card):
         self._select(selection, tr("Tick {names}", names=told) if ticked else tr("Untick {names}", names=told))
 
     def _on_number(self, names: list[str], field: str, value: object) -> None:
-        """Give modules their own r or alpha, or take it away with an empty text."""
+        """Return modules their own r or alpha, or take it away with an empty text."""
         selection, adapter = self._workspace.plan.selection, self._workspace.draft.config.adapter
         try:
             number = _number(str(value), field, adapter)

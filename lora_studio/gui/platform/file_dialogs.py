@@ -10,7 +10,7 @@ from PySide6.QtGui import QDesktopServices
 from PySide6.QtWidgets import QFileDialog, QMessageBox, QWidget
 
 
-class PathAsker:
+class FileDialogs:
     """Asks with the system's own dialogs; every answer is None when the person cancels."""
 
     def open_file(self, parent: QWidget | None, title: str, start: Path, filters: Sequence[str] = ()) -> Path | None:

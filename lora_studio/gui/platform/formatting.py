@@ -56,6 +56,6 @@ def format_when(time: float, now: float | None = None) -> str:
 
 
 def one_line(text: str, most: int = 80) -> str:
-    """Give text on one line, cut to `most` characters with an ellipsis."""
+    """Return text on one line, cut to `most` characters with an ellipsis."""
     flat = " ".join(text.split())
     return flat if len(flat) <= most else flat[: most - 1].rstrip() + "…"

@@ -12,7 +12,7 @@ from lora_studio.data.readers.read import kind_of as data_kind_of
 from lora_studio.export.imports.archive import is_archive
 
 
-class Kind(Enum):
+class PathKind(Enum):
     """What a path can be."""
 
     CONFIG = "config"
@@ -23,11 +23,11 @@ class Kind(Enum):
 
 
 def is_model_name(text: str) -> bool:
-    """Say whether a text names a model that is no path: the starter, or one of the Hub by owner and name."""
+    """Return whether a text names a model that is no path: the starter, or one of the Hub by owner and name."""
     return text == "starter" or re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*", text) is not None
 
 
-def kind_of(path: Path) -> Kind:
+def kind_of(path: Path) -> PathKind:
     """Say what a path is, by its name and what lies in it.
 
     Raises:
@@ -39,26 +39,26 @@ def kind_of(path: Path) -> Kind:
     if not path.exists():
         raise InputError(f"There is no {path}.", "Check the path.")
     if suffix in (".yaml", ".yml"):
-        return Kind.CONFIG
+        return PathKind.CONFIG
     if suffix == ".gguf":
-        return Kind.MODEL
+        return PathKind.MODEL
     if data_kind_of(path):
-        return Kind.DATA
+        return PathKind.DATA
     if is_archive(path):
-        return Kind.ADAPTER
+        return PathKind.ADAPTER
     hint = "Give a config (.yaml), a run, model or adapter folder, a .gguf file, an adapter's .zip or rows (.jsonl, .csv, .parquet, .txt)."
     raise InputError(f"{path.name} is nothing that can be opened.", hint)
 
 
-def _kind_of_folder(path: Path) -> Kind:
+def _kind_of_folder(path: Path) -> PathKind:
     if (path / "run.yaml").is_file():
-        return Kind.RUN
+        return PathKind.RUN
     if (path / "config.json").is_file():
-        return Kind.MODEL
+        return PathKind.MODEL
     if (path / "adapter_config.json").is_file():
-        return Kind.RUN if (path.parent / "run.yaml").is_file() else Kind.ADAPTER
+        return PathKind.RUN if (path.parent / "run.yaml").is_file() else PathKind.ADAPTER
     if _holds_rows(path):
-        return Kind.DATA
+        return PathKind.DATA
     raise InputError(
         f"{path.name} is no run, no model and no data: it holds no run.yaml, no config.json and no file of rows.", "Choose another folder.")
 

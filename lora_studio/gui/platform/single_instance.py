@@ -20,7 +20,7 @@ _WAIT_MS = 1500
 
 
 def instance_name() -> str:
-    """Give the local socket's name: one for each person and settings folder."""
+    """Return the local socket's name: one for each person and settings folder."""
     person = os.getuid() if hasattr(os, "getuid") else os.environ.get("USERNAME", "")
     return f"lora-studio-{person}-{zlib.crc32(str(studio_paths().settings).encode()):08x}"
 

@@ -18,7 +18,7 @@ def use_translation(messages: Mapping[str, str]) -> None:
 
 
 def tr(text: str, /, **fields: object) -> str:
-    """Give text in the person's language, its `{fields}` filled in.
+    """Return text in the person's language, its `{fields}` filled in.
 
     Args:
         text: English text, the message id; written as a literal so that it can be collected.

@@ -115,7 +115,7 @@ class CurvePlot(Card):
         self._show_crosshair()
 
     def read_out(self, x: float) -> str:
-        """Give the text of the read-out at an x: a line for it, and one for each curve that shows and has a point near."""
+        """Return the text of the read-out at an x: a line for it, and one for each curve that shows and has a point near."""
         lines: list[str] = []
         anchor = self._anchor(x)
         for curve, series in self._series.items():

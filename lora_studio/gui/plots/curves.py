@@ -43,7 +43,7 @@ class CurveStyle:
 
 
 def pen_for(style: CurveStyle, color: QColor) -> QPen:
-    """Give the pen of a curve: one pixel wide always, since wider ones take a hundred times as long."""
+    """Return the pen of a curve: one pixel wide always, since wider ones take a hundred times as long."""
     pen = QPen(color)
     pen.setWidth(1)
     pen.setCosmetic(True)
@@ -89,7 +89,7 @@ class CurveItem(pg.PlotCurveItem):
 
 
 def dotted(color: QColor) -> QPen:
-    """Give the pen of the crosshair and of levels."""
+    """Return the pen of the crosshair and of levels."""
     pen = QPen(color)
     pen.setCosmetic(True)
     pen.setStyle(Qt.PenStyle.DotLine)
@@ -97,5 +97,5 @@ def dotted(color: QColor) -> QPen:
 
 
 def fill_color(color: QColor) -> QColor:
-    """Give the colour a filled curve is filled with."""
+    """Return the colour a filled curve is filled with."""
     return QColor(color.red(), color.green(), color.blue(), _FILL_ALPHA)

@@ -101,13 +101,13 @@ class Series:
             level.blocks = 0
 
     def visible(self, left: float, right: float) -> tuple[int, int]:
-        """Give the range of places within left..right, one further at each side so that lines run out of the picture."""
+        """Return the range of places within left..right, one further at each side so that lines run out of the picture."""
         first = int(np.searchsorted(self.x, left, side="left"))
         last = int(np.searchsorted(self.x, right, side="right"))
         return max(first - 1, 0), min(last + 1, self._count)
 
     def thinned(self, left: float, right: float, columns: int) -> tuple[Floats, Floats]:
-        """Give the points to draw between two x on so many pixel columns: the extremes of every block among them.
+        """Return the points to draw between two x on so many pixel columns: the extremes of every block among them.
 
         Returns:
             x and y, shape (drawn,) with drawn below about 8 · columns however many points there are.
@@ -121,7 +121,7 @@ class Series:
         return self._x[places], self._y[places]
 
     def nearest(self, x: float) -> int | None:
-        """Give the place of the point nearest to an x; None while there is none."""
+        """Return the place of the point nearest to an x; None while there is none."""
         if not self._count:
             return None
         place = int(np.searchsorted(self.x, x))

@@ -49,7 +49,7 @@ class PlotTableModel(QAbstractTableModel):
         return self._titles[section] if orientation == Qt.Orientation.Horizontal else section + 1
 
     def text(self, row: int, column: int) -> str:
-        """Give one cell."""
+        """Return one cell."""
         x = self._x[row]
         if column == 0:
             return f"{x:.10g}"
@@ -58,7 +58,7 @@ class PlotTableModel(QAbstractTableModel):
         return f"{ys[place]:.7g}" if place < len(xs) and xs[place] == x else ""
 
     def as_text(self) -> str:
-        """Give the whole table with tabs between cells, as spreadsheets take it."""
+        """Return the whole table with tabs between cells, as spreadsheets take it."""
         lines = ["\t".join(self._titles)]
         lines += ["\t".join(self.text(row, column) for column in range(len(self._titles))) for row in range(len(self._x))]
         return "\n".join(lines) + "\n"

@@ -9,7 +9,7 @@ from PySide6.QtCore import QObject, Signal
 from lora_studio.core.errors import StudioError
 from lora_studio.core.events import LastEvent, RunEvent, RunFailed, RunFinished
 from lora_studio.gui.engine.job_center import HostName, JobCenter
-from lora_studio.gui.runs.run_control import RunStarter
+from lora_studio.gui.runs.run_control import RunControl
 from lora_studio.jobs.job import Job
 
 
@@ -26,7 +26,7 @@ class HandOver(QObject):
     done = Signal()
     failed = Signal(str)
 
-    def __init__(self, jobs: JobCenter, starter: RunStarter, job: Job, parent: QObject | None = None) -> None:
+    def __init__(self, jobs: JobCenter, starter: RunControl, job: Job, parent: QObject | None = None) -> None:
         super().__init__(parent)
         self.setObjectName("hand_over")
         self._jobs = jobs

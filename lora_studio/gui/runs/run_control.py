@@ -16,7 +16,7 @@ from lora_studio.core.runs import RunFolder
 from lora_studio.gui.engine.job_center import HostName, JobCenter
 from lora_studio.gui.platform.formatting import format_seconds
 from lora_studio.gui.platform.text import tr
-from lora_studio.gui.runs.shown_run import RunView
+from lora_studio.gui.runs.shown_run import ShownRun
 from lora_studio.jobs.job import Job
 from lora_studio.jobs.spec import JobSpec
 
@@ -36,11 +36,11 @@ class StartState:
 
 
 def host_of(config: RunConfig, wanted: HostName) -> HostName:
-    """Give where a run lives: one of several processes is never in this one, whatever is wanted."""
+    """Return where a run lives: one of several processes is never in this one, whatever is wanted."""
     return "process" if config.training.num_processes > 1 else wanted
 
 
-class RunStarter(QObject):
+class RunControl(QObject):
     """Freezes the draft into a run and passes a person's wishes to the run that is shown.
 
     Signals:
@@ -51,7 +51,7 @@ class RunStarter(QObject):
     changed = Signal()
     run_added = Signal(object)
 
-    def __init__(self, workspace: Workspace, jobs: JobCenter, run_view: RunView, parent: QObject | None = None) -> None:
+    def __init__(self, workspace: Workspace, jobs: JobCenter, run_view: ShownRun, parent: QObject | None = None) -> None:
         super().__init__(parent)
         self.setObjectName("run_starter")
         self._workspace = workspace

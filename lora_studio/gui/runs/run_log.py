@@ -46,7 +46,7 @@ class RunLogModel(QAbstractListModel):
         return 0 if parent.isValid() else len(self._lines)
 
     def data(self, index: Index, role: int = Qt.ItemDataRole.DisplayRole) -> object:
-        """Give a line's text; whole as tooltip, itself as user data."""
+        """Return a line's text; whole as tooltip, itself as user data."""
         line = self._lines[index.row()]
         if role == Qt.ItemDataRole.DisplayRole:
             return f"{format_time(line.time)}  {line.text}"

@@ -11,11 +11,11 @@ from lora_studio.core.config import RunConfig
 from lora_studio.gui.engine.job_center import HostName
 from lora_studio.gui.engine.notifications import Notification, Notifications
 from lora_studio.gui.platform.text import tr
-from lora_studio.gui.runs.run_control import RunStarter
+from lora_studio.gui.runs.run_control import RunControl
 from lora_studio.gui.runs.run_queue import RunQueue
-from lora_studio.gui.runs.shown_run import RunView
+from lora_studio.gui.runs.shown_run import ShownRun
 
-Tried = Callable[[Callable[[], object]], None]
+ShowErrors = Callable[[Callable[[], object]], None]
 Show = Callable[[Path], object]
 
 
@@ -28,12 +28,12 @@ class RunNews(QObject):
         queue: The runs that wait.
         run_view: The run that is shown.
         show: Brings a run and its page to the front.
-        tried: Does something that may fail for a reason a person can act on, and tells that.
+        show_errors: Does something that may fail for a reason a person can act on, and tells that.
         parent: Its owner.
     """
 
     def __init__(
-        self, notifications: Notifications, starter: RunStarter, queue: RunQueue, run_view: RunView, show: Show, tried: Tried,
+        self, notifications: Notifications, starter: RunControl, queue: RunQueue, run_view: ShownRun, show: Show, show_errors: ShowErrors,
         parent: QObject,
     ) -> None:
         super().__init__(parent)
@@ -43,18 +43,18 @@ class RunNews(QObject):
         self._queue = queue
         self._run_view = run_view
         self._show = show
-        self._tried = tried
+        self._show_errors = show_errors
         queue.began.connect(self._on_began)
         queue.removed.connect(self._on_removed)
 
     def find_living(self, remembered: str) -> None:
         """Follow the runs that are alive in processes and show the newest, unless a person asked for another than the remembered one."""
         found: list[Path] = []
-        self._tried(lambda: found.extend(self._starter.follow_living()))
+        self._show_errors(lambda: found.extend(self._starter.follow_living()))
         if not found:
             return
         if self._run_view.path in (None, Path(remembered)) and self._run_view.path != found[0]:
-            self._tried(lambda: self._run_view.open(found[0]))
+            self._show_errors(lambda: self._run_view.open(found[0]))
         for path in reversed(found):  # the newest last, on top
             self._tell(tr("{run} went on in a process of its own", run=path.name), tr("Show"), lambda at=path: self._show(at))
 
@@ -75,5 +75,5 @@ class RunNews(QObject):
         told = tr("{name} was removed from the queue", name=config.name)
         self._tell(told, tr("Put back"), lambda: self._starter.start_new(config, host))
 
-    def _tell(self, text: str, cure: str, deed: Callable[[], object]) -> None:
-        self._notifications.add(Notification("info", text, "", cure, lambda: self._tried(deed)))
+    def _tell(self, text: str, cure: str, action: Callable[[], object]) -> None:
+        self._notifications.add(Notification("info", text, "", cure, lambda: self._show_errors(action)))

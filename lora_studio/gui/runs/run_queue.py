@@ -13,7 +13,7 @@ from lora_studio.core.errors import StudioError
 from lora_studio.core.runs import RunFolder
 from lora_studio.gui.engine.job_center import JobCenter
 from lora_studio.gui.platform.text import tr
-from lora_studio.gui.runs.run_control import RunStarter
+from lora_studio.gui.runs.run_control import RunControl
 from lora_studio.jobs.job import Job
 
 
@@ -45,7 +45,7 @@ class RunQueue(QObject):
     began = Signal(object, str)
     removed = Signal(object, str)
 
-    def __init__(self, jobs: JobCenter, starter: RunStarter, parent: QObject | None = None) -> None:
+    def __init__(self, jobs: JobCenter, starter: RunControl, parent: QObject | None = None) -> None:
         super().__init__(parent)
         self.setObjectName("run_queue")
         self._jobs = jobs
@@ -89,7 +89,7 @@ class RunQueue(QObject):
             self.removed.emit(config, "process" if job.spec.survives else "thread")
 
     def can_start(self, folder: str) -> bool:
-        """Say whether a run that waited is there still, and has not begun."""
+        """Return whether a run that waited is there still, and has not begun."""
         path = Path(folder)
         return (path / "run.yaml").is_file() and RunFolder(path).state == "new" and self._jobs.run_job(path) is None
 

@@ -14,17 +14,17 @@ from lora_studio.core.runs import RunFolder
 from lora_studio.gui.engine.job_center import JobCenter
 from lora_studio.jobs.job import Job
 
-RunState = Literal[
+ShownState = Literal[
     "none", "new", "waiting", "loading", "running", "paused", "stopping", "abandoning",
     "finished", "stopped", "failed", "interrupted",
 ]
-LIVE_STATES: frozenset[RunState] = frozenset({"waiting", "loading", "running", "paused", "stopping", "abandoning"})
+LIVE_STATES: frozenset[ShownState] = frozenset({"waiting", "loading", "running", "paused", "stopping", "abandoning"})
 
 _NOTHING_HEARD = (0, -1)
 _WITHIN_TRAINING = frozenset({"training", "evaluating", "sampling", "saving"})  # what a run that has taken a step does between steps
 
 
-class RunView(QObject):
+class ShownRun(QObject):
     """Read-only: opening, attaching or ending a run never touches the draft.
 
     Signals:
@@ -40,7 +40,7 @@ class RunView(QObject):
         self.setObjectName("run_view")
         self._jobs = jobs
         self._heard = False
-        self._told: tuple[RunState, bool] = ("none", False)
+        self._told: tuple[ShownState, bool] = ("none", False)
         self._clear()
         jobs.ticked.connect(self._on_tick)
         jobs.job_changed.connect(self._on_job_changed)
@@ -81,7 +81,7 @@ class RunView(QObject):
         return self._job is not None
 
     @property
-    def state(self) -> RunState:
+    def state(self) -> ShownState:
         """What the run is doing or how it ended."""
         if self._folder is None:
             return "none"
@@ -217,10 +217,10 @@ class RunView(QObject):
             self.changed.emit()
 
     @property
-    def _to_tell(self) -> tuple[RunState, bool]:
+    def _to_tell(self) -> tuple[ShownState, bool]:
         return self.state, bool(self._history.checkpoints)
 
-    def _state_of_job(self, job: Job) -> RunState:
+    def _state_of_job(self, job: Job) -> ShownState:
         if job.control.abandoning:
             return "abandoning"
         if job.control.stopping:
@@ -232,7 +232,7 @@ class RunView(QObject):
         phase = self._history.phase
         return "running" if self._history.step and (phase is None or phase.name in _WITHIN_TRAINING) else "loading"
 
-    def _state_on_disk(self) -> RunState:
+    def _state_on_disk(self) -> ShownState:
         last = self._history.last_event
         if last is None:
             return "new" if self._newest == _NOTHING_HEARD else "interrupted"

@@ -13,11 +13,11 @@ from PySide6.QtWidgets import QAbstractItemView, QHBoxLayout, QHeaderView, QPush
 from lora_studio.core.errors import StudioError
 from lora_studio.core.runs import RunFolder, RunSummary
 from lora_studio.gui.engine.job_center import JobCenter
-from lora_studio.gui.platform.file_dialogs import PathAsker
+from lora_studio.gui.platform.file_dialogs import FileDialogs
 from lora_studio.gui.platform.text import tr
-from lora_studio.gui.runs.run_control import RunStarter
+from lora_studio.gui.runs.run_control import RunControl
 from lora_studio.gui.runs.run_queue import RunQueue
-from lora_studio.gui.runs.shown_run import RunView
+from lora_studio.gui.runs.shown_run import ShownRun
 from lora_studio.gui.runs_page.queue_card import QueueCard
 from lora_studio.gui.runs_page.runs_model import SORT_ROLE, RunsModel
 from lora_studio.gui.widgets import Card, LineEdit, label
@@ -40,8 +40,8 @@ class RunsPage(QWidget):
     run_opened = Signal()
 
     def __init__(
-        self, workspace: Workspace, jobs: JobCenter, run_view: RunView, starter: RunStarter, queue: RunQueue,
-        asker: PathAsker | None = None,
+        self, workspace: Workspace, jobs: JobCenter, run_view: ShownRun, starter: RunControl, queue: RunQueue,
+        asker: FileDialogs | None = None,
     ) -> None:
         super().__init__()
         self.setObjectName("runs_page")
@@ -50,7 +50,7 @@ class RunsPage(QWidget):
         self._run_view = run_view
         self._starter = starter
         self._queue = queue
-        self._asker = asker or PathAsker()
+        self._asker = asker or FileDialogs()
         self._build()
         self._connect()
 
@@ -91,19 +91,19 @@ class RunsPage(QWidget):
     def open_selected(self) -> None:
         """Show the selected run: its curves and config, from disk."""
         run = self.selected
-        if run is not None and self._tried(lambda: self._run_view.open(run.path)):
+        if run is not None and self._show_errors(lambda: self._run_view.open(run.path)):
             self.run_opened.emit()
 
     def new_from_selected(self) -> None:
         """Make the selected run's config the draft; undo brings the draft before back."""
         run = self.selected
         if run is not None:
-            self._tried(lambda: self._workspace.draft.new_from_run(RunFolder.open(run.path).config))
+            self._show_errors(lambda: self._workspace.draft.new_from_run(RunFolder.open(run.path).config))
 
     def resume_selected(self) -> None:
         """Go on with the selected run."""
         run = self.selected
-        if run is not None and self._tried(lambda: self._starter.resume_run(run.path)):
+        if run is not None and self._show_errors(lambda: self._starter.resume_run(run.path)):
             self.run_opened.emit()
 
     def reveal_selected(self) -> None:
@@ -119,7 +119,7 @@ class RunsPage(QWidget):
             return
         text = tr("{folder}\n\nIts adapter, checkpoints, exports and curves are removed from disk. This cannot be undone.", folder=run.path)
         if self._asker.confirm(self, tr("Delete {name}?", name=run.path.name), text, tr("Delete")):
-            self._tried(lambda: self._delete(run.path))
+            self._show_errors(lambda: self._delete(run.path))
             self.refresh()
 
     def _delete(self, path: Path) -> None:
@@ -228,10 +228,10 @@ class RunsPage(QWidget):
         self._buttons["resume"].setText(text)
         self._actions["resume"].setText(text)
 
-    def _tried(self, work: Callable[[], object]) -> bool:
+    def _show_errors(self, action: Callable[[], object]) -> bool:
         """Do something that may fail for a reason a person can act on; say whether it went well."""
         try:
-            work()
+            action()
         except (StudioError, OSError) as error:
             self._workspace.draft.tell("error", str(error))
             return False

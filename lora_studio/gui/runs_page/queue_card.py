@@ -51,7 +51,7 @@ class QueueModel(QAbstractTableModel):
         return 0 if parent.isValid() else len(_NAMES)
 
     def headerData(self, section: int, orientation: Qt.Orientation, role: int = Qt.ItemDataRole.DisplayRole) -> object:
-        """Give a column's title, or a row's place in the queue."""
+        """Return a column's title, or a row's place in the queue."""
         if role == Qt.ItemDataRole.TextAlignmentRole:
             return Qt.AlignmentFlag.AlignLeft | Qt.AlignmentFlag.AlignVCenter
         if role != Qt.ItemDataRole.DisplayRole:
@@ -59,7 +59,7 @@ class QueueModel(QAbstractTableModel):
         return self._titles[section] if orientation == Qt.Orientation.Horizontal else str(section + 1)
 
     def data(self, index: Index, role: int = Qt.ItemDataRole.DisplayRole) -> object:
-        """Give a cell's text; all of a row as its tooltip."""
+        """Return a cell's text; all of a row as its tooltip."""
         texts = self._texts[index.row()]
         if role == Qt.ItemDataRole.DisplayRole:
             return texts[index.column()]

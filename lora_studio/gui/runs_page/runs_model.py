@@ -28,7 +28,7 @@ class Column:
 
 
 def run_columns() -> tuple[Column, ...]:
-    """Give the columns, left to right."""
+    """Return the columns, left to right."""
     states = {"new": tr("new"), "running": tr("running"), "finished": tr("finished"), "stopped": tr("stopped"), "failed": tr("failed"),
               "interrupted": tr("interrupted")}
     return (
@@ -61,7 +61,7 @@ class RunsModel(QAbstractTableModel):
         return self._runs
 
     def column(self, name: str) -> int:
-        """Give a column's place by its name."""
+        """Return a column's place by its name."""
         return [column.name for column in self._columns].index(name)
 
     def set_runs(self, runs: Sequence[RunSummary], queued: Set[str] = frozenset()) -> None:
@@ -90,7 +90,7 @@ class RunsModel(QAbstractTableModel):
         return 0 if parent.isValid() else len(self._columns)
 
     def headerData(self, section: int, orientation: Qt.Orientation, role: int = Qt.ItemDataRole.DisplayRole) -> object:
-        """Give a column's title, on the side its cells are on."""
+        """Return a column's title, on the side its cells are on."""
         if orientation != Qt.Orientation.Horizontal:
             return None
         if role == Qt.ItemDataRole.DisplayRole:
@@ -98,7 +98,7 @@ class RunsModel(QAbstractTableModel):
         return self._alignment(section) if role == Qt.ItemDataRole.TextAlignmentRole else None
 
     def data(self, index: Index, role: int = Qt.ItemDataRole.DisplayRole) -> object:
-        """Give a cell's text, sort key, tooltip, or its whole run as user data."""
+        """Return a cell's text, sort key, tooltip, or its whole run as user data."""
         run = self._runs[index.row()]
         match role:
             case Qt.ItemDataRole.DisplayRole:

@@ -12,7 +12,7 @@ from PySide6.QtWidgets import QMessageBox, QProgressDialog, QWidget
 from lora_studio.gui.engine.job_center import JobCenter
 from lora_studio.gui.platform.text import tr
 from lora_studio.gui.runs.hand_over import HandOver
-from lora_studio.gui.runs.run_control import RunStarter
+from lora_studio.gui.runs.run_control import RunControl
 from lora_studio.jobs.job import Job
 
 
@@ -72,7 +72,7 @@ class Closing(QObject):
 
     handing_over = Signal(object)
 
-    def __init__(self, window: QWidget, jobs: JobCenter, starter: RunStarter, ask: AskClosing = ask_closing) -> None:
+    def __init__(self, window: QWidget, jobs: JobCenter, starter: RunControl, ask: AskClosing = ask_closing) -> None:
         super().__init__(window)
         self._window = window
         self._jobs = jobs

@@ -15,7 +15,7 @@ _ACTION = Qt.ItemDataRole.UserRole
 
 
 def matches(query: str, title: str) -> bool:
-    """Say whether the letters of a query occur in a title in their order, whatever lies between."""
+    """Return whether the letters of a query occur in a title in their order, whatever lies between."""
     letters = iter(title.lower())
     return all(letter in letters for letter in query.lower() if not letter.isspace())
 

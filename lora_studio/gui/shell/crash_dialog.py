@@ -28,7 +28,7 @@ Hook = Callable[[type[BaseException], BaseException, TracebackType | None], obje
 
 
 def without_secrets(text: str) -> str:
-    """Give text with everything that looks like a token, a password or a key replaced by ‹hidden›."""
+    """Return text with everything that looks like a token, a password or a key replaced by ‹hidden›."""
     for pattern in _SECRETS:
         text = pattern.sub("‹hidden›", text)
     return text
@@ -49,7 +49,7 @@ def diagnostics(details: str = "") -> str:
     return without_secrets("\n".join([*lines, "", details]).rstrip() + "\n")
 
 
-class ProblemDialog(QDialog):
+class CrashDialog(QDialog):
     """Says what happened, what it means and what to do, with details to copy."""
 
     def __init__(self, error: BaseException, details: str, parent: QWidget | None = None) -> None:
@@ -98,7 +98,7 @@ def explain(error: BaseException) -> tuple[str, str, str]:
     )
 
 
-class ProblemCatcher(QObject):
+class ExceptionHook(QObject):
     """Takes what falls through in any thread and shows it in the window's own.
 
     Signals:
@@ -112,7 +112,7 @@ class ProblemCatcher(QObject):
         self._window = window
         self._before: Hook = sys.excepthook
         self._before_in_thread = threading.excepthook
-        self.dialog: ProblemDialog | None = None
+        self.dialog: CrashDialog | None = None
         self.caught.connect(self._show, Qt.ConnectionType.QueuedConnection)
 
     def install(self) -> None:
@@ -121,7 +121,7 @@ class ProblemCatcher(QObject):
         threading.excepthook = self._on_thread_exception
 
     def remove(self) -> None:
-        """Give the hooks back."""
+        """Return the hooks back."""
         sys.excepthook = self._before
         threading.excepthook = self._before_in_thread
 
@@ -142,7 +142,7 @@ class ProblemCatcher(QObject):
     def _show(self, error: BaseException, details: str) -> None:
         if self.dialog is not None:
             return  # one dialog at a time: a mistake in a timer would pile them up
-        self.dialog = ProblemDialog(error, details, self._window)
+        self.dialog = CrashDialog(error, details, self._window)
         self.dialog.destroyed.connect(self._forget)
         self.dialog.show()
 

@@ -122,7 +122,7 @@ class MainWindow(QMainWindow):
         self.activateWindow()
 
     def remember(self) -> WindowState:
-        """Give the look to come back to."""
+        """Return the look to come back to."""
         self.state.geometry = base64.b64encode(bytes(self.saveGeometry().data())).decode()
         self.state.columns = self.columns.widths
         self.state.left_docked, self.state.right_docked = self.columns.left.wanted, self.columns.right.wanted

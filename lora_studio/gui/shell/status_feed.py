@@ -8,7 +8,7 @@ from lora_studio.gui.draft.workspace import Workspace
 from lora_studio.gui.engine.engine_loader import EngineLoader
 from lora_studio.gui.engine.job_center import JobCenter
 from lora_studio.gui.platform.text import tr
-from lora_studio.gui.runs.shown_run import RunView
+from lora_studio.gui.runs.shown_run import ShownRun
 from lora_studio.gui.shell.main_window import MainWindow
 from lora_studio.gui.train_page.run_bar import place_text
 from lora_studio.jobs.job import Job
@@ -19,7 +19,7 @@ _GB = 1e9
 class StatusFeed(QObject):
     """Feeds the status bar and the title."""
 
-    def __init__(self, window: MainWindow, workspace: Workspace, jobs: JobCenter, run_view: RunView, engine: EngineLoader) -> None:
+    def __init__(self, window: MainWindow, workspace: Workspace, jobs: JobCenter, run_view: ShownRun, engine: EngineLoader) -> None:
         super().__init__(window)
         self._window = window
         self._workspace = workspace

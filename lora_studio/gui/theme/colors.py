@@ -60,11 +60,11 @@ class Colors:
     curve_grey: str
 
     def curves(self) -> dict[str, str]:
-        """Give the curve colours by their short names, such as `blue`."""
+        """Return the curve colours by their short names, such as `blue`."""
         return {f.name.removeprefix("curve_"): getattr(self, f.name) for f in fields(self) if f.name.startswith("curve_")}
 
     def as_fields(self) -> dict[str, str]:
-        """Give every colour by name, for the style sheet's template."""
+        """Return every colour by name, for the style sheet's template."""
         return {f.name: getattr(self, f.name) for f in fields(self)}
 
 

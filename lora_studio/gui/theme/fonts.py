@@ -14,7 +14,7 @@ _MONO_FILES = ("JetBrainsMono-Regular.ttf",)
 
 
 def base_points() -> float:
-    """Give the size of ordinary text: 13 pixels at the system's usual density."""
+    """Return the size of ordinary text: 13 pixels at the system's usual density."""
     return 13.0 if sys.platform == "darwin" else 9.75
 
 
@@ -28,7 +28,7 @@ def load_fonts(folder: Path) -> list[str]:
 
 
 def ui_font(scale: float = 1.0) -> QFont:
-    """Give the window's font at a text scale, 1.3 for text 30% larger."""
+    """Return the window's font at a text scale, 1.3 for text 30% larger."""
     font = QFont([UI_FAMILY, "Noto Sans", "Segoe UI", "Helvetica Neue", "DejaVu Sans"])
     font.setPointSizeF(base_points() * scale)
     # Numbers that change must not make their neighbours jump.
@@ -37,7 +37,7 @@ def ui_font(scale: float = 1.0) -> QFont:
 
 
 def mono_font(scale: float = 1.0) -> QFont:
-    """Give the font of the log, of YAML and of commands."""
+    """Return the font of the log, of YAML and of commands."""
     font = QFont([MONO_FAMILY, "DejaVu Sans Mono", "Consolas", "Menlo"])
     font.setStyleHint(QFont.StyleHint.Monospace)
     font.setPointSizeF(base_points() * 0.93 * scale)

@@ -18,12 +18,12 @@ _REFERENCE = re.compile(r"@icon\((?P<icon>[\w-]+),\s*(?P<color>\w+)\)")
 
 @cache
 def icons_folder() -> Path:
-    """Give the folder of the SVG files."""
+    """Return the folder of the SVG files."""
     return resources_folder() / "icons"
 
 
 def svg_in_color(name: str, color: str) -> bytes:
-    """Give an icon's SVG with `currentColor` replaced by `#rrggbb`."""
+    """Return an icon's SVG with `currentColor` replaced by `#rrggbb`."""
     return _svg(name).replace("currentColor", color).encode()
 
 
@@ -46,7 +46,7 @@ def pixmap(name: str, color: str, size: int, ratio: float = 1.0) -> QPixmap:
 
 
 def icon(name: str, color: str, disabled: str = "", size: int = 16) -> QIcon:
-    """Give an icon in a colour, for ordinary screens and for the densest one there is, with its look while disabled."""
+    """Return an icon in a colour, for ordinary screens and for the densest one there is, with its look while disabled."""
     result = QIcon()
     densest = max((screen.devicePixelRatio() for screen in QGuiApplication.screens()), default=1.0)
     for ratio in {1.0, densest}:

@@ -85,7 +85,7 @@ class Theme(QObject):
 
 
 def style_sheet(colors: Colors, scale: float) -> str:
-    """Give the window's style sheet: `resources/theme/studio.qss` with colours, icons and point sizes filled in."""
+    """Return the window's style sheet: `resources/theme/studio.qss` with colours, icons and point sizes filled in."""
     template = (resources_folder() / "theme" / "studio.qss").read_text(encoding="utf-8")
     points = {name: f"{base_points() * scale * factor:.2f}pt" for name, factor in _SIZES.items()}
     return Template(place_icons(template, colors)).substitute(colors.as_fields(), ui=UI_FAMILY, mono=MONO_FAMILY, **points)
@@ -95,7 +95,7 @@ _SIZES = {"pt_small": 0.92, "pt_base": 1.0, "pt_title": 1.0, "pt_large": 1.2, "p
 
 
 def palette(colors: Colors) -> QPalette:
-    """Give Qt's palette in our colours, for what the style sheet does not reach."""
+    """Return Qt's palette in our colours, for what the style sheet does not reach."""
     result = QPalette()
     role, group = QPalette.ColorRole, QPalette.ColorGroup
     for target, color in (
@@ -112,7 +112,7 @@ def palette(colors: Colors) -> QPalette:
 
 
 def theme() -> Theme:
-    """Give the application's theme; an application without one gets one that follows the system."""
+    """Return the application's theme; an application without one gets one that follows the system."""
     app = QApplication.instance()
     if not isinstance(app, QApplication):
         raise RuntimeError("a theme needs a QApplication")  # noqa: TRY004 - nothing was passed: the order of calls is wrong
@@ -121,5 +121,5 @@ def theme() -> Theme:
 
 
 def colors() -> Colors:
-    """Give the colours in use: for a widget that paints itself, asked anew at each paint."""
+    """Return the colours in use: for a widget that paints itself, asked anew at each paint."""
     return theme().colors

@@ -10,7 +10,7 @@ from PySide6.QtWidgets import QGridLayout, QLabel
 from lora_studio.core.events import Sample
 from lora_studio.gui.platform.formatting import one_line
 from lora_studio.gui.platform.text import tr
-from lora_studio.gui.runs.shown_run import RunView
+from lora_studio.gui.runs.shown_run import ShownRun
 from lora_studio.gui.widgets import Card, label, set_role
 from lora_studio.inference.json_score import has_reference_keys, json_keys, json_share
 
@@ -27,7 +27,7 @@ def share_text(before: Iterable[Sample], after: Iterable[Sample]) -> str:
 class BeforeAfterCard(Card):
     """Fills up as samples come in; hidden for a run without any."""
 
-    def __init__(self, run_view: RunView) -> None:
+    def __init__(self, run_view: ShownRun) -> None:
         super().__init__(tr("Before / after"), name="before_after_card")
         self._run_view = run_view
         self._seen = 0
@@ -71,7 +71,7 @@ class BeforeAfterCard(Card):
             self.refresh()
 
     def _answers(self, wanted: str) -> dict[int, Sample]:
-        """Give the latest answer of each held-out row."""
+        """Return the latest answer of each held-out row."""
         return {sample.row: sample for sample in self._run_view.history.samples if sample.label == wanted}
 
     def _add_row(self) -> None:

@@ -9,7 +9,7 @@ from PySide6.QtGui import QResizeEvent, QShowEvent
 from PySide6.QtWidgets import QGridLayout, QWidget
 
 from lora_studio.gui.engine.job_center import TICK_MS
-from lora_studio.gui.runs.shown_run import RunView
+from lora_studio.gui.runs.shown_run import ShownRun
 
 if TYPE_CHECKING:
     from lora_studio.gui.plots.train import HistoryPlot, MemoryPlot
@@ -32,7 +32,7 @@ class CurvesArea(QWidget):
 
     plots_ready = Signal()
 
-    def __init__(self, run_view: RunView) -> None:
+    def __init__(self, run_view: ShownRun) -> None:
         super().__init__()
         self.setObjectName("curves_area")
         self._run_view = run_view

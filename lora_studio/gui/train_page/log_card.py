@@ -7,14 +7,14 @@ from PySide6.QtWidgets import QAbstractItemView, QListView
 
 from lora_studio.gui.platform.text import tr
 from lora_studio.gui.runs.run_log import RunLogModel
-from lora_studio.gui.runs.shown_run import RunView
+from lora_studio.gui.runs.shown_run import ShownRun
 from lora_studio.gui.widgets import Card, Pills
 
 
 class LogCard(Card):
     """Lines of the shown run; it follows the end while the end is in view."""
 
-    def __init__(self, run_view: RunView) -> None:
+    def __init__(self, run_view: ShownRun) -> None:
         super().__init__(tr("Log"), name="log_card")
         self._run_view = run_view
         self._model = RunLogModel(self)

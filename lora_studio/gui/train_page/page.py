@@ -9,15 +9,15 @@ from PySide6.QtWidgets import QStackedWidget, QVBoxLayout, QWidget
 
 from lora_studio.core.errors import StudioError
 from lora_studio.core.events import RunFailed, RunFinished, RunStopped
+from lora_studio.export.export_format import ExportFormat
 from lora_studio.gui.engine.job_center import JobCenter
 from lora_studio.gui.export.dialog import ExportDialog
 from lora_studio.gui.export.subject import ExportSubject
-from lora_studio.gui.export.text import ExportKind
-from lora_studio.gui.platform.file_dialogs import PathAsker
+from lora_studio.gui.platform.file_dialogs import FileDialogs
 from lora_studio.gui.platform.formatting import format_when
 from lora_studio.gui.platform.text import tr
-from lora_studio.gui.runs.run_control import RunStarter
-from lora_studio.gui.runs.shown_run import RunView
+from lora_studio.gui.runs.run_control import RunControl
+from lora_studio.gui.runs.shown_run import ShownRun
 from lora_studio.gui.train_page.before_after import BeforeAfterCard
 from lora_studio.gui.train_page.curves import CurvesArea
 from lora_studio.gui.train_page.log_card import LogCard
@@ -34,10 +34,10 @@ _SPACING = 10
 
 
 class TrainPage(QWidget):
-    """Shows the run of the `RunView`, live or from disk, or the start cards while there is none."""
+    """Shows the run of the `ShownRun`, live or from disk, or the start cards while there is none."""
 
     def __init__(
-        self, workspace: Workspace, jobs: JobCenter, run_view: RunView, starter: RunStarter, asker: PathAsker | None = None,
+        self, workspace: Workspace, jobs: JobCenter, run_view: ShownRun, starter: RunControl, asker: FileDialogs | None = None,
     ) -> None:
         super().__init__()
         self.setObjectName("train_page")
@@ -45,7 +45,7 @@ class TrainPage(QWidget):
         self._jobs = jobs
         self._run_view = run_view
         self._starter = starter
-        self._asker = asker or PathAsker()
+        self._asker = asker or FileDialogs()
         self._dialogs: list[ExportDialog] = []
         self._build()
         self._connect()
@@ -56,7 +56,7 @@ class TrainPage(QWidget):
         self._stack.setCurrentWidget(self._start_area if self._run_view.config is None else self._run_area)
         self._show_end()
 
-    def export(self, kind: ExportKind) -> ExportDialog | None:
+    def export(self, kind: ExportFormat) -> ExportDialog | None:
         """Open the dialog that exports the shown run; None while there is nothing to export."""
         if self._run_view.folder is None or not self._run_view.has_weights:
             return None
@@ -70,7 +70,7 @@ class TrainPage(QWidget):
             self._workspace.draft.tell("error", str(error))
             return None
 
-    def _open_dialog(self, kind: ExportKind, subject: ExportSubject) -> ExportDialog:
+    def _open_dialog(self, kind: ExportFormat, subject: ExportSubject) -> ExportDialog:
         dialog = ExportDialog(kind, subject, self._jobs, self._asker, self.window())
         dialog.finished.connect(lambda _code: self._forget(dialog))
         self._dialogs.append(dialog)

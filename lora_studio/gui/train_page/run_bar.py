@@ -10,14 +10,14 @@ from PySide6.QtWidgets import QFrame, QHBoxLayout, QLabel, QMenu, QPushButton, Q
 
 from lora_studio.core.config import RunConfig, field_info
 from lora_studio.gui.platform.text import tr
-from lora_studio.gui.runs.run_control import RunStarter
-from lora_studio.gui.runs.shown_run import LIVE_STATES, RunState, RunView
+from lora_studio.gui.runs.run_control import RunControl
+from lora_studio.gui.runs.shown_run import LIVE_STATES, ShownRun, ShownState
 from lora_studio.gui.widgets import ElidedLabel, label, set_role
 
 if TYPE_CHECKING:
     from lora_studio.gui.draft.workspace import Workspace
 
-TONES: dict[RunState, str] = {
+TONES: dict[ShownState, str] = {
     "running": "good", "finished": "good", "failed": "error", "interrupted": "warning", "stopped": "warning", "stopping": "warning",
     "abandoning": "warning", "paused": "warning",
 }
@@ -25,7 +25,7 @@ TONES: dict[RunState, str] = {
 _WIDE = 1 << 16  # pixels: room for everything, while nobody can see that there is none
 
 
-def state_text(state: RunState) -> str:
+def state_text(state: ShownState) -> str:
     """Name a run's state in one word or two."""
     return {
         "none": tr("No run"), "new": tr("Not started"), "waiting": tr("Waiting"),
@@ -36,7 +36,7 @@ def state_text(state: RunState) -> str:
 
 
 def settings_text(config: RunConfig) -> str:
-    """Give what tells runs apart: rank, alpha, and the base's dtype where it was chosen."""
+    """Return what tells runs apart: rank, alpha, and the base's dtype where it was chosen."""
     adapter = config.adapter
     short = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}.get(config.model.dtype)
     return " · ".join([f"r {adapter.r}", f"α {adapter.lora_alpha:g}", *([short] if short else [])])
@@ -65,7 +65,7 @@ class RunBar(QFrame):
     merge_requested = Signal()
     resume_requested = Signal()
 
-    def __init__(self, workspace: Workspace, run_view: RunView, starter: RunStarter, parent: QWidget | None = None) -> None:
+    def __init__(self, workspace: Workspace, run_view: ShownRun, starter: RunControl, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self.setObjectName("run_bar")
         self.setFrameShape(QFrame.Shape.NoFrame)
@@ -180,14 +180,14 @@ class RunBar(QFrame):
             self._differs.setText(f"≠ {self._differing}")
         self._place.setVisible(bool(self._place.text()) and room >= self._place.sizeHint().width() + self._row.spacing())
 
-    def _show_state(self, state: RunState) -> None:
+    def _show_state(self, state: ShownState) -> None:
         set_role(self._dot, TONES.get(state, "note"))
         _set_text(self._state, state_text(state))
         doing = self._doing_text(state)
         _set_text(self._doing, doing)
         self._doing.setVisible(bool(doing))
 
-    def _doing_text(self, state: RunState) -> str:
+    def _doing_text(self, state: ShownState) -> str:
         """Say what the run waits for or is busy with, where that is not plain training."""
         if state == "waiting":
             return tr("waits for {titles}", titles=", ".join(self._run_view.jobs_before))
@@ -218,7 +218,7 @@ class RunBar(QFrame):
                       run=_short(config.get(path)), draft=_short(self._workspace.draft.config.get(path)))
             self._menu.addAction(text).triggered.connect(lambda _checked=False, at=path: self._workspace.draft.request_field(at))
 
-    def _show_buttons(self, state: RunState) -> None:
+    def _show_buttons(self, state: ShownState) -> None:
         live = state in LIVE_STATES
         self._pause.setVisible(state in ("loading", "running", "paused"))
         self._pause.setText(tr("Continue") if self._run_view.is_pause_asked else tr("Pause"))

@@ -9,7 +9,7 @@ from PySide6.QtCore import Qt
 from PySide6.QtGui import QResizeEvent
 from PySide6.QtWidgets import QBoxLayout, QHBoxLayout, QPushButton, QVBoxLayout, QWidget
 
-from lora_studio.gui.platform.file_dialogs import PathAsker
+from lora_studio.gui.platform.file_dialogs import FileDialogs
 from lora_studio.gui.platform.text import tr
 from lora_studio.gui.widgets import Card, label
 
@@ -24,7 +24,7 @@ _NARROW = 560
 class StartCards(QWidget):
     """Try the starter · Open my model · Open my data, and the readiness of the draft below them."""
 
-    def __init__(self, workspace: Workspace, asker: PathAsker) -> None:
+    def __init__(self, workspace: Workspace, asker: FileDialogs) -> None:
         super().__init__()
         self.setObjectName("start_cards")
         self._workspace = workspace

@@ -8,7 +8,7 @@ from PySide6.QtGui import QResizeEvent
 from lora_studio.core.history import RunHistory
 from lora_studio.gui.platform.formatting import format_count, format_flops, format_gigabytes, format_seconds
 from lora_studio.gui.platform.text import tr
-from lora_studio.gui.runs.shown_run import RunView
+from lora_studio.gui.runs.shown_run import ShownRun
 from lora_studio.gui.widgets import Card, ProgressLine, StatTile, TileGrid
 
 _NARROW = 560
@@ -18,7 +18,7 @@ _NONE = "–"
 class TilesCard(Card):
     """Loss, evaluation loss, step, tokens/s, memory, time left."""
 
-    def __init__(self, run_view: RunView) -> None:
+    def __init__(self, run_view: ShownRun) -> None:
         super().__init__(name="tiles_card")
         self._run_view = run_view
         self._machine_memory = psutil.virtual_memory().total

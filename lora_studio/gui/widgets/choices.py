@@ -89,7 +89,7 @@ class Pills(QWidget):
         return next((identity for identity, button in self._buttons.items() if button.isChecked()), None)
 
     def button(self, identity: str) -> QPushButton:
-        """Give a pill's button, for its tooltip or to disable it."""
+        """Return a pill's button, for its tooltip or to disable it."""
         return self._buttons[identity]
 
     def set_current(self, identity: str | None) -> None:

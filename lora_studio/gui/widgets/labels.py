@@ -10,7 +10,7 @@ from lora_studio.gui.widgets.names import identifier
 
 
 def label(text: str, role: str = "", name: str = "", wrap: bool = False) -> QLabel:
-    """Give a label of plain text with a role of the style sheet: `title`, `note`, `value`, `mono`, `good`, `warning`, `error`."""
+    """Return a label of plain text with a role of the style sheet: `title`, `note`, `value`, `mono`, `good`, `warning`, `error`."""
     result = QLabel(text)
     result.setTextFormat(Qt.TextFormat.PlainText)
     result.setObjectName(name or identifier(text)[:40])

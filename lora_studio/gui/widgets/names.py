@@ -8,12 +8,12 @@ from PySide6.QtWidgets import QWidget
 
 
 def identifier(title: str) -> str:
-    """Give a title as an object name: `Base model` becomes `base_model`."""
+    """Return a title as an object name: `Base model` becomes `base_model`."""
     return re.sub(r"\W+", "_", title).strip("_").lower()
 
 
 def set_role(widget: QWidget, role: str, property_name: str = "role") -> None:
-    """Give a widget a role the style sheet knows; one that is shown already is styled anew."""
+    """Return a widget a role the style sheet knows; one that is shown already is styled anew."""
     if widget.property(property_name) == role:
         return
     widget.setProperty(property_name, role)

@@ -34,7 +34,7 @@ def adapter(subject: dict) -> dict:
 
 
 def tokenizer(subject: dict) -> bool:
-    """Say whether texts, chat template and special tokens are read as they were meant."""
+    """Return whether texts, chat template and special tokens are read as they were meant."""
     from transformers import AutoTokenizer
 
     found = AutoTokenizer.from_pretrained(subject["merged"])

@@ -463,7 +463,7 @@ def test_a_broken_row_of_a_table_costs_itself_alone(write_rows: Write, broken: s
 
 
 def table(write_rows: Write, rows: str) -> tuple[list[Any], list[str]]:
-    """Give the prompts of a table's sound rows, and what is said of its bad ones."""
+    """Return the prompts of a table's sound rows, and what is said of its bad ones."""
     rows_read = rows_of(write_rows(f"prompt,completion\n{rows}", "rows.csv"))
     bad = [f"{row.line}: {row.reason}" for row in rows_read if isinstance(row, BadRow)]
     return [row.texts[0] for row in rows_read if isinstance(row, Row)], bad

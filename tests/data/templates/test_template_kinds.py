@@ -306,12 +306,12 @@ def test_an_exported_template_has_the_trained_values_unless_it_is_told_otherwise
 
 
 def test_a_chat_and_an_adapters_folder_use_the_values_of_the_run(tokenizer_with: Make, tmp_path: Path) -> None:
-    from lora_studio.export.verify.tokenizer_files import Papers, copy_template
+    from lora_studio.export.verify.tokenizer_files import TokenizerFiles, copy_template
     from lora_studio.inference.chat import prompt_ids
 
     tokenizer, settings = tokenizer_with(SWITCHED), DataSettings(chat_template_kwargs={"enable_thinking": False})
     asked = prompt_ids(tokenizer, "Where is it?", settings)
     assert tokenizer.decode(asked).endswith("<think>\n\n</think>\n\n")
-    copy_template(tmp_path, Papers(tokenizer, with_variables(SWITCHED, settings.chat_template_kwargs), "", ()))
+    copy_template(tmp_path, TokenizerFiles(tokenizer, with_variables(SWITCHED, settings.chat_template_kwargs), "", ()))
     carried = adapters_template(tmp_path)
     assert prompt_ids(tokenizer, "Where is it?", DataSettings(chat_template=carried)) == asked

@@ -34,7 +34,7 @@ def entries() -> list[Path]:
 def test_the_second_time_reads_and_tokenizes_nothing(write_rows: Write, tokenizer_with: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     path, tokenizer = write_rows(ROWS), tokenizer_with()
     first = prepare(tokenizer, path)
-    monkeypatch.setattr(tokenize, "Counting", None)
+    monkeypatch.setattr(tokenize, "DatasetScan", None)
     second = prepare(tokenizer, path)
     assert (first.report.cached, second.report.cached) == (False, True)
     assert second.fingerprint == first.fingerprint

@@ -19,7 +19,7 @@ from lora_studio.adapters.deltas import Delta
 from lora_studio.adapters.write_adapter import write_adapter
 from lora_studio.core.control import TaskContext
 from lora_studio.core.errors import InputError, StudioError
-from lora_studio.export.arithmetic.tasks import tasks
+from lora_studio.export.arithmetic import tasks
 from tests.export.adapters import logits, make_adapter, targets_of, with_adapter
 from tests.tiny import save_tiny_model
 
@@ -36,7 +36,7 @@ def done(work: Callable[..., Any], **arguments: Any) -> dict[str, Any]:
 
 
 def updates(base: Path, adapter: Path) -> dict[str, Tensor]:
-    """Give every update as PEFT makes it, by module."""
+    """Return every update as PEFT makes it, by module."""
     model = with_adapter(base, adapter)
     return {name.removeprefix("base_model.model."): layer.get_delta_weight("default").double()
             for name, layer in model.named_modules() if isinstance(layer, LoraLayer)}

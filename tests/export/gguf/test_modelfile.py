@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import jinja2
 import pytest
 
-from lora_studio.export.gguf.modelfile import Message, modelfile
+from lora_studio.export.gguf.modelfile import OllamaMessage, modelfile
 
 _SPLIT = (
     "{{ bos_token }}{% if messages[0].role == 'system' %}{% set system = messages[0].content + '\\n\\n' %}{% set turns = messages[1:] %}"
@@ -32,7 +32,7 @@ MISTRAL_2 = _SPLIT + (
 OF_ITS_OWN = "{% for message in messages %}{{ message.role | upper }}: {{ message.content }}\n{% endfor %}ASSISTANT:"
 
 
-def renderer(template: str, bos: str = "<s>") -> Callable[[Sequence[Message]], str | None]:
+def renderer(template: str, bos: str = "<s>") -> Callable[[Sequence[OllamaMessage]], str | None]:
     """Render as transformers does; None where the template refuses."""
 
     def refuse(text: str) -> None:
@@ -40,7 +40,7 @@ def renderer(template: str, bos: str = "<s>") -> Callable[[Sequence[Message]], s
 
     environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
 
-    def render(messages: Sequence[Message]) -> str | None:
+    def render(messages: Sequence[OllamaMessage]) -> str | None:
         try:
             return environment.from_string(template).render(messages=messages, bos_token=bos, eos_token="</s>", raise_exception=refuse)
         except jinja2.TemplateError:

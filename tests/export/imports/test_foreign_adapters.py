@@ -59,7 +59,7 @@ def write_mlx(folder: Path, base: Path | str, *, layers: tuple[int, ...] = (1,),
 
 
 def plain(base: Path, tensors: dict[str, Tensor], scale: float) -> Tensor:
-    """Give the logits of the base with W + scale·(A·B)ᵀ in each weight's place, of DoRA with its rows' lengths."""
+    """Return the logits of the base with W + scale·(A·B)ᵀ in each weight's place, of DoRA with its rows' lengths."""
     model: Any = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     with torch.no_grad():
         for name in (name.removesuffix(".lora_a") for name in tensors if name.endswith(".lora_a")):
@@ -115,7 +115,7 @@ def test_experts_of_mlx_lm_become_the_fused_ones(tiny_model: Tiny, tmp_path: Pat
 
 
 def with_experts(base: Path, layer: int, updates: dict[str, Tensor]) -> Tensor:
-    """Give the logits of the base with experts × out × in added to its experts."""
+    """Return the logits of the base with experts × out × in added to its experts."""
     model: Any = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     experts = model.model.layers[layer].mlp.experts
     with torch.no_grad():

@@ -65,7 +65,7 @@ def write_litgpt(folder: Path, which: tuple[str, ...], groups: int = 2, **model:
 
 
 def with_updates(base: Path, updates: dict[str, Tensor]) -> Tensor:
-    """Give the logits of the base with updates added to its weights."""
+    """Return the logits of the base with updates added to its weights."""
     model: Any = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     with torch.no_grad():
         for name, update in updates.items():

@@ -60,7 +60,7 @@ def write_experts(folder: Path, base: Path, block: str, parts: tuple[str, ...]) 
 
 
 def with_updates(base: Path, updates: dict[str, Tensor]) -> Tensor:
-    """Give the logits of the base with updates added to the last layer's experts and router."""
+    """Return the logits of the base with updates added to the last layer's experts and router."""
     model: Any = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     layer = model.model.layers[1].mlp
     with torch.no_grad():

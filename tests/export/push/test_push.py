@@ -49,7 +49,7 @@ def uploads(monkeypatch: pytest.MonkeyPatch) -> Iterator[Uploads]:
 
 @pytest.fixture
 def export(tmp_path: Path) -> Path:
-    """An exported adapter with its papers."""
+    """An exported adapter with its tokenizer_files."""
     folder = write_adapter(tmp_path / "export")
     (folder / "README.md").write_text("---\nlibrary_name: peft\n---\n\n# triage\n", encoding="utf-8")
     (folder / "certificate.json").write_text(json.dumps(CERTIFICATE), encoding="utf-8")

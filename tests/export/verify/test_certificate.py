@@ -109,14 +109,14 @@ def test_a_spoiled_merge_fails_and_is_kept_under_a_name_that_says_so(
     architecture: str, spoil: Spoil, settings: dict[str, Any], dtype: str, check: str,
     tiny_model: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    base, sound = tiny_model(architecture), task.copy_papers
+    base, sound = tiny_model(architecture), task.copy_tokenizer_files
     adapter = make_adapter(base, tmp_path / "adapter", **targets_of(architecture), **settings)
 
-    def spoiled(base: Path, adapter: Path, folder: Path, papers: Any) -> None:
-        sound(base, adapter, folder, papers)
+    def spoiled(base: Path, adapter: Path, folder: Path, tokenizer_files: Any) -> None:
+        sound(base, adapter, folder, tokenizer_files)
         spoil(folder, base)
 
-    monkeypatch.setattr(task, "copy_papers", spoiled)
+    monkeypatch.setattr(task, "copy_tokenizer_files", spoiled)
     target = tmp_path / "exports/merged"
     with pytest.raises(StudioError, match=r"did not pass: .*merged-failed") as error:
         run_export(source=str(adapter), kind="merged", to=str(target), dtype=dtype, check=check)
@@ -195,10 +195,10 @@ def test_logits_alone_tell_a_wrong_merge_too(
 ) -> None:
     """The two checks do not lean on each other: with the tensors' left out, the logits' catches what was spoiled."""
     base = loud_model(tmp_path / "base") if size == "loud" else save_tiny_model(tmp_path / "base", "llama", **SHAPES[size])
-    sound = task.copy_papers
+    sound = task.copy_tokenizer_files
     adapter = make_adapter(base, tmp_path / "adapter", **targets_of("llama"))
     monkeypatch.setattr(task, "check_tensors", unread)
-    monkeypatch.setattr(task, "copy_papers", lambda *given: (sound(*given), spoil(given[2], base)))
+    monkeypatch.setattr(task, "copy_tokenizer_files", lambda *given: (sound(*given), spoil(given[2], base)))
     if computed_in == "float32":
         in_float32(monkeypatch)
     with pytest.raises(StudioError, match=rf"its logits differ by .* from base .* in {computed_in}"):

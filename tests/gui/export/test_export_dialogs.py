@@ -16,7 +16,7 @@ from lora_studio.export.gguf.llama_cpp import find_converter
 from lora_studio.gui.export import dialog as export_dialog
 from lora_studio.gui.export.dialog import ExportDialog
 from lora_studio.gui.export.subject import ExportSubject
-from lora_studio.gui.export.text import Certificate, certificate_in_words, merged_bytes
+from lora_studio.gui.export.text import ShownCertificate, certificate_in_words, merged_bytes
 from lora_studio.gui.widgets import Banner, ComboBox, ErrorLabel, LineEdit
 from lora_studio.jobs.spec import JobSpec
 from lora_studio.models.inspect import inspect_model
@@ -175,13 +175,13 @@ def test_an_export_keeps_the_runs_settings_when_the_draft_changes(
 
 
 @pytest.mark.parametrize(("certificate", "words"), [
-    (Certificate(8, 3e-5, 1.0, 0.0, passed=True),
+    (ShownCertificate(8, 3e-5, 1.0, 0.0, passed=True),
      "Passed: largest logit difference 3e-05 over 8 held-out rows; the likeliest token agrees on 100.0%."),
-    (Certificate(8, 0.5, 0.98, 0.12, passed=True),
+    (ShownCertificate(8, 0.5, 0.98, 0.12, passed=True),
      "the likeliest token agrees on 98.0%; rounding to bfloat16 cost 12.0% of the adapter's effect."),
-    (Certificate(0, None, None, None, passed=False), "Did not pass."),
+    (ShownCertificate(0, None, None, None, passed=False), "Did not pass."),
 ])
-def test_a_certificate_reads_as_a_sentence(certificate: Certificate, words: str) -> None:
+def test_a_certificate_reads_as_a_sentence(certificate: ShownCertificate, words: str) -> None:
     assert certificate_in_words(certificate, "bfloat16").endswith(words)
 
 

@@ -17,7 +17,7 @@ FORM_FIELDS = [path for path in field_paths() if (field_info(path).json_schema_e
 
 @pytest.fixture
 def form(desk: Desk) -> Form:
-    return Form(desk.workspace, desk.workspace)
+    return Form(desk.workspace, desk.workspace.draft)
 
 
 def shown(desk: Desk, form: Form, path: str) -> FieldRow:

@@ -8,7 +8,7 @@ import pytest
 from lora_studio.core.errors import InputError
 from lora_studio.core.events import RunFinished, RunResumed, RunStarted, RunStopped
 from lora_studio.gui.runs import run_control
-from lora_studio.gui.runs.shown_run import RunView
+from lora_studio.gui.runs.shown_run import ShownRun
 from tests.gui.desk import Desk
 from tests.gui.tasks import samples, step_event
 
@@ -141,7 +141,7 @@ def test_a_second_run_waits_behind_the_first_with_its_own_settings(desk: Desk) -
     assert desk.run_view.path == first
     assert desk.run_view.config is not None
     assert desk.run_view.config.adapter.r == 8
-    other = RunView(desk.jobs)
+    other = ShownRun(desk.jobs)
     other.open(second)
     assert other.state == "waiting"
     assert other.jobs_before == ["support-triage"]

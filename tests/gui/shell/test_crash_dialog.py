@@ -14,16 +14,16 @@ from pytestqt.qtbot import QtBot
 
 from lora_studio.core.errors import InputError
 from lora_studio.gui.platform.text import tr, use_translation
-from lora_studio.gui.shell.crash_dialog import ProblemCatcher, diagnostics, explain, without_secrets
+from lora_studio.gui.shell.crash_dialog import ExceptionHook, diagnostics, explain, without_secrets
 from lora_studio.gui.theme import Theme
 
 
 @pytest.fixture
-def catcher(qtbot: QtBot, dark: Theme) -> Iterator[ProblemCatcher]:
+def catcher(qtbot: QtBot, dark: Theme) -> Iterator[ExceptionHook]:
     window = QWidget()
     qtbot.addWidget(window)
     window.show()
-    made = ProblemCatcher(window)
+    made = ExceptionHook(window)
     made.install()
     yield made
     made.remove()
@@ -38,7 +38,7 @@ def raise_here(error: BaseException) -> None:
         sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
 
 
-def test_an_exception_in_the_window_is_shown(catcher: ProblemCatcher, qtbot: QtBot, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_exception_in_the_window_is_shown(catcher: ExceptionHook, qtbot: QtBot, capsys: pytest.CaptureFixture[str]) -> None:
     raise_here(KeyError("surprise"))
     qtbot.waitUntil(lambda: catcher.dialog is not None)
     assert catcher.dialog is not None
@@ -49,7 +49,7 @@ def test_an_exception_in_the_window_is_shown(catcher: ProblemCatcher, qtbot: QtB
     assert "KeyError" in capsys.readouterr().err
 
 
-def test_an_exception_in_a_thread_is_shown_too(catcher: ProblemCatcher, qtbot: QtBot) -> None:
+def test_an_exception_in_a_thread_is_shown_too(catcher: ExceptionHook, qtbot: QtBot) -> None:
     def fail() -> None:
         raise ValueError("in a thread")
 
@@ -61,7 +61,7 @@ def test_an_exception_in_a_thread_is_shown_too(catcher: ProblemCatcher, qtbot: Q
     assert "in a thread" in catcher.dialog.details.toPlainText()
 
 
-def test_a_flood_of_exceptions_opens_one_dialog(catcher: ProblemCatcher, qtbot: QtBot) -> None:
+def test_a_flood_of_exceptions_opens_one_dialog(catcher: ExceptionHook, qtbot: QtBot) -> None:
     for number in range(20):
         raise_here(RuntimeError(f"number {number}"))
     qtbot.waitUntil(lambda: catcher.dialog is not None)
@@ -73,7 +73,7 @@ def test_hooks_are_given_back(qtbot: QtBot, dark: Theme) -> None:
     before = (sys.excepthook, threading.excepthook)
     window = QWidget()
     qtbot.addWidget(window)
-    catcher = ProblemCatcher(window)
+    catcher = ExceptionHook(window)
     catcher.install()
     catcher.remove()
     assert (sys.excepthook, threading.excepthook) == before

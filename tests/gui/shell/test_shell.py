@@ -21,10 +21,10 @@ from lora_studio.core.errors import InputError
 from lora_studio.core.run_store import RunStore
 from lora_studio.core.runs import RunFolder
 from lora_studio.gui.compose import Studio
-from lora_studio.gui.platform.path_kinds import Kind, kind_of
+from lora_studio.gui.platform.path_kinds import PathKind, kind_of
 from lora_studio.gui.platform.window_state import WindowState
 from lora_studio.gui.runs import run_control
-from lora_studio.gui.runs.shown_run import RunView
+from lora_studio.gui.runs.shown_run import ShownRun
 from lora_studio.gui.shell.actions import ACTIONS
 from lora_studio.gui.shell.command_palette import matches
 from lora_studio.gui.shell.help import about_dialog, notifications_dialog, shortcuts_dialog
@@ -390,11 +390,11 @@ def test_what_is_nothing_to_open_is_told(studio: Studio, window: MainWindow, tmp
 
 @pytest.mark.parametrize(
     ("made", "kind"),
-    [("a.yaml", Kind.CONFIG), ("a.yml", Kind.CONFIG), ("a.jsonl", Kind.DATA), ("a.csv", Kind.DATA), ("a.gguf", Kind.MODEL),
-     ("run/run.yaml", Kind.RUN), ("model/config.json", Kind.MODEL), ("adapter/adapter_config.json", Kind.ADAPTER),
-     ("a.zip", Kind.ADAPTER), ("a.TAR.GZ", Kind.ADAPTER), ("rows.jsonl.gz", Kind.DATA)],
+    [("a.yaml", PathKind.CONFIG), ("a.yml", PathKind.CONFIG), ("a.jsonl", PathKind.DATA), ("a.csv", PathKind.DATA), ("a.gguf", PathKind.MODEL),
+     ("run/run.yaml", PathKind.RUN), ("model/config.json", PathKind.MODEL), ("adapter/adapter_config.json", PathKind.ADAPTER),
+     ("a.zip", PathKind.ADAPTER), ("a.TAR.GZ", PathKind.ADAPTER), ("rows.jsonl.gz", PathKind.DATA)],
 )
-def test_paths_are_told_apart(tmp_path: Path, made: str, kind: Kind) -> None:
+def test_paths_are_told_apart(tmp_path: Path, made: str, kind: PathKind) -> None:
     path = tmp_path / made
     path.parent.mkdir(exist_ok=True)
     path.write_text("x")
@@ -550,7 +550,7 @@ def test_a_run_taken_out_of_the_queue_can_be_put_back(opened: Callable[[], Studi
 
 
 @contextlib.contextmanager
-def running(studio: Studio, qtbot: QtBot, prompts: int) -> Generator[RunView]:
+def running(studio: Studio, qtbot: QtBot, prompts: int) -> Generator[ShownRun]:
     """Have a run under way that answers so many prompts; it is stopped in the end."""
     view = studio.run_view
     studio.workspace.draft.edit({"training.max_steps": 100_000, "training.sample_rows": prompts}, "steps")

@@ -12,7 +12,7 @@ from PySide6.QtWidgets import QAbstractItemView, QHBoxLayout, QHeaderView, QPush
 from lora_studio.data.readers.files import Split
 from lora_studio.gui.data_page.files.files_model import ENCODING, FILE, READ_AS, FilesModel
 from lora_studio.gui.data_page.files.names import Chosen, hub_name, named_files, with_added, with_moved, with_removed
-from lora_studio.gui.platform.file_dialogs import PathAsker
+from lora_studio.gui.platform.file_dialogs import FileDialogs
 from lora_studio.gui.platform.formatting import format_bytes, format_count
 from lora_studio.gui.platform.text import tr
 from lora_studio.gui.widgets import Card, ElidedLabel, ErrorLabel, LineEdit, ProgressLine, label
@@ -33,7 +33,7 @@ class FilesCard(Card):
 
     columns_asked = Signal()
 
-    def __init__(self, workspace: Workspace, asker: PathAsker) -> None:
+    def __init__(self, workspace: Workspace, asker: FileDialogs) -> None:
         super().__init__(tr("Files"), name="files_card")
         self._workspace = workspace
         self._asker = asker

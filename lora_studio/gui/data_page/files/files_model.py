@@ -39,7 +39,7 @@ class FilesModel(QAbstractTableModel):
         self.endResetModel()
 
     def file(self, row: int) -> NamedFile:
-        """Give what stands in a row."""
+        """Return what stands in a row."""
         return self._files[row]
 
     def rowCount(self, parent: Index = QModelIndex()) -> int:  # noqa: B008  Qt's own signature
@@ -51,7 +51,7 @@ class FilesModel(QAbstractTableModel):
         return 0 if parent.isValid() else len(self._titles)
 
     def headerData(self, section: int, orientation: Qt.Orientation, role: int = Qt.ItemDataRole.DisplayRole) -> object:
-        """Give a column's title."""
+        """Return a column's title."""
         if orientation != Qt.Orientation.Horizontal:
             return None
         if role == Qt.ItemDataRole.TextAlignmentRole:
@@ -59,7 +59,7 @@ class FilesModel(QAbstractTableModel):
         return self._titles[section] if role == Qt.ItemDataRole.DisplayRole else None
 
     def data(self, index: Index, role: int = Qt.ItemDataRole.DisplayRole) -> object:
-        """Give a cell; where something is wrong it says so in words and in colour."""
+        """Return a cell; where something is wrong it says so in words and in colour."""
         file, column = self._files[index.row()], index.column()
         match role:
             case Qt.ItemDataRole.DisplayRole:

@@ -39,7 +39,7 @@ class NamedFile:
 
 
 def named_files(settings: DataSettings, check: DataCheck | None) -> list[NamedFile]:
-    """Give a line for each file that was read, and one for each name whose files are not known."""
+    """Return a line for each file that was read, and one for each name whose files are not known."""
     left = list(check.files) if check else []
     found: list[NamedFile] = []
     for split in _SPLITS:
@@ -51,24 +51,24 @@ def named_files(settings: DataSettings, check: DataCheck | None) -> list[NamedFi
 
 
 def names_of(settings: DataSettings, split: Split) -> tuple[str, ...]:
-    """Give what the settings name for training or for evaluation."""
+    """Return what the settings name for training or for evaluation."""
     return settings.train if split == "train" else settings.eval
 
 
 def with_added(settings: DataSettings, names: Iterable[str], split: Split = "train") -> dict[str, object]:
-    """Give the edit that names more data; what is named already is left where it is."""
+    """Return the edit that names more data; what is named already is left where it is."""
     known = {*settings.train, *settings.eval}
     new = tuple(name for name in dict.fromkeys(names) if name not in known)
     return {f"data.{split}": (*names_of(settings, split), *new)} if new else {}
 
 
 def with_removed(settings: DataSettings, chosen: Collection[Chosen]) -> dict[str, object]:
-    """Give the edit that names these no longer."""
+    """Return the edit that names these no longer."""
     return {f"data.{split}": tuple(name for name in names_of(settings, split) if (split, name) not in chosen) for split in _SPLITS}
 
 
 def with_moved(settings: DataSettings, chosen: Collection[Chosen], split: Split) -> dict[str, object]:
-    """Give the edit that makes these training or evaluation data."""
+    """Return the edit that makes these training or evaluation data."""
     moved = tuple(name for other, name in chosen if other != split)
     rest = with_removed(settings, [(other, name) for other, name in chosen if other != split])
     kept = rest[f"data.{split}"]

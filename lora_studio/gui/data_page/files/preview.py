@@ -37,7 +37,7 @@ class RawRows:
 
 
 def odd_file(check: DataCheck) -> DataFile | None:
-    """Give the file whose columns want a look: the first that no row says how to read, else the first."""
+    """Return the file whose columns want a look: the first that no row says how to read, else the first."""
     return next((file for file in check.files if not file.format), next(iter(check.files), None))
 
 
@@ -59,13 +59,13 @@ def raw_rows(file: DataFile, settings: DataSettings) -> RawRows:
 
 
 def first_keys(check: DataCheck, settings: DataSettings) -> list[str]:
-    """Give the columns of the file that wants a look."""
+    """Return the columns of the file that wants a look."""
     file = odd_file(check)
     return list(raw_rows(file, settings).keys) if file else []
 
 
 def fitting_encoding(settings: DataSettings) -> str:
-    """Give the first encoding in which every file opens that the settings name one by one; empty when there is none."""
+    """Return the first encoding in which every file opens that the settings name one by one; empty when there is none."""
     files = [Path(name) for name in (*settings.train, *settings.eval) if Path(name).is_file()]
     return next((encoding for encoding in _ENCODINGS if files and all(_opens(file, encoding) for file in files)), "")
 
@@ -78,7 +78,7 @@ def _opens(file: Path, encoding: str) -> bool:
 
 
 def read_rows(file: DataFile, settings: DataSettings) -> tuple[str, int]:
-    """Give the first rows of a file as these settings read them, and how many of them are bad; an error as text."""
+    """Return the first rows of a file as these settings read them, and how many of them are bad; an error as text."""
     reader = FileReader(file.path, Path(file.where or file.path), settings)
     try:
         rows = list(islice(reader.rows(), _FIRST_ROWS))

@@ -46,7 +46,7 @@ class RawModel(QAbstractTableModel):
         return 0 if parent.isValid() else len(self._raw.keys)
 
     def headerData(self, section: int, orientation: Qt.Orientation, role: int = Qt.ItemDataRole.DisplayRole) -> object:
-        """Give a key."""
+        """Return a key."""
         if orientation != Qt.Orientation.Horizontal:
             return None
         match role:
@@ -60,7 +60,7 @@ class RawModel(QAbstractTableModel):
                 return None
 
     def data(self, index: Index, role: int = Qt.ItemDataRole.DisplayRole) -> object:
-        """Give a value on one line, all of it as the tooltip."""
+        """Return a value on one line, all of it as the tooltip."""
         if role not in (Qt.ItemDataRole.DisplayRole, Qt.ItemDataRole.ToolTipRole):
             return None
         value = self._raw.rows[index.row()].get(self._raw.keys[index.column()])

@@ -26,7 +26,7 @@ _READ_HERE_BYTES = 4_000_000  # a line of a smaller file is found within millise
 
 
 def spot_of(reason: str, line: str, columns: Mapping[str, str] | None = None) -> tuple[int, int] | None:
-    """Give where in a line a reason points to: the first character and how many; None where it does not say.
+    """Return where in a line a reason points to: the first character and how many; None where it does not say.
 
     Args:
         reason: Why the row is bad.
@@ -56,7 +56,7 @@ class BadLines(QObject):
         self._job: Job | None = None
 
     def read(self, row: BadRow, check: DataCheck | None, encoding: str, show: Callable[[str], None]) -> None:
-        """Give a row's line to `show`, now or as soon as it is read; only the row asked for last is shown."""
+        """Return a row's line to `show`, now or as soon as it is read; only the row asked for last is shown."""
         self.stop()
         file = next((file for file in check.files if file.path == row.file), None) if check else None
         where = file.where or file.path if file else row.file

@@ -14,7 +14,7 @@ from lora_studio.data.bad_rows import write_bad_rows
 from lora_studio.data.check import DataCheck
 from lora_studio.data.rows.row import BadRow
 from lora_studio.gui.data_page.row_models import BadRowsModel
-from lora_studio.gui.platform.file_dialogs import PathAsker
+from lora_studio.gui.platform.file_dialogs import FileDialogs
 from lora_studio.gui.platform.formatting import format_count
 from lora_studio.gui.platform.text import tr
 from lora_studio.gui.widgets import FlowLayout, Pills, label
@@ -57,7 +57,7 @@ class BadRowsView(QWidget):
 
     selected = Signal(object)
 
-    def __init__(self, workspace: Workspace, asker: PathAsker) -> None:
+    def __init__(self, workspace: Workspace, asker: FileDialogs) -> None:
         super().__init__()
         self.setObjectName("bad_rows")
         self._workspace = workspace

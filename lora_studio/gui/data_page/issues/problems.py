@@ -52,7 +52,7 @@ class Problem:
 
 
 def problems_of(config: RunConfig, check: DataCheck | None, report: Mapping[str, Any] | None) -> list[Problem]:
-    """Give what stands out, the gravest first: in the files as they are, then in the rows as tokens."""
+    """Return what stands out, the gravest first: in the files as they are, then in the rows as tokens."""
     found: list[Problem] = []
     if check is not None:
         found += [*_encoding(check), *_unknown_keys(config, check), *_preference(config, check)]
@@ -64,7 +64,7 @@ def problems_of(config: RunConfig, check: DataCheck | None, report: Mapping[str,
 
 
 def problem_of_error(message: str, hint: str, field: str, config: RunConfig) -> Problem:
-    """Give the cure of what makes the data unusable as a whole, by the setting it names."""
+    """Return the cure of what makes the data unusable as a whole, by the setting it names."""
     text = f"{message} {hint}".strip()
     if field == "data.train_on" and config.data.train_on != "last":
         return _of_history("error", "error", text)

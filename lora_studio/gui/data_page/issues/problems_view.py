@@ -72,7 +72,7 @@ class ProblemsView(QWidget):
 
 
 def _told_apart(problems: list[Problem]) -> dict[str, Problem]:
-    """Give each problem a name of its own: several may be of one kind."""
+    """Return each problem a name of its own: several may be of one kind."""
     counts: Counter[str] = Counter()
     found: dict[str, Problem] = {}
     for problem in problems:

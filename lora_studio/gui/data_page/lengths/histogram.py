@@ -59,11 +59,11 @@ class LengthHistogram(QWidget):
         self.update()
 
     def x_of(self, length: float) -> float:
-        """Give where a length stands, in pixels."""
+        """Return where a length stands, in pixels."""
         return self._plot.left() + self._plot.width() * min(length / self._edges[-1], 1.0)
 
     def length_at(self, x: float) -> int:
-        """Give the length at a place, within what `max_length` may be."""
+        """Return the length at a place, within what `max_length` may be."""
         share = (x - self._plot.left()) / max(self._plot.width(), 1)
         return int(min(max(round(share * self._edges[-1]), _LEAST), _MOST))
 

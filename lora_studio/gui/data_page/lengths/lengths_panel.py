@@ -80,7 +80,7 @@ class LengthsPanel(QWidget):
         self._line.setDirection(QBoxLayout.Direction.TopToBottom if narrow else QBoxLayout.Direction.LeftToRight)
 
     def brought_up_to_date(self, report: dict[str, Any] | None) -> dict[str, Any] | None:
-        """Give a report with what the draft's own `max_length` makes of the rows, which is counted anew only later."""
+        """Return a report with what the draft's own `max_length` makes of the rows, which is counted anew only later."""
         if report is None or self.table is None:
             return report
         cut = self.table.at(self._workspace.draft.config.data.max_length)

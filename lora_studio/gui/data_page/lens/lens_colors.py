@@ -28,7 +28,7 @@ class ChipStyle:
 
 
 def chip_styles(colors: Colors) -> dict[str, ChipStyle]:
-    """Give the look of every state in a theme."""
+    """Return the look of every state in a theme."""
     return {
         "trained": ChipStyle(mixed(colors.surface, colors.good, 0.2), colors.text, colors.good, "underline"),
         "context": ChipStyle(colors.field, colors.text, colors.border, "plain"),

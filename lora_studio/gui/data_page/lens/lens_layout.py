@@ -55,7 +55,7 @@ class LensLayout:
             self.done = place + 1
 
     def width(self, place: int) -> int:
-        """Give a token's width in pixels."""
+        """Return a token's width in pixels."""
         text = self._tokens.texts[place]
         width = self._widths.get(text)
         if width is None:
@@ -63,21 +63,21 @@ class LensLayout:
         return min(width, self._room)
 
     def line_of(self, place: int) -> int:
-        """Give the line a token stands in."""
+        """Return the line a token stands in."""
         return bisect_right(self._starts, place) - 1
 
     def span(self, line: int) -> range:
-        """Give the tokens of a line."""
+        """Return the tokens of a line."""
         end = self._starts[line + 1] if line + 1 < len(self._starts) else self.done
         return range(self._starts[line], end)
 
     def lefts(self, line: int) -> list[int]:
-        """Give where each token of a line begins, in pixels from the line's left."""
+        """Return where each token of a line begins, in pixels from the line's left."""
         widths = [self.width(place) + GAP for place in self.span(line)]
         return list(accumulate(widths, initial=0))[:-1]
 
     def token_at(self, line: int, x: float) -> int | None:
-        """Give the token at a place of a line, or None beside them."""
+        """Return the token at a place of a line, or None beside them."""
         span = self.span(line)
         number = bisect_right(self.lefts(line), x) - 1
         if number < 0 or not span:
@@ -86,7 +86,7 @@ class LensLayout:
         return place if x < self.lefts(line)[number] + self.width(place) else None
 
     def nearest(self, line: int, x: float) -> int:
-        """Give the token of a line that is nearest to an x."""
+        """Return the token of a line that is nearest to an x."""
         span = self.span(line)
         middles = [left + self.width(place) / 2 for left, place in zip(self.lefts(line), span)]
         return span[min(range(len(span)), key=lambda number: abs(middles[number] - x))]

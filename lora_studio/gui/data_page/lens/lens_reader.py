@@ -69,13 +69,13 @@ class LensReader(QObject):
         return max(1, len(self._parts))
 
     def choose(self, answer: int) -> None:
-        """Give the tokens of the row that ends with another answer, counted from 0."""
+        """Return the tokens of the row that ends with another answer, counted from 0."""
         self.answer = answer
         if self._parts:
             self._show_part()
 
     def set_wanted(self, wanted: bool) -> None:
-        """Say whether anyone looks: tokens nobody looks at are not made."""
+        """Return whether anyone looks: tokens nobody looks at are not made."""
         self._wanted = wanted
         self._look()
 

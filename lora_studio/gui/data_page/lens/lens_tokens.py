@@ -44,7 +44,7 @@ class LensTokens:
         return tr("{count} tokens: {parts}", count=f"{len(self):,}", parts=", ".join(parts))
 
     def shown(self, place: int) -> str:
-        """Give a token's text with signs for what cannot be seen; a token of spaces alone shows how many."""
+        """Return a token's text with signs for what cannot be seen; a token of spaces alone shows how many."""
         text = self.texts[place]
         return ("␣" * len(text) if text and not text.strip(" ") else text.translate(_SIGNS)) or "∅"
 

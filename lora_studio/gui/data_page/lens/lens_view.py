@@ -106,7 +106,7 @@ class LensView(QAbstractScrollArea):
         self.viewport().update()
 
     def area_of(self, place: int) -> QRect:
-        """Give where a token that has its place stands in the viewport."""
+        """Return where a token that has its place stands in the viewport."""
         return next(area for found, area in self._areas(self._layout.line_of(place)) if found == place)
 
     def sizeHint(self) -> QSize:
@@ -225,7 +225,7 @@ class LensView(QAbstractScrollArea):
         bar.setSingleStep(self._line_height)
 
     def _areas(self, line: int) -> Iterator[tuple[int, QRect]]:
-        """Give the tokens of a line with where they stand in the viewport."""
+        """Return the tokens of a line with where they stand in the viewport."""
         top = _MARGIN + line * self._line_height - self.verticalScrollBar().value()
         for place, left in zip(self._layout.span(line), self._layout.lefts(line)):
             yield place, QRect(_MARGIN + left, top, self._layout.width(place), self._line_height - _LEADING)

@@ -15,7 +15,7 @@ from lora_studio.gui.data_page.rows.row_detail import RowDetail
 from lora_studio.gui.data_page.rows.search import RowSearch
 from lora_studio.gui.data_page.rows.search_bar import SearchBar
 from lora_studio.gui.engine.job_center import JobCenter
-from lora_studio.gui.platform.file_dialogs import PathAsker
+from lora_studio.gui.platform.file_dialogs import FileDialogs
 from lora_studio.gui.platform.formatting import format_count
 from lora_studio.gui.platform.text import tr
 from lora_studio.gui.widgets import Card, Pills
@@ -60,7 +60,7 @@ class RowsTable(QTableView):
 class RowsCard(Card):
     """Rows, bad rows, search and detail."""
 
-    def __init__(self, workspace: Workspace, jobs: JobCenter, asker: PathAsker) -> None:
+    def __init__(self, workspace: Workspace, jobs: JobCenter, asker: FileDialogs) -> None:
         super().__init__(tr("Rows"), name="rows_card")
         self._workspace = workspace
         self._shown: object = None
@@ -106,7 +106,7 @@ class RowsCard(Card):
         self._lists.setCurrentWidget(self.bad if which == "bad" else self.table)
 
     def sample_row(self) -> Row | None:
-        """Give the selected row, or else the first sound one among the first."""
+        """Return the selected row, or else the first sound one among the first."""
         numbers = [self._row, *range(min(self.rows.rowCount(), _LOOKED_AT))]
         found = (self.rows.row(number) for number in numbers if number >= 0)
         return next((row for row in found if isinstance(row, Row)), None)

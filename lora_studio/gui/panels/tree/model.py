@@ -135,44 +135,44 @@ class TargetModel(QAbstractItemModel):
     # --- Qt's questions ---
 
     def columnCount(self, parent: Index = _NO_INDEX) -> int:
-        """Give the number of columns, the same everywhere."""
+        """Return the number of columns, the same everywhere."""
         return COLUMNS
 
     def rowCount(self, parent: Index = _NO_INDEX) -> int:
-        """Give the number of shown nodes below one."""
+        """Return the number of shown nodes below one."""
         if parent.column() > 0:
             return 0
         return self._count.item(parent.internalId() if parent.isValid() else NO_NODE)
 
     def hasChildren(self, parent: Index = _NO_INDEX) -> bool:
-        """Say whether anything is shown below a node."""
+        """Return whether anything is shown below a node."""
         return self.rowCount(parent) > 0
 
     def index(self, row: int, column: int, parent: Index = _NO_INDEX) -> QModelIndex:
-        """Give the index of a cell."""
+        """Return the index of a cell."""
         above = parent.internalId() if parent.isValid() else NO_NODE
         if not (0 <= row < self._count.item(above) and 0 <= column < COLUMNS):
             return QModelIndex()
         return self.createIndex(row, column, self._order.item(self._first.item(above) + row))
 
     def parent(self, index: Index = _NO_INDEX) -> QModelIndex:  # type: ignore[override]
-        """Give the index above."""
+        """Return the index above."""
         if not index.isValid():
             return QModelIndex()
         above = self._parent[index.internalId()]
         return QModelIndex() if above == NO_NODE else self.createIndex(self._row.item(above), 0, above)
 
     def index_of(self, node: int, column: int = MODULE) -> QModelIndex:
-        """Give the index of a shown node."""
+        """Return the index of a shown node."""
         return self.createIndex(self._row.item(node), column, node)
 
     def shown_below(self, node: int) -> Iterator[int]:
-        """Give the shown nodes directly below one, or at the top, in order."""
+        """Return the shown nodes directly below one, or at the top, in order."""
         first = self._first.item(node)
         return (self._order.item(place) for place in range(first, first + self._count.item(node)))
 
     def has_shown_below(self, node: int) -> bool:
-        """Say whether anything is shown below a node."""
+        """Return whether anything is shown below a node."""
         return self._count.item(node) > 0
 
     def flags(self, index: Index) -> Qt.ItemFlag:
@@ -190,14 +190,14 @@ class TargetModel(QAbstractItemModel):
         return flags
 
     def data(self, index: Index, role: int = Qt.ItemDataRole.DisplayRole) -> Any:
-        """Give what a cell shows; asked hundreds of times a paint, so each role costs a look-up."""
+        """Return what a cell shows; asked hundreds of times a paint, so each role costs a look-up."""
         if not index.isValid():
             return None
         ask = self._answers.get(role)
         return ask(index.internalId(), index.column()) if ask else None
 
     def headerData(self, section: int, orientation: Qt.Orientation, role: int = Qt.ItemDataRole.DisplayRole) -> Any:
-        """Give a column's title, its meaning, and its alignment."""
+        """Return a column's title, its meaning, and its alignment."""
         if orientation != Qt.Orientation.Horizontal:
             return None
         if role == Qt.ItemDataRole.DisplayRole:
@@ -306,7 +306,7 @@ class TargetModel(QAbstractItemModel):
         return node + 1 < len(self._nodes) and self._parent[node + 1] == node and self._nodes.labels[node + 1].isdecimal()
 
     def _number(self, node: int, column: int) -> Number | None:
-        """Give r or alpha of a module with an adapter."""
+        """Return r or alpha of a module with an adapter."""
         if column not in (RANK, ALPHA) or not self._ticked.item(node):
             return None
         return (self._ranks if column == RANK else self._alphas).get(self._nodes.names[node], self._defaults[column - RANK])
@@ -315,7 +315,7 @@ class TargetModel(QAbstractItemModel):
         return self.state(node) if column == MODULE and self._possible.item(node) else None
 
     def state(self, node: int) -> Qt.CheckState:
-        """Say whether all that can be ticked at and below a node is, some of it, or none."""
+        """Return whether all that can be ticked at and below a node is, some of it, or none."""
         ticked = self._sums.item(node)
         if not ticked:
             return Qt.CheckState.Unchecked

@@ -54,7 +54,7 @@ class Nodes:
 
     @classmethod
     def empty(cls) -> Nodes:
-        """Give the layout of no tree."""
+        """Return the layout of no tree."""
         none = np.zeros(0, np.int64)
         return cls([], [], none, none, [], {}, np.zeros(0, np.bool_))
 
@@ -80,13 +80,13 @@ class Nodes:
         return total[self.end] - total[:-1]
 
     def nodes(self, names: Iterable[str]) -> Ints:
-        """Give the nodes of modules by their names; names that are no module here are left out."""
+        """Return the nodes of modules by their names; names that are no module here are left out."""
         found = self.node_of
         return np.fromiter((found[name] for name in names if name in found), np.int64)
 
     @cached_property
     def sizes(self) -> tuple[Ints, Ints]:
-        """Give what an adapter adds to each node's module: parameters for each unit of r, and DoRA's beside them."""
+        """Return what an adapter adds to each node's module: parameters for each unit of r, and DoRA's beside them."""
         each, beside = np.zeros(len(self), np.int64), np.zeros(len(self), np.int64)
         for node in np.flatnonzero(self.targetable).tolist():
             module = self.module[node]
@@ -96,7 +96,7 @@ class Nodes:
         return each, beside
 
     def below(self, node: int) -> slice:
-        """Give the slice of a node and all nodes below it."""
+        """Return the slice of a node and all nodes below it."""
         return slice(node, int(self.end[node]))
 
 
@@ -127,7 +127,7 @@ class _Branch:
 
 
 def _parts(module: ModuleInfo, grouping: Grouping, tree: ModuleTree) -> list[str]:
-    """Give the labels on the way to a module, none for one that has no row.
+    """Return the labels on the way to a module, none for one that has no row.
 
     By name, numbers come last (layers.0.mlp.up_proj → layers, mlp, up_proj, 0), and a layer is no row of its own.
     """
@@ -229,7 +229,7 @@ def _regex_of_glob(text: str) -> str:
 
 
 def shown_by(nodes: Nodes, matching: Bools) -> Bools:
-    """Give the nodes to show: those that match, all below them, and all above."""
+    """Return the nodes to show: those that match, all below them, and all above."""
     cover = np.zeros(len(nodes) + 1, np.int64)
     matched = np.flatnonzero(matching)
     np.add.at(cover, matched, 1)

@@ -21,7 +21,7 @@ class NumberDelegate(QStyledItemDelegate):
     """Edits r and alpha as text; the draft judges what was typed, and an empty text takes the override away."""
 
     def createEditor(self, parent: QWidget, option: QStyleOptionViewItem, index: Index) -> QWidget:
-        """Give a line edit, whatever the value's type: Qt's spin boxes hold 32 bits and two decimals."""
+        """Return a line edit, whatever the value's type: Qt's spin boxes hold 32 bits and two decimals."""
         editor = QLineEdit(parent)
         editor.setObjectName("edit_target_r" if index.column() == RANK else "edit_target_alpha")
         editor.setAlignment(Qt.AlignmentFlag.AlignRight)
@@ -138,7 +138,7 @@ class TargetView(QTreeView):
             self.header().resizeSection(column, round(letters * letter))
 
     def _is_worth_opening(self, node: int) -> bool:
-        """Say whether to open a node whose parent is open: not the later layers, nor one module's copies by layer."""
+        """Return whether to open a node whose parent is open: not the later layers, nor one module's copies by layer."""
         nodes = self._targets.nodes
         end = int(nodes.end[node])
         if end == node + 1 or (nodes.labels[node].isdecimal() and nodes.labels[node] != "0"):
