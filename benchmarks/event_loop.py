@@ -83,8 +83,13 @@ def tiny_project(folder: Path) -> dict[str, object]:
     model, rows = folder / "tiny", folder / "chat.jsonl"
     made = "from pathlib import Path; from tests.tiny import *; save_tiny_model(Path({!r})); write_chat_rows(Path({!r}), 96)"
     subprocess.run([sys.executable, "-c", made.format(str(model), str(rows))], check=True, cwd=ROOT, capture_output=True)
-    return {"name": "tiny", "model.name_or_path": str(model), "data.train": (str(rows),), "training.num_train_epochs": 12,
-            "training.sample_max_new_tokens": 24}
+    return {
+        "name": "tiny",
+        "model.name_or_path": str(model),
+        "data.train": (str(rows),),
+        "training.num_train_epochs": 12,
+        "training.sample_max_new_tokens": 24,
+    }
 
 
 def measure(arguments: argparse.Namespace, home: Path) -> dict[str, list[float]]:
@@ -148,8 +153,13 @@ def percentile(values: list[float], share: float) -> float:
 def report(delays: dict[str, list[float]]) -> dict[str, dict[str, float]]:
     """Sum up each phase: looks, p50, p99 and maximum in ms, waits over 50 ms."""
     return {
-        phase: {"looks": len(values), "p50": percentile(values, 0.5), "p99": percentile(values, 0.99), "max": max(values),
-                "stalls": sum(value > STALL_MS for value in values)}
+        phase: {
+            "looks": len(values),
+            "p50": percentile(values, 0.5),
+            "p99": percentile(values, 0.99),
+            "max": max(values),
+            "stalls": sum(value > STALL_MS for value in values),
+        }
         for phase, values in delays.items()
     }
 

@@ -39,13 +39,22 @@ class Shape:
 
 
 LARGER = (
-    ("hidden_size", 2048), ("intermediate_size", 8192), ("num_attention_heads", 32), ("num_key_value_heads", 8), ("num_hidden_layers", 2),
-    ("vocab_size", 512))
+    ("hidden_size", 2048),
+    ("intermediate_size", 8192),
+    ("num_attention_heads", 32),
+    ("num_key_value_heads", 8),
+    ("num_hidden_layers", 2),
+    ("vocab_size", 512),
+)
 SHAPES = (
-    Shape("starter, r 8, 1 x 64", 8, 1, 64), Shape("starter, r 8, 1 x 256", 8, 1, 256), Shape("starter, r 8, 4 x 256", 8, 4, 256),
-    Shape("starter, r 64, 1 x 256", 64, 1, 256), Shape("starter, r 8, 1 x 256, in float32", 8, 1, 256, "float32"),
+    Shape("starter, r 8, 1 x 64", 8, 1, 64),
+    Shape("starter, r 8, 1 x 256", 8, 1, 256),
+    Shape("starter, r 8, 4 x 256", 8, 4, 256),
+    Shape("starter, r 64, 1 x 256", 64, 1, 256),
+    Shape("starter, r 8, 1 x 256, in float32", 8, 1, 256, "float32"),
     Shape("hidden 2048, r 16, 2 x 512", 16, 2, 512, sizes=LARGER),
-    Shape("hidden 2048, r 128, 2 x 512", 128, 2, 512, sizes=LARGER))
+    Shape("hidden 2048, r 128, 2 x 512", 128, 2, 512, sizes=LARGER),
+)
 
 
 def adapted(shape: Shape) -> Any:
@@ -118,8 +127,11 @@ def measure(shape: Shape, repeats: int) -> None:
     ratios = [own[0] / peft[0] for peft, own in pairs]
     (_, kept, norm), (_, own_kept, own_norm) = pairs[0]
     milliseconds = statistics.median(peft[0] for peft, _ in pairs) * 1e3
-    print(f"{shape.title:32} {milliseconds:9.0f} {statistics.median(ratios):7.3f} {min(ratios):6.3f} {max(ratios):6.3f} "
-          f"{kept / 1e6:8.1f} {own_kept / kept:6.3f} {abs(own_norm / norm - 1):9.1e}", flush=True)
+    print(
+        f"{shape.title:32} {milliseconds:9.0f} {statistics.median(ratios):7.3f} {min(ratios):6.3f} {max(ratios):6.3f} "
+        f"{kept / 1e6:8.1f} {own_kept / kept:6.3f} {abs(own_norm / norm - 1):9.1e}",
+        flush=True,
+    )
 
 
 def main(repeats: int, threads: int) -> None:
@@ -138,4 +150,4 @@ def main(repeats: int, threads: int) -> None:
 
 if __name__ == "__main__":
     given = [int(argument) for argument in sys.argv[1:]]
-    main(*(given + [7, os.cpu_count() or 1][len(given):]))
+    main(*(given + [7, os.cpu_count() or 1][len(given) :]))

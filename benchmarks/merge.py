@@ -60,8 +60,11 @@ def _write_random(model: object, folder: Path) -> None:
     from safetensors.torch import save_file
 
     folder.mkdir()
-    tensors = {name.replace(".default", ""): torch.randn(parameter.shape) * 0.01
-               for name, parameter in model.named_parameters() if ".lora_" in name}  # type: ignore[attr-defined]
+    tensors = {
+        name.replace(".default", ""): torch.randn(parameter.shape) * 0.01
+        for name, parameter in model.named_parameters()
+        if ".lora_" in name
+    }  # type: ignore[attr-defined]
     save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     model.peft_config["default"].save_pretrained(str(folder))  # type: ignore[attr-defined]
 
@@ -149,10 +152,14 @@ def main(repeats: int, shape: str, root: Path) -> None:
                     peaks.append(peak)
         ratios = sorted(one / other for one, other in zip(times["merge"], times["copy"], strict=True))
         print(f"{shape}: {weights / 1e9:.2f} GB in {len(list(base.glob('*.safetensors')))} shards, {repeats} repeats")
-        print(f"copy {statistics.median(times['copy']):.2f} s, merge {statistics.median(times['merge']):.2f} s: "
-              f"{statistics.median(ratios):.2f} times ({ratios[0]:.2f} to {ratios[-1]:.2f})")
-        print(f"memory added at the peak {max(peaks) / _MB:.0f} MB; largest adapted tensor in float32 {largest / _MB:.0f} MB, "
-              f"largest of all {max(largest, embedding) / _MB:.0f} MB: {max(peaks) / max(largest, embedding):.2f} times")
+        print(
+            f"copy {statistics.median(times['copy']):.2f} s, merge {statistics.median(times['merge']):.2f} s: "
+            f"{statistics.median(ratios):.2f} times ({ratios[0]:.2f} to {ratios[-1]:.2f})"
+        )
+        print(
+            f"memory added at the peak {max(peaks) / _MB:.0f} MB; largest adapted tensor in float32 {largest / _MB:.0f} MB, "
+            f"largest of all {max(largest, embedding) / _MB:.0f} MB: {max(peaks) / max(largest, embedding):.2f} times"
+        )
 
 
 if __name__ == "__main__":

@@ -17,7 +17,9 @@ from lora_studio.models.sources import find_model
 
 # hidden, intermediate, layers, heads, key heads: as Llama 3.2 1B and Llama 3.1 8B have them; "tiny" tries the benchmarks themselves out.
 SHAPES = {
-    "tiny": (64, 176, 2, 4, 2), "1b": (2048, 8192, 16, 32, 8), "8b": (4096, 14336, 32, 32, 8),
+    "tiny": (64, 176, 2, 4, 2),
+    "1b": (2048, 8192, 16, 32, 8),
+    "8b": (4096, 14336, 32, 32, 8),
 }
 
 
@@ -39,8 +41,16 @@ def llama_config(shape: str, words: int) -> Any:
 
     hidden, intermediate, layers, heads, key_heads = SHAPES[shape]
     return LlamaConfig(
-        hidden_size=hidden, intermediate_size=intermediate, num_hidden_layers=layers, num_attention_heads=heads,
-        num_key_value_heads=key_heads, vocab_size=words, max_position_embeddings=8192, tie_word_embeddings=False, dtype="bfloat16")
+        hidden_size=hidden,
+        intermediate_size=intermediate,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=key_heads,
+        vocab_size=words,
+        max_position_embeddings=8192,
+        tie_word_embeddings=False,
+        dtype="bfloat16",
+    )
 
 
 def random_model(shape: str, tokenizer: Path, folder: Path) -> Path:

@@ -106,8 +106,9 @@ def sft_trainer(rows: Path, tokenizer: Any, model: str) -> Took:
 
     datasets.disable_caching()
     datasets.disable_progress_bars()
-    config = AutoConfig.from_pretrained(model, num_hidden_layers=1, hidden_size=32, intermediate_size=32, num_attention_heads=2,
-                                        num_key_value_heads=2, head_dim=16)
+    config = AutoConfig.from_pretrained(
+        model, num_hidden_layers=1, hidden_size=32, intermediate_size=32, num_attention_heads=2, num_key_value_heads=2, head_dim=16
+    )
     small = AutoModelForCausalLM.from_config(config)
     with tempfile.TemporaryDirectory() as folder:
         settings = SFTConfig(output_dir=folder, max_length=None, report_to=[], use_cpu=True, bf16=False)
@@ -124,7 +125,11 @@ def run_arm(arm: str, rows: str, model: str) -> None:
     from transformers import AutoTokenizer
 
     arms: dict[str, Callable[[Path, Any, str], Took]] = {
-        "encode_batch": encode_alone, "studio": studio, "studio again": studio, "SFTTrainer": sft_trainer}
+        "encode_batch": encode_alone,
+        "studio": studio,
+        "studio again": studio,
+        "SFTTrainer": sft_trainer,
+    }
     tokenizer = AutoTokenizer.from_pretrained(model)
     tokenizer.backend_tokenizer.encode_batch(["warm up"] * 64)
     before = peak_bytes()
@@ -144,7 +149,8 @@ def measured(arm: str, rows: Path, model: str, home: Path) -> dict[str, Any] | N
     """Run one arm in a process of its own; None where a part it needs is not installed."""
     environment = {**os.environ, HOME_VARIABLE: str(home), "TOKENIZERS_PARALLELISM": "true", "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(
-        [sys.executable, __file__, "--arm", arm, str(rows), model], env=environment, capture_output=True, text=True, check=False)
+        [sys.executable, __file__, "--arm", arm, str(rows), model], env=environment, capture_output=True, text=True, check=False
+    )
     if done.returncode:
         if "No module named 'trl'" in done.stderr:
             return None
@@ -182,10 +188,13 @@ def tell(found: dict[str, list[dict[str, Any]]], repeats: int) -> None:
         ratios = [own["seconds"] / base["seconds"] for own, base in zip(figures, found["encode_batch"])]
         seconds = statistics.median(own["seconds"] for own in figures)
         cpu = statistics.median(own["cpu"] for own in figures)
-        peak, added = (statistics.median(value) / 1e6 for value in (
-            [own["peak"] for own in figures], [own["peak"] - own["before"] for own in figures]))
-        print(f"{arm:14} {seconds:9.3f} {figures[0]['tokens'] / seconds:10,.0f} {statistics.median(ratios):7.3f} {min(ratios):6.3f} "
-              f"{max(ratios):6.3f} {cpu:7.2f} {peak:8,.0f} {added:9,.0f}")
+        peak, added = (
+            statistics.median(value) / 1e6 for value in ([own["peak"] for own in figures], [own["peak"] - own["before"] for own in figures])
+        )
+        print(
+            f"{arm:14} {seconds:9.3f} {figures[0]['tokens'] / seconds:10,.0f} {statistics.median(ratios):7.3f} {min(ratios):6.3f} "
+            f"{max(ratios):6.3f} {cpu:7.2f} {peak:8,.0f} {added:9,.0f}"
+        )
 
 
 if __name__ == "__main__":
@@ -193,4 +202,4 @@ if __name__ == "__main__":
         run_arm(*sys.argv[2:])
     else:
         arguments = [int(argument) for argument in sys.argv[1:]]
-        main(*(arguments + [1_000_000, 5][len(arguments):]))
+        main(*(arguments + [1_000_000, 5][len(arguments) :]))

@@ -21,8 +21,31 @@ from pathlib import Path
 
 import psutil
 
-_WORDS = ["the", "a", "model", "data", "row", "answer", "question", "learns", "from", "of", "to", "is", "how", "why", "train", "step",
-          "loss", "rank", "small", "large", "é", "“quoted”", "日本"]
+_WORDS = [
+    "the",
+    "a",
+    "model",
+    "data",
+    "row",
+    "answer",
+    "question",
+    "learns",
+    "from",
+    "of",
+    "to",
+    "is",
+    "how",
+    "why",
+    "train",
+    "step",
+    "loss",
+    "rank",
+    "small",
+    "large",
+    "é",
+    "“quoted”",
+    "日本",
+]
 
 
 def write_rows(path: Path, size: int) -> int:
@@ -32,8 +55,10 @@ def write_rows(path: Path, size: int) -> int:
     rows = written = 0
     with path.open("w", encoding="utf-8") as file:
         while written < size:
-            turns = [{"role": ("user", "assistant")[turn % 2], "content": f"{rows} {chance.choice(texts)}"}
-                     for turn in range(2 * chance.randint(1, 3))]
+            turns = [
+                {"role": ("user", "assistant")[turn % 2], "content": f"{rows} {chance.choice(texts)}"}
+                for turn in range(2 * chance.randint(1, 3))
+            ]
             line = json.dumps({"messages": turns}, ensure_ascii=rows % 2 == 0) + "\n"
             written += len(line.encode())
             rows += 1
@@ -114,8 +139,10 @@ def main() -> None:
         print(f"{rows:,} rows, {size / 1e9:.2f} GB")
         for name in ("lines", "json", "check", "index", "search"):
             read, seconds, peak = measure(name, path)
-            print(f"{name:>7}: {seconds:7.2f} s  {rows / seconds:12,.0f} rows/s  {size / seconds / 1e6:7.0f} MB/s  "
-                  f"peak {peak / 1e6:6.0f} MB  ({read:,})")
+            print(
+                f"{name:>7}: {seconds:7.2f} s  {rows / seconds:12,.0f} rows/s  {size / seconds / 1e6:7.0f} MB/s  "
+                f"peak {peak / 1e6:6.0f} MB  ({read:,})"
+            )
 
 
 if __name__ == "__main__":

@@ -28,10 +28,21 @@ TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down
 
 
 def config_of(model: Path, rows: Path, steps: int) -> RunConfig:
-    return RunConfig().replace({
-        "model.name_or_path": str(model), "data.train": (str(rows),), "data.max_length": 256, "data.eval_fraction": 0.0, "adapter.r": 8,
-        "adapter.target_modules": TARGETS, "training.per_device_train_batch_size": 2, "training.max_steps": steps,
-        "training.num_train_epochs": 10_000, "training.save_steps": 1_000_000, "training.sample_rows": 0})
+    return RunConfig().replace(
+        {
+            "model.name_or_path": str(model),
+            "data.train": (str(rows),),
+            "data.max_length": 256,
+            "data.eval_fraction": 0.0,
+            "adapter.r": 8,
+            "adapter.target_modules": TARGETS,
+            "training.per_device_train_batch_size": 2,
+            "training.max_steps": steps,
+            "training.num_train_epochs": 10_000,
+            "training.save_steps": 1_000_000,
+            "training.sample_rows": 0,
+        }
+    )
 
 
 def studio(run_dir: Path) -> Iterator[None]:
@@ -72,7 +83,9 @@ def bare(config: RunConfig) -> Iterator[None]:
     precision, head = Precision(device, pick_dtype(device)), SelectedHead(model)
     pieces = MicroBatcher(data.blocks, config, device, padding_free=head.padding_free)
     steps = [
-        (step, [make_batch(piece, padding_free=pieces.padding_free) for piece in pieces.of(step)]) for step in map(plan.step, range(plan.total_steps))]
+        (step, [make_batch(piece, padding_free=pieces.padding_free) for piece in pieces.of(step)])
+        for step in map(plan.step, range(plan.total_steps))
+    ]
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=2e-4, fused=True)
     with precision.fused_inputs(model), fused_layers(model, parts=device.type == "cpu"):
@@ -121,4 +134,4 @@ def main(steps: int, repeats: int) -> None:
 
 if __name__ == "__main__":
     given = [int(argument) for argument in sys.argv[1:]]
-    main(*(given + [30, 5][len(given):]))
+    main(*(given + [30, 5][len(given) :]))

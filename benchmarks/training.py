@@ -39,11 +39,25 @@ def studio(model: str, rows: Path, steps: int, folder: Path) -> dict[str, float]
     """Train with the studio's engine; the time is that of its steps."""
     from lora_studio.train.engine import train
 
-    config = RunConfig().replace({
-        "model.name_or_path": model, "data.train": (str(rows),), "data.max_length": LONGEST, "data.train_on": "all",
-        "data.eval_fraction": 0.0, "adapter.r": 8, "adapter.lora_alpha": 16, "adapter.target_modules": TARGETS,
-        "adapter.lora_dropout": 0.0, "training.per_device_train_batch_size": ROWS_A_STEP, "training.gradient_accumulation_steps": 1,
-        "training.max_steps": steps, "training.sample_rows": 0, "training.learning_rate": 2e-4, "training.logging_steps": 1})
+    config = RunConfig().replace(
+        {
+            "model.name_or_path": model,
+            "data.train": (str(rows),),
+            "data.max_length": LONGEST,
+            "data.train_on": "all",
+            "data.eval_fraction": 0.0,
+            "adapter.r": 8,
+            "adapter.lora_alpha": 16,
+            "adapter.target_modules": TARGETS,
+            "adapter.lora_dropout": 0.0,
+            "training.per_device_train_batch_size": ROWS_A_STEP,
+            "training.gradient_accumulation_steps": 1,
+            "training.max_steps": steps,
+            "training.sample_rows": 0,
+            "training.learning_rate": 2e-4,
+            "training.logging_steps": 1,
+        }
+    )
     run = folder / "run"
     run.mkdir()
     write_config(run / "run.yaml", config)
@@ -63,8 +77,16 @@ def peer(model: str, rows: Path, steps: int, folder: Path, *, sft: bool, best: b
     texts = [tokenizer.apply_chat_template(json.loads(line)["messages"], tokenize=False) for line in rows.open(encoding="utf-8")]
     lora = LoraConfig(r=8, lora_alpha=16, target_modules=list(TARGETS), task_type="CAUSAL_LM")
     flags: dict[str, Any] = {
-        "output_dir": str(folder), "max_steps": steps, "per_device_train_batch_size": ROWS_A_STEP, "learning_rate": 2e-4, "report_to": [],
-        "logging_steps": 1, "save_strategy": "no", "use_cpu": not torch.cuda.is_available(), "disable_tqdm": True}
+        "output_dir": str(folder),
+        "max_steps": steps,
+        "per_device_train_batch_size": ROWS_A_STEP,
+        "learning_rate": 2e-4,
+        "report_to": [],
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "use_cpu": not torch.cuda.is_available(),
+        "disable_tqdm": True,
+    }
     if best:
         flags |= {"bf16": True, "gradient_checkpointing": False, "train_sampling_strategy": "group_by_length"}
     base = AutoModelForCausalLM.from_pretrained(model, dtype=torch.bfloat16 if best else torch.float32)
@@ -75,6 +97,7 @@ def peer(model: str, rows: Path, steps: int, folder: Path, *, sft: bool, best: b
             nonlocal seen
             seen += sum(len(feature["input_ids"]) for feature in features)
             return collate(features)
+
         return counted
 
     ids = [tokenizer(text, add_special_tokens=False, truncation=True, max_length=LONGEST)["input_ids"] for text in texts]
@@ -84,8 +107,12 @@ def peer(model: str, rows: Path, steps: int, folder: Path, *, sft: bool, best: b
 
         trainer: Any = SFTTrainer(model=base, args=SFTConfig(**flags), train_dataset=data, processing_class=tokenizer, peft_config=lora)
     else:
-        trainer = Trainer(model=get_peft_model(base, lora), args=TrainingArguments(**flags), train_dataset=data,
-                          data_collator=DataCollatorForLanguageModeling(tokenizer, mlm=False))
+        trainer = Trainer(
+            model=get_peft_model(base, lora),
+            args=TrainingArguments(**flags),
+            train_dataset=data,
+            data_collator=DataCollatorForLanguageModeling(tokenizer, mlm=False),
+        )
     trainer.data_collator = counting(trainer.data_collator)
     began = time.perf_counter()
     trainer.train()
@@ -112,8 +139,13 @@ def main(steps: int, repeats: int, shape: str) -> None:
         found: dict[str, list[dict[str, float]]] = {arm: [] for arm in ARMS}
         for _ in range(repeats):
             for arm in ARMS:
-                done = subprocess.run([sys.executable, "-m", "benchmarks.training", "--arm", arm, model, str(rows), str(steps)],
-                                      capture_output=True, text=True, check=False, env={**os.environ, "HF_HUB_OFFLINE": "1"})
+                done = subprocess.run(
+                    [sys.executable, "-m", "benchmarks.training", "--arm", arm, model, str(rows), str(steps)],
+                    capture_output=True,
+                    text=True,
+                    check=False,
+                    env={**os.environ, "HF_HUB_OFFLINE": "1"},
+                )
                 if done.returncode == 0:
                     found[arm].append(json.loads(done.stdout.strip().splitlines()[-1]))
                 elif "No module named 'trl'" not in done.stderr:
@@ -133,8 +165,10 @@ def tell(found: dict[str, list[dict[str, float]]], steps: int, repeats: int) -> 
         speeds, ours = ([one["tokens"] / one["seconds"] for one in arms] for arms in (figures, found["studio"]))
         ratios = [own / other for own, other in zip(ours, speeds)]
         peak, own_peak = (statistics.median(one["peak"] for one in arms) for arms in (figures, found["studio"]))
-        print(f"{arm:24} {statistics.median(speeds):9.0f} {statistics.median(ratios):9.2f} {min(ratios):6.2f} {max(ratios):6.2f} "
-              f"{peak / 1e6:8.0f} {own_peak / peak:9.2f} {statistics.median(one['loss'] for one in figures):7.3f}")
+        print(
+            f"{arm:24} {statistics.median(speeds):9.0f} {statistics.median(ratios):9.2f} {min(ratios):6.2f} {max(ratios):6.2f} "
+            f"{peak / 1e6:8.0f} {own_peak / peak:9.2f} {statistics.median(one['loss'] for one in figures):7.3f}"
+        )
 
 
 if __name__ == "__main__":
@@ -143,4 +177,4 @@ if __name__ == "__main__":
     else:
         shape = sys.argv.pop() if sys.argv[-1] in ("starter", *SHAPES) else "starter"
         given = [int(argument) for argument in sys.argv[1:]]
-        main(*(given + [8, 5][len(given):]), shape)
+        main(*(given + [8, 5][len(given) :]), shape)

@@ -68,8 +68,11 @@ class Bench:
         resolution = resolve(self.adapter, self.tree)
         targets = resolution.by_name
         self.model.show_targets(
-            {name: target.r for name, target in targets.items()}, {name: target.lora_alpha for name, target in targets.items()},
-            count_by_module(resolution.adapter, self.tree, resolution), (self.adapter.r, self.adapter.lora_alpha))
+            {name: target.r for name, target in targets.items()},
+            {name: target.lora_alpha for name, target in targets.items()},
+            count_by_module(resolution.adapter, self.tree, resolution),
+            (self.adapter.r, self.adapter.lora_alpha),
+        )
 
     def commit(self) -> None:
         """What follows once the ticks are painted: compile, resolve, count."""

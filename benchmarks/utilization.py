@@ -32,11 +32,23 @@ def shares(model: Path, rows: Path, folder: Path, steps: int, length: int, packi
     """Train; give the share of the peak and tokens a second, medians over the steps but the first, and the peak in operations a second."""
     from lora_studio.train.engine import train
 
-    config = RunConfig().replace({
-        "model.name_or_path": str(model), "data.train": (str(rows),), "data.max_length": length, "data.packing": packing,
-        "data.train_on": "all", "data.eval_fraction": 0.0, "adapter.r": 8, "adapter.lora_dropout": 0.0, "adapter.target_modules": TARGETS,
-        "training.per_device_train_batch_size": TOKENS_A_STEP // length if packing else TOKENS_A_STEP // 237,
-        "training.gradient_accumulation_steps": 1, "training.max_steps": steps + 1, "training.sample_rows": 0})
+    config = RunConfig().replace(
+        {
+            "model.name_or_path": str(model),
+            "data.train": (str(rows),),
+            "data.max_length": length,
+            "data.packing": packing,
+            "data.train_on": "all",
+            "data.eval_fraction": 0.0,
+            "adapter.r": 8,
+            "adapter.lora_dropout": 0.0,
+            "adapter.target_modules": TARGETS,
+            "training.per_device_train_batch_size": TOKENS_A_STEP // length if packing else TOKENS_A_STEP // 237,
+            "training.gradient_accumulation_steps": 1,
+            "training.max_steps": steps + 1,
+            "training.sample_rows": 0,
+        }
+    )
     folder.mkdir()
     write_config(folder / "run.yaml", config)
     peak, taken = 0.0, []
@@ -62,10 +74,12 @@ def main(steps: int, repeats: int) -> None:
     print(f"{'rows':24} {'share':>6} {'min':>6} {'max':>6} {'tokens/s':>9} {'peak GFLOP/s':>13}")
     for (length, packing), figures in found.items():
         share, speed, peak = zip(*figures)
-        print(f"{f'up to {length}, ' + ('packed' if packing else 'as they are'):24} {statistics.median(share):6.3f} {min(share):6.3f} "
-              f"{max(share):6.3f} {statistics.median(speed):9.0f} {statistics.median(peak) / 1e9:13.0f}")
+        print(
+            f"{f'up to {length}, ' + ('packed' if packing else 'as they are'):24} {statistics.median(share):6.3f} {min(share):6.3f} "
+            f"{max(share):6.3f} {statistics.median(speed):9.0f} {statistics.median(peak) / 1e9:13.0f}"
+        )
 
 
 if __name__ == "__main__":
     given = [int(argument) for argument in sys.argv[1:]]
-    main(*(given + [4, 5][len(given):]))
+    main(*(given + [4, 5][len(given) :]))

@@ -33,8 +33,10 @@ TESTS = (
     *(f"tests/lora/test_{name}.py" for name in ("inject", "resolve_oracle", "targets_oracle", "plan", "lean", "lean_mlp", "saved_adapter")),
     *(f"tests/generate/test_{name}.py" for name in ("packed", "head", "host", "chat")),
     *(f"tests/train/test_{name}.py" for name in ("stepper", "pieces")),
-    *(f"tests/train/test_trajectory.py::test_splitting_a_batch_changes_nothing_but_rounding[{family}]"
-      for family in ("llama", "gemma3", "qwen3_moe", "gpt2")),
+    *(
+        f"tests/train/test_trajectory.py::test_splitting_a_batch_changes_nothing_but_rounding[{family}]"
+        for family in ("llama", "gemma3", "qwen3_moe", "gpt2")
+    ),
     "tests/train/test_engine.py::test_the_loss_falls_by_a_fifth_and_plain_peft_loads_the_adapter",
     "tests/train/test_engine.py::test_a_second_run_on_the_warm_base_equals_the_first",
     *(f"tests/export/test_{name}.py" for name in ("merge", "export", "imports", "hub")),

@@ -34,9 +34,14 @@ def test_on_a_busy_machine_a_limit_is_longer(monkeypatch: pytest.MonkeyPatch) ->
 def test_a_tests_own_limit_grows_too(tmp_path: Path, busy: float, outcome: str) -> None:
     (tmp_path / "conftest.py").write_text(
         f"from tests import conftest\nconftest.waiting = lambda: {busy}\nconftest._LOOK_AGAIN_S = 0.1\n"
-        "from tests.conftest import pytest_timeout_set_timer\n")
+        "from tests.conftest import pytest_timeout_set_timer\n"
+    )
     (tmp_path / "test_slow.py").write_text("import time\ndef test_slow():\n    time.sleep(1)\n")
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--timeout=0.3", f"--rootdir={tmp_path}", str(tmp_path)],
-        cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False)
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert outcome in done.stdout, done.stdout + done.stderr

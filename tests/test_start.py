@@ -115,11 +115,13 @@ def test_ctrl_c_reaches_the_program_alone_which_may_save_its_work(tmp_path: Path
     script = tmp_path / "works.py"
     script.write_text(
         "import sys, time\ntry:\n    print('begun', flush=True)\n    time.sleep(60)\nexcept KeyboardInterrupt:\n"
-        "    time.sleep(1)\n    print('saved', flush=True)\n    sys.exit(130)\n")
+        "    time.sleep(1)\n    print('saved', flush=True)\n    sys.exit(130)\n"
+    )
     code = f"import start; start.become([{sys.executable!r}, {str(script)!r}])"
     with heeded_interrupts():
         started = subprocess.Popen(
-            [sys.executable, "-c", code], cwd=SCRIPT.parent, stdout=subprocess.PIPE, text=True, start_new_session=True)
+            [sys.executable, "-c", code], cwd=SCRIPT.parent, stdout=subprocess.PIPE, text=True, start_new_session=True
+        )
     assert started.stdout is not None
     assert started.stdout.readline() == "begun\n"
     os.killpg(started.pid, signal.SIGINT)  # as a terminal does: to every process of the group

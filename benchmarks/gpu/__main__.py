@@ -25,7 +25,8 @@ _ASK_FOR_CUDA = "import torch; raise SystemExit(0 if torch.cuda.is_available() e
 def parsed(arguments: list[str]) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.gpu", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+        prog="python -m benchmarks.gpu", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--minutes", type=float, default=8, help="for all checks together (8)")
     parser.add_argument("--only", nargs="+", metavar="NAME", default=[], help="these checks alone")
     parser.add_argument("--to", type=Path, default=Path("gpu-checks.jsonl"), metavar="FILE", help="where results go (gpu-checks.jsonl)")
@@ -73,12 +74,17 @@ def main(arguments: list[str]) -> int:
     call = Call(checks, device, options.tiny, options.minutes * 60)
     report = Report(options.to, call)
     with tempfile.TemporaryDirectory(prefix="gpu-checks-") as folder:
-        os.environ.update({
-            "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "TQDM_DISABLE": "1",
-            "LORA_STUDIO_HOME": str(Path(folder) / "home"),
-            # a check's process ends without tidying up, so that a hung thread cannot keep it
-            "PYTHONWARNINGS": "ignore:resource_tracker",
-            "PYTORCH_NVML_BASED_CUDA_CHECK": "1"})  # whether there is a card is asked without touching it
+        os.environ.update(
+            {
+                "HF_HUB_OFFLINE": "1",
+                "TOKENIZERS_PARALLELISM": "false",
+                "TQDM_DISABLE": "1",
+                "LORA_STUDIO_HOME": str(Path(folder) / "home"),
+                # a check's process ends without tidying up, so that a hung thread cannot keep it
+                "PYTHONWARNINGS": "ignore:resource_tracker",
+                "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
+            }
+        )  # whether there is a card is asked without touching it
         if device == "cpu" and options.tiny:
             os.environ.setdefault("OMP_NUM_THREADS", "1")  # several only get into each other's way over tiny models
         results = call.run(Path(folder), report.found, report.ended)

@@ -138,7 +138,10 @@ def left_out(check: Check, device: str) -> str:
 
 
 def run_check(
-    check: Check, setting: Setting, context: BaseContext, found: Callable[[Check, Row], None] = lambda _check, _row: None,
+    check: Check,
+    setting: Setting,
+    context: BaseContext,
+    found: Callable[[Check, Row], None] = lambda _check, _row: None,
 ) -> Result:
     """Run a check in a process of its own, and give what came of it.
 
@@ -243,7 +246,9 @@ class Call:
     seconds: float
 
     def run(
-        self, folder: Path, found: Callable[[Check, Row], None] = lambda _check, _row: None,
+        self,
+        folder: Path,
+        found: Callable[[Check, Row], None] = lambda _check, _row: None,
         ended: Callable[[Result], None] = lambda _result: None,
     ) -> list[Result]:
         """Run all checks, and give what came of each; `found` is told rows and `ended` results as they come."""

@@ -9,8 +9,9 @@ REQUIRED = ("torch", "transformers", "peft", "accelerate", "safetensors", "token
 """Packages without which nothing can be checked, as they are imported."""
 
 CHECKS = (
-    Check("families", "first loss and gradient of every tested family against plain transformers + PEFT",
-          f"{_HERE}.correctness:families", 90),
+    Check(
+        "families", "first loss and gradient of every tested family against plain transformers + PEFT", f"{_HERE}.correctness:families", 90
+    ),
     Check("kernels", "fused LoRA layers, norms and MLPs against plain ones", f"{_HERE}.correctness:kernels", 40),
     Check("head", "the frozen head's loss, tile by tile, against whole logits", f"{_HERE}.correctness:head", 40),
     Check("packed", "packed rows and rows end to end against rows alone", f"{_HERE}.correctness:packed", 60),
@@ -23,8 +24,13 @@ CHECKS = (
     Check("gloo", "two processes share the device over gloo", f"{_HERE}.ranks:gloo", 60),
     Check("nccl", "gradients and weights by NCCL in a world of one", f"{_HERE}.ranks:nccl", 30, cuda_only="NCCL is for CUDA"),
     Check("matrix_peak", "the best matrix product in each dtype, and memory's bandwidth", f"{_HERE}.speed:matrix_peak", 30),
-    Check("speed_1b", "goals 1, 2 and 4: 1B at 2,048 tokens, mixed and packed, against Trainer + PEFT",
-          f"{_HERE}.speed:one_billion", 120, ("datasets",)),
+    Check(
+        "speed_1b",
+        "goals 1, 2 and 4: 1B at 2,048 tokens, mixed and packed, against Trainer + PEFT",
+        f"{_HERE}.speed:one_billion",
+        120,
+        ("datasets",),
+    ),
     Check("speed_1b_trl", "goals 1 and 2: the same against TRL's SFTTrainer", f"{_HERE}.speed:one_billion_trl", 120, ("datasets", "trl")),
     Check("step_overhead", "goal 3: a step over a bare loop", f"{_HERE}.speed:step_overhead", 60),
     Check("speed_8b", "goals 1, 2 and 4: 8B at 4,096 tokens, packed", f"{_HERE}.speed:eight_billion", 150, ("datasets",)),

@@ -39,7 +39,11 @@ def tiny_folder(setting: Setting, architecture: str, **changes: Any) -> Path:
 
 
 def tiny_adapted(
-    setting: Setting, architecture: str, dtype: torch.dtype = SINGLE, dropout: float = 0.0, **changes: Any,
+    setting: Setting,
+    architecture: str,
+    dtype: torch.dtype = SINGLE,
+    dropout: float = 0.0,
+    **changes: Any,
 ) -> PeftModel:
     """Return a tiny model with an adapter whose B is not zero, on the device."""
     folder = tiny_folder(setting, architecture, **changes)
@@ -76,8 +80,11 @@ def tiny_run(setting: Setting, name: str, changes: Mapping[str, object], archite
     data = Path(setting.folder) / f"rows-{rows}.jsonl"
     if not data.is_file():
         write_chat_rows(data, rows)
-    config: RunConfig = run_config(tiny_folder(setting, architecture), data, {
-        "training.sample_rows": 0, "data.eval_fraction": 0.0, "training.device": setting.device, "training.max_steps": 6, **changes})
+    config: RunConfig = run_config(
+        tiny_folder(setting, architecture),
+        data,
+        {"training.sample_rows": 0, "data.eval_fraction": 0.0, "training.device": setting.device, "training.max_steps": 6, **changes},
+    )
     return new_run(Path(setting.folder) / "runs" / name, config)
 
 

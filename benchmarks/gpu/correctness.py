@@ -94,7 +94,9 @@ def _by_the_studio(model: PeftModel, rows: list[TokenRow], dtype: torch.dtype) -
     everything = sum(trained_count(row) for row in rows)
     with precision.fused_inputs(model), fused_layers(model, parts=device.type == "cpu"):
         for start in range(0, len(rows), 4):
-            stepper.accumulate(make_batch(rows[start : start + 4], padding_free=stepper.padding_free and device.type == "cpu"), everything, start)
+            stepper.accumulate(
+                make_batch(rows[start : start + 4], padding_free=stepper.padding_free and device.type == "cpu"), everything, start
+            )
         stepper.step(0.0)
     (outcome,) = stepper.post().read()
     (found,) = kept
@@ -105,8 +107,12 @@ def _compared(what: str, own: PendingStep, plain: PendingStep, exact: PendingSte
     """Hold the studio's loss and gradient against the plain ones."""
     loss_off, gradient_off = relative(own[0], plain[0]), distance(own[1], plain[1])
     figures: dict[str, Any] = {
-        "loss": own[0], "plain": plain[0], "loss off": loss_off, "gradient norm off": relative(norm(own[1]), norm(plain[1])),
-        "gradient off": gradient_off}
+        "loss": own[0],
+        "plain": plain[0],
+        "loss off": loss_off,
+        "gradient norm off": relative(norm(own[1]), norm(plain[1])),
+        "gradient off": gradient_off,
+    }
     if tight:
         return Row(what, figures, loss_off <= _TIGHT_LOSS and gradient_off <= _TIGHT_GRADIENT)
     own_off, plain_off = distance(own[1], exact[1]), distance(plain[1], exact[1])
@@ -118,7 +124,10 @@ def _compared(what: str, own: PendingStep, plain: PendingStep, exact: PendingSte
 
 _MEDIUM = {"hidden_size": 256, "intermediate_size": 704, "num_attention_heads": 8, "num_key_value_heads": 4}
 _KERNELS: tuple[tuple[str, Callable[[nn.Module], contextlib.AbstractContextManager[None]]], ...] = (
-    ("LoRA", fused_lora_layers), ("norms", fused_rms_norms), ("MLPs", fused_swiglus))
+    ("LoRA", fused_lora_layers),
+    ("norms", fused_rms_norms),
+    ("MLPs", fused_swiglus),
+)
 
 
 def kernels(setting: Setting) -> Iterator[Row]:
@@ -146,7 +155,10 @@ def _fused_count(fused: Callable[[nn.Module], contextlib.AbstractContextManager[
 
 
 def _with(
-    fused: Callable[[], contextlib.AbstractContextManager[None]], model: PeftModel, rows: list[TokenRow], dtype: torch.dtype,
+    fused: Callable[[], contextlib.AbstractContextManager[None]],
+    model: PeftModel,
+    rows: list[TokenRow],
+    dtype: torch.dtype,
 ) -> PendingStep:
     device = next(model.parameters()).device
     batch = make_batch(rows).to(device)
@@ -175,8 +187,11 @@ def head(setting: Setting) -> Iterator[Row]:
         off, plain_off = _apart(own[1], exact[1]), _apart(plain[1], exact[1])
         bound = _TIGHT_LOSS if dtype == SINGLE else max(_HALF_FLOOR, _ROUNDING * plain_off)
         figures: dict[str, Any] = {
-            "loss off": relative(float(own[0]), float(exact[0])), "gradient off float32": off, "plain's": plain_off,
-            "time ÷ plain": own_seconds / plain_seconds}
+            "loss off": relative(float(own[0]), float(exact[0])),
+            "gradient off float32": off,
+            "plain's": plain_off,
+            "time ÷ plain": own_seconds / plain_seconds,
+        }
         if plain_peak:
             figures["memory ÷ plain"] = own_peak["allocated"] / plain_peak["allocated"]
         yield Row(f"{positions} positions, {words} words, in {_called(dtype)}", figures, off <= bound)
@@ -274,9 +289,16 @@ def not_finite(setting: Setting) -> Iterator[Row]:
             after = _stepped(stepper, "")
             halved = dtype != torch.float16 or refused.loss_scale == moved.loss_scale / 2
             passed = refused.skipped and still and halved and not moved.skipped and not after.skipped
-            yield Row(f"{planted}, in {_called(dtype)}", {
-                "skipped": refused.skipped, "adapter and moments as before": still, "loss scale": refused.loss_scale,
-                "loss after": after.loss}, passed)
+            yield Row(
+                f"{planted}, in {_called(dtype)}",
+                {
+                    "skipped": refused.skipped,
+                    "adapter and moments as before": still,
+                    "loss scale": refused.loss_scale,
+                    "loss after": after.loss,
+                },
+                passed,
+            )
 
 
 def _stepped(stepper: Stepper, planted: str) -> StepOutcome:

@@ -102,8 +102,17 @@ def _own_line() -> str:
 
 def _engine_waits(setting: Setting, device: torch.device) -> Iterator[Row]:
     """Train 24 steps that are told of every eighth, and count what waits between two of these ticks."""
-    run = tiny_run(setting, "waits", {"training.max_steps": 24, "training.logging_steps": 8, "training.num_train_epochs": 100,
-                                      "training.save_steps": 1000, "training.per_device_train_batch_size": 2})
+    run = tiny_run(
+        setting,
+        "waits",
+        {
+            "training.max_steps": 24,
+            "training.logging_steps": 8,
+            "training.num_train_epochs": 100,
+            "training.save_steps": 1000,
+            "training.per_device_train_batch_size": 2,
+        },
+    )
     waits: list[str] = []
     between: list[int] = []
     events = events_of(run)
@@ -115,8 +124,12 @@ def _engine_waits(setting: Setting, device: torch.device) -> Iterator[Row]:
                 between.append(len(waits))
                 if event.step == 16:
                     held.close()  # the run's end is waited for
-    yield Row("the engine from its first step to its second log tick", {"ticks": len(between), "waits": between[1] if device.type == "cuda"
-              else "counted in steps"}, len(between) == 3 and between[1] == 0, "; ".join(dict.fromkeys(waits)))
+    yield Row(
+        "the engine from its first step to its second log tick",
+        {"ticks": len(between), "waits": between[1] if device.type == "cuda" else "counted in steps"},
+        len(between) == 3 and between[1] == 0,
+        "; ".join(dict.fromkeys(waits)),
+    )
 
 
 def resume(setting: Setting) -> Iterator[Row]:
@@ -132,8 +145,17 @@ def resume(setting: Setting) -> Iterator[Row]:
         after = list(events_of(parted, resume=True))
         found = [*losses_of(before), *losses_of(after)]
         off, weights_off = farthest(found, wanted), _adapters_apart(whole, parted)
-        yield Row(way, {"losses": len(found), "checkpoints": len(saved), "largest loss off": off, "adapter off": weights_off,
-                        "bit for bit": off == 0 and weights_off == 0}, bool(saved) and off <= 1e-3 and weights_off <= 1e-2)
+        yield Row(
+            way,
+            {
+                "losses": len(found),
+                "checkpoints": len(saved),
+                "largest loss off": off,
+                "adapter off": weights_off,
+                "bit for bit": off == 0 and weights_off == 0,
+            },
+            bool(saved) and off <= 1e-3 and weights_off <= 1e-2,
+        )
 
 
 def _stopped_after(run: RunFolder, step: int) -> list[RunEvent]:
@@ -166,9 +188,15 @@ _ROOM = {"cuda": 1_500_000_000, "cpu": 550_000_000}
 def out_of_memory(setting: Setting) -> Iterator[Row]:
     """Leave a run too little memory for its micro-batch: it is halved, and the losses are those with memory to spare."""
     device = place(setting)
-    changes = {"training.max_steps": 3, "training.num_train_epochs": 100, "training.per_device_train_batch_size": _ROWS_AT_ONCE,
-               "data.max_length": 512, "data.train_on": "all", "training.gradient_checkpointing": "off",
-               "adapter.modules_to_save": ("lm_head",)}  # a head that trains takes whole logits
+    changes = {
+        "training.max_steps": 3,
+        "training.num_train_epochs": 100,
+        "training.per_device_train_batch_size": _ROWS_AT_ONCE,
+        "data.max_length": 512,
+        "data.train_on": "all",
+        "training.gradient_checkpointing": "off",
+        "adapter.modules_to_save": ("lm_head",),
+    }  # a head that trains takes whole logits
     events: list[RunEvent] = []  # first, while there is no freed memory to be used again
     with contextlib.ExitStack() as held:
         for event in events_of(_larger_run(setting, "narrow", changes)):
@@ -179,8 +207,11 @@ def out_of_memory(setting: Setting) -> Iterator[Row]:
     wanted = losses_of(list(events_of(_larger_run(setting, "roomy", changes))))
     off = farthest(losses_of(events), wanted)
     half = torch.cuda.is_bf16_supported() if device.type == "cuda" else True
-    yield Row(f"{_ROWS_AT_ONCE} rows at a time", {"room in MB": room / 1e6, "halved": halved, "largest loss off": off},
-              halved > 0 and off <= (_HALF_LOSS if half else _SINGLE_LOSS))
+    yield Row(
+        f"{_ROWS_AT_ONCE} rows at a time",
+        {"room in MB": room / 1e6, "halved": halved, "largest loss off": off},
+        halved > 0 and off <= (_HALF_LOSS if half else _SINGLE_LOSS),
+    )
 
 
 def _larger_run(setting: Setting, name: str, changes: dict[str, Any]) -> RunFolder:
@@ -190,8 +221,11 @@ def _larger_run(setting: Setting, name: str, changes: dict[str, Any]) -> RunFold
         write_chat_rows(data, _ROWS_AT_ONCE * 2)
         lines = data.read_text(encoding="utf-8").replace("Dear support", "Dear support, " * 20)
         data.write_text(lines, encoding="utf-8")
-    config = run_config(tiny_folder(setting, "llama", vocab_size=_WORDS, max_position_embeddings=1024), data, {
-        "training.sample_rows": 0, "data.eval_fraction": 0.0, "training.device": setting.device, **changes})
+    config = run_config(
+        tiny_folder(setting, "llama", vocab_size=_WORDS, max_position_embeddings=1024),
+        data,
+        {"training.sample_rows": 0, "data.eval_fraction": 0.0, "training.device": setting.device, **changes},
+    )
     return new_run(Path(setting.folder) / "runs" / name, config)
 
 
@@ -269,12 +303,18 @@ def telemetry(setting: Setting) -> Iterator[Row]:
     free, total = torch.cuda.mem_get_info()
     taken = (after.cuda_allocated or 0) - (before.cuda_allocated or 0)
     yield Row("allocated", {"sampler": after.cuda_allocated or 0, "grown by": taken}, size <= taken <= size + 4_000_000)
-    yield Row("reserved", {"sampler": after.cuda_reserved or 0, "torch": torch.cuda.memory_reserved()},
-              after.cuda_reserved == torch.cuda.memory_reserved())
+    yield Row(
+        "reserved",
+        {"sampler": after.cuda_reserved or 0, "torch": torch.cuda.memory_reserved()},
+        after.cuda_reserved == torch.cuda.memory_reserved(),
+    )
     used = after.device_used or 0
-    yield Row("the device by NVML", {"used": used, "cudaMemGetInfo": total - free, "total": after.device_total or 0, "its total": total},
-              bool(used) and abs(used - (total - free)) <= 0.01 * total and abs((after.device_total or 0) - total) <= 0.05 * total,
-              "NVML counts what the driver keeps for itself")
+    yield Row(
+        "the device by NVML",
+        {"used": used, "cudaMemGetInfo": total - free, "total": after.device_total or 0, "its total": total},
+        bool(used) and abs(used - (total - free)) <= 0.01 * total and abs((after.device_total or 0) - total) <= 0.05 * total,
+        "NVML counts what the driver keeps for itself",
+    )
     yield Row("load and temperature", {"load": str(after.device_utilization), "temperature": str(after.device_temperature)})
 
 

@@ -27,7 +27,8 @@ from tests.train.helpers import new_run
 
 _OF_A_STEP = ("gradients", "activations", "logits_and_loss")
 _WAYS: tuple[tuple[str, dict[str, Any]], ...] = (
-    ("8 rows", {}), ("2 rows", {"training.per_device_train_batch_size": 2}),
+    ("8 rows", {}),
+    ("2 rows", {"training.per_device_train_batch_size": 2}),
     ("8 rows, full checkpointing", {"training.gradient_checkpointing": "full"}),
     ("8 rows, every second layer again", {"training.gradient_checkpointing": "layers"}),
     ("packed, 1 block", {"data.packing": True, "training.per_device_train_batch_size": 1}),
@@ -58,8 +59,11 @@ def estimate(setting: Setting) -> Iterator[Row]:
         if reserved:
             figures["reserved MB"] = reserved / 1e6
         yield Row(way, figures)
-    yield Row("all ways", {"median off": statistics.median(map(abs, offs)), "most too low": min(offs), "most too high": max(offs)},
-              note="goal: median 2%, never too low")
+    yield Row(
+        "all ways",
+        {"median off": statistics.median(map(abs, offs)), "most too low": min(offs), "most too high": max(offs)},
+        note="goal: median 2%, never too low",
+    )
 
 
 def _measured(bench: Bench, config: Any, way: str) -> tuple[int, int]:
@@ -81,8 +85,15 @@ def _step_bytes(bench: Bench, config: Any, rows: Any) -> int:
     folder = bench.folder.parent / "tiny-weights"
     if not folder.is_dir():
         fields = json.loads((bench.folder / "config.json").read_text(encoding="utf-8"))
-        names = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "vocab_size",
-                 "max_position_embeddings")
+        names = (
+            "hidden_size",
+            "intermediate_size",
+            "num_hidden_layers",
+            "num_attention_heads",
+            "num_key_value_heads",
+            "vocab_size",
+            "max_position_embeddings",
+        )
         save_tiny_model(folder, "llama", **{name: fields[name] for name in names})
     longest = sorted(rows, key=lambda row: -row.input_ids.size)[: config.training.per_device_train_batch_size]
     return step_bytes(config, folder, make_batch(longest))

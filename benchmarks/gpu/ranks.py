@@ -34,7 +34,8 @@ def gloo(setting: Setting) -> Iterator[Row]:
     told = Path(setting.folder) / "pair.jsonl"
     port = _free_port()
     other: Any = multiprocessing.get_context("fork" if setting.device == "cpu" else "spawn").Process(
-        target=_be_rank, args=(1, port, str(run.path), ""))
+        target=_be_rank, args=(1, port, str(run.path), "")
+    )
     other.start()
     try:
         _be_rank(0, port, str(run.path), str(told))
@@ -50,9 +51,16 @@ def gloo(setting: Setting) -> Iterator[Row]:
 
 def _be_rank(rank: int, port: int, run_dir: str, to: str) -> None:
     """Be one of two processes; each takes the device for its own, and gloo carries what they share."""
-    os.environ.update({
-        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "RANK": str(rank), "LOCAL_WORLD_SIZE": "1",
-        "LOCAL_RANK": "0"})
+    os.environ.update(
+        {
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+            "WORLD_SIZE": "2",
+            "RANK": str(rank),
+            "LOCAL_WORLD_SIZE": "1",
+            "LOCAL_RANK": "0",
+        }
+    )
     torch.set_num_threads(1)
     distributed.DistributedRanks.take_device = _take_over_gloo  # type: ignore[method-assign]  # NCCL refuses two ranks on one card
     context = TaskContext()

@@ -17,8 +17,21 @@ from typing import Any
 from benchmarks.gpu.call import Call, Check, Result, Row
 
 _PACKAGES = (
-    "torch", "triton", "transformers", "peft", "accelerate", "trl", "datasets", "tokenizers", "safetensors", "numpy", "pydantic",
-    "bitsandbytes", "nvidia-ml-py", "PySide6-Essentials")
+    "torch",
+    "triton",
+    "transformers",
+    "peft",
+    "accelerate",
+    "trl",
+    "datasets",
+    "tokenizers",
+    "safetensors",
+    "numpy",
+    "pydantic",
+    "bitsandbytes",
+    "nvidia-ml-py",
+    "PySide6-Essentials",
+)
 _NVIDIA_SMI = ("nvidia-smi", "--query-gpu=name,driver_version,memory.total,clocks.max.sm,power.limit", "--format=csv,noheader")
 _BAD = ("failed", "broke", "hung")
 
@@ -26,8 +39,12 @@ _BAD = ("failed", "broke", "hung")
 def machine() -> dict[str, Any]:
     """Describe the machine and what is installed, without touching the device."""
     return {
-        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"), "platform": platform.platform(), "processor": _processor(),
-        "cores": os.cpu_count(), "cards": _cards(), "python": platform.python_version(),
+        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "cards": _cards(),
+        "python": platform.python_version(),
         "versions": {name: found for name in _PACKAGES if (found := _version(name))},
     }
 
@@ -115,13 +132,19 @@ def page(machine: Mapping[str, Any], call: Call, results: Sequence[Result]) -> s
     counts = Counter(result.state for result in results)
     seconds = sum(result.seconds for result in results)
     lines = [
-        f"# Checks on {call.device}{', tiny' if call.tiny else ''}, {machine['date']}", "",
-        f"{machine['platform']}, {machine['processor']}, {machine['cores']} cores, Python {machine['python']}", "",
+        f"# Checks on {call.device}{', tiny' if call.tiny else ''}, {machine['date']}",
+        "",
+        f"{machine['platform']}, {machine['processor']}, {machine['cores']} cores, Python {machine['python']}",
+        "",
         *(f"- {card}" for card in machine["cards"]),
-        f"- {', '.join(f'{name} {number}' for name, number in machine['versions'].items())}", "",
-        f"**{', '.join(f'{number} {state}' for state, number in counts.items())}** in {seconds:.0f} s", "",
-        "| check | what it finds out | came to | s |", "|---|---|---|---|",
-        *(f"| {result.check.name} | {result.check.title} | {_state(result)} | {result.seconds:.1f} |" for result in results), "",
+        f"- {', '.join(f'{name} {number}' for name, number in machine['versions'].items())}",
+        "",
+        f"**{', '.join(f'{number} {state}' for state, number in counts.items())}** in {seconds:.0f} s",
+        "",
+        "| check | what it finds out | came to | s |",
+        "|---|---|---|---|",
+        *(f"| {result.check.name} | {result.check.title} | {_state(result)} | {result.seconds:.1f} |" for result in results),
+        "",
     ]
     for result in results:
         if result.rows:

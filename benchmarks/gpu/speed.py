@@ -79,13 +79,28 @@ class Bench:
 
     def config(self, **changes: object) -> RunConfig:
         """Return the settings of a run that goes once through the rows."""
-        return RunConfig().replace({
-            **_FEW, "model.name_or_path": str(self.folder), "model.dtype": "bfloat16", "training.compute_dtype": "bfloat16",
-            "data.train": (str(self.rows),), "data.max_length": self.shape.longest, "data.train_on": "all", "adapter.r": _RANK,
-            "adapter.lora_alpha": 2 * _RANK, "adapter.lora_dropout": 0.0, "adapter.target_modules": TARGETS,
-            "training.per_device_train_batch_size": self.shape.rows, "training.gradient_accumulation_steps": 1,
-            "training.num_train_epochs": 1, "training.learning_rate": _LEARNING_RATE, "training.gradient_checkpointing": "off",
-            "training.device": self.device.type, **changes})
+        return RunConfig().replace(
+            {
+                **_FEW,
+                "model.name_or_path": str(self.folder),
+                "model.dtype": "bfloat16",
+                "training.compute_dtype": "bfloat16",
+                "data.train": (str(self.rows),),
+                "data.max_length": self.shape.longest,
+                "data.train_on": "all",
+                "adapter.r": _RANK,
+                "adapter.lora_alpha": 2 * _RANK,
+                "adapter.lora_dropout": 0.0,
+                "adapter.target_modules": TARGETS,
+                "training.per_device_train_batch_size": self.shape.rows,
+                "training.gradient_accumulation_steps": 1,
+                "training.num_train_epochs": 1,
+                "training.learning_rate": _LEARNING_RATE,
+                "training.gradient_checkpointing": "off",
+                "training.device": self.device.type,
+                **changes,
+            }
+        )
 
     def train(self, config: RunConfig) -> dict[str, float]:
         """Train with the studio's engine."""
@@ -110,8 +125,16 @@ class Bench:
         last_half = steps[len(steps) // 2 :]
         late = statistics.median(step.tokens_per_second for step in last_half)
         warm_up = seconds - len(steps) * statistics.median(step.seconds for step in last_half)
-        return {"seconds": seconds, "loss": steps[-1].loss, "tokens": steps[-1].tokens, "share": share, "late tokens/s": late,
-                "share by the clock": share * on_device / seconds, "matrix peak": peak, "warm-up": warm_up}
+        return {
+            "seconds": seconds,
+            "loss": steps[-1].loss,
+            "tokens": steps[-1].tokens,
+            "share": share,
+            "late tokens/s": late,
+            "share by the clock": share * on_device / seconds,
+            "matrix peak": peak,
+            "warm-up": warm_up,
+        }
 
     @property
     def base(self) -> Any:
@@ -160,9 +183,16 @@ class Bench:
                 clock["ended"] = finished(device)
 
         flags: dict[str, Any] = {
-            "output_dir": str(Path(self.setting.folder) / "peers"), "num_train_epochs": 1, "learning_rate": _LEARNING_RATE,
-            "per_device_train_batch_size": self.shape.rows, "report_to": [], "logging_steps": 1, "save_strategy": "no",
-            "use_cpu": device.type == "cpu", "disable_tqdm": True}
+            "output_dir": str(Path(self.setting.folder) / "peers"),
+            "num_train_epochs": 1,
+            "learning_rate": _LEARNING_RATE,
+            "per_device_train_batch_size": self.shape.rows,
+            "report_to": [],
+            "logging_steps": 1,
+            "save_strategy": "no",
+            "use_cpu": device.type == "cpu",
+            "disable_tqdm": True,
+        }
         if best:
             flags |= {"bf16": True, "gradient_checkpointing": False, "train_sampling_strategy": "group_by_length"}
         data = datasets.Dataset.from_dict({"input_ids": self.ids()})
@@ -176,11 +206,21 @@ class Bench:
                 if best and packed:
                     del flags["train_sampling_strategy"]
                     flags |= {"packing": True, "per_device_train_batch_size": 1}
-                trainer: Any = SFTTrainer(model=adapted, args=SFTConfig(**flags, max_length=self.shape.longest), train_dataset=data,
-                                          processing_class=tokenizer, callbacks=[Clock()])
+                trainer: Any = SFTTrainer(
+                    model=adapted,
+                    args=SFTConfig(**flags, max_length=self.shape.longest),
+                    train_dataset=data,
+                    processing_class=tokenizer,
+                    callbacks=[Clock()],
+                )
             else:
-                trainer = Trainer(model=adapted, args=TrainingArguments(**flags), train_dataset=data, callbacks=[Clock()],
-                                  data_collator=DataCollatorForLanguageModeling(tokenizer, mlm=False))
+                trainer = Trainer(
+                    model=adapted,
+                    args=TrainingArguments(**flags),
+                    train_dataset=data,
+                    callbacks=[Clock()],
+                    data_collator=DataCollatorForLanguageModeling(tokenizer, mlm=False),
+                )
             trainer.train()
             losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
         finally:
@@ -196,15 +236,18 @@ def take_turns(setting: Setting, arms: list[Arm], device: torch.device, began: f
     going = list(arms)
     for turn in range(1 + (2 if setting.tiny else _REPEATS)):
         longest = 0.0
-        for arm in [*going[turn % len(going):], *going[: turn % len(going)]]:
+        for arm in [*going[turn % len(going) :], *going[: turn % len(going)]]:
             start = time.monotonic()
             try:
                 with peak_of(device) as peak:
                     taken = arm.turn()
             except Exception as error:  # a peer that does not run here costs its own figures
                 going.remove(arm)
-                yield Row(arm.name, note=f"does not run here: {type(error).__name__}: {str(error)[:300]}",
-                          passed=False if arm is arms[0] else None)
+                yield Row(
+                    arm.name,
+                    note=f"does not run here: {type(error).__name__}: {str(error)[:300]}",
+                    passed=False if arm is arms[0] else None,
+                )
                 continue
             if turn:
                 arm.taken.append(taken)
@@ -222,8 +265,11 @@ def told(bench: Bench, arms: list[Arm], goals: Mapping[str, str]) -> Iterator[Ro
     for arm in arms:
         if not arm.taken:
             continue
-        figures: dict[str, Any] = {"tokens/s": statistics.median(one["tokens"] / one["seconds"] for one in arm.taken),
-                                   "turns": len(arm.taken), "loss": arm.taken[-1]["loss"]}
+        figures: dict[str, Any] = {
+            "tokens/s": statistics.median(one["tokens"] / one["seconds"] for one in arm.taken),
+            "turns": len(arm.taken),
+            "loss": arm.taken[-1]["loss"],
+        }
         if arm.peaks[0]:
             for kind in ("allocated", "reserved"):
                 figures[f"{kind} GB"] = (statistics.median(peak[kind] for peak in arm.peaks) + base) / 1e9
@@ -236,14 +282,17 @@ def told(bench: Bench, arms: list[Arm], goals: Mapping[str, str]) -> Iterator[Ro
         ratio: dict[str, Any] = {"tokens/s": statistics.median(ratios), "min": ratios[0], "max": ratios[-1]}
         if arm.peaks[0]:
             ratio["peak"] = (statistics.median(peak["allocated"] for peak in own.peaks) + base) / (
-                statistics.median(peak["allocated"] for peak in arm.peaks) + base)
+                statistics.median(peak["allocated"] for peak in arm.peaks) + base
+            )
         yield Row(f"{own.name} ÷ {arm.name}", ratio, note=goals.get(arm.name, ""))
 
 
 _GOALS = {
-    "Trainer": "goals: tokens/s at least 3, peak at most 0.4", "Trainer, best flags": "goals: tokens/s at least 1.5, peak at most 0.7",
+    "Trainer": "goals: tokens/s at least 3, peak at most 0.4",
+    "Trainer, best flags": "goals: tokens/s at least 1.5, peak at most 0.7",
     "SFTTrainer": "goals: tokens/s at least 3, peak at most 0.4",
-    "SFTTrainer, best flags": "goals: tokens/s at least 1.5, peak at most 0.7"}
+    "SFTTrainer, best flags": "goals: tokens/s at least 1.5, peak at most 0.7",
+}
 
 
 def _against(setting: Setting, name: str, *, sft: bool, ways: tuple[bool, ...]) -> Iterator[Row]:
@@ -255,8 +304,10 @@ def _against(setting: Setting, name: str, *, sft: bool, ways: tuple[bool, ...]) 
         until = Setting(setting.device, setting.tiny, setting.folder, setting.seconds * (number + 1) / len(ways))
         own = bench.config(**({"data.packing": True, "training.per_device_train_batch_size": 1} if packed else {}))
         arms = [Arm("the studio", lambda own=own: bench.train(own))]
-        arms += [Arm(f"{peer}{', best flags' if best else ''}", lambda best=best, packed=packed: bench.peer(
-            sft=sft, best=best, packed=packed)) for best in (True, False)]
+        arms += [
+            Arm(f"{peer}{', best flags' if best else ''}", lambda best=best, packed=packed: bench.peer(sft=sft, best=best, packed=packed))
+            for best in (True, False)
+        ]
         if bench.device.type == "cuda" and not packed and not sft:
             arms.append(Arm("the studio, rows end to end", lambda own=own: _end_to_end(bench, own)))
         for row in itertools.chain(take_turns(until, arms, bench.device, began), told(bench, arms, _GOALS)):
@@ -313,13 +364,22 @@ def compiled(setting: Setting) -> Iterator[Row]:
         for compiles in found:
             found[compiles].append(bench.train(bench.config(**packed, **{"training.torch_compile": compiles})))
     for compiles, turns in found.items():
-        yield Row("compiled" if compiles else "as they are", {
-            "tokens/s, last half": statistics.median(one["late tokens/s"] for one in turns), "warm-up s": turns[-1]["warm-up"],
-            "loss": turns[-1]["loss"]}, note="of the last run: the first one's code is kept on disk" if compiles else "")
+        yield Row(
+            "compiled" if compiles else "as they are",
+            {
+                "tokens/s, last half": statistics.median(one["late tokens/s"] for one in turns),
+                "warm-up s": turns[-1]["warm-up"],
+                "loss": turns[-1]["loss"],
+            },
+            note="of the last run: the first one's code is kept on disk" if compiles else "",
+        )
     ratios = [one["late tokens/s"] / other["late tokens/s"] for one, other in zip(found[True], found[False])]
     off = abs(found[True][-1]["loss"] / found[False][-1]["loss"] - 1)
-    yield Row("compiled ÷ as they are", {"tokens/s": statistics.median(ratios), "min": min(ratios), "max": max(ratios), "loss off": off},
-              off <= 2e-2)
+    yield Row(
+        "compiled ÷ as they are",
+        {"tokens/s": statistics.median(ratios), "min": min(ratios), "max": max(ratios), "loss off": off},
+        off <= 2e-2,
+    )
 
 
 _BURST = {"cuda": 10, "cpu": 1}
@@ -341,8 +401,11 @@ def step_overhead(setting: Setting) -> Iterator[Row]:
             seconds = {number: seconds_of(lambda arm=arms[number]: [next(arm) for _ in range(burst)], bench.device) for number in order}
             if turn:
                 ratios.append(seconds[0] / seconds[1])
-    yield Row("studio ÷ bare loop", {"median": statistics.median(ratios), "min": min(ratios), "max": max(ratios), "turns": turns,
-                                     "steps a turn": burst}, note="goal: at most 1.01")
+    yield Row(
+        "studio ÷ bare loop",
+        {"median": statistics.median(ratios), "min": min(ratios), "max": max(ratios), "turns": turns, "steps a turn": burst},
+        note="goal: at most 1.01",
+    )
 
 
 def matrix_peak(setting: Setting) -> Iterator[Row]:
@@ -356,9 +419,12 @@ def matrix_peak(setting: Setting) -> Iterator[Row]:
         seconds = min(seconds_of(lambda one=one, other=other: torch.mm(one, other), device) for _ in range(5))
         found = peak_flops(Precision(device, dtype)) or 0.0
         larger = 2 * size**3 / seconds
-        yield Row(str(dtype).removeprefix("torch."), {"TFLOP/s as runs measure it": found / 1e12, f"at {size}": larger / 1e12,
-                                                      "ratio": found / larger},
-                  None if setting.tiny else 0.8 <= found / larger <= 1.25, "goal 4 is a share of the first")
+        yield Row(
+            str(dtype).removeprefix("torch."),
+            {"TFLOP/s as runs measure it": found / 1e12, f"at {size}": larger / 1e12, "ratio": found / larger},
+            None if setting.tiny else 0.8 <= found / larger <= 1.25,
+            "goal 4 is a share of the first",
+        )
     data = torch.empty((1 << 24) if setting.tiny else (1 << 31), dtype=torch.uint8, device=device)
     seconds = min(seconds_of(data.clone, device) for _ in range(5))
     yield Row("copy", {"GB/s read and written": 2 * data.nbytes / seconds / 1e9})

@@ -73,11 +73,16 @@ class TwoModels:
         Raises:
             InputError: They are of different shapes.
         """
-        base, tuned = (stored.read(next(iter(names.by_parameter[parameter].stored.values())))
-                       for stored, names in zip(self._stored, self._names, strict=True))
+        base, tuned = (
+            stored.read(next(iter(names.by_parameter[parameter].stored.values())))
+            for stored, names in zip(self._stored, self._names, strict=True)
+        )
         if base.shape != tuned.shape:
-            raise InputError(f"{parameter} is {tuple(base.shape)} in one model and {tuple(tuned.shape)} in the other.",
-                             "Give two models of one family and size.", FIELD)
+            raise InputError(
+                f"{parameter} is {tuple(base.shape)} in one model and {tuple(tuned.shape)} in the other.",
+                "Give two models of one family and size.",
+                FIELD,
+            )
         return tuned.double() - base.double()
 
     def module_change(self, name: str) -> Tensor:

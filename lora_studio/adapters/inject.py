@@ -93,7 +93,9 @@ def _check_injection(model: nn.Module, resolution: Resolution, trainable: int) -
     for name in (wanted.keys() ^ found.keys()) | {name for name in wanted.keys() & found.keys() if not _agree(wanted[name], found[name])}:
         raise StudioError(
             f"PEFT made {found.get(name, 'nothing')} of {name} where the settings say {wanted.get(name, 'nothing')}.",
-            "Nothing was trained. Tick the modules again in the tree.", "adapter.target_modules")
+            "Nothing was trained. Tick the modules again in the tree.",
+            "adapter.target_modules",
+        )
     trains = parameter_counts(model)[0]
     if trains != trainable:
         message = f"{trains:,} parameters would train where the settings say {trainable:,}."

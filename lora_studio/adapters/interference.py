@@ -43,8 +43,13 @@ def interference(module: str, first: Delta, second: Delta) -> Interference:
     norms = first.norm(), second.norm()
     size = norms[0] * norms[1]
     return Interference(
-        module, first.inner(second) / size if size else 0.0, _sign_conflict(first, second), _overlap(first.b, second.b),
-        _overlap(first.a.T, second.a.T), norms)
+        module,
+        first.inner(second) / size if size else 0.0,
+        _sign_conflict(first, second),
+        _overlap(first.b, second.b),
+        _overlap(first.a.T, second.a.T),
+        norms,
+    )
 
 
 def verdict(found: list[Interference]) -> str:

@@ -5,11 +5,30 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-_KNOWN_SINCE_EVER = frozenset({  # fields of LoraConfig in PEFT 0.9; read by other programs too, and so written whatever they say
-    "task_type", "peft_type", "auto_mapping", "base_model_name_or_path", "revision", "inference_mode", "r", "target_modules", "lora_alpha",
-    "lora_dropout", "fan_in_fan_out", "bias", "use_rslora", "modules_to_save", "init_lora_weights", "layers_to_transform",
-    "layers_pattern", "rank_pattern", "alpha_pattern", "use_dora",
-})
+_KNOWN_SINCE_EVER = frozenset(
+    {  # fields of LoraConfig in PEFT 0.9; read by other programs too, and so written whatever they say
+        "task_type",
+        "peft_type",
+        "auto_mapping",
+        "base_model_name_or_path",
+        "revision",
+        "inference_mode",
+        "r",
+        "target_modules",
+        "lora_alpha",
+        "lora_dropout",
+        "fan_in_fan_out",
+        "bias",
+        "use_rslora",
+        "modules_to_save",
+        "init_lora_weights",
+        "layers_to_transform",
+        "layers_pattern",
+        "rank_pattern",
+        "alpha_pattern",
+        "use_dora",
+    }
+)
 _TOLD_BY_WRITER = frozenset({"peft_version"})
 _NAMES = frozenset({"target_parameters", "exclude_modules"})  # an empty list says nothing; PEFT itself writes it for models with experts
 
@@ -25,8 +44,10 @@ def portable(config: Mapping[str, Any]) -> dict[str, Any]:
     """
     defaults = _defaults()
     return {
-        key: value for key, value in config.items()
-        if key in _KNOWN_SINCE_EVER or (key not in _TOLD_BY_WRITER and _says(key, value, defaults))}
+        key: value
+        for key, value in config.items()
+        if key in _KNOWN_SINCE_EVER or (key not in _TOLD_BY_WRITER and _says(key, value, defaults))
+    }
 
 
 def _says(key: str, value: Any, defaults: Mapping[str, Any]) -> bool:

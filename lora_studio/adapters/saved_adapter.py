@@ -30,7 +30,8 @@ OWN_NAMES = "lora_studio.own_names"
 """Key of a file's metadata that says, as JSON, what tensors are called in memory that it has under other names (`models.peft_names`)."""
 _LORA_PART = re.compile(
     r"(?P<module>.+?)\.(?P<part>lora_A\.weight|lora_B\.weight|lora_embedding_A|lora_embedding_B|lora_B\.bias|lora_magnitude_vector(?:\.weight)?"
-    r"|token_adapter\.trainable_tokens_delta)")
+    r"|token_adapter\.trainable_tokens_delta)"
+)
 _AGAIN = "Export or save the adapter again."
 _WRAPPED = ".base_layer"
 _WRAPS = re.compile(r"\.(?:modules_to_save|token_adapter(?=\.base_layer)|base_layer)(?=\.)")
@@ -264,8 +265,15 @@ class _Reading:
             raise self._contradiction(f"{module} has no A and B that fit each other")
         prefix = f"{PREFIX}{module}" if a_key.startswith(PREFIX) else module
         self._pairs[module] = SavedPair(
-            module, a_key, b_key, a.shape[0], 0.0, self._there(f"{prefix}.lora_magnitude_vector", f"{prefix}.lora_magnitude_vector.weight"),
-            self._there(f"{prefix}.lora_B.bias"), embedding)
+            module,
+            a_key,
+            b_key,
+            a.shape[0],
+            0.0,
+            self._there(f"{prefix}.lora_magnitude_vector", f"{prefix}.lora_magnitude_vector.weight"),
+            self._there(f"{prefix}.lora_B.bias"),
+            embedding,
+        )
 
     def _named(self, saved: SavedPair) -> SavedPair:
         """Return a pair its rank and scale, and a fused parameter's its name."""
@@ -287,7 +295,8 @@ class _Reading:
         module = saved.replace(_WRAPPED, "")
         listed: list[str] = list(self._config["target_parameters"])
         parameters = [
-            _Parameter(child.name, child.num_experts) for child in self._tree.children.get(module, ())
+            _Parameter(child.name, child.num_experts)
+            for child in self._tree.children.get(module, ())
             if child.kind == "experts" and any(f".{child.name}".endswith(f".{ending}") for ending in listed)
         ]
         depth = saved.count(_WRAPPED)

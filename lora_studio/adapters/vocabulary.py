@@ -83,8 +83,10 @@ class Vocabulary:
         found.append(Finding("note", "vocabulary_resized", message, "Embedding, head and config are resized with it.", field))
         if self.unsaved:
             named = " and ".join(self.unsaved)
-            message = (f"Its file lacks rows of {named} for new tokens, which were not trained: the mean of the others stands there, as "
-                       "transformers fills them.")
+            message = (
+                f"Its file lacks rows of {named} for new tokens, which were not trained: the mean of the others stands there, as "
+                "transformers fills them."
+            )
             hint = "Where they began otherwise, save it again with save_pretrained(…, save_embedding_layers=True)."
             found.append(Finding("warning", "rows_unsaved", message, hint, field))
         return found

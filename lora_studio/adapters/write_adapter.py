@@ -35,9 +35,20 @@ def write_adapter(folder: Path, config: Mapping[str, Any], deltas: Mapping[str, 
     own = {name: rank for name, rank in ranks.items() if rank != r}
     patterns = compile_patterns(Selection(frozenset(deltas), own, {name: float(rank) for name, rank in own.items()}), r, float(r))
     changed = {
-        "r": r, "lora_alpha": r, "rank_pattern": dict(patterns.rank_pattern), "alpha_pattern": dict(patterns.alpha_pattern),
-        "use_rslora": False, "lora_dropout": 0.0, "target_modules": sorted(deltas), "exclude_modules": None, "layers_to_transform": None,
-        "layers_pattern": None, "modules_to_save": None, "bias": "none", "init_lora_weights": True, "inference_mode": True,
+        "r": r,
+        "lora_alpha": r,
+        "rank_pattern": dict(patterns.rank_pattern),
+        "alpha_pattern": dict(patterns.alpha_pattern),
+        "use_rslora": False,
+        "lora_dropout": 0.0,
+        "target_modules": sorted(deltas),
+        "exclude_modules": None,
+        "layers_to_transform": None,
+        "layers_pattern": None,
+        "modules_to_save": None,
+        "bias": "none",
+        "init_lora_weights": True,
+        "inference_mode": True,
     }
     (folder / CONFIG_NAME).write_text(json.dumps(portable({**config, **changed}), indent=2, sort_keys=True) + "\n", encoding="utf-8")
     tensors: dict[str, torch.Tensor] = {}

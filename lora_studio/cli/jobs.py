@@ -33,7 +33,11 @@ def open_host(kind: str) -> Host:
 
 
 def run_job(
-    console: Console, host: Host, spec: JobSpec, watch: Callable[[RunEvent], None] | None = None, saves: bool = False,
+    console: Console,
+    host: Host,
+    spec: JobSpec,
+    watch: Callable[[RunEvent], None] | None = None,
+    saves: bool = False,
 ) -> dict[str, Any]:
     """Run a job to its end and give its result; progress goes to standard error.
 

@@ -38,44 +38,76 @@ class Command:
 
 
 COMMANDS = (
-    Command("inspect", "the module tree of a base model",
-            "Show a base model's modules: name, class, shape, parameters, and whether an adapter can go there or why not."),
-    Command("data", "what a data set is to its model",
-            "Read, template and tokenize the data of a run config: rows, format, token lengths, share of trained tokens, and bad rows "
-            "as file:line."),
-    Command("plan", "what would be trained, and whether it fits",
-            "Resolve the targets of a run config: trainable parameters, adapter size, memory by part, and what to know before starting."),
-    Command("train", "train an adapter",
-            "Train the adapter of a run config. Ctrl+C stops with the work saved; pressed again it abandons the step under way."),
-    Command("export", "export an adapter or a merged model",
-            "Export a run, a checkpoint or any PEFT adapter folder. What was written is loaded again and compared before it gets its "
-            "name."),
-    Command("import", "take in an adapter made elsewhere",
-            "Import a PEFT adapter from a folder or a zip: its files are looked at before anything obeys them, its base model is found or "
-            "given, and an adapter of another base model is refused.", file="import_adapter"),
-    Command("adapter", "combine, compare, cut, scale or extract adapters",
-            "Work with adapters by their updates: the sum of several, how two get on, a smaller rank, another strength, or one taken "
-            "out of two full models. Each result is an ordinary PEFT folder with a certificate."),
-    Command("push", "put an export on the Hub",
-            "Push an export to a model repository of the Hub, in one commit. The token is that of HF_TOKEN or `hf auth login`."),
+    Command(
+        "inspect",
+        "the module tree of a base model",
+        "Show a base model's modules: name, class, shape, parameters, and whether an adapter can go there or why not.",
+    ),
+    Command(
+        "data",
+        "what a data set is to its model",
+        "Read, template and tokenize the data of a run config: rows, format, token lengths, share of trained tokens, and bad rows "
+        "as file:line.",
+    ),
+    Command(
+        "plan",
+        "what would be trained, and whether it fits",
+        "Resolve the targets of a run config: trainable parameters, adapter size, memory by part, and what to know before starting.",
+    ),
+    Command(
+        "train",
+        "train an adapter",
+        "Train the adapter of a run config. Ctrl+C stops with the work saved; pressed again it abandons the step under way.",
+    ),
+    Command(
+        "export",
+        "export an adapter or a merged model",
+        "Export a run, a checkpoint or any PEFT adapter folder. What was written is loaded again and compared before it gets its name.",
+    ),
+    Command(
+        "import",
+        "take in an adapter made elsewhere",
+        "Import a PEFT adapter from a folder or a zip: its files are looked at before anything obeys them, its base model is found or "
+        "given, and an adapter of another base model is refused.",
+        file="import_adapter",
+    ),
+    Command(
+        "adapter",
+        "combine, compare, cut, scale or extract adapters",
+        "Work with adapters by their updates: the sum of several, how two get on, a smaller rank, another strength, or one taken "
+        "out of two full models. Each result is an ordinary PEFT folder with a certificate.",
+    ),
+    Command(
+        "push",
+        "put an export on the Hub",
+        "Push an export to a model repository of the Hub, in one commit. The token is that of HF_TOKEN or `hf auth login`.",
+    ),
     Command("chat", "ask the base model, the adapter, or both", "Ask a model something; without --prompt, one question after the other."),
     Command("runs", "the runs on this machine", "List the runs, the latest first."),
-    Command("doctor", "devices, versions, optional parts",
-            "Look at the machine: devices, versions, optional parts and how to get them, folders."),
+    Command(
+        "doctor",
+        "devices, versions, optional parts",
+        "Look at the machine: devices, versions, optional parts and how to get them, folders.",
+    ),
 )
 
 
 def build_parser(only: str | None = None) -> argparse.ArgumentParser:
     """Return the parser; only the command `only` gets its arguments, since they alone cost an import."""
     parser = argparse.ArgumentParser(
-        prog="lora-studio", usage="lora-studio [RUN.yaml | RUN_DIR | MODEL]\n       lora-studio COMMAND …",
+        prog="lora-studio",
+        usage="lora-studio [RUN.yaml | RUN_DIR | MODEL]\n       lora-studio COMMAND …",
         description="A workbench for low-rank adaptation of language models. Without a command it opens the window.",
-        epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
     parser.add_argument("--version", action="version", version=f"lora-studio {__version__}")
     commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND", required=True)
     for command in COMMANDS:
         below = commands.add_parser(
-            command.name, help=command.line, description=command.text, allow_abbrev=False, prog=f"lora-studio {command.name}")
+            command.name, help=command.line, description=command.text, allow_abbrev=False, prog=f"lora-studio {command.name}"
+        )
         if command.name == only:
             command.module().add_arguments(below)
     return parser

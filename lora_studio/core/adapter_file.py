@@ -95,7 +95,8 @@ def _embeddings_saved_too(tree: ModuleTree, resolution: Resolution) -> Iterable[
     if _EMBEDDING_NAMES.isdisjoint(resolution.adapter.target_modules):
         return ()
     return [
-        tree.by_name[target.name] for target in resolution.targets
+        tree.by_name[target.name]
+        for target in resolution.targets
         if target.name == tree.output_module or (target.kind == "embedding" and target.name.rpartition(".")[2] in _EMBEDDING_NAMES)
     ]
 

@@ -15,7 +15,9 @@ from lora_studio.core.files import write_atomically
 from lora_studio.core.settings import HUB_SCHEME
 
 AS_BEFORE: Mapping[str, object] = {
-    "data.chat_template_kwargs": {}, "data.on_unwritten": "without", "data.answer_opening": "context",
+    "data.chat_template_kwargs": {},
+    "data.on_unwritten": "without",
+    "data.answer_opening": "context",
 }
 """Settings that came after the first runs were trained, and what was done before they were there."""
 
@@ -80,7 +82,8 @@ def validate_config(tree: Mapping[str, Any], name: str = "config", text: str = "
     if version != SCHEMA_VERSION:
         raise InputError(
             f"{name}: schema_version {version!r} is not known here; this release reads {SCHEMA_VERSION}.",
-            "Open it with the release that wrote it.", "schema_version",
+            "Open it with the release that wrote it.",
+            "schema_version",
         )
     try:
         return RunConfig.model_validate(tree)

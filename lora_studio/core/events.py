@@ -164,8 +164,19 @@ class RunFailed(_Event):
 
 
 RunEvent = Annotated[
-    RunStarted | RunResumed | Phase | Step | Evaluation | Sample | Memory | CheckpointSaved | Paused | Notice
-    | RunFinished | RunStopped | RunFailed,
+    RunStarted
+    | RunResumed
+    | Phase
+    | Step
+    | Evaluation
+    | Sample
+    | Memory
+    | CheckpointSaved
+    | Paused
+    | Notice
+    | RunFinished
+    | RunStopped
+    | RunFailed,
     Field(discriminator="event"),
 ]
 LastEvent = RunFinished | RunStopped | RunFailed

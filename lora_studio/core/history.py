@@ -190,7 +190,13 @@ class RunHistory:
     def step_curves(self) -> tuple[Curve, ...]:
         """The curves over steps."""
         return (
-            self.loss, self.smoothed_loss, self.evaluation, self.learning_rate, self.grad_norm, self.tokens_per_second, self.utilization,
+            self.loss,
+            self.smoothed_loss,
+            self.evaluation,
+            self.learning_rate,
+            self.grad_norm,
+            self.tokens_per_second,
+            self.utilization,
             self.peak_memory,
         )
 
@@ -226,8 +232,12 @@ class RunHistory:
         if isinstance(event, RunStarted):
             self.started = event
             self._drop_after(0)
-            self._note(event, "info", f"Started: {event.total_steps} steps over {event.train_rows} rows on {event.device}, "
-                                      f"{event.trainable_parameters:,} trainable parameters.")
+            self._note(
+                event,
+                "info",
+                f"Started: {event.total_steps} steps over {event.train_rows} rows on {event.device}, "
+                f"{event.trainable_parameters:,} trainable parameters.",
+            )
         else:
             self._drop_after(event.from_step)
             self._note(event, "info", f"Goes on after step {event.from_step} of {event.total_steps}.")

@@ -50,7 +50,8 @@ def _by_xdg() -> StudioPaths:
         return Path(os.environ.get(variable) or Path.home() / usual) / "lora-studio"
 
     return StudioPaths(
-        below("XDG_CONFIG_HOME", ".config"), below("XDG_CACHE_HOME", ".cache"), below("XDG_DATA_HOME", ".local/share") / "runs")
+        below("XDG_CONFIG_HOME", ".config"), below("XDG_CACHE_HOME", ".cache"), below("XDG_DATA_HOME", ".local/share") / "runs"
+    )
 
 
 def resources_folder() -> Path:

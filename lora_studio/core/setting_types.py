@@ -57,7 +57,9 @@ Names = Annotated[tuple[str, ...], BeforeValidator(_one_or_many)]
 RankPattern = Annotated[dict[str, Annotated[int, Field(ge=1, le=65536)]], AfterValidator(FrozenDict)]
 ColumnNames = Annotated[dict[str, str], AfterValidator(FrozenDict)]
 TemplateVariables = Annotated[
-    dict[str, StrictBool | StrictInt | StrictFloat | str], BeforeValidator(_written_variables), AfterValidator(_template_variables),
+    dict[str, StrictBool | StrictInt | StrictFloat | str],
+    BeforeValidator(_written_variables),
+    AfterValidator(_template_variables),
     AfterValidator(FrozenDict),
 ]
 AlphaPattern = Annotated[dict[str, Annotated[int | float, Field(gt=0)]], AfterValidator(FrozenDict)]

@@ -15,6 +15,7 @@ STARTER_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 HUB_SCHEME = "hf://"
 """How the name of a Hub data set starts among files of rows."""
 
+
 class ModelSettings(Section):
     """The base model, which stays frozen."""
 
@@ -162,9 +163,7 @@ class DataSettings(Section):
     eval: Names = Field(
         default=(), title="Evaluation data", description="Held-out rows, named as the training rows are; empty to hold out some of those."
     )
-    format: Literal[
-        "auto", "messages", "sharegpt", "alpaca", "prompt_completion", "text", "preference", "unpaired_preference"
-    ] = Field(
+    format: Literal["auto", "messages", "sharegpt", "alpaca", "prompt_completion", "text", "preference", "unpaired_preference"] = Field(
         default="auto",
         title="Format",
         description="How a row is read; auto looks at every row's keys.",
@@ -176,8 +175,25 @@ class DataSettings(Section):
         description="Which column of the rows is which key of the format, such as prompt: question. Empty where the rows say so.",
     )
     encoding: Literal[
-        "utf-8", "utf-16", "utf-16-le", "utf-16-be", "latin-1", "gb18030", "big5", "shift_jis", "euc_jp", "euc_kr", "windows-1250",
-        "windows-1251", "windows-1253", "windows-1254", "windows-1255", "windows-1256", "windows-1257", "windows-1258", "koi8-r"
+        "utf-8",
+        "utf-16",
+        "utf-16-le",
+        "utf-16-be",
+        "latin-1",
+        "gb18030",
+        "big5",
+        "shift_jis",
+        "euc_jp",
+        "euc_kr",
+        "windows-1250",
+        "windows-1251",
+        "windows-1253",
+        "windows-1254",
+        "windows-1255",
+        "windows-1256",
+        "windows-1257",
+        "windows-1258",
+        "koi8-r",
     ] = Field(
         default="utf-8",
         title="Encoding",

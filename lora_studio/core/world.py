@@ -17,7 +17,7 @@ STARTED = "LORA_STUDIO_STARTED"
 """Names the variable that holds the process numbers of ranks 1, 2, … where the first rank started them itself."""
 _FOREIGN = {
     "ACCELERATE_USE_DEEPSPEED": "DeepSpeed takes optimizer and checkpoints into its own hands, and nobody has tested that it leaves a run "
-                                "of the studio whole.",
+    "of the studio whole.",
     "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM brings models of its own, to which no adapter is made here.",
 }
 _YES = ("1", "true", "yes", "on")
@@ -51,8 +51,10 @@ class World:
         size, rank = _number(environ, "WORLD_SIZE", 1), _number(environ, "RANK", 0)
         local_size, local_rank = _number(environ, "LOCAL_WORLD_SIZE", size), _number(environ, "LOCAL_RANK", rank)
         if not (0 <= rank < size and 0 <= local_rank < local_size):
-            raise InputError(f"The environment says that this is process {rank} of {size}, {local_rank} of {local_size} on its machine.",
-                             "Unset RANK, WORLD_SIZE, LOCAL_RANK and LOCAL_WORLD_SIZE, or start it with torchrun.")
+            raise InputError(
+                f"The environment says that this is process {rank} of {size}, {local_rank} of {local_size} on its machine.",
+                "Unset RANK, WORLD_SIZE, LOCAL_RANK and LOCAL_WORLD_SIZE, or start it with torchrun.",
+            )
         return cls(rank, size, local_rank, local_size, "WORLD_SIZE" in environ)
 
 
@@ -73,8 +75,11 @@ def refuse_other_world(config: RunConfig, world: World, resume: bool = False, en
             raise InputError(f"{variable} is set: {reason}", "Launch with torchrun, or choose multi-GPU or FSDP in accelerate's config.")
     kind = config.training.distributed_type
     if _is_set(environ, "ACCELERATE_USE_FSDP") and kind != "fsdp2":
-        raise InputError(f"accelerate was told to use FSDP, and the run says {kind}.",
-                         "Set training.distributed_type to fsdp2, or launch without FSDP.", "training.distributed_type")
+        raise InputError(
+            f"accelerate was told to use FSDP, and the run says {kind}.",
+            "Set training.distributed_type to fsdp2, or launch without FSDP.",
+            "training.distributed_type",
+        )
     wanted = config.training.num_processes
     if world.size != wanted and not resume:
         started = "1 process was" if world.size == 1 else f"{world.size} processes were"

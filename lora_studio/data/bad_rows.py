@@ -35,7 +35,7 @@ def refused_rows(check: DataCheck, report: Mapping[str, Any] | None) -> tuple[Ba
     """Return the rows that read well and that the chat template refuses: a report names them after those of the check, each once here."""
     if report is None:
         return ()
-    found = (BadRow(**row) for row in report["bad_rows"][len(check.bad_rows):])
+    found = (BadRow(**row) for row in report["bad_rows"][len(check.bad_rows) :])
     return tuple({(row.file, row.line): row for row in found}.values())
 
 

@@ -21,7 +21,7 @@ MOST_BAD_ROWS = 100_000
 _SHOWN_BAD_ROWS = 5
 _OFFERS = {
     "data.train_on": "Set data.train_on to last, which trains the last answer alone, or to each, which trains every answer in a row of its "
-                     "own",
+    "own",
     "data.on_unwritten": "Set data.on_unwritten to content to keep thoughts and calls in the answers' text, or to without to train without",
 }
 _ROWS_BETWEEN_LOOKS = 2048
@@ -168,8 +168,15 @@ class DatasetScan:
         """Return what was counted; repeats are counted by `count` alone."""
         train, held_out = self._keys["train"], self._keys["eval"]
         shared = count_shared(train, held_out)
-        return DataCheck(sum(file.rows for file in self._files), _common_format(self._files), tuple(self._bad_rows), tuple(self._files),
-                         self.bad_count, count_repeats(train), shared)
+        return DataCheck(
+            sum(file.rows for file in self._files),
+            _common_format(self._files),
+            tuple(self._bad_rows),
+            tuple(self._files),
+            self.bad_count,
+            count_repeats(train),
+            shared,
+        )
 
     def _sound(self, split: Split, reader: FileReader, found: Iterator[_Found | BadRow]) -> Iterator[_Found]:
         """Return what is sound of one file's rows; count the others, and the file."""
@@ -189,8 +196,19 @@ class DatasetScan:
         self._bytes_before += reader.bytes
         self._tell(0)
         self._files.append(
-            DataFile(reader.path, split, reader.format or "", reader.reason, sound, bad, reader.bytes, str(reader.where),
-                     next(iter(fitting := reader.fitting), ""), fitting))
+            DataFile(
+                reader.path,
+                split,
+                reader.format or "",
+                reader.reason,
+                sound,
+                bad,
+                reader.bytes,
+                str(reader.where),
+                next(iter(fitting := reader.fitting), ""),
+                fitting,
+            )
+        )
 
     def _add_bad(self, row: BadRow) -> None:
         self.bad_count += 1
@@ -280,9 +298,11 @@ def refuse_no_rows(check: DataCheck) -> None:
         return
     shown = "; ".join(map(str, check.bad_rows[:_SHOWN_BAD_ROWS]))
     offer = f"Set data.encoding to {check.encoding_offer}, or mend the rows." if check.encoding_offer else ""
-    raise InputError(f"No row is left to train on: {check.bad_count:,} of the rows are bad; the first: {shown}.",
-                     offer or "Mend the rows; where only their keys are others, say which is which in data.columns.",
-                     "data.encoding" if offer else FIELD)
+    raise InputError(
+        f"No row is left to train on: {check.bad_count:,} of the rows are bad; the first: {shown}.",
+        offer or "Mend the rows; where only their keys are others, say which is which in data.columns.",
+        "data.encoding" if offer else FIELD,
+    )
 
 
 def _common_format(files: list[DataFile]) -> str:

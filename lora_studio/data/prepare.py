@@ -68,8 +68,13 @@ class PreparedData:
         kept_at = self._store.folder / f"samples-{self.evaluation.fingerprint()[:16]}-{count}.json"
         with ChatTemplate.of(self._tokenizer, self._settings) as template:
             return sample_prompts(
-                self._settings, [self._place(row) for row in self._held_out[:count]], [self.evaluation[row] for row in range(count)],
-                template, Encoder(self._tokenizer), kept_at)
+                self._settings,
+                [self._place(row) for row in self._held_out[:count]],
+                [self.evaluation[row] for row in range(count)],
+                template,
+                Encoder(self._tokenizer),
+                kept_at,
+            )
 
     def to_json(self) -> dict[str, Any]:
         """Return what a run folder keeps as `data.json`."""
@@ -114,8 +119,12 @@ def prepare_data(settings: DataSettings, tokenizer: Any, seed: int, progress: Pr
         train=store.select(train, settings.max_length),
         evaluation=store.select(held_out, settings.max_length),
         report=make_report(store, settings, train, held_out, bad_rows, cached=cached),
-        files=tuple(store.manifest["files"]), made_with=made_with,
-        _settings=settings, _store=store, _held_out=held_out, _tokenizer=tokenizer,
+        files=tuple(store.manifest["files"]),
+        made_with=made_with,
+        _settings=settings,
+        _store=store,
+        _held_out=held_out,
+        _tokenizer=tokenizer,
     )
 
 
@@ -170,7 +179,8 @@ def choose_held_out(contents: Numbers, fraction: float, seed: int, count: int = 
     if count and count >= rows:
         noun = "row" if rows == 1 else "rows"
         raise InputError(
-            f"eval_rows is {count}, and the training files have {rows} {noun}.", "Hold out fewer rows than there are.", "data.eval_rows")
+            f"eval_rows is {count}, and the training files have {rows} {noun}.", "Hold out fewer rows than there are.", "data.eval_rows"
+        )
     if not count and (fraction <= 0 or rows <= 1):
         return np.empty(0, dtype=np.int64)
     wanted = count or min(max(1, round(rows * fraction)), rows - 1)
@@ -197,7 +207,8 @@ def _nothing_to_train(store: TokenStore, bad_rows: tuple[BadRow, ...], max_lengt
     if untrained:
         return InputError(
             f"No row is left to train on: {untrained} have nothing to learn within {max_length} tokens.",
-            "Raise max_length, or look at train_on.", "data.max_length",
+            "Raise max_length, or look at train_on.",
+            "data.max_length",
         )
     first = f"; the first: {bad_rows[0]}" if bad_rows else ""
     message = f"No row is left to train on: {len(bad_rows)} of the training data's rows are bad{first}."

@@ -85,12 +85,22 @@ class DataReport:
     def to_json(self) -> dict[str, Any]:
         """Return it as plain JSON values, keys as above."""
         tree = asdict(self)
-        return {**tree, "bad_rows": list(tree["bad_rows"]), "untrained": list(tree["untrained"]),
-                "findings": [asdict(finding) for finding in self.findings]}
+        return {
+            **tree,
+            "bad_rows": list(tree["bad_rows"]),
+            "untrained": list(tree["untrained"]),
+            "findings": [asdict(finding) for finding in self.findings],
+        }
 
 
 def make_report(
-    store: TokenStore, settings: DataSettings, train: Numbers, held_out: Numbers, bad_rows: tuple[BadRow, ...], *, cached: bool,
+    store: TokenStore,
+    settings: DataSettings,
+    train: Numbers,
+    held_out: Numbers,
+    bad_rows: tuple[BadRow, ...],
+    *,
+    cached: bool,
 ) -> DataReport:
     """Count what the settings make of a stored data set.
 
@@ -105,12 +115,22 @@ def make_report(
     table = store.lengths
     cut = table.at(settings.max_length)
     return DataReport(
-        rows=cut.rows, format=store.manifest["format"], tokens=count_tokens(table.lengths, cut.tokens, cut.trained),
-        bad_rows=bad_rows, truncated_rows=cut.cut_rows, untrained_rows=cut.untrained_rows,
+        rows=cut.rows,
+        format=store.manifest["format"],
+        tokens=count_tokens(table.lengths, cut.tokens, cut.trained),
+        bad_rows=bad_rows,
+        truncated_rows=cut.cut_rows,
+        untrained_rows=cut.untrained_rows,
         untrained=_places(store, np.flatnonzero(~table.trains(settings.max_length))[:_MOST_UNTRAINED]),
-        unended_rows=store.manifest["unended_rows"], train_rows=train.size, eval_rows=held_out.size, histogram=table.histogram(),
-        packing=_packing(np.minimum(table.lengths[train], settings.max_length), settings.max_length), cached=cached,
-        template=store.manifest["template"], lengths=str(store.folder), findings=tuple(template_findings(store.manifest)),
+        unended_rows=store.manifest["unended_rows"],
+        train_rows=train.size,
+        eval_rows=held_out.size,
+        histogram=table.histogram(),
+        packing=_packing(np.minimum(table.lengths[train], settings.max_length), settings.max_length),
+        cached=cached,
+        template=store.manifest["template"],
+        lengths=str(store.folder),
+        findings=tuple(template_findings(store.manifest)),
         bad_count=_count_bad(store, bad_rows),
     )
 

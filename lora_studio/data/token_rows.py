@@ -32,8 +32,7 @@ class TokenRow:
 def end_to_end(rows: Sequence[TokenRow]) -> TokenRow:
     """Lay rows one behind the other into a long one, whose borders say where each further row begins."""
     borders = np.cumsum([row.input_ids.size for row in rows])[:-1]
-    return TokenRow(
-        np.concatenate([row.input_ids for row in rows]), np.concatenate([row.trained for row in rows]), tuple(borders.tolist()))
+    return TokenRow(np.concatenate([row.input_ids for row in rows]), np.concatenate([row.trained for row in rows]), tuple(borders.tolist()))
 
 
 @dataclass(frozen=True)

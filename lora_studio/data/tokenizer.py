@@ -20,5 +20,7 @@ def read_tokenizer(model_folder: str) -> Any:
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(
-            f"{model_folder} has no tokenizer that can be read: {reason}", "Choose a folder with tokenizer.json.", "model.name_or_path",
+            f"{model_folder} has no tokenizer that can be read: {reason}",
+            "Choose a folder with tokenizer.json.",
+            "model.name_or_path",
         ) from error

@@ -19,15 +19,26 @@ def method_findings(check: DataCheck, method: str = "sft") -> list[Finding]:
     found: list[Finding] = []
     for file in check.files if method == "sft" else ():
         if file.format == "preference":
-            found.append(Finding(
-                "error", "preference_rows",
-                f"{file.path} holds preference rows (prompt, chosen, rejected), and {method} learns from one answer.",
-                "To learn the chosen answers set data.format to prompt_completion, and data.columns to "
-                "{prompt: prompt, completion: chosen}.", "data.columns"))
+            found.append(
+                Finding(
+                    "error",
+                    "preference_rows",
+                    f"{file.path} holds preference rows (prompt, chosen, rejected), and {method} learns from one answer.",
+                    "To learn the chosen answers set data.format to prompt_completion, and data.columns to "
+                    "{prompt: prompt, completion: chosen}.",
+                    "data.columns",
+                )
+            )
         elif file.format == "unpaired_preference":
-            found.append(Finding(
-                "error", "labelled_rows", f"{file.path} holds labelled answers, and {method} would learn those labelled false as well.",
-                "Leave only rows with a true label in the file, then set data.format to prompt_completion.", "data.format"))
+            found.append(
+                Finding(
+                    "error",
+                    "labelled_rows",
+                    f"{file.path} holds labelled answers, and {method} would learn those labelled false as well.",
+                    "Leave only rows with a true label in the file, then set data.format to prompt_completion.",
+                    "data.format",
+                )
+            )
     return found
 
 

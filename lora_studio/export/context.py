@@ -68,8 +68,12 @@ class ExportContext:
         vocabulary, positions = self.changes.vocabulary, read_facts(self.base).max_position_embeddings
         rows = comparison_rows(self.source.config, self.tokenizer_files.tokenizer).with_tokens(self.changes.trained_tokens)
         if rows.missed is not None:
-            yield Notice(level="warning", code="other_rows", hint=rows.missed.hint,
-                         message=f"The export is compared on general text, not on the run's held-out rows: {rows.missed.message}")
+            yield Notice(
+                level="warning",
+                code="other_rows",
+                hint=rows.missed.hint,
+                message=f"The export is compared on general text, not on the run's held-out rows: {rows.missed.message}",
+            )
         rows = rows.within(vocabulary.rows or len(self.tokenizer_files.tokenizer))
         most = most_tokens(len(rows.rows), vocabulary.rows or len(self.tokenizer_files.tokenizer))
         rows = rows.cut(min(most, positions) if positions else most)

@@ -25,8 +25,19 @@ from lora_studio.models.tree_cache import cached_tree
 
 # Seconds for each GB of the base in float32, certificate and all: two cores, until this machine's own exports tell.
 _USUAL_PACE = {"adapter": 10.0, "merged": 20.0, "gguf": 35.0, "gguf-adapter": 30.0, "mlx-adapter": 1.0}
-_BITS = {"f32": 32.0, "f16": 16.0, "bf16": 16.0, "q8_0": 8.5, "q6_k": 6.6, "q5_k_m": 5.7, "q5_k_s": 5.5, "q4_k_m": 4.9, "q4_k_s": 4.6,
-         "q3_k_m": 3.9, "q2_k": 3.0}
+_BITS = {
+    "f32": 32.0,
+    "f16": 16.0,
+    "bf16": 16.0,
+    "q8_0": 8.5,
+    "q6_k": 6.6,
+    "q5_k_m": 5.7,
+    "q5_k_s": 5.5,
+    "q4_k_m": 4.9,
+    "q4_k_s": 4.6,
+    "q3_k_m": 3.9,
+    "q2_k": 3.0,
+}
 
 
 @dataclass(frozen=True)

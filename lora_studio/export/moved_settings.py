@@ -34,9 +34,7 @@ def strengths_of(folder: Path, config: Mapping[str, Any]) -> Strengths:
     return {name: (pair.r, pair.scale) for name, pair in SavedAdapter.open(folder).pairs.items()}
 
 
-def moved_settings(
-    folder: Path, config: dict[str, Any], before: Strengths, names: Mapping[str, str], tree: ModuleTree
-) -> dict[str, Any]:
+def moved_settings(folder: Path, config: dict[str, Any], before: Strengths, names: Mapping[str, str], tree: ModuleTree) -> dict[str, Any]:
     """Bring an adapter's settings to new names of its modules.
 
     Args:
@@ -52,7 +50,11 @@ def moved_settings(
     wanted = {names.get(name, name): strength for name, strength in before.items()}
     modules = [name for name in sorted(wanted) if name in tree.by_name and tree.by_name[name].kind in _MODULES]
     changed = {
-        **config, "target_modules": modules, "exclude_modules": None, "layers_to_transform": None, "layers_pattern": None,
+        **config,
+        "target_modules": modules,
+        "exclude_modules": None,
+        "layers_to_transform": None,
+        "layers_pattern": None,
         **{key: _renamed(config.get(key), names) for key in ("target_parameters", "modules_to_save", "trainable_token_indices")},
         **{key: _renamed(config.get(key) or {}, names) for key in ("rank_pattern", "alpha_pattern")},
     }
@@ -62,7 +64,9 @@ def moved_settings(
                 return settings
     raise InputError(
         "The settings of rank and alpha cannot be brought to the names of the base's modules.",
-        "Load the adapter in PEFT on the class it was trained in, and save it with whole names in rank_pattern and alpha_pattern.", "path")
+        "Load the adapter in PEFT on the class it was trained in, and save it with whole names in rank_pattern and alpha_pattern.",
+        "path",
+    )
 
 
 def _renamed(setting: Any, names: Mapping[str, str]) -> Any:

@@ -22,7 +22,14 @@ from lora_studio.export.verify.tokenizer_files import tokenizer_files_of
 
 
 def prepare(
-    source: AdapterSource, base: Path, kind: ExportFormat, dtype: str | None, outtype: str, into: str, *, run: bool,
+    source: AdapterSource,
+    base: Path,
+    kind: ExportFormat,
+    dtype: str | None,
+    outtype: str,
+    into: str,
+    *,
+    run: bool,
     original: Original | None = None,
 ) -> ExportContext:
     """Settle what one export works with.
@@ -47,4 +54,6 @@ def prepare(
         refuse_unread(changes)
     held = BaseQuantization(source.base_quantization, source.config.model.dtype) if into == "dequantized" and source.config else None
     plan = MergePlan.of(base, changes, dtype, held) if kind in ("merged", "gguf") else None
-    return ExportContext(source, base, changes, plan, tokenizer_files_of(base, source.adapter, source.config), run, trained_base, name, apart)
+    return ExportContext(
+        source, base, changes, plan, tokenizer_files_of(base, source.adapter, source.config), run, trained_base, name, apart
+    )

@@ -67,7 +67,8 @@ def find_source(path: str | Path) -> AdapterSource:
     located = whole_adapter(folder)
     if located is None:
         raise InputError(
-            f"{folder} is neither a run nor a PEFT adapter: it has no {CONFIG_NAME}.", "Give a run or an adapter folder.", "source")
+            f"{folder} is neither a run nor a PEFT adapter: it has no {CONFIG_NAME}.", "Give a run or an adapter folder.", "source"
+        )
     adapter, run = located
     peft_config = read_adapter_config(adapter)
     check_weights(adapter)
@@ -91,7 +92,8 @@ def check_weights(adapter: Path) -> None:
     elif (adapter / "adapter_model.bin").exists():
         raise InputError(
             f"{adapter} holds its weights as a pickle (adapter_model.bin), which can run code when read.",
-            "Save the adapter as safetensors: model.save_pretrained(folder).", "source",
+            "Save the adapter as safetensors: model.save_pretrained(folder).",
+            "source",
         )
     else:
         raise InputError(f"{weights} is missing.", "Give a folder with the adapter's weights.", "source")

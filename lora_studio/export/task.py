@@ -59,8 +59,15 @@ _CPU = torch.device("cpu")
 
 
 def export(
-    context: TaskContext, source: str, kind: ExportFormat, to: str, dtype: str | None = None, overwrite: bool = False, check: str = "auto",
-    into: str = AUTO, outtype: str = "f16",
+    context: TaskContext,
+    source: str,
+    kind: ExportFormat,
+    to: str,
+    dtype: str | None = None,
+    overwrite: bool = False,
+    check: str = "auto",
+    into: str = AUTO,
+    outtype: str = "f16",
 ) -> Iterator[RunEvent]:
     """Export a run, a checkpoint or a PEFT folder as an adapter folder, merged model, GGUF model, GGUF adapter or adapter of mlx-lm.
 
@@ -111,7 +118,9 @@ def export(
     yield RunFinished(result={"path": str(target), "bytes": size, **_result(work, certificate, kind, target)})
 
 
-def _write(context: TaskContext, work: ExportContext, folder: Path, kind: ExportFormat, outtype: str) -> Generator[RunEvent, None, Certificate]:
+def _write(
+    context: TaskContext, work: ExportContext, folder: Path, kind: ExportFormat, outtype: str
+) -> Generator[RunEvent, None, Certificate]:
     """Write the artefact, its card and its certificate; return the certificate."""
     certificate = _certificate(work, (yield from _make(context, work, folder, kind, outtype)))
     certificate = replace(certificate, classes=_classes(work, kind))
@@ -123,8 +132,11 @@ def _write(context: TaskContext, work: ExportContext, folder: Path, kind: Export
 def _result(work: ExportContext, certificate: Certificate, kind: ExportFormat, target: Path) -> dict[str, Any]:
     """Return what `export --json` says of an artefact, but for where it is and how large."""
     return {
-        "kind": kind, "dtype": certificate.dtype, "base_quantization": work.source.base_quantization,
-        "certificate": certificate.to_json(), "findings": [finding.to_json() for finding in work.changes.vocabulary.findings()],
+        "kind": kind,
+        "dtype": certificate.dtype,
+        "base_quantization": work.source.base_quantization,
+        "certificate": certificate.to_json(),
+        "findings": [finding.to_json() for finding in work.changes.vocabulary.findings()],
         **_servable(kind, target, work.trained_base),
     }
 
@@ -167,7 +179,9 @@ def _told_when_disk_fails(target: Path) -> Generator[None]:
         raise StudioError(f"Writing {target} failed: {error.strerror or error}.", hint) from error
 
 
-def _make(context: TaskContext, work: ExportContext, folder: Path, kind: ExportFormat, outtype: str) -> Generator[RunEvent, None, VerificationResult]:
+def _make(
+    context: TaskContext, work: ExportContext, folder: Path, kind: ExportFormat, outtype: str
+) -> Generator[RunEvent, None, VerificationResult]:
     reference = work.reference(context, exact=False) if work.run else None  # of llama.cpp, which rounds far more than float32
     match kind:
         case "adapter":
@@ -210,8 +224,14 @@ def _make_mlx_adapter(work: ExportContext, folder: Path) -> VerificationResult:
     adapter, tree = work.changes.adapter, work.changes.tree
     write_mlx_adapter(adapter, tree, work.source.base_name, folder)
     count, fault = mlx_adapter_fault(adapter, tree, folder)
-    return VerificationResult(kind="mlx-adapter", dtype=_adapter_dtype(work), loaded_by="its own config and weights", tensors=2 * count,
-                    tokenizer_fault=fault, held_in=work.source.held_in)
+    return VerificationResult(
+        kind="mlx-adapter",
+        dtype=_adapter_dtype(work),
+        loaded_by="its own config and weights",
+        tensors=2 * count,
+        tokenizer_fault=fault,
+        held_in=work.source.held_in,
+    )
 
 
 def _make_merged(context: TaskContext, work: ExportContext, folder: Path) -> Generator[RunEvent, None, VerificationResult]:
@@ -221,9 +241,14 @@ def _make_merged(context: TaskContext, work: ExportContext, folder: Path) -> Gen
         context.control.check()
         yield Phase(name="merging", message="Merging", done=done, total=plan.bytes, unit="bytes")
     copy_tokenizer_files(work.base, work.source.adapter, folder, work.tokenizer_files)
-    findings = VerificationResult(kind="merged", dtype=plan.dtype, loaded_by=f"transformers {transformers.__version__}",
-                        rounded=plan.is_rounded, **work.told_of_base,
-                        tokenizer_fault=tokenizer_fault(folder, work.tokenizer_files, plan.config))
+    findings = VerificationResult(
+        kind="merged",
+        dtype=plan.dtype,
+        loaded_by=f"transformers {transformers.__version__}",
+        rounded=plan.is_rounded,
+        **work.told_of_base,
+        tokenizer_fault=tokenizer_fault(folder, work.tokenizer_files, plan.config),
+    )
     report = TensorReport()
     for done in check_tensors(plan, work.base, folder, report):
         context.control.check()
@@ -241,7 +266,9 @@ def _certificate(work: ExportContext, findings: VerificationResult) -> Certifica
     source = work.source
     fingerprint = weight_fingerprint(work.trained_base)
     return make_certificate(
-        findings, end_token=end_token_in_words(work.tokenizer_files), chat_template=work.tokenizer_files.template_from,
+        findings,
+        end_token=end_token_in_words(work.tokenizer_files),
+        chat_template=work.tokenizer_files.template_from,
         base={"name": public_name(source.base_name), "revision": source.base_revision or "", "fingerprint": fingerprint},
         adapter={"name": source.label, "sha256": sha256_of(source.adapter / WEIGHTS_NAME)},
     )

@@ -93,7 +93,9 @@ class Studio(QObject):
         self.data_page = DataPage(*shared, self._asker)
         window.remove_page_placeholder()
         for identity, title, page in (
-            ("data", tr("Data"), self.data_page), ("train", tr("Train"), self.train_page), ("runs", tr("Runs"), self.runs_page),
+            ("data", tr("Data"), self.data_page),
+            ("train", tr("Train"), self.train_page),
+            ("runs", tr("Runs"), self.runs_page),
         ):
             window.add_page(identity, title, page)
         self.runs_page.run_opened.connect(lambda: window.show_page("train"))
@@ -212,15 +214,29 @@ class Studio(QObject):
 
     def _attach_actions(self) -> None:
         handlers: dict[str, Callable[[], object]] = {
-            "new": self.workspace.draft.new, "open": self._ask_config, "open_starter": self.workspace.draft.open_starter,
+            "new": self.workspace.draft.new,
+            "open": self._ask_config,
+            "open_starter": self.workspace.draft.open_starter,
             "open_run": self._ask_run,
-            "import_adapter": self.adapter_import.ask, "export_adapter": self.adapter_import.ask_export,
-            "save": self._save, "save_as": self._save_as, "yaml": self._show_yaml, "copy_command": self._copy_command,
-            "undo": self.workspace.draft.undo_stack.undo, "redo": self.workspace.draft.undo_stack.redo, "reset_to_run": self._reset_to_run,
-            "start": self._start, "pause": self._pause, "stop": self.starter.stop, "queue": self._show_queue,
-            "checkpoint_now": self._checkpoint_now, "sample_now": self._sample_now,
-            "host_thread": lambda: self._choose_host("thread"), "host_process": lambda: self._choose_host("process"),
-            "export": lambda: self.train_page.export("adapter"), "merge": lambda: self.train_page.export("merged"),
+            "import_adapter": self.adapter_import.ask,
+            "export_adapter": self.adapter_import.ask_export,
+            "save": self._save,
+            "save_as": self._save_as,
+            "yaml": self._show_yaml,
+            "copy_command": self._copy_command,
+            "undo": self.workspace.draft.undo_stack.undo,
+            "redo": self.workspace.draft.undo_stack.redo,
+            "reset_to_run": self._reset_to_run,
+            "start": self._start,
+            "pause": self._pause,
+            "stop": self.starter.stop,
+            "queue": self._show_queue,
+            "checkpoint_now": self._checkpoint_now,
+            "sample_now": self._sample_now,
+            "host_thread": lambda: self._choose_host("thread"),
+            "host_process": lambda: self._choose_host("process"),
+            "export": lambda: self.train_page.export("adapter"),
+            "merge": lambda: self.train_page.export("merged"),
         }
         for identity, handler in handlers.items():
             self._window.actions_.on(identity, handler)

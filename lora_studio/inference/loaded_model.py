@@ -55,7 +55,7 @@ class LoadedModel:
         return self._base is not None
 
     def base(self, folder: Path, dtype: torch.dtype, device: torch.device, quantization: str = NONE) -> PreTrainedModel:
-        """Return the base model of `folder`, frozen and in eval mode: the warm one where folder, files, dtype, device and quantization agree.
+        """Return the base model of `folder`, frozen, in eval mode: the warm one where folder, files, dtype, device, quantization agree.
 
         Raises:
             InputError: The folder holds no model we can load, or it cannot be quantized here.
@@ -149,7 +149,8 @@ def load_adapter(base: PreTrainedModel, folder: Path) -> PeftModel:
     """
     if not (folder / "adapter_config.json").is_file() or not (folder / "adapter_model.safetensors").is_file():
         raise InputError(
-            f"{folder} holds no PEFT adapter.", "Give a folder with adapter_config.json and adapter_model.safetensors, or a finished run.",
+            f"{folder} holds no PEFT adapter.",
+            "Give a folder with adapter_config.json and adapter_model.safetensors, or a finished run.",
         )
     _resize(base, folder)
     try:

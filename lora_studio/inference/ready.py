@@ -71,7 +71,12 @@ def ready_base(context: TaskContext, settings: ModelSettings, device: str = "aut
 
 
 def load_base(
-    context: TaskContext, settings: ModelSettings, folder: Path, commit: str = "", device: str = "auto", dtype: torch.dtype | None = None,
+    context: TaskContext,
+    settings: ModelSettings,
+    folder: Path,
+    commit: str = "",
+    device: str = "auto",
+    dtype: torch.dtype | None = None,
 ) -> Generator[RunEvent, None, ReadyBase]:
     """Load the base model in `folder`, or take the warm one; return a `ReadyBase`.
 

@@ -40,7 +40,10 @@ def end_tokens(model: Any, tokenizer: PreTrainedTokenizerBase) -> list[int]:
 
 
 def answer(
-    model: Any, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Sequence[int]], max_new_tokens: int,
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
     interrupted: Callable[[], bool] = lambda: False,
 ) -> list[str]:
     """Answer each prompt greedily, batched, without touching the random state.
@@ -85,7 +88,11 @@ def answering(model: torch.nn.Module) -> Generator[None]:
 
 
 def _generate(
-    model: PreTrainedModel, prompts: Sequence[Sequence[int]], ends: list[int], max_new_tokens: int, interrupted: Callable[[], bool],
+    model: PreTrainedModel,
+    prompts: Sequence[Sequence[int]],
+    ends: list[int],
+    max_new_tokens: int,
+    interrupted: Callable[[], bool],
 ) -> list[list[int]]:
     """Return each prompt's new tokens up to its end token, which is left off."""
     padding = ends[0] if ends else 0
@@ -94,8 +101,17 @@ def _generate(
     input_ids = torch.tensor([[padding] * (width - len(prompt)) + list(prompt) for prompt in prompts], device=device)
     mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=device)
     output: Any = model.generate(  # type: ignore[operator]
-        input_ids=input_ids, attention_mask=mask, do_sample=False, num_beams=1, max_new_tokens=max_new_tokens,
-        temperature=None, top_p=None, top_k=None, repetition_penalty=1.0, eos_token_id=ends or None, pad_token_id=padding,
+        input_ids=input_ids,
+        attention_mask=mask,
+        do_sample=False,
+        num_beams=1,
+        max_new_tokens=max_new_tokens,
+        temperature=None,
+        top_p=None,
+        top_k=None,
+        repetition_penalty=1.0,
+        eos_token_id=ends or None,
+        pad_token_id=padding,
         stopping_criteria=StoppingCriteriaList([_Interrupted(interrupted)]),
     )
     return [_until_end(ids, ends) for ids in output[:, width:].tolist()]

@@ -55,8 +55,11 @@ def held_out_logits(model: nn.Module, rows: Rows, check: Callable[[], None] = la
 
 
 def loss_sums(
-    model: nn.Module, rows: Rows, precision: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext,
-    rank: int = 0, ranks: int = 1,
+    model: nn.Module,
+    rows: Rows,
+    precision: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext,
+    rank: int = 0,
+    ranks: int = 1,
 ) -> Iterator[tuple[float, int, int]]:
     """Return (sum of token losses, trained tokens, rows) batch by batch, so that the caller may look up in between.
 

@@ -123,7 +123,7 @@ def _lines(stream: int) -> Iterator[str]:
 
 def _write_all(stream: int, data: bytes) -> None:
     while data:
-        data = data[os.write(stream, data):]
+        data = data[os.write(stream, data) :]
 
 
 if __name__ == "__main__":

@@ -54,8 +54,11 @@ def followers(count: int) -> Generator[None]:
     try:
         for rank in range(1, count):
             environment = {**os.environ, "RANK": str(rank), "LOCAL_RANK": str(rank)}
-            started.append(subprocess.Popen(
-                [sys.executable, "-m", "lora_studio.jobs.launch"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, env=environment))
+            started.append(
+                subprocess.Popen(
+                    [sys.executable, "-m", "lora_studio.jobs.launch"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, env=environment
+                )
+            )
         os.environ[STARTED] = ",".join(str(process.pid) for process in started)
         yield
     finally:
@@ -90,8 +93,13 @@ def _environment(count: int) -> dict[str, str]:
         port = free.getsockname()[1]
     threads = {} if "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // count))}
     return {
-        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count), "RANK": "0",
-        "LOCAL_RANK": "0", **threads,
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "WORLD_SIZE": str(count),
+        "LOCAL_WORLD_SIZE": str(count),
+        "RANK": "0",
+        "LOCAL_RANK": "0",
+        **threads,
     }
 
 

@@ -198,8 +198,13 @@ def child_command(_spec: JobSpec) -> list[str]:
 def _start_child(command: list[str], log: IO[bytes]) -> subprocess.Popen[bytes]:
     """Start a child out of reach of the terminal's Ctrl+C: who started it decides what a person means by that."""
     return subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,
-        start_new_session=sys.platform != "win32", creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0))
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=log,
+        start_new_session=sys.platform != "win32",
+        creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
+    )
 
 
 def _log_of(spec: JobSpec) -> IO[bytes]:

@@ -99,9 +99,16 @@ class Recorder:
         """Tell, once each time, that events wait for the disk."""
         fault = self._journal.fault if self._journal else ""
         if fault and not self._told_fault:
-            self._deliver(self._stamped(Notice(
-                level="error", code="events_wait", message=f"Cannot write to {self._run_path}: {fault}.",
-                hint="The work goes on; its events are kept in memory until they can be written.")))
+            self._deliver(
+                self._stamped(
+                    Notice(
+                        level="error",
+                        code="events_wait",
+                        message=f"Cannot write to {self._run_path}: {fault}.",
+                        hint="The work goes on; its events are kept in memory until they can be written.",
+                    )
+                )
+            )
         self._told_fault = fault
 
     def _unwritten(self, last: RunEvent, error: OSError) -> RunEvent:
@@ -110,4 +117,3 @@ class Recorder:
         told = last.message if isinstance(last, RunFailed) else f"The run's last event ({last.event}) was not kept."
         failed = RunFailed(message=f"{told} Cannot write to {self._run_path}: {error.strerror}.", hint="Make room and resume the run.")
         return failed.model_copy(update={"seq": last.seq, "time": last.time, "attempt": last.attempt, "step": last.step})
-

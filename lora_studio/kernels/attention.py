@@ -79,7 +79,13 @@ class ReadyAttention:
         self._varlen = batch is not None and batch.borders is not None and has_varlen(batch.input_ids.device)
 
     def _attend(
-        self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None = None, **options: Any,
+        self,
+        module: nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attention_mask: Tensor | None = None,
+        **options: Any,
     ) -> tuple[Tensor, None]:
         """Attend as transformers' attention functions do: (B, heads, T, D) in, (B, T, heads, D) out. Their mask is not looked at: it
         is either none or one that ours says too."""

@@ -61,7 +61,7 @@ class Batch:
 
 
 def make_batch(rows: Sequence[TokenRow], *, padding_free: bool = False) -> Batch:
-    """Put rows into one batch: beside each other, padded to the longest of them, or `padding_free` end to end, padded to a multiple of 8."""
+    """Put rows into one batch: beside each other, padded to the longest, or `padding_free` end to end, padded to a multiple of 8."""
     if padding_free:
         batch = _padded([end_to_end(rows) if len(rows) > 1 else rows[0]], _ALIGNED)
         return replace(batch, counts=tuple(trained_count(row) for row in rows), width=_longest(rows))
@@ -79,15 +79,23 @@ def _padded(rows: Sequence[TokenRow], multiple: int = 1) -> Batch:
     positions = np.flatnonzero(predicts)
     targets = padded.input_ids.reshape(-1)[positions + 1]
     batch = Batch(
-        torch.from_numpy(padded.input_ids), torch.from_numpy(positions), torch.from_numpy(targets),
-        tuple(int(count) for count in predicts.sum(axis=1)), _longest(rows))
+        torch.from_numpy(padded.input_ids),
+        torch.from_numpy(positions),
+        torch.from_numpy(targets),
+        tuple(int(count) for count in predicts.sum(axis=1)),
+        _longest(rows),
+    )
     length = padded.input_ids.shape[1]
     if not padded.packed and length == batch.width:  # a model may have no position for what is filled up beyond the longest row
         return batch
     borders = _borders(rows, length, multiple)
     return replace(
-        batch, position_ids=torch.from_numpy(padded.position_ids), document_ids=torch.from_numpy(padded.document_ids),
-        borders=torch.from_numpy(borders), longest_document=int(np.diff(borders).max()))
+        batch,
+        position_ids=torch.from_numpy(padded.position_ids),
+        document_ids=torch.from_numpy(padded.document_ids),
+        borders=torch.from_numpy(borders),
+        longest_document=int(np.diff(borders).max()),
+    )
 
 
 def _borders(rows: Sequence[TokenRow], width: int, multiple: int) -> NDArray[np.int32]:

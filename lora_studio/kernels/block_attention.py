@@ -33,7 +33,12 @@ _SHAPED: Any = getattr(torch.ops.aten, "_unsafe_view")  # noqa: B009 (no view of
 
 
 def attend_in_blocks(
-    query: Tensor, key: Tensor, value: Tensor, layout: AttentionLayout, scale: float | None = None, window: int | None = None,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    layout: AttentionLayout,
+    scale: float | None = None,
+    window: int | None = None,
 ) -> Tensor:
     """Attend causally within documents.
 
@@ -231,8 +236,10 @@ class _BlockAttention(torch.autograd.Function):
             for whole, gradient in zip(gradients, (of_own.mul_(scale), of_keys.mul_(scale), of_values)):
                 _put(whole, at, gradient, key_heads)
             at += group.documents * group.length
-        shaped = (_in_order(whole, layout).view(tensor.shape[0], tensor.shape[2], *tensor.shape[1::2]).transpose(1, 2)
-                  for whole, tensor in zip(gradients, inputs))
+        shaped = (
+            _in_order(whole, layout).view(tensor.shape[0], tensor.shape[2], *tensor.shape[1::2]).transpose(1, 2)
+            for whole, tensor in zip(gradients, inputs)
+        )
         return *shaped, None, None, None
 
 
@@ -259,7 +266,7 @@ def _shifts(own: Tensor) -> Tensor:
 
 
 def _scores(layout: AttentionLayout, block: _Block, queries: Tensor, seen: Tensor, window: int | None) -> tuple[Tensor, Tensor]:
-    """Return (some, queries·G, seen keys) in the products' dtype and in float32 with -inf where nothing is seen: the same, if it is that."""
+    """Return (some, queries·G, seen keys) in the products' dtype, and in float32 with -inf where nothing is seen."""
     shape = (*queries.shape[:2], seen.shape[1])
     scores = torch.bmm(queries, seen.transpose(1, 2), out=layout.scratch("scores", queries.dtype, *shape))
     whole = queries.dtype in (torch.float32, torch.float64)

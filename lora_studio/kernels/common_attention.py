@@ -58,7 +58,13 @@ class Watch:
         return mask
 
     def _attend(
-        self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None = None, **options: Any,
+        self,
+        module: nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attention_mask: Tensor | None = None,
+        **options: Any,
     ) -> tuple[Tensor, None]:
         if id(module) in self._modules:  # another thread's model is none of ours
             self.calls.append(self._is_ours(module, query, key, attention_mask, options))
@@ -73,8 +79,11 @@ class Watch:
 
     def _windows(self, mask: Tensor | None) -> set[int | None]:
         """Return the windows of the made mask that this one is; none if it is no such mask, or was changed since."""
-        return {window for made, window in self._made
-                if mask is not None and mask.data_ptr() == made.data_ptr() and mask.shape == made.shape and mask.dtype == made.dtype}
+        return {
+            window
+            for made, window in self._made
+            if mask is not None and mask.data_ptr() == made.data_ptr() and mask.shape == made.shape and mask.dtype == made.dtype
+        }
 
 
 def _weighs(option: object) -> bool:

@@ -59,19 +59,26 @@ class Conduct:
         """Raise `InputError` when packed rows would leak into each other."""
         if not self.packs:
             raise InputError(
-                "Rows packed together do not stay apart in this model: it was tried out on two of them.", "Switch packing off.",
-                "data.packing")
+                "Rows packed together do not stay apart in this model: it was tried out on two of them.",
+                "Switch packing off.",
+                "data.packing",
+            )
 
     def notice(self) -> Notice | None:
         """Return what a person who trains the model should know of it."""
         if not self.causal:
             return Notice(
-                level="warning", code="looks_ahead", message="This model looks at the tokens that it is to predict: its loss says little.",
-                hint="It was made to fill in gaps or to read, and generates no text as it is. Choose a causal language model.")
+                level="warning",
+                code="looks_ahead",
+                message="This model looks at the tokens that it is to predict: its loss says little.",
+                hint="It was made to fill in gaps or to read, and generates no text as it is. Choose a causal language model.",
+            )
         if not self.pads:
             return Notice(
-                code="no_padding", message="This model's logits depend on padding: only rows of one length share a micro-batch.",
-                hint="Steps take longer; what is learned is the same.")
+                code="no_padding",
+                message="This model's logits depend on padding: only rows of one length share a micro-batch.",
+                hint="Steps take longer; what is learned is the same.",
+            )
         return None
 
 
@@ -168,8 +175,19 @@ class _Trial:
         ids = torch.tensor([[row[0]] * (width - len(row)) + row for row in rows], device=self._device)
         mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=self._device)
         given: Any = self._model.generate(  # type: ignore[operator]
-            input_ids=ids, attention_mask=mask, do_sample=False, num_beams=1, max_new_tokens=1, output_logits=True,
-            return_dict_in_generate=True, temperature=None, top_p=None, top_k=None, eos_token_id=None, pad_token_id=rows[0][0])
+            input_ids=ids,
+            attention_mask=mask,
+            do_sample=False,
+            num_beams=1,
+            max_new_tokens=1,
+            output_logits=True,
+            return_dict_in_generate=True,
+            temperature=None,
+            top_p=None,
+            top_k=None,
+            eos_token_id=None,
+            pad_token_id=rows[0][0],
+        )
         return list(given.logits[0].float().split(1))
 
     def _with_ours(self, batch: Batch) -> list[Tensor]:
@@ -234,5 +252,7 @@ def _evaluating(model: nn.Module) -> Generator[None]:
 
 def _chooses(model: nn.Module) -> bool:
     """Return whether a layer chooses a number of a row's tokens; of those alike it may take others when more stand behind."""
-    return any("Indexer" in type(module).__name__ or any(isinstance(module.__dict__.get(name), int) for name in _CHOOSERS)
-               for module in model.modules())
+    return any(
+        "Indexer" in type(module).__name__ or any(isinstance(module.__dict__.get(name), int) for name in _CHOOSERS)
+        for module in model.modules()
+    )

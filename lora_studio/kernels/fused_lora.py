@@ -117,7 +117,7 @@ def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _scaled_b(b: Tensor, scaling: float, dtype: torch.dtype) -> Tensor:
-    """Return s·Bᵀ (R, O), in float32 with its rows in a piece: measured, g·B takes half the time so; in half precision it does not matter."""
+    """Return s·Bᵀ (R, O), in float32 with its rows in a piece: g·B takes half the time so; in half precision it makes no difference."""
     scaled = _cast(b.t() * scaling, dtype)
     return scaled.contiguous() if dtype == torch.float32 else scaled
 
@@ -125,7 +125,14 @@ def _scaled_b(b: Tensor, scaling: float, dtype: torch.dtype) -> Tensor:
 class _FusedLora(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scaling: float, dtype: torch.dtype,
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        a: Tensor,
+        b: Tensor,
+        scaling: float,
+        dtype: torch.dtype,
     ) -> Tensor:
         ctx.scaling, ctx.x_dtype, ctx.a_dtype, ctx.b_dtype = scaling, x.dtype, a.dtype, b.dtype
         x, own_weight, own_a, own_b = _cast(x, dtype), _cast(weight, dtype), _cast(a, dtype), _scaled_b(b, scaling, dtype)

@@ -94,7 +94,12 @@ class _Room:
 
 
 def _taken(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, room: _Room, wants_gradient: bool,
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    targets: Tensor,
+    room: _Room,
+    wants_gradient: bool,
 ) -> tuple[Tensor, Tensor]:
     """Go through the vocabulary, so many words at a time.
 

@@ -13,7 +13,13 @@ _TOLERANCE = 2e-2
 
 
 def attend_varlen(
-    query: Tensor, key: Tensor, value: Tensor, borders: Tensor, longest: int, scale: float | None, window: int | None,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    borders: Tensor,
+    longest: int,
+    scale: float | None,
+    window: int | None,
 ) -> Tensor:
     """Attend causally within documents.
 
@@ -38,8 +44,17 @@ def attend_varlen(
 
     seen = (-1, 0) if window is None else (window - 1, 0)
     attended: Any = varlen_attn(
-        flat(query), flat(key), flat(value), borders, borders, longest, longest, scale=scale, window_size=seen,
-        enable_gqa=key.shape[1] != heads)
+        flat(query),
+        flat(key),
+        flat(value),
+        borders,
+        borders,
+        longest,
+        longest,
+        scale=scale,
+        window_size=seen,
+        enable_gqa=key.shape[1] != heads,
+    )
     return attended.reshape(rows, length, heads, width)
 
 
@@ -57,8 +72,7 @@ def has_varlen(device: torch.device) -> bool:
 def largest_error(device: torch.device) -> float:
     """Return the largest difference from attention with a mask, over two documents and four heads that share two keys."""
     numbers = torch.Generator().manual_seed(0)
-    query, key, value = (
-        torch.randn(1, heads, 24, 64, generator=numbers).to(device, torch.bfloat16) for heads in (4, 2, 2))
+    query, key, value = (torch.randn(1, heads, 24, 64, generator=numbers).to(device, torch.bfloat16) for heads in (4, 2, 2))
     borders = torch.tensor([0, 10, 24], dtype=torch.int32, device=device)
     places = torch.arange(24, device=device)
     document = (places >= 10).long()

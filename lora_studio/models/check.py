@@ -72,7 +72,8 @@ def refuse_code(config: Any, path: Path) -> None:
         if config.get(key):
             raise InputError(
                 f"{path} asks for code of its own ({key}).",
-                "LoRA Studio runs no code that comes with a model. Choose a model transformers knows without trust_remote_code.", FIELD,
+                "LoRA Studio runs no code that comes with a model. Choose a model transformers knows without trust_remote_code.",
+                FIELD,
             )
     for key in _KERNEL_KEYS:
         value = json.dumps(config.get(key))

@@ -84,7 +84,9 @@ class CheckpointNames:
         if apart.keys() != group.stored.keys():
             raise StudioError(
                 f"{group.parameters[0]} lies in the base's files in a way that is not known here: {sorted(group.stored.values())[0]}.",
-                "Export the adapter instead of merging it.", "kind")
+                "Export the adapter instead of merging it.",
+                "kind",
+            )
         return {group.stored[name]: tensor for name, tensor in apart.items()}
 
     def _sort(self, stored: str) -> None:

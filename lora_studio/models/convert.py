@@ -181,7 +181,9 @@ def _read_model(file: Path, header: GgufHeader, config: Any, context: TaskContex
             yield Phase(name="converting", message=f"Unpacking {file.name}", done=number, total=len(header.tensors), unit="tensors")
         parsed = {"tensors": state, "config": config.to_dict()}
         made = processor.process(
-            weights=unpack(map_tensor(file, header, tensor), tensor.dtype), name=tensor.name, tensor_key_mapping=names,
+            weights=unpack(map_tensor(file, header, tensor), tensor.dtype),
+            name=tensor.name,
+            tensor_key_mapping=names,
             parsed_parameters=parsed,
         )
         if made.name in names:

@@ -26,8 +26,11 @@ def pick_device(wanted: str = "auto") -> torch.device:
     world = World.of()
     cards = {"cuda": torch.cuda.device_count(), "mps": 1}.get(kind, world.local_size)
     if world.local_size > cards:
-        raise InputError(f"{world.local_size} processes were started on this machine, which has {cards} {kind} devices.",
-                         "Start one for each, or set training.device to cpu.", FIELD)
+        raise InputError(
+            f"{world.local_size} processes were started on this machine, which has {cards} {kind} devices.",
+            "Start one for each, or set training.device to cpu.",
+            FIELD,
+        )
     return torch.device(kind, world.local_rank) if kind == "cuda" and world.local_size > 1 else torch.device(kind)
 
 

@@ -30,11 +30,30 @@ from lora_studio.hub.errors import UnreachableError
 from lora_studio.models.check import FIELD, INDEX_NAME, WEIGHTS_NAME, check_folder, read_json, read_model_config, weight_files
 from lora_studio.models.errors import IncompleteModelError
 
-_SMALL_FILES = frozenset({
-    "config.json", "generation_config.json", INDEX_NAME, "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
-    "added_tokens.json", "vocab.json", "merges.txt", "vocab.txt", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model",
-    "chat_template.jinja", "chat_template.json", "preprocessor_config.json", "README.md", "LICENSE", "LICENSE.txt", "LICENSE.md",
-})
+_SMALL_FILES = frozenset(
+    {
+        "config.json",
+        "generation_config.json",
+        INDEX_NAME,
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "special_tokens_map.json",
+        "added_tokens.json",
+        "vocab.json",
+        "merges.txt",
+        "vocab.txt",
+        "tokenizer.model",
+        "spiece.model",
+        "sentencepiece.bpe.model",
+        "chat_template.jinja",
+        "chat_template.json",
+        "preprocessor_config.json",
+        "README.md",
+        "LICENSE",
+        "LICENSE.txt",
+        "LICENSE.md",
+    }
+)
 _HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _BLOCK = 1 << 18
 _TRIES = 5
@@ -230,9 +249,7 @@ def _fetch(model: HubModel, file: HubFile, context: TaskContext, progress: _Prog
     raise StudioError(f"{file.name} of {model.repo_id} keeps coming damaged.", "Try again later, or look at the proxy in between.", FIELD)
 
 
-def _receive(
-    model: HubModel, file: HubFile, part: Path, context: TaskContext, progress: _Progress, before: int
-) -> Iterator[RunEvent]:
+def _receive(model: HubModel, file: HubFile, part: Path, context: TaskContext, progress: _Progress, before: int) -> Iterator[RunEvent]:
     """Append to the part what the server sends after it."""
     start = part.stat().st_size if part.is_file() else 0
     if start > file.size:

@@ -19,13 +19,29 @@ from lora_studio.models.stored_tensors import StoredTensors
 from lora_studio.models.unpacked import UnpackedTensors
 
 _DTYPE_NAMES = {
-    "F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2",
+    "F32": "float32",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "F64": "float64",
+    "F8_E4M3": "float8_e4m3fn",
+    "F8_E5M2": "float8_e5m2",
 }
 _HEAD_NAMES = ("lm_head.weight", "embed_out.weight", "output_layer.weight")
 _BUFFER_ENDINGS = ("rotary_emb.inv_freq", "attn.masked_bias", "attention.masked_bias", "rotary_pos_emb.inv_freq")
 # Families whose configs leave tie_word_embeddings out where it is true.
 _TIED_BY_DEFAULT = (
-    "gpt2", "gemma", "gemma2", "gemma3", "gemma3_text", "gemma4_text", "bloom", "opt", "gpt_bigcode", "falcon", "cohere", "cohere2",
+    "gpt2",
+    "gemma",
+    "gemma2",
+    "gemma3",
+    "gemma3_text",
+    "gemma4_text",
+    "bloom",
+    "opt",
+    "gpt_bigcode",
+    "falcon",
+    "cohere",
+    "cohere2",
 )
 # What families call the part of their config that is the language model's.
 _TEXT_PARTS = ("thinker_config", "text_config", "llm_config", "language_config", "language_model_config")
@@ -115,8 +131,9 @@ def _as_meant(
     if stored is None:
         return None, {name: entry for header in headers.values() for name, entry in header.tensors.items()}
     unpacked = UnpackedTensors(StoredTensors(folder, headers), stored, config)
-    stored = replace(stored, packed=unpacked.packed_bytes() if stored.stays_packed else {}, full_precision=full_precision_of(
-        folder.name, folder))
+    stored = replace(
+        stored, packed=unpacked.packed_bytes() if stored.stays_packed else {}, full_precision=full_precision_of(folder.name, folder)
+    )
     return stored, {name: tensor.entry for name, tensor in unpacked.by_name.items()}
 
 
@@ -147,8 +164,15 @@ def _sizes(config: dict[str, Any]) -> dict[str, int]:
     """Read the sizes of a model by whichever of their names its family uses."""
     hidden = _first_number(config, "hidden_size", "n_embd", "d_model", "dim")
     heads = _first_number(
-        config, "num_attention_heads", "n_head", "n_heads", "num_heads", "attention_heads", "decoder_attention_heads",
-        "num_decoder_attention_heads")
+        config,
+        "num_attention_heads",
+        "n_head",
+        "n_heads",
+        "num_heads",
+        "attention_heads",
+        "decoder_attention_heads",
+        "num_decoder_attention_heads",
+    )
     inner = _first_number(config, "moe_intermediate_size", "intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size")
     if min(hidden, heads) < 0:
         raise InputError("config.json gives a negative size.", "Download or copy the model again.", FIELD)
@@ -193,8 +217,7 @@ def _is_buffer(name: str, entry: TensorEntry) -> bool:
 
 def _count_parameters(tensors: dict[str, TensorEntry], tied: bool) -> int:
     return sum(
-        entry.elements for name, entry in tensors.items()
-        if not _is_buffer(name, entry) and not (tied and name.endswith(_HEAD_NAMES))
+        entry.elements for name, entry in tensors.items() if not _is_buffer(name, entry) and not (tied and name.endswith(_HEAD_NAMES))
     )
 
 

@@ -60,7 +60,9 @@ def gguf_tokenizer(file: Path, header: GgufHeader) -> PreTrainedTokenizerFast:
     raise InputError(
         f"{file} holds a vocabulary of the kind {kind}, split as {split or header.architecture} does, "
         "which the installed transformers does not read as it is.",
-        "Update transformers to 5.18 or later, or choose the model's safetensors version.", FIELD)
+        "Update transformers to 5.18 or later, or choose the model's safetensors version.",
+        FIELD,
+    )
 
 
 def _as_transformers_reads_it(file: Path) -> PreTrainedTokenizerFast:
@@ -99,7 +101,8 @@ def _with_special_tokens(tokenizer: Tokenizer, file: Path, header: GgufHeader) -
         flags.setdefault("add_bos_token", True)  # llama.cpp's rule for files that say nothing
     named: dict[str, Any] = {name: _named(tokens, _setting(header, f"{key}_token_id")) for name, key in _NAMES.items()}
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, chat_template=header.settings.get("tokenizer.chat_template"), **named, **flags)
+        tokenizer_object=tokenizer, chat_template=header.settings.get("tokenizer.chat_template"), **named, **flags
+    )
 
 
 def _setting(header: GgufHeader, name: str) -> Value | None:

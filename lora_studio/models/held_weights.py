@@ -56,16 +56,22 @@ def _held(tree: ModuleTree, quantization: str, stored: StoredQuantization | None
     """Return the bytes of each weight that is held in fewer bits, by its module."""
     if quantization == NONE and (stored is None or not stored.stays_packed):
         return {}
-    linear = [module for module in tree.modules
-              if module.class_name in ("Linear", "Conv1D") and module.name != tree.output_module and not module.tied_to]
+    linear = [
+        module
+        for module in tree.modules
+        if module.class_name in ("Linear", "Conv1D") and module.name != tree.output_module and not module.tied_to
+    ]
     if quantization != NONE or stored is None:
         return {module.name: _quantized_bytes(module, quantization) for module in linear}
     if stored.packed:
         return _as_stored(tree, stored.packed)
     kind, doubly = INT8 if stored.layout == "bnb8" else NF4, bool(stored.settings.get("bnb_4bit_use_double_quant"))
     spared: tuple[str, ...] = tuple(stored.settings.get("llm_int8_skip_modules") or ())
-    return {module.name: _quantized_bytes(module, kind, doubly) for module in linear
-            if not any(f".{name}." in f".{module.name}." for name in spared)}
+    return {
+        module.name: _quantized_bytes(module, kind, doubly)
+        for module in linear
+        if not any(f".{name}." in f".{module.name}." for name in spared)
+    }
 
 
 def _as_stored(tree: ModuleTree, packed: Mapping[str, int]) -> dict[str, int]:

@@ -86,7 +86,7 @@ def empty_model(folder: Path) -> PreTrainedModel:
 
 
 def auto_class(config: Any) -> Any:
-    """Return the class of transformers that makes a model of a config: for text, or for text with images where a family has none for text."""
+    """Return the class of transformers that makes a model of a config: for text, or with images where a family has none for text."""
     from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
@@ -111,7 +111,8 @@ def load_config(folder: Path) -> Any:
         if "does not recognize this architecture" in str(error):
             raise InputError(
                 f"{folder} is of the family {raw['model_type']}, which transformers {version} does not know.",
-                "Choose another model, or a newer version of transformers.", FIELD,
+                "Choose another model, or a newer version of transformers.",
+                FIELD,
             ) from error
         raise _contradiction(folder, error) from error
     except Exception as error:  # transformers validates configs with errors of several libraries

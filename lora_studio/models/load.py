@@ -21,7 +21,13 @@ __all__ = ["has_quick_bfloat16", "load_model", "load_tokenizer", "pick_device", 
 ATTENTION = "sdpa"
 _TOKENIZER_HINT = "The folder needs tokenizer.json and tokenizer_config.json of the same model."
 _TOKENIZER_FILES = (
-    "tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model", "vocab.txt", "sentencepiece.bpe.model", "tekken.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "vocab.json",
+    "spiece.model",
+    "vocab.txt",
+    "sentencepiece.bpe.model",
+    "tekken.json",
 )
 
 
@@ -113,8 +119,15 @@ def _read_weights(folder: Path, config: Any, dtype: torch.dtype, more: dict[str,
 
     def read(attention: str) -> tuple[PreTrainedModel, dict[str, Any]]:
         loaded: Any = (family or auto_class(config)).from_pretrained(
-            source, config=config, dtype=dtype, attn_implementation=attention, use_safetensors=True,
-            trust_remote_code=False, local_files_only=True, output_loading_info=True, **more,
+            source,
+            config=config,
+            dtype=dtype,
+            attn_implementation=attention,
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=True,
+            output_loading_info=True,
+            **more,
         )
         return loaded
 
@@ -134,8 +147,11 @@ def _refuse_missing(folder: Path, report: dict[str, Any]) -> None:
     missing = sorted(report.get("missing_keys") or ())
     mismatched = sorted(str(entry[0]) for entry in report.get("mismatched_keys") or ())
     if missing or mismatched:
-        what = f"lacks {len(missing)} weights that its config calls for, first {missing[0]}" if missing else (
-            f"has weights of other shapes than its config, first {mismatched[0]}")
+        what = (
+            f"lacks {len(missing)} weights that its config calls for, first {missing[0]}"
+            if missing
+            else (f"has weights of other shapes than its config, first {mismatched[0]}")
+        )
         raise InputError(f"{folder} {what}.", "Download or copy the model again; config and weights belong together.", FIELD)
 
 

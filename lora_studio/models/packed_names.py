@@ -20,9 +20,23 @@ _WORD_BITS = 32
 _AGAIN = "Download or copy the model again."
 # What stands beside weights for those who compute with them packed: no weights of the model.
 _HELPERS = (
-    "activation_scale", "input_scale", "input_zero_point", "input_global_scale", "output_scale", "output_zero_point", ".k_scale",
-    ".v_scale", ".q_scale", "weight_scale", "weight_scale_inv", "weight_zero_point", "weight_shape", "weight_g_idx",
-    "weight_global_scale", "input_scale_ub", "weight_format",
+    "activation_scale",
+    "input_scale",
+    "input_zero_point",
+    "input_global_scale",
+    "output_scale",
+    "output_zero_point",
+    ".k_scale",
+    ".v_scale",
+    ".q_scale",
+    "weight_scale",
+    "weight_scale_inv",
+    "weight_zero_point",
+    "weight_shape",
+    "weight_g_idx",
+    "weight_global_scale",
+    "input_scale_ub",
+    "weight_format",
 )
 
 
@@ -182,5 +196,11 @@ def _packed_shape(tensors: StoredTensors, parts: Mapping[str, str]) -> tuple[int
 
 
 _FINDERS: dict[str, Callable[[StoredQuantization, StoredTensors], dict[str, PackedWeight]]] = {
-    "bnb4": _bnb4, "bnb8": _bnb8, "gptq": _gptq, "awq": _awq, "fp8": _fp8, "mxfp4": _mxfp4, "compressed": _compressed,
+    "bnb4": _bnb4,
+    "bnb8": _bnb8,
+    "gptq": _gptq,
+    "awq": _awq,
+    "fp8": _fp8,
+    "mxfp4": _mxfp4,
+    "compressed": _compressed,
 }

@@ -75,7 +75,8 @@ def facing(tensors: StoredTensors, names: CheckpointNames, model: Any) -> Stored
         return tensors
     turned = {f"{name}.weight" for name, module in model.named_modules() if isinstance(module, Conv1D)}
     return tensors.turning(
-        next(iter(group.stored.values())) for group in names.groups if group.converter is None and group.parameters[0] in turned)
+        next(iter(group.stored.values())) for group in names.groups if group.converter is None and group.parameters[0] in turned
+    )
 
 
 def without_quantization(config: Any) -> Any:

@@ -21,27 +21,44 @@ from lora_studio.models.check import read_json
 
 CHAT_TEMPLATE_FILE = "chat_template.jinja"
 TOKENIZER_SETTINGS = "tokenizer_config.json"
-OLDER_ROPE_NAMES = ("rope_theta", "rope_scaling", "partial_rotary_factor", "rope_local_base_freq", "rotary_emb_base", "rotary_pct",
-                    "global_rope_theta", "local_rope_theta", "sliding_window_pattern", "global_attn_every_n_layers")
+OLDER_ROPE_NAMES = (
+    "rope_theta",
+    "rope_scaling",
+    "partial_rotary_factor",
+    "rope_local_base_freq",
+    "rotary_emb_base",
+    "rotary_pct",
+    "global_rope_theta",
+    "local_rope_theta",
+    "sliding_window_pattern",
+    "global_attn_every_n_layers",
+)
 """What is written beside `rope_parameters` and `layer_types`, and says nothing that they do not."""
 
 _FULL, _SLIDING = "full_attention", "sliding_attention"
 _BY_LAYER_TYPE = {  # families of transformers 4 with two sets of rotary settings: how it calls both thetas
-    "gemma3_text": ("rope_theta", "rope_local_base_freq"), "gemma3n_text": ("rope_theta", "rope_local_base_freq"),
-    "olmo3": ("rope_theta", ""), "modernbert-decoder": ("global_rope_theta", "local_rope_theta"),
+    "gemma3_text": ("rope_theta", "rope_local_base_freq"),
+    "gemma3n_text": ("rope_theta", "rope_local_base_freq"),
+    "olmo3": ("rope_theta", ""),
+    "modernbert-decoder": ("global_rope_theta", "local_rope_theta"),
 }
 _OWN_NAMES = {  # theta and rotated share where a family had names of its own for them
-    "gpt_neox": ("rotary_emb_base", "rotary_pct"), "gpt_neox_japanese": ("rotary_emb_base", "rotary_pct"),
+    "gpt_neox": ("rotary_emb_base", "rotary_pct"),
+    "gpt_neox_japanese": ("rotary_emb_base", "rotary_pct"),
 }
-_PATTERN_NAMES = {"gemma3_text": "sliding_window_pattern", "cohere2": "sliding_window_pattern",
-                  "modernbert-decoder": "global_attn_every_n_layers"}
+_PATTERN_NAMES = {
+    "gemma3_text": "sliding_window_pattern",
+    "cohere2": "sliding_window_pattern",
+    "modernbert-decoder": "global_attn_every_n_layers",
+}
 _RENAMED = {  # model_type: what transformers 5 writes, and what the same was called before
     "qwen3_moe": (("num_local_experts", "num_experts"),),
     "gpt2": (("n_positions", "n_ctx"),),
 }
 _KINDS = {  # families whose kinds of layers were renamed; transformers 5 takes both names, 4 the older alone
     "granitemoehybrid": ("layer_types", {"linear_attention": "mamba", "full_attention": "attention"}),
-    "zamba": ("layers_block_type", {"linear_attention": "mamba"}), "zamba2": ("layers_block_type", {"linear_attention": "mamba"}),
+    "zamba": ("layers_block_type", {"linear_attention": "mamba"}),
+    "zamba2": ("layers_block_type", {"linear_attention": "mamba"}),
 }
 
 
@@ -57,7 +74,8 @@ def both_spellings(config: Mapping[str, Any]) -> dict[str, Any]:
     """
     found: dict[str, Any] = {
         key: both_spellings(cast("dict[str, Any]", value)) if isinstance(value, dict) and "model_type" in value else value
-        for key, value in config.items()}
+        for key, value in config.items()
+    }
     for name, other in (("dtype", "torch_dtype"), ("torch_dtype", "dtype")):
         if found.get(name) is not None:
             found.setdefault(other, found[name])
@@ -124,8 +142,10 @@ def what_older_readers_lack(config: Mapping[str, Any]) -> str:
     if family == "dbrx":
         return "transformers 4 refuses what transformers 5 writes into the attn_config and ffn_config of dbrx."
     if family in _PATTERN_NAMES and isinstance(shape.get("layer_types"), list) and not _pattern(shape, family):
-        return (f"The layers of this {family} slide by no regular pattern: programs that read {_PATTERN_NAMES[family]} "
-                "(transformers before 4.53, mlx-lm) would compute with another.")
+        return (
+            f"The layers of this {family} slide by no regular pattern: programs that read {_PATTERN_NAMES[family]} "
+            "(transformers before 4.53, mlx-lm) would compute with another."
+        )
     return ""
 
 
@@ -149,7 +169,7 @@ def _rotary(config: Mapping[str, Any], family: str) -> dict[str, Any]:
     if not isinstance(rope, dict) or not rope or (nested and family not in _BY_LAYER_TYPE):
         return {}
     table = cast("dict[str, Any]", rope)
-    full, sliding = ((table.get(kind) or {} for kind in (_FULL, _SLIDING)) if nested else (table, {}))
+    full, sliding = (table.get(kind) or {} for kind in (_FULL, _SLIDING)) if nested else (table, {})
     if config.get("rope_scaling") and not nested:
         return {}  # transformers 5 too goes by the older names then
     theta, other = _BY_LAYER_TYPE[family] if nested else _OWN_NAMES.get(family, ("rope_theta", "partial_rotary_factor"))

@@ -211,6 +211,12 @@ def _compressed(settings: Mapping[str, Any]) -> _Read:
 
 
 _READERS = {
-    "bitsandbytes": _bitsandbytes, "gptq": _gptq, "awq": _awq, "auto-round": _auto_round, "fp8": _fp8, "fbgemm_fp8": _fp8,
-    "mxfp4": _mxfp4, "compressed-tensors": _compressed,
+    "bitsandbytes": _bitsandbytes,
+    "gptq": _gptq,
+    "awq": _awq,
+    "auto-round": _auto_round,
+    "fp8": _fp8,
+    "fbgemm_fp8": _fp8,
+    "mxfp4": _mxfp4,
+    "compressed-tensors": _compressed,
 }

@@ -168,5 +168,11 @@ def _spread(scale: Tensor, shape: tuple[int, ...], block: tuple[int, ...] | list
 
 
 _UNPACKERS: dict[str, Callable[[Parts, tuple[int, ...], Mapping[str, Any]], Tensor]] = {
-    "bnb4": _bnb4, "bnb8": _bnb8, "gptq": _gptq, "awq": _awq, "fp8": _fp8, "mxfp4": _mxfp4, "compressed": _compressed,
+    "bnb4": _bnb4,
+    "bnb8": _bnb8,
+    "gptq": _gptq,
+    "awq": _awq,
+    "fp8": _fp8,
+    "mxfp4": _mxfp4,
+    "compressed": _compressed,
 }

@@ -44,7 +44,11 @@ class UnpackedTensors(StoredTensors):
     """
 
     def __init__(
-        self, tensors: StoredTensors, stored: StoredQuantization, config: Mapping[str, Any], turned: Iterable[str] = (),
+        self,
+        tensors: StoredTensors,
+        stored: StoredQuantization,
+        config: Mapping[str, Any],
+        turned: Iterable[str] = (),
     ) -> None:
         """Take a folder's tensors.
 
@@ -102,9 +106,12 @@ class UnpackedTensors(StoredTensors):
 
     def packed_bytes(self) -> dict[str, int]:
         """Return the bytes of each packed weight as it lies there, by its module's name on disk, without what describes it in words."""
-        return {name.removesuffix(".weight"): sum(
-            self._tensors.by_name[part].bytes for role, part in weight.parts.items() if role not in _DESCRIBING)
-            for name, weight in self.packed.items()}
+        return {
+            name.removesuffix(".weight"): sum(
+                self._tensors.by_name[part].bytes for role, part in weight.parts.items() if role not in _DESCRIBING
+            )
+            for name, weight in self.packed.items()
+        }
 
     def _shape(self, weight: PackedWeight) -> tuple[int, ...]:
         return weight.shape[::-1] if weight.name in self._turned else weight.shape

@@ -109,7 +109,8 @@ def _tried(module: nn.Module) -> tuple[torch.Tensor | None, Any]:
         for name, parameter in module._parameters.items()  # pyright: ignore[reportPrivateUsage]
     }
     trial._buffers = {  # pyright: ignore[reportPrivateUsage]
-        name: None if buffer is None else torch.ones(buffer.shape) for name, buffer in module._buffers.items()  # pyright: ignore[reportPrivateUsage]
+        name: None if buffer is None else torch.ones(buffer.shape)
+        for name, buffer in module._buffers.items()  # pyright: ignore[reportPrivateUsage]
     }
     weight: Any = trial.weight
     try:
@@ -163,6 +164,13 @@ def lone_parameters(name: str, module: nn.Module) -> Iterator[ModuleInfo]:
             continue
         out_features, in_features = reversed(shape[-2:]) if transposed and fused else shape[-2:]
         yield ModuleInfo(
-            name=f"{name}.{parameter_name}", class_name="Parameter", kind="experts", shape=shape, parameters=parameter.numel(),
-            in_features=in_features, out_features=out_features, num_experts=shape[0] if fused else 1, targetable=True,
+            name=f"{name}.{parameter_name}",
+            class_name="Parameter",
+            kind="experts",
+            shape=shape,
+            parameters=parameter.numel(),
+            in_features=in_features,
+            out_features=out_features,
+            num_experts=shape[0] if fused else 1,
+            targetable=True,
         )

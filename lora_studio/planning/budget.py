@@ -62,13 +62,17 @@ class MemoryBudget:
     def to_json(self) -> dict[str, object]:
         """Return the `memory` of `plan --json`."""
         return {
-            "device": str(self.device), "capacity_bytes": self.capacity_bytes, "peak_bytes": self.peak_bytes, "fits": self.fits,
-            "parts": dict(self.parts), **self.checkpointing.settings(),
+            "device": str(self.device),
+            "capacity_bytes": self.capacity_bytes,
+            "peak_bytes": self.peak_bytes,
+            "fits": self.fits,
+            "parts": dict(self.parts),
+            **self.checkpointing.settings(),
         }
 
 
 def workload_of(config: RunConfig, longest: int = 0, trained_share: float = 0.0) -> Workload:
-    """Return the largest micro-batch: full of rows as long as the longest known one, or as `max_length` allows; of packed blocks, all are."""
+    """Return the largest micro-batch: full of rows as long as the longest known, or as `max_length` allows; packed blocks all are."""
     rows = config.training.per_device_train_batch_size
     known = longest and not config.data.packing
     length = min(longest, config.data.max_length) if known else config.data.max_length
@@ -77,7 +81,11 @@ def workload_of(config: RunConfig, longest: int = 0, trained_share: float = 0.0)
 
 
 def estimate_memory(
-    config: RunConfig, facts: ModelFacts, tree: ModuleTree, resolution: Resolution | None = None, workload: Workload | None = None,
+    config: RunConfig,
+    facts: ModelFacts,
+    tree: ModuleTree,
+    resolution: Resolution | None = None,
+    workload: Workload | None = None,
     device: Device | None = None,
 ) -> MemoryBudget:
     """Estimate the memory of a training step, by part.
@@ -95,14 +103,16 @@ def estimate_memory(
     step = _step(config, facts, tree, resolution, workload or workload_of(config), device)
     trained = _trained_bytes(config, tree, resolution, step.precisions.base_bytes)
     held = {
-        "weights": weight_bytes(tree, config.model.quantization, step.precisions.base_bytes, facts.stored), "adapter": trained,
+        "weights": weight_bytes(tree, config.model.quantization, step.precisions.base_bytes, facts.stored),
+        "adapter": trained,
         "optimizer": 2 * trained,
         "runtime": _RUNTIME_BYTES.get(device.kind, _RUNTIME_BYTES["cpu"]),
     }
     trainable = trainable_parameters(config.adapter, tree, resolution)
     wanted = Checkpointing.of(config.training)
     budgets = (
-        _budget(device, held, _moments(config, step, degree, trained, trainable), degree) for degree in ((wanted,) if wanted else DEGREES))
+        _budget(device, held, _moments(config, step, degree, trained, trainable), degree) for degree in ((wanted,) if wanted else DEGREES)
+    )
     found = next(budgets)
     for budget in budgets:
         if found.fits:
@@ -111,10 +121,19 @@ def estimate_memory(
     return found
 
 
-def _step(config: RunConfig, facts: ModelFacts, tree: ModuleTree, resolution: Resolution, workload: Workload, device: Device) -> StepMemoryModel:
+def _step(
+    config: RunConfig, facts: ModelFacts, tree: ModuleTree, resolution: Resolution, workload: Workload, device: Device
+) -> StepMemoryModel:
     return StepMemoryModel(
-        facts, tree, resolution, workload, precisions_of(config, facts, device), config.adapter.lora_dropout > 0, device.kind,
-        quantized_modules(tree, config.model.quantization, facts.stored))
+        facts,
+        tree,
+        resolution,
+        workload,
+        precisions_of(config, facts, device),
+        config.adapter.lora_dropout > 0,
+        device.kind,
+        quantized_modules(tree, config.model.quantization, facts.stored),
+    )
 
 
 def _budget(device: Device, held: dict[str, int], moments: dict[str, dict[str, int]], checkpointing: Checkpointing) -> MemoryBudget:
@@ -125,7 +144,11 @@ def _budget(device: Device, held: dict[str, int], moments: dict[str, dict[str, i
 
 
 def _moments(
-    config: RunConfig, step: StepMemoryModel, checkpointing: Checkpointing, trained_bytes: int, trained_parameters: int,
+    config: RunConfig,
+    step: StepMemoryModel,
+    checkpointing: Checkpointing,
+    trained_bytes: int,
+    trained_parameters: int,
 ) -> dict[str, dict[str, int]]:
     """Return what comes on top of what is always held, at each moment of a step."""
     kept = step.kept_by_layers

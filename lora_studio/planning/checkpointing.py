@@ -80,6 +80,4 @@ def kept_at_most_in_backward(kept: Sequence[int], inputs: int, checkpointing: Ch
 
 
 def _held(kept: Sequence[int], inputs: int, checkpointing: Checkpointing) -> list[int]:
-    return [
-        inputs if inputs < whole and checkpointing.recomputes(layer, len(kept)) else whole for layer, whole in enumerate(kept)
-    ]
+    return [inputs if inputs < whole and checkpointing.recomputes(layer, len(kept)) else whole for layer, whole in enumerate(kept)]

@@ -26,8 +26,12 @@ def precision_finding(base: str, compute: str) -> Finding | None:
     if base not in _HALVES or compute == base:
         return None
     return Finding(
-        "error", "precision", f"Computing in {compute} needs weights in float32 or {compute}, not {base}.",
-        f"Set model.dtype to float32, or compute_dtype to auto or {base}.", "training.compute_dtype")
+        "error",
+        "precision",
+        f"Computing in {compute} needs weights in float32 or {compute}, not {base}.",
+        f"Set model.dtype to float32, or compute_dtype to auto or {base}.",
+        "training.compute_dtype",
+    )
 
 
 def length_finding(facts: ModelFacts, tree: ModuleTree, longest: int) -> Finding | None:

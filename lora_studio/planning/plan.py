@@ -115,7 +115,11 @@ class Plan:
 
 
 def make_plan(
-    config: RunConfig, facts: ModelFacts, tree: ModuleTree, data: DataFigures | None = None, device: Device | None = None,
+    config: RunConfig,
+    facts: ModelFacts,
+    tree: ModuleTree,
+    data: DataFigures | None = None,
+    device: Device | None = None,
     resolution: Resolution | None = None,
 ) -> Plan:
     """Work out what a config comes to on a model; what is wrong is in `findings`, nothing is raised.
@@ -137,13 +141,20 @@ def make_plan(
     precisions = precisions_of(config, facts, device)
     longest = min(data.tokens.max, config.data.max_length) if data else 0
     findings = [
-        *resolution.findings, *limit_findings(precisions.base, precisions.compute, facts, tree, longest),
-        *_quantization_findings(costs, memory), *_settings_findings(config, tree, resolution),
-        *_data_findings(config, data), *_memory_findings(costs, memory, ways, workload),
+        *resolution.findings,
+        *limit_findings(precisions.base, precisions.compute, facts, tree, longest),
+        *_quantization_findings(costs, memory),
+        *_settings_findings(config, tree, resolution),
+        *_data_findings(config, data),
+        *_memory_findings(costs, memory, ways, workload),
     ]
     return Plan(
-        resolution, trainable_parameters(config.adapter, tree, resolution), all_parameters(config.adapter, tree, resolution),
-        adapter_bytes(config.adapter, tree, resolution, precisions.base), memory, tuple(findings),
+        resolution,
+        trainable_parameters(config.adapter, tree, resolution),
+        all_parameters(config.adapter, tree, resolution),
+        adapter_bytes(config.adapter, tree, resolution, precisions.base),
+        memory,
+        tuple(findings),
         ways,
     )
 
@@ -159,24 +170,35 @@ def _settings_findings(config: RunConfig, tree: ModuleTree, resolution: Resoluti
     rate = config.training.learning_rate
     if not low <= rate <= high:
         yield Finding(
-            "warning", "learning_rate_unusual", f"learning_rate {rate:g} is {'high' if rate > high else 'low'} for LoRA.",
-            "Usual: 1e-4 to 5e-4.", "training.learning_rate")
+            "warning",
+            "learning_rate_unusual",
+            f"learning_rate {rate:g} is {'high' if rate > high else 'low'} for LoRA.",
+            "Usual: 1e-4 to 5e-4.",
+            "training.learning_rate",
+        )
     oversized = [target for target in resolution.targets if target.r > _smaller_side(target.name, tree)]
     if oversized:
         first = oversized[0]
         others = f" and {len(oversized) - 1} more" if len(oversized) > 1 else ""
         yield Finding(
-            "warning", "rank_over_dimension",
+            "warning",
+            "rank_over_dimension",
             f"r {first.r} is more than the rank {_smaller_side(first.name, tree)} that {first.name}{others} can have.",
-            "A smaller r trains the same with fewer parameters.", "adapter.r")
+            "A smaller r trains the same with fewer parameters.",
+            "adapter.r",
+        )
     differing = sum(target.r != resolution.adapter.r or target.lora_alpha != resolution.adapter.lora_alpha for target in resolution.targets)
     if differing:
         message = f"{differing} of {len(resolution.targets)} modules have a rank or alpha of their own."
         yield Finding("note", "overrides", message, "", "adapter.rank_pattern")
     if config.adapter.bias != "none":
         yield Finding(
-            "note", "bias_changes_base", f"bias: {config.adapter.bias} trains biases of the base model itself.",
-            "Switched off, the adapter does not give the base back.", "adapter.bias")
+            "note",
+            "bias_changes_base",
+            f"bias: {config.adapter.bias} trains biases of the base model itself.",
+            "Switched off, the adapter does not give the base back.",
+            "adapter.bias",
+        )
 
 
 def _smaller_side(name: str, tree: ModuleTree) -> int:
@@ -217,9 +239,12 @@ def _memory_findings(costs: Costs, memory: MemoryBudget, ways: Sequence[MemorySu
     if not memory.fits:
         told = f" Each by itself: {'; '.join(str(cure) for cure in ways)}." if ways else ""
         yield Finding(
-            "warning", "memory_over_capacity",
+            "warning",
+            "memory_over_capacity",
             f"A step needs about {memory.peak_bytes / 1e9:.1f} GB, and the {memory.device.kind} has {memory.capacity_bytes / 1e9:.1f} GB.",
-            f"{_way_to_fit(costs, memory, workload)}{told}", "training.per_device_train_batch_size")
+            f"{_way_to_fit(costs, memory, workload)}{told}",
+            "training.per_device_train_batch_size",
+        )
     elif costs.config.training.gradient_checkpointing == "auto" and memory.checkpointing.every:
         yield Finding("note", "checkpointing_taken", taken_message(costs, memory, workload), "", "training.gradient_checkpointing")
 
@@ -253,17 +278,28 @@ def _way_to_fit(costs: Costs, memory: MemoryBudget, workload: Workload) -> str:
 def _data_findings(config: RunConfig, data: DataFigures | None) -> Iterator[Finding]:
     if config.data.packing:
         yield Finding(
-            "note", "batch_of_blocks",
+            "note",
+            "batch_of_blocks",
             f"With packing, a step takes {config.training.rows_per_step} blocks of {config.data.max_length} tokens, several rows in each.",
-            "", "data.packing")
+            "",
+            "data.packing",
+        )
     if data is None:
         return
     if data.truncated_rows:
         yield Finding(
-            "warning", "rows_cut", f"{data.truncated_rows} of {data.rows} rows are cut to max_length, {config.data.max_length} tokens.",
-            f"The longest has {data.tokens.max}.", "data.max_length")
+            "warning",
+            "rows_cut",
+            f"{data.truncated_rows} of {data.rows} rows are cut to max_length, {config.data.max_length} tokens.",
+            f"The longest has {data.tokens.max}.",
+            "data.max_length",
+        )
     if data.untrained_rows:
         yield Finding(
-            "warning", "rows_untrained", f"{data.untrained_rows} of {data.rows} rows have no trained token and are left out.",
-            "Raise max_length, or look at the rows' answers.", "data.max_length")
+            "warning",
+            "rows_untrained",
+            f"{data.untrained_rows} of {data.rows} rows have no trained token and are left out.",
+            "Raise max_length, or look at the rows' answers.",
+            "data.max_length",
+        )
     yield from data.findings

@@ -97,8 +97,7 @@ def _candidates(costs: Costs, workload: Workload, checkpointing: Checkpointing) 
     """Return the kinds of change that are left, each from its mildest form on."""
     config = costs.config
     yield _smaller_batches(config, workload)
-    yield (
-        ({f"training.{name}": value for name, value in degree.settings().items()}, workload) for degree in degrees_beyond(checkpointing))
+    yield (({f"training.{name}": value for name, value in degree.settings().items()}, workload) for degree in degrees_beyond(checkpointing))
     yield _shorter_rows(workload)
     packed = costs.facts.stored is not None and costs.facts.stored.stays_packed
     if config.model.quantization == NONE and not packed and quantized_modules(costs.tree, NF4):

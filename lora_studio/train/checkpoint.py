@@ -1,6 +1,6 @@
 """Checkpoints: everything a run needs to go on as if it had never stopped. No pickle, and a hash of every file.
 
-    checkpoints/step-000100/  adapter_model.safetensors, adapter_config.json, optimizer.safetensors, state.json, manifest.json
+checkpoints/step-000100/  adapter_model.safetensors, adapter_config.json, optimizer.safetensors, state.json, manifest.json
 """
 
 from __future__ import annotations

@@ -61,8 +61,12 @@ class Checkpointer:
         """
         folder, broken = newest_whole(self._run)
         for path, fault in broken:
-            yield Notice(level="warning", code="broken_checkpoint", message=f"The checkpoint {path.name} is broken: {fault}.",
-                         hint="The run goes on from the one before.")
+            yield Notice(
+                level="warning",
+                code="broken_checkpoint",
+                message=f"The checkpoint {path.name} is broken: {fault}.",
+                hint="The run goes on from the one before.",
+            )
         if folder is None:
             return None
         refuse_changes(self._run, config_changes(read_state(folder).config, self._run.config))
@@ -77,10 +81,16 @@ class Checkpointer:
         yield Phase(name="saving", message=f"Saving a checkpoint of step {step}", step=step)
         began = time.perf_counter()
         folder = yield from until_written(
-            lambda: save_checkpoint(self._run, self._stepper, state, self._settings.save_total_limit), f"a checkpoint of step {step}",
-            self._run.path, self._control, step, self.safe)
-        yield CheckpointSaved(step=step, path=folder.relative_to(self._run.path).as_posix(), bytes=bytes_below(folder),
-                              seconds=time.perf_counter() - began)
+            lambda: save_checkpoint(self._run, self._stepper, state, self._settings.save_total_limit),
+            f"a checkpoint of step {step}",
+            self._run.path,
+            self._control,
+            step,
+            self.safe,
+        )
+        yield CheckpointSaved(
+            step=step, path=folder.relative_to(self._run.path).as_posix(), bytes=bytes_below(folder), seconds=time.perf_counter() - began
+        )
 
     def written(self, step: int) -> None:
         """Note that the checkpoint of a step is on disk, by whichever process."""

@@ -53,7 +53,12 @@ def told(folder: Path) -> Generator[None]:
 
 
 def until_written(
-    write: Callable[[], Made], what: str, folder: Path, control: Control, step: int, safe: str,
+    write: Callable[[], Made],
+    what: str,
+    folder: Path,
+    control: Control,
+    step: int,
+    safe: str,
 ) -> Generator[RunEvent, None, Made]:
     """Write, and where the disk does not take it, wait and try again; return what `write` gave.
 
@@ -84,8 +89,13 @@ def until_written(
         if control.abandoning:
             raise StudioError(f"Ended without {what}. {message}", f"{safe} Make room and resume the run.")
         if not waited:
-            yield Notice(level="error", code="cannot_write", step=step, message=message,
-                         hint=f"The run waits, and goes on by itself once it can be written. {safe}")
+            yield Notice(
+                level="error",
+                code="cannot_write",
+                step=step,
+                message=message,
+                hint=f"The run waits, and goes on by itself once it can be written. {safe}",
+            )
             yield Paused(step=step)
         waited = True
         control.wait(_TRY_AGAIN_S)

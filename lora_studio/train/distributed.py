@@ -210,8 +210,10 @@ class DistributedRanks(Ranks):
         """Hold what is here against what the first rank has."""
         for what, wanted in self.broadcast_object(dict(facts)).items():
             if facts[what] != wanted:
-                raise InputError(f"Process {self.rank} has another {what} than process 0: {facts[what]}, not {wanted}.",
-                                 "All machines need the same model, data and versions.")
+                raise InputError(
+                    f"Process {self.rank} has another {what} than process 0: {facts[what]}, not {wanted}.",
+                    "All machines need the same model, data and versions.",
+                )
 
     def lost(self, error: BaseException) -> StudioError | None:
         """Tell a broken connection, in the words of the rank that broke it where it left any."""
@@ -242,4 +244,5 @@ def _too_large_for_a_part(error: TooLargeError) -> StudioError:
     return StudioError(
         f"Out of memory on {what} {error.width} tokens. With fsdp2 a step cannot be taken again in smaller pieces.",
         f"{way}, in a new run; or switch gradient_checkpointing on.",
-        "data.max_length" if alone else "training.per_device_train_batch_size")
+        "data.max_length" if alone else "training.per_device_train_batch_size",
+    )

@@ -176,11 +176,16 @@ def _peak_of(ranks: Ranks, precision: Precision) -> float | None:
 def _refuse_unlike(ranks: Ranks, environment: dict[str, Any], data: PreparedData) -> None:
     """Refuse to train on ranks that see other rows or another model, or compute otherwise, than the first."""
     base = environment["base"]
-    ranks.refuse_difference({
-        "data": data.fingerprint, "base model": base["weight_fingerprint"], "dtype of the weights": base["dtype"],
-        "compute_dtype": environment["compute_dtype"], "release": environment["lora_studio"],
-        **{f"version of {name}": number for name, number in environment["versions"].items()},
-    })
+    ranks.refuse_difference(
+        {
+            "data": data.fingerprint,
+            "base model": base["weight_fingerprint"],
+            "dtype of the weights": base["dtype"],
+            "compute_dtype": environment["compute_dtype"],
+            "release": environment["lora_studio"],
+            **{f"version of {name}": number for name, number in environment["versions"].items()},
+        }
+    )
 
 
 def pick_precision(config: RunConfig, base: ReadyBase) -> Precision:
@@ -233,7 +238,12 @@ def _warmed(model: PeftModel, source: str) -> Notice:
 def _started(loop: TrainingLoop, model: PeftModel, data: PreparedData, precision: Precision, utilization: Utilization) -> RunStarted:
     trainable, everything = parameter_counts(model)
     return RunStarted(
-        total_steps=loop.plan.total_steps, train_rows=len(data.train), eval_rows=len(data.evaluation), trainable_parameters=trainable,
-        all_parameters=everything, device=str(precision.device), compute_dtype=str(precision.compute).removeprefix("torch."),
+        total_steps=loop.plan.total_steps,
+        train_rows=len(data.train),
+        eval_rows=len(data.evaluation),
+        trainable_parameters=trainable,
+        all_parameters=everything,
+        device=str(precision.device),
+        compute_dtype=str(precision.compute).removeprefix("torch."),
         peak_flops=utilization.peak_flops,
     )

@@ -12,7 +12,10 @@ from lora_studio.core.errors import StudioError
 from lora_studio.train.progress import Progress
 
 _OUT_OF_MEMORY = (
-    "out of memory", "not enough memory", "can't allocate memory", "bad allocation",
+    "out of memory",
+    "not enough memory",
+    "can't allocate memory",
+    "bad allocation",
     "could not create a primitive",  # oneDNN's word for it on a processor: seen under a limit on address space
 )
 _LOST_DEVICE = ("cuda error", "cublas_status", "cudnn_status", "hip error", "device-side assert", "unspecified launch failure")
@@ -47,8 +50,11 @@ def told_fault(error: BaseException, safe: str) -> StudioError | None:
     family = _refusing_family(error)
     if family:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0][:300].rstrip(".")
-        return StudioError(f"transformers does not train the family {family} on these rows: {first}.",
-                           f"Choose another base model. {safe}", "model.name_or_path")
+        return StudioError(
+            f"transformers does not train the family {family} on these rows: {first}.",
+            f"Choose another base model. {safe}",
+            "model.name_or_path",
+        )
     return None
 
 

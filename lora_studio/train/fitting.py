@@ -40,7 +40,9 @@ def choose_checkpointing(costs: Costs, workload: Workload) -> tuple[Checkpointin
     if memory.fits:
         return memory.checkpointing, Notice(code="checkpointing_taken", message=taken_message(costs, memory, workload))
     return memory.checkpointing, Notice(
-        level="warning", code="checkpointing_taken",
+        level="warning",
+        code="checkpointing_taken",
         message=f"gradient_checkpointing auto takes full, and even so a step is estimated at {memory.peak_bytes / 1e9:.1f} GB, with "
-                f"{memory.capacity_bytes / 1e9:.1f} GB there.",
-        hint="Should memory be out, the micro-batch is halved.")
+        f"{memory.capacity_bytes / 1e9:.1f} GB there.",
+        hint="Should memory be out, the micro-batch is halved.",
+    )

@@ -37,7 +37,12 @@ class HeldOut:
     """
 
     def __init__(
-        self, model: PeftModel, tokenizer: PreTrainedTokenizerBase, data: PreparedData, training: TrainingSettings, precision: Precision,
+        self,
+        model: PeftModel,
+        tokenizer: PreTrainedTokenizerBase,
+        data: PreparedData,
+        training: TrainingSettings,
+        precision: Precision,
         ranks: Ranks,
     ) -> None:
         self._model, self._tokenizer, self._data = model, tokenizer, data

@@ -38,9 +38,13 @@ class LossGuard:
         usual = self._spikes.usual_before(loss)
         if usual is None:
             return None
-        return Notice(level="warning", code="loss_spike", step=step,
-                      message=f"The loss rose to {loss:.3g} in step {step}; it was about {usual:.3g} before.",
-                      hint="A single one often passes. If it stays, stop and lower learning_rate, or look at the rows of that step.")
+        return Notice(
+            level="warning",
+            code="loss_spike",
+            step=step,
+            message=f"The loss rose to {loss:.3g} in step {step}; it was about {usual:.3g} before.",
+            hint="A single one often passes. If it stays, stop and lower learning_rate, or look at the rows of that step.",
+        )
 
     def gives_up(self, skipped_in_a_row: int) -> bool:
         """Return whether so many skipped steps in a row end the run."""
@@ -53,9 +57,13 @@ class LossGuard:
     def skipped(self, step: int, outcome: StepOutcome) -> Notice:
         """Return what to tell of a step that was not taken since its numbers were not finite."""
         scale = f" The loss scale is {outcome.loss_scale:g} now." if self._scaled else ""
-        return Notice(level="info" if self._scaled else "warning", code="step_skipped", step=step,
-                      message=f"Step {step} was skipped: its {_what(outcome)} was not a finite number.{scale}",
-                      hint="The adapter did not move. Should it happen again, lower learning_rate.")
+        return Notice(
+            level="info" if self._scaled else "warning",
+            code="step_skipped",
+            step=step,
+            message=f"Step {step} was skipped: its {_what(outcome)} was not a finite number.{scale}",
+            hint="The adapter did not move. Should it happen again, lower learning_rate.",
+        )
 
 
 def _what(outcome: StepOutcome) -> str:

@@ -44,9 +44,18 @@ class PendingStep:
         seconds = self.clock.spans()
         whole = sum(seconds)
         return Step(
-            step=self.step, loss=outcome.loss, learning_rate=self.learning_rate, grad_norm=outcome.grad_norm, tokens=self.tokens,
-            trained_tokens=self.trained_tokens, tokens_per_second=self.batch.tokens / max(whole, 1e-9), epoch=self.batch.epoch,
-            seconds=whole, utilization=self.utilization(whole), micro_batch_seconds=max(seconds), peak_memory=self.peak_memory,
+            step=self.step,
+            loss=outcome.loss,
+            learning_rate=self.learning_rate,
+            grad_norm=outcome.grad_norm,
+            tokens=self.tokens,
+            trained_tokens=self.trained_tokens,
+            tokens_per_second=self.batch.tokens / max(whole, 1e-9),
+            epoch=self.batch.epoch,
+            seconds=whole,
+            utilization=self.utilization(whole),
+            micro_batch_seconds=max(seconds),
+            peak_memory=self.peak_memory,
             skipped=outcome.skipped,
         )
 

@@ -18,7 +18,6 @@ _PADDING_FREE_TOKENS = 2048
 """Measured, of a matrix product's speed: 0.52 with 510 tokens, 0.56 with 1,020, 0.62 with 2,040; a stop waits for as many."""
 
 
-
 class MicroBatcher:
     """Cuts steps into micro-batches; whichever way, a step learns from the same tokens.
 

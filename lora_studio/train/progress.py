@@ -49,7 +49,8 @@ class Progress:
     def advanced(self, batch: StepBatch) -> Progress:
         """Return the progress after one more step."""
         return replace(
-            self, step=self.step + 1, tokens=self.tokens + batch.tokens, trained_tokens=self.trained_tokens + batch.trained_tokens)
+            self, step=self.step + 1, tokens=self.tokens + batch.tokens, trained_tokens=self.trained_tokens + batch.trained_tokens
+        )
 
     def evaluated(self, loss: float, threshold: float) -> Progress:
         """Return the progress after an evaluation at this step; the one before the first step is no candidate for the best."""
@@ -58,8 +59,12 @@ class Progress:
         better = self.best_loss is None or loss < self.best_loss
         clearly = self.best_loss is None or loss < self.best_loss - threshold
         return replace(
-            self, evaluated_step=self.step, stale_evaluations=0 if clearly else self.stale_evaluations + 1,
-            best_step=self.step if better else self.best_step, best_loss=loss if better else self.best_loss)
+            self,
+            evaluated_step=self.step,
+            stale_evaluations=0 if clearly else self.stale_evaluations + 1,
+            best_step=self.step if better else self.best_step,
+            best_loss=loss if better else self.best_loss,
+        )
 
     def stops_early(self, settings: TrainingSettings) -> bool:
         """Return whether evaluations have not improved for as long as the settings bear."""

@@ -31,18 +31,40 @@ if TYPE_CHECKING:
 ENVIRONMENT = "environment.json"
 DATA = "data.json"
 # What may be changed in a run's folder by hand: names and places (their contents are compared), and what only tells or keeps.
-_FREE = frozenset({
-    "name", "model.name_or_path", "model.revision", "data.train", "data.eval", "adapter.warm_start", "training.device",
-    "training.distributed_type",
-    "training.logging_steps", "training.eval_steps", "training.save_steps", "training.save_minutes", "training.save_total_limit",
-    "training.sample_steps", "training.sample_rows", "training.sample_max_new_tokens", "training.early_stopping_patience",
-    "training.early_stopping_threshold", "training.load_best_model_at_end", "training.gradient_checkpointing",
-    "training.gradient_checkpointing_every"})
+_FREE = frozenset(
+    {
+        "name",
+        "model.name_or_path",
+        "model.revision",
+        "data.train",
+        "data.eval",
+        "adapter.warm_start",
+        "training.device",
+        "training.distributed_type",
+        "training.logging_steps",
+        "training.eval_steps",
+        "training.save_steps",
+        "training.save_minutes",
+        "training.save_total_limit",
+        "training.sample_steps",
+        "training.sample_rows",
+        "training.sample_max_new_tokens",
+        "training.early_stopping_patience",
+        "training.early_stopping_threshold",
+        "training.load_best_model_at_end",
+        "training.gradient_checkpointing",
+        "training.gradient_checkpointing_every",
+    }
+)
 _PACKAGES = ("torch", "transformers", "peft", "safetensors", "tokenizers", "numpy")
 
 
 def environment_of(
-    settings: ModelSettings, base: ReadyBase, precision: Precision, checkpointing: Checkpointing, ranks: Ranks,
+    settings: ModelSettings,
+    base: ReadyBase,
+    precision: Precision,
+    checkpointing: Checkpointing,
+    ranks: Ranks,
 ) -> dict[str, Any]:
     """Gather versions, device, processes, what is computed again, and which base model this is: commit, and fingerprint of its weights."""
     return {
@@ -52,8 +74,11 @@ def environment_of(
         "versions": {name: version(name) for name in _PACKAGES},
         "device": {"type": base.device.type, "name": device_name(base.device), "threads": torch.get_num_threads()},
         "base": {
-            "name_or_path": settings.name_or_path, "revision": settings.revision, "commit": base.commit,
-            "weight_fingerprint": weight_fingerprint(base.folder), "dtype": str(base.dtype).removeprefix("torch."),
+            "name_or_path": settings.name_or_path,
+            "revision": settings.revision,
+            "commit": base.commit,
+            "weight_fingerprint": weight_fingerprint(base.folder),
+            "dtype": str(base.dtype).removeprefix("torch."),
             "quantization": settings.quantization,
         },
         "compute_dtype": str(precision.compute).removeprefix("torch."),
@@ -92,7 +117,9 @@ def refuse_changes(run: RunFolder, changes: list[tuple[str, str]]) -> None:
         told = "; ".join(what for what, _field in changes)
         raise InputError(
             f"The run {run.name} cannot go on, since things are not as they were when it began: {told}.",
-            f"Put them back; or start a new run that begins from this one's adapter: set adapter.warm_start to {run.path}.", changes[0][1])
+            f"Put them back; or start a new run that begins from this one's adapter: set adapter.warm_start to {run.path}.",
+            changes[0][1],
+        )
 
 
 def config_changes(before: dict[str, Any], config: RunConfig) -> list[tuple[str, str]]:
@@ -114,8 +141,11 @@ def _base_changes(before: dict[str, Any] | None, now: dict[str, Any]) -> Iterato
         return
     was, base = before.get("base", {}), now["base"]
     if was.get("weight_fingerprint") != base["weight_fingerprint"]:
-        yield f"the weights of {base['name_or_path']} are others ({_short(was.get('weight_fingerprint'))} before, " \
-              f"{_short(base['weight_fingerprint'])} now)", "model.name_or_path"
+        yield (
+            f"the weights of {base['name_or_path']} are others ({_short(was.get('weight_fingerprint'))} before, "
+            f"{_short(base['weight_fingerprint'])} now)",
+            "model.name_or_path",
+        )
 
 
 def _data_changes(before: dict[str, Any] | None, now: dict[str, Any]) -> Iterator[tuple[str, str]]:
@@ -170,14 +200,24 @@ def computed_otherwise(state: CheckpointState, precision: Precision, processes: 
     """Tell what a run's checkpoint was computed with that is not so here: precision, threads, processes."""
     step, compute, threads = state.progress.step, str(precision.compute).removeprefix("torch."), torch.get_num_threads()
     if state.compute_dtype != compute:
-        yield Notice(level="warning", code="precision_changed", step=step,
-                     message=f"The run computed in {state.compute_dtype} before and does in {compute} here.",
-                     hint="Set compute_dtype in a new run where the two must agree.")
+        yield Notice(
+            level="warning",
+            code="precision_changed",
+            step=step,
+            message=f"The run computed in {state.compute_dtype} before and does in {compute} here.",
+            hint="Set compute_dtype in a new run where the two must agree.",
+        )
     if state.threads != threads:
-        yield Notice(code="threads_changed", step=step,
-                     message=f"The run computed with {state.threads} threads before and does with {threads} now: "
-                             "sums will round a little differently.")
+        yield Notice(
+            code="threads_changed",
+            step=step,
+            message=f"The run computed with {state.threads} threads before and does with {threads} now: "
+            "sums will round a little differently.",
+        )
     if state.ranks != processes:
-        yield Notice(code="processes_changed", step=step,
-                     message=f"The run computed in {state.ranks} processes before and does in {processes} now: its steps take the same "
-                             "rows, and sums will round a little differently.")
+        yield Notice(
+            code="processes_changed",
+            step=step,
+            message=f"The run computed in {state.ranks} processes before and does in {processes} now: its steps take the same "
+            "rows, and sums will round a little differently.",
+        )

@@ -40,7 +40,11 @@ class Meeting:
     def leave_word(self, rank: int, error: BaseException) -> None:
         """Leave word of why a rank ends, for the others to tell; the first word stays."""
         told = {
-            "rank": rank, "message": str(error), "hint": "", "field": "", "exit_status": StudioError.exit_status,
+            "rank": rank,
+            "message": str(error),
+            "hint": "",
+            "field": "",
+            "exit_status": StudioError.exit_status,
             **(vars(error) if isinstance(error, StudioError) else {"message": f"{type(error).__name__}: {error}"}),
         }
         told["exit_status"] = getattr(error, "exit_status", StudioError.exit_status)
@@ -79,8 +83,10 @@ def _store(world: World, control: Control, patience: Patience) -> TCPStore:
     """Open the store, or reach the one of the first rank or of the launcher's agent."""
     address, port = os.environ.get("MASTER_ADDR"), os.environ.get("MASTER_PORT", "")
     if not address or not port.isdigit():
-        raise InputError(f"WORLD_SIZE is {world.size}, but MASTER_ADDR and MASTER_PORT do not say where its processes meet.",
-                         "Start them with torchrun or accelerate launch, or unset WORLD_SIZE.")
+        raise InputError(
+            f"WORLD_SIZE is {world.size}, but MASTER_ADDR and MASTER_PORT do not say where its processes meet.",
+            "Start them with torchrun or accelerate launch, or unset WORLD_SIZE.",
+        )
     keeps = world.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
     while not keeps and not _answers(address, int(port)):  # torch would wait deaf to signals, and print where it stands
         _look(control, patience, [0])

@@ -57,9 +57,17 @@ class TrainingLoop:
     """Trains the adapter on `model` with the data given, from step 0 or from the newest whole checkpoint."""
 
     def __init__(
-        self, context: TaskContext, run: RunFolder, model: PeftModel, tokenizer: PreTrainedTokenizerBase, data: PreparedData,
-        precision: Precision, utilization: Utilization, suggestions: Callable[[int], list[str]] = lambda _length: [],
-        reads_late: bool | None = None, ranks: Ranks | None = None,
+        self,
+        context: TaskContext,
+        run: RunFolder,
+        model: PeftModel,
+        tokenizer: PreTrainedTokenizerBase,
+        data: PreparedData,
+        precision: Precision,
+        utilization: Utilization,
+        suggestions: Callable[[int], list[str]] = lambda _length: [],
+        reads_late: bool | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
         """Take what a run needs.
 
@@ -89,7 +97,9 @@ class TrainingLoop:
         self._progress = Progress()
         self._checkpointer = Checkpointer(run, self._stepper, self._own)
         padding_free = self._stepper.padding_free and not self._config.training.torch_compile
-        self._micro_batcher = MicroBatcher(self._rows, self._config, precision.device, padding_free=padding_free, pads=self._stepper.conduct.pads)
+        self._micro_batcher = MicroBatcher(
+            self._rows, self._config, precision.device, padding_free=padding_free, pads=self._stepper.conduct.pads
+        )
         self._held_out = HeldOut(model, tokenizer, data, self._config.training, precision, self._ranks)
         self._eval_loss: float | None = None
 
@@ -111,8 +121,12 @@ class TrainingLoop:
     def stand_with_first(self) -> None:
         """Let every rank stand where the first one stands: its weights and moments, and how far it is."""
         scaler = self._stepper.loss_scale
-        here = {"progress": asdict(self._progress), "saved_step": self._checkpointer.step, "max_rows": self._micro_batcher.max_rows,
-                "scaler": scaler.state_dict() if scaler else {}}
+        here = {
+            "progress": asdict(self._progress),
+            "saved_step": self._checkpointer.step,
+            "max_rows": self._micro_batcher.max_rows,
+            "scaler": scaler.state_dict() if scaler else {},
+        }
         told: dict[str, Any] = self._ranks.broadcast_object(here)
         self._ranks.broadcast_parameters(self._stepper.parameters, self._stepper.optimizer)
         if not self._ranks.is_main_process:
@@ -207,9 +221,18 @@ class TrainingLoop:
         self._progress = self._progress.advanced(batch)
         done = self._progress
         documents = [length for row in batch.rows for length in self._rows.documents(row).tolist()]
-        self._metrics.note(PendingStep(
-            done.step, learning_rate, batch, done.tokens, done.trained_tokens, clock, peak_memory(self._precision.device),
-            partial(self._utilization.share, documents, batch.trained_tokens)))
+        self._metrics.note(
+            PendingStep(
+                done.step,
+                learning_rate,
+                batch,
+                done.tokens,
+                done.trained_tokens,
+                clock,
+                peak_memory(self._precision.device),
+                partial(self._utilization.share, documents, batch.trained_tokens),
+            )
+        )
         if self._metrics.due:
             self._metrics.post(self._stepper.post())
             yield from self._emit_steps()
@@ -276,10 +299,13 @@ class TrainingLoop:
         self._micro_batcher.halve(error.rows)
         free_memory()
         yield Notice(
-            level="warning", code="micro_batch_halved", step=self.step,
+            level="warning",
+            code="micro_batch_halved",
+            step=self.step,
             message=f"Out of memory on {error.rows} rows of up to {error.width} tokens: "
-                    f"the run goes on with {self._micro_batcher.max_rows} at a time.",
-            hint="A step learns from the same rows as before, in more pieces.")
+            f"the run goes on with {self._micro_batcher.max_rows} at a time.",
+            hint="A step learns from the same rows as before, in more pieces.",
+        )
 
     def _after_skip(self, step: int, outcome: StepOutcome) -> Iterator[RunEvent]:
         """Tell of a step whose numbers were not finite; give up when it goes on."""
@@ -321,9 +347,15 @@ class TrainingLoop:
         """Return what a checkpoint of this step says of the run."""
         scaler = self._stepper.loss_scale
         return CheckpointState(
-            self._progress, self.plan.total_steps, self._config.training.seed, torch.get_num_threads(),
-            str(self._precision.compute).removeprefix("torch."), {} if scaler is None else scaler.state_dict(), self._micro_batcher.max_rows,
-            self._config.model_dump(mode="json"), self._ranks.size,
+            self._progress,
+            self.plan.total_steps,
+            self._config.training.seed,
+            torch.get_num_threads(),
+            str(self._precision.compute).removeprefix("torch."),
+            {} if scaler is None else scaler.state_dict(),
+            self._micro_batcher.max_rows,
+            self._config.model_dump(mode="json"),
+            self._ranks.size,
         )
 
     def _evaluate(self) -> Iterator[RunEvent]:
@@ -343,9 +375,11 @@ class TrainingLoop:
             yield from self._save()
         if self._progress.stops_early(settings) and self.step < self.plan.total_steps:
             yield Notice(
-                code="early_stop", step=self.step,
+                code="early_stop",
+                step=self.step,
                 message=f"The evaluation loss has not improved for {self._progress.stale_evaluations} evaluations: the run ends here.",
-                hint=f"The best was {self._progress.best_loss:.4f} at step {self._progress.best_step}; its checkpoint is kept.")
+                hint=f"The best was {self._progress.best_loss:.4f} at step {self._progress.best_step}; its checkpoint is kept.",
+            )
 
     def _choose_best(self) -> Iterator[RunEvent]:
         """Take the adapter of the best evaluation, where the settings ask for it and it is not the last step's."""
@@ -353,16 +387,23 @@ class TrainingLoop:
         if not self._config.training.load_best_model_at_end or best in (0, self.step):
             return
         if not self._ranks.broadcast_object(self._checkpointer.holds(best)):
-            yield Notice(level="warning", code="best_missing", step=self.step,
-                         message=f"The checkpoint of the best evaluation, of step {best}, is not there any more.",
-                         hint="The run finishes with the last step's adapter.")
+            yield Notice(
+                level="warning",
+                code="best_missing",
+                step=self.step,
+                message=f"The checkpoint of the best evaluation, of step {best}, is not there any more.",
+                hint="The run finishes with the last step's adapter.",
+            )
             return
         if self._ranks.is_main_process:
             self._checkpointer.load_weights(best)
         self._ranks.broadcast_parameters(self._stepper.parameters, self._stepper.optimizer)
         self._eval_loss = self._progress.best_loss
-        yield Notice(code="best_taken", step=self.step,
-                     message=f"The adapter is that of step {best}, whose evaluation loss {self._eval_loss:.4f} was the lowest.")
+        yield Notice(
+            code="best_taken",
+            step=self.step,
+            message=f"The adapter is that of step {best}, whose evaluation loss {self._eval_loss:.4f} was the lowest.",
+        )
 
     def _sample(self, label: Literal["before", "after", "step"]) -> Iterator[RunEvent]:
         """Answer held-out prompts, once what is under way is told."""
@@ -373,8 +414,12 @@ class TrainingLoop:
         digest = yield from self._ranks.on_main_process(lambda: self._checkpointer.write_final_adapter(self.step))
         done = self._progress
         result = {
-            "adapter": str(self._folder.adapter_path), ADAPTER_DIGEST: digest, "steps": self.step, "eval_loss": self._eval_loss,
-            "best_step": done.best_step or None, "best_loss": done.best_loss,
+            "adapter": str(self._folder.adapter_path),
+            ADAPTER_DIGEST: digest,
+            "steps": self.step,
+            "eval_loss": self._eval_loss,
+            "best_step": done.best_step or None,
+            "best_loss": done.best_loss,
         }
         yield RunFinished(step=self.step, result=result)
 

@@ -27,7 +27,11 @@ from lora_studio.train.interrupt import decoder_layers
 
 
 def load_to_shard(
-    context: TaskContext, config: RunConfig, folder: Path, commit: str, dtype: torch.dtype | None,
+    context: TaskContext,
+    config: RunConfig,
+    folder: Path,
+    commit: str,
+    dtype: torch.dtype | None,
 ) -> Generator[RunEvent, None, ReadyBase]:
     """Load a base model that may not fit on one card: into this machine's memory, in the dtype that suits the card it is meant for.
 

@@ -58,8 +58,11 @@ class Stepper:
         self._settings = settings
         self._ranks = ranks or Ranks()
         self.optimizer: Any = torch.optim.AdamW(
-            self.parameters.values(), lr=settings.learning_rate, betas=(settings.adam_beta1, settings.adam_beta2),
-            weight_decay=settings.weight_decay, fused=True,
+            self.parameters.values(),
+            lr=settings.learning_rate,
+            betas=(settings.adam_beta1, settings.adam_beta2),
+            weight_decay=settings.weight_decay,
+            fused=True,
         )
         self.loss_scale = LossScale(precision.device) if precision.compute == torch.float16 else None
         self._head = SelectedHead(model)

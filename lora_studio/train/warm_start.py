@@ -110,12 +110,15 @@ def _scale(config: dict[str, Any], module: str, rank: int) -> float:
 
 def _other_shape(key: str, given: Tensor, own: Tensor) -> InputError:
     if given.dim() == 2 and own.dim() == 2 and f".{_DOWN}" in key and given.shape[1] == own.shape[1]:
-        message = (f"The adapter to begin from has rank {given.shape[0]} on {_module_of(key)}, this one {own.shape[0]}: "
-                   "part of it would be lost.")
+        message = (
+            f"The adapter to begin from has rank {given.shape[0]} on {_module_of(key)}, this one {own.shape[0]}: part of it would be lost."
+        )
         return InputError(message, f"Set r to {given.shape[0]} or more.", "adapter.r")
     return InputError(
         f"The adapter to begin from does not fit {_module_of(key)}: {tuple(given.shape)} against {tuple(own.shape)}.",
-        "It is of another base model, or of another kind.", FIELD)
+        "It is of another base model, or of another kind.",
+        FIELD,
+    )
 
 
 def _module_of(key: str) -> str:

@@ -76,7 +76,9 @@ def test_overlapping_patterns_are_saved_as_keys_that_do_not_overlap(load: Callab
     model.save_pretrained(tmp_path)
     again = PeftModel.from_pretrained(load("llama"), tmp_path)
     assert {name: found.r for name, found in wrapped_modules(again).items()} == {
-        "model.layers.0.mlp.down_proj": 16, "model.layers.1.mlp.down_proj": 4}
+        "model.layers.0.mlp.down_proj": 16,
+        "model.layers.1.mlp.down_proj": 4,
+    }
 
 
 def test_the_adapter_files_size_is_foretold(load: Callable[..., PreTrainedModel], tmp_path: Path) -> None:

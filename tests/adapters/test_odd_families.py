@@ -23,7 +23,17 @@ from lora_studio.planning.tiles import scores_at_once
 from tests.odd_families import family_config, family_model, meta_family
 
 FAMILIES = (
-    "falcon_h1", "mamba", "nemotron_h", "llama4_text", "phimoe", "recurrent_gemma", "deepseek_v32", "hunyuan_v1_moe", "opt", "gemma3")
+    "falcon_h1",
+    "mamba",
+    "nemotron_h",
+    "llama4_text",
+    "phimoe",
+    "recurrent_gemma",
+    "deepseek_v32",
+    "hunyuan_v1_moe",
+    "opt",
+    "gemma3",
+)
 FAMILY_LAYERS = {"rwkv": 2, "mamba": 2, "mamba2": 2, "nemotron_h": 4, "falcon_h1": 4, "qwen3_5": 4}
 SIDES = {
     "falcon_h1": ({"self_attn"}, {"feed_forward"}),
@@ -86,7 +96,8 @@ def test_all_linear_leaves_out_what_no_adapter_can_go_on(family: str) -> None:
     learn = gradients(family, settings)  # which looks that PEFT wrapped exactly the resolution's targets
     idle = {target.name for target in resolution.targets if tree.by_name[target.name].idle}
     assert {name for name, came in learn.items() if not came} == {
-        name for name in learn if any(f".{module}.lora_" in name for module in idle)}
+        name for name in learn if any(f".{module}.lora_" in name for module in idle)
+    }
 
 
 @pytest.mark.parametrize("family", list(SIDES))
@@ -114,7 +125,8 @@ def test_targets_that_reach_few_layers_are_told_of(family: str, reached: int, ev
     found = resolve(adapter({"target_modules": ("q_proj", "v_proj")}), tried_tree(family)).findings
     few = [finding for finding in found if finding.code == "few_layers"]
     assert [finding.message for finding in few] == [
-        f"The targets are in {reached} of {every} layers: the others have no module of these names."]
+        f"The targets are in {reached} of {every} layers: the others have no module of these names."
+    ]
     assert few[0].level == "warning"
 
 

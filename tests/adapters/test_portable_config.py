@@ -14,9 +14,29 @@ from lora_studio.adapters.portable_config import portable
 from tests.export.adapters import PLAIN, make_adapter, run_export
 
 PEFT_0_13 = {  # fields of LoraConfig there: any other key in the file is an error
-    "alpha_pattern", "auto_mapping", "base_model_name_or_path", "bias", "fan_in_fan_out", "inference_mode", "init_lora_weights",
-    "layer_replication", "layers_pattern", "layers_to_transform", "loftq_config", "lora_alpha", "lora_dropout", "megatron_config",
-    "megatron_core", "modules_to_save", "peft_type", "r", "rank_pattern", "revision", "target_modules", "task_type", "use_dora",
+    "alpha_pattern",
+    "auto_mapping",
+    "base_model_name_or_path",
+    "bias",
+    "fan_in_fan_out",
+    "inference_mode",
+    "init_lora_weights",
+    "layer_replication",
+    "layers_pattern",
+    "layers_to_transform",
+    "loftq_config",
+    "lora_alpha",
+    "lora_dropout",
+    "megatron_config",
+    "megatron_core",
+    "modules_to_save",
+    "peft_type",
+    "r",
+    "rank_pattern",
+    "revision",
+    "target_modules",
+    "task_type",
+    "use_dora",
     "use_rslora",
 }
 
@@ -30,10 +50,19 @@ def test_an_empty_list_of_names_is_left_out_too() -> None:
     assert told.keys() == {"r", "target_modules"}
 
 
-@pytest.mark.parametrize("changes", [
-    {}, {"use_rslora": True}, {"use_dora": True}, {"exclude_modules": ["lm_head"]}, {"lora_bias": True, "bias": "none"},
-    {"trainable_token_indices": [1, 2]}, {"target_parameters": ["mlp.experts.down_proj"]}, {"megatron_core": "other.core"},
-])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"use_rslora": True},
+        {"use_dora": True},
+        {"exclude_modules": ["lm_head"]},
+        {"lora_bias": True, "bias": "none"},
+        {"trainable_token_indices": [1, 2]},
+        {"target_parameters": ["mlp.experts.down_proj"]},
+        {"megatron_core": "other.core"},
+    ],
+)
 def test_what_a_config_says_is_read_again(changes: dict[str, Any], tmp_path: Path) -> None:
     config = LoraConfig(r=4, target_modules=["q_proj"], **changes)
     told = portable({key: sorted(value) if isinstance(value, set) else value for key, value in config.to_dict().items()})

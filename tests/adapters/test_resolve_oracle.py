@@ -48,7 +48,8 @@ def typed(draw: st.DrawFn, tree: ModuleTree) -> AdapterSettings:
     keys = st.one_of(entry, entry.map(lambda name: name.replace(".", r"\.")), expressions)
     short, long = st.lists(entry, min_size=1, max_size=4), st.lists(entry, min_size=22, max_size=30)
     return adapter(
-        r=draw(st.integers(1, 9)), lora_alpha=draw(st.sampled_from([1, 8, 0.5])),
+        r=draw(st.integers(1, 9)),
+        lora_alpha=draw(st.sampled_from([1, 8, 0.5])),
         target_modules=draw(st.one_of(st.just("all-linear"), short, long)),
         target_parameters=draw(st.lists(st.sampled_from(inside), max_size=2)) if inside else [],
         exclude_modules=draw(st.lists(st.one_of(entry, st.sampled_from([*anything, "nowhere"])), max_size=2)),
@@ -105,11 +106,18 @@ def test_gpt2_at_rank_8_counts_what_the_paper_trail_says(targets: list[str], exp
     assert (found.trainable, found.total) == (expected, all_parameters(given_settings, tree, resolution))
 
 
-@pytest.mark.parametrize(("name", "entries", "bias"), [
-    ("llama", ["lm_head"], "none"), ("gemma3", ["lm_head"], "none"), ("qwen3", ["embed_tokens"], "none"),
-    ("gpt_neox", ["final_layer_norm"], "all"), ("gpt2", ["ln_f", "lm_head"], "all"),
-    ("gpt2", ["transformer.h.0.mlp"], "lora_only"), ("llama", ["norm"], "none"),
-])
+@pytest.mark.parametrize(
+    ("name", "entries", "bias"),
+    [
+        ("llama", ["lm_head"], "none"),
+        ("gemma3", ["lm_head"], "none"),
+        ("qwen3", ["embed_tokens"], "none"),
+        ("gpt_neox", ["final_layer_norm"], "all"),
+        ("gpt2", ["ln_f", "lm_head"], "all"),
+        ("gpt2", ["transformer.h.0.mlp"], "lora_only"),
+        ("llama", ["norm"], "none"),
+    ],
+)
 def test_modules_saved_in_full_are_counted_as_peft_does(name: str, entries: list[str], bias: str) -> None:
     tree = tree_of(meta_model(name))
     given_settings = adapter(target_modules="all-linear", modules_to_save=entries, bias=bias, use_dora=True)
@@ -135,7 +143,10 @@ def test_all_linear_on_fused_experts_adds_experts_and_router() -> None:
     tree = tree_of(meta_model("qwen3_moe"))
     resolution = resolve(adapter(r=4, target_modules="all-linear"), tree).check()
     assert {target.name: target.r for target in resolution.targets if ".0.mlp" in target.name} == {
-        "model.layers.0.mlp.experts.gate_up_proj": 8, "model.layers.0.mlp.experts.down_proj": 4, "model.layers.0.mlp.gate.weight": 4}
+        "model.layers.0.mlp.experts.gate_up_proj": 8,
+        "model.layers.0.mlp.experts.down_proj": 4,
+        "model.layers.0.mlp.gate.weight": 4,
+    }
     found = injected(inject(meta_model("qwen3_moe"), raw_config(adapter(r=4, target_modules="all-linear"))))
     assert found.ranks == {target.name: target.r for target in resolution.targets}
 
@@ -155,9 +166,9 @@ def test_the_families_peft_rewrites_are_the_ones_we_know() -> None:
         from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as LOADED
 
     families = {
-        family: {name for name, known in _MODEL_TO_CONVERSION_PATTERN.items() if known == family} for family in _MOE_TARGET_MODULE_MAPPING}
+        family: {name for name, known in _MODEL_TO_CONVERSION_PATTERN.items() if known == family} for family in _MOE_TARGET_MODULE_MAPPING
+    }
     # PEFT goes by transformers' own table, to which releases add types: what one does not rewrite it must not load either.
     known = {"mixtral": set(MIXTRAL_FAMILY), "qwen2_moe": set(QWEN_FAMILY)}
-    assert families == {
-        family: {name for name in names if name in families[family] or name in LOADED} for family, names in known.items()}
+    assert families == {family: {name for name in names if name in families[family] or name in LOADED} for family, names in known.items()}
     assert {family: rewritten_names(min(members)) for family, members in families.items()} == _MOE_TARGET_MODULE_MAPPING

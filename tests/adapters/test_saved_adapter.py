@@ -18,11 +18,24 @@ from lora_studio.core.errors import InputError
 from lora_studio.models.inspect import inspect_model
 
 CASES: list[tuple[str, dict[str, Any]]] = [
-    ("llama", {"target_modules": ["q_proj", "embed_tokens", "lm_head"], "use_rslora": True,
-               "rank_pattern": {"q_proj": 2}, "alpha_pattern": {"lm_head": 3}}),
+    (
+        "llama",
+        {
+            "target_modules": ["q_proj", "embed_tokens", "lm_head"],
+            "use_rslora": True,
+            "rank_pattern": {"q_proj": 2},
+            "alpha_pattern": {"lm_head": 3},
+        },
+    ),
     ("llama", {"target_modules": ["q_proj"], "use_dora": True, "modules_to_save": ["lm_head"]}),
-    ("qwen3_moe", {"target_modules": ["q_proj"], "rank_pattern": {"experts.gate_up_proj": 3},
-                   "target_parameters": ["mlp.experts.gate_up_proj", "mlp.experts.down_proj", "mlp.gate.weight"]}),
+    (
+        "qwen3_moe",
+        {
+            "target_modules": ["q_proj"],
+            "rank_pattern": {"experts.gate_up_proj": 3},
+            "target_parameters": ["mlp.experts.gate_up_proj", "mlp.experts.down_proj", "mlp.gate.weight"],
+        },
+    ),
     ("gpt2", {"target_modules": ["c_attn"], "lora_bias": True, "fan_in_fan_out": True, "trainable_token_indices": {"wte": [4, 7]}}),
 ]
 
@@ -41,7 +54,8 @@ def test_names_ranks_and_scales_are_those_of_the_layers_peft_makes(
     layers = wrapped_modules(saved(base, tmp_path, **settings))
     adapter = SavedAdapter.open(tmp_path, inspect_model(base))
     assert {name: (pair.r, pair.scale) for name, pair in adapter.pairs.items()} == {
-        name: (layer.r, layer.scaling) for name, layer in layers.items()}
+        name: (layer.r, layer.scaling) for name, layer in layers.items()
+    }
 
 
 def test_whole_weights_and_trained_rows_are_told_apart(tiny_model: Callable[[str], Path], tmp_path: Path) -> None:

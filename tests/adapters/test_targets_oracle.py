@@ -71,13 +71,21 @@ def test_what_a_selection_compiles_to_is_what_peft_injects_and_reloads(architect
     def check(selection: Selection, rslora: bool, dora: bool, bias: str) -> None:
         compiled = compile_selection(selection, tree, 4, 16)
         experts = any(tree.by_name[name].kind == "experts" for name in selection.modules)
-        adapter = AdapterSettings.model_validate({
-            **{path.partition(".")[2]: value for path, value in compiled.changes().items()},
-            "r": 4, "lora_alpha": 16, "use_rslora": rslora, "use_dora": dora and not experts, "bias": bias})
+        adapter = AdapterSettings.model_validate(
+            {
+                **{path.partition(".")[2]: value for path, value in compiled.changes().items()},
+                "r": 4,
+                "lora_alpha": 16,
+                "use_rslora": rslora,
+                "use_dora": dora and not experts,
+                "bias": bias,
+            }
+        )
         resolution = resolve(adapter, tree)
         assert not resolution.errors
         assert {target.name: (target.r, target.lora_alpha) for target in resolution.targets} == {
-            name: (selection.ranks.get(name, 4), selection.alphas.get(name, 16)) for name in selection.modules}
+            name: (selection.ranks.get(name, 4), selection.alphas.get(name, 16)) for name in selection.modules
+        }
         peft_model = inject(fresh(architecture), to_lora_config(adapter, tree))
         assert_same(resolution, tree, injected(peft_model))
         again = inject(fresh(architecture), reloaded_config(peft_model, tmp_path))

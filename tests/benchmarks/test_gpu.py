@@ -25,8 +25,15 @@ def planted(name: str, limit: float = 60, **fields: object) -> Check:
 def called(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Result], Path]:
     """Run all that is planted, a sound check behind each; once, since the engine is imported for it."""
     folder = tmp_path_factory.mktemp("call")
-    checks = (planted("hang", 6), planted("killed"), planted("raises"), planted("nothing"),
-              planted("sound"), planted("wrong_kernel", needs=("no_such_package",)), planted("wrong_kernel", 120))
+    checks = (
+        planted("hang", 6),
+        planted("killed"),
+        planted("raises"),
+        planted("nothing"),
+        planted("sound"),
+        planted("wrong_kernel", needs=("no_such_package",)),
+        planted("wrong_kernel", 120),
+    )
     call = Call(checks, "cpu", tiny=True, seconds=300)
     report = Report(folder / "found.jsonl", call)
     with pytest.MonkeyPatch.context() as patch:
@@ -129,5 +136,3 @@ def test_checks_have_names_of_their_own_and_functions_that_exist() -> None:
     for check in CHECKS:
         module, _, function = check.function.partition(":")
         assert callable(getattr(importlib.import_module(module), function))
-
-

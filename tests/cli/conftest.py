@@ -63,7 +63,8 @@ def write_config(tmp_path: Path, tiny_model: Callable[[str], Path], chat_rows: P
 
     def write(**changes: Any) -> Path:
         tree: dict[str, Any] = {
-            "name": "tiny", "model": {"name_or_path": str(tiny_model("llama"))},
+            "name": "tiny",
+            "model": {"name_or_path": str(tiny_model("llama"))},
             "adapter": {"r": 4, "target_modules": ["q_proj", "v_proj"]},
             "data": {"train": [str(chat_rows)], "max_length": 128},
             "training": {"learning_rate": 0.01, "num_train_epochs": 2, "sample_rows": 1, "sample_max_new_tokens": 2, "device": "cpu"},

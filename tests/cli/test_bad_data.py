@@ -90,7 +90,8 @@ WHOLE_FILES: dict[str, tuple[str, bytes, str, str]] = {
 
 @pytest.mark.parametrize("kind", WHOLE_FILES)
 def test_a_file_that_cannot_be_used_is_told_with_the_way_out(
-        command: Command, write_config: WriteConfig, tmp_path: Path, kind: str) -> None:
+    command: Command, write_config: WriteConfig, tmp_path: Path, kind: str
+) -> None:
     name, content, told, way_out = WHOLE_FILES[kind]
     rows = tmp_path / name
     rows.write_bytes(content)
@@ -122,8 +123,13 @@ def test_data_says_in_words_what_repeats_and_which_encoding_fits(command: Comman
     held.write_text(GOOD)
     outcome = command("data", write_config(data__train=[str(train)], data__eval=[str(held)]))
     assert outcome.status == 0, outcome.err
-    for told in ("1 training rows repeat one before them", "2 training rows stand in the evaluation data, too",
-                 f"{train}:3: not UTF-8", "set data.encoding to latin-1", "messages (line 1 has the key 'messages')"):
+    for told in (
+        "1 training rows repeat one before them",
+        "2 training rows stand in the evaluation data, too",
+        f"{train}:3: not UTF-8",
+        "set data.encoding to latin-1",
+        "messages (line 1 has the key 'messages')",
+    ):
         assert told in outcome.out
 
 
@@ -139,7 +145,13 @@ def test_columns_nobody_knows_are_told(command: Command, write_config: WriteConf
 @pytest.mark.parametrize(("on_bad_rows", "level", "status"), [("stop", "error", 2), ("skip", "warning", 0)])
 @pytest.mark.parametrize("kind", ["thoughts that the template does not write", "not JSON"])
 def test_plan_names_the_bad_rows_that_stop_a_training(
-    command: Command, write_config: WriteConfig, tmp_path: Path, kind: str, on_bad_rows: str, level: str, status: int,
+    command: Command,
+    write_config: WriteConfig,
+    tmp_path: Path,
+    kind: str,
+    on_bad_rows: str,
+    level: str,
+    status: int,
 ) -> None:
     lost = turns(USER, {**ANSWER, "reasoning_content": "They greet me."})
     rows = tmp_path / "rows.jsonl"

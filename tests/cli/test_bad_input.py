@@ -26,7 +26,7 @@ def refused(outcome: Outcome, *named: object) -> None:
     assert outcome.out == ""
     assert "Traceback" not in outcome.err
     assert outcome.err.count("lora-studio: ") == 1
-    told = outcome.err[outcome.err.index("lora-studio: "):]
+    told = outcome.err[outcome.err.index("lora-studio: ") :]
     for name in named:
         assert str(name) in told
     assert len(told.strip().splitlines()) >= 2, "no way out is named"
@@ -76,7 +76,12 @@ def remote_code(folder: Path) -> None:
 @pytest.mark.parametrize("damage", [missing, no_model, no_weights, cut_weights, unknown_family, remote_code])
 @pytest.mark.parametrize("name", ["train", "plan", "inspect"])
 def test_a_model_that_cannot_be_used_is_named(
-        command: Command, write_config: WriteConfig, tiny_model: ModelOf, tmp_path: Path, damage: Callable[[Path], None], name: str,
+    command: Command,
+    write_config: WriteConfig,
+    tiny_model: ModelOf,
+    tmp_path: Path,
+    damage: Callable[[Path], None],
+    name: str,
 ) -> None:
     if damage is no_weights and name != "train":
         pytest.skip("inspect and plan need no weights")
@@ -87,12 +92,19 @@ def test_a_model_that_cannot_be_used_is_named(
     assert no_run_is_left()
 
 
-@pytest.mark.parametrize(("content", "told"), [
-    ("", "rows.jsonl"), ("not json\n" * 3, "rows.jsonl:1"), ('{"messages": []}\n', "rows.jsonl:1"), ('{"other": 1}\n', "rows.jsonl:1"),
-    (None, "rows.jsonl"),
-])
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("", "rows.jsonl"),
+        ("not json\n" * 3, "rows.jsonl:1"),
+        ('{"messages": []}\n', "rows.jsonl:1"),
+        ('{"other": 1}\n', "rows.jsonl:1"),
+        (None, "rows.jsonl"),
+    ],
+)
 def test_data_that_cannot_be_used_is_named_by_file_and_line(
-        command: Command, write_config: WriteConfig, tmp_path: Path, content: str | None, told: str) -> None:
+    command: Command, write_config: WriteConfig, tmp_path: Path, content: str | None, told: str
+) -> None:
     rows = tmp_path / "rows.jsonl"
     if content is not None:
         rows.write_text(content)
@@ -101,22 +113,33 @@ def test_data_that_cannot_be_used_is_named_by_file_and_line(
 
 
 def test_one_bad_row_among_good_ones_stops_the_training(
-        command: Command, write_config: WriteConfig, chat_rows: Path, tmp_path: Path) -> None:
+    command: Command, write_config: WriteConfig, chat_rows: Path, tmp_path: Path
+) -> None:
     rows = tmp_path / "rows.jsonl"
     rows.write_text(chat_rows.read_text() + '{"messages": [{"role": "user", "content": "and?"}]}\n')
     refused(command("train", write_config(data__train=[str(rows)])), f"{rows}:25")
     assert no_run_is_left()
 
 
-@pytest.mark.parametrize(("path", "value"), [
-    ("adapter__r", 0), ("adapter__lora_alpha", 0), ("adapter__lora_alpha", -1), ("adapter__lora_dropout", 1.0),
-    ("adapter__lora_dropout", -0.1), ("adapter__rank", 8), ("training__learning_rate", 0),
-    ("training__learning_rate", "fast"), ("data__max_length", 1),
-    ("training__seed", -1),
-])
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("adapter__r", 0),
+        ("adapter__lora_alpha", 0),
+        ("adapter__lora_alpha", -1),
+        ("adapter__lora_dropout", 1.0),
+        ("adapter__lora_dropout", -0.1),
+        ("adapter__rank", 8),
+        ("training__learning_rate", 0),
+        ("training__learning_rate", "fast"),
+        ("data__max_length", 1),
+        ("training__seed", -1),
+    ],
+)
 @pytest.mark.parametrize("name", ["train", "plan", "data"])
 def test_a_setting_out_of_range_is_named_with_file_and_line(
-        command: Command, write_config: WriteConfig, path: str, value: object, name: str) -> None:
+    command: Command, write_config: WriteConfig, path: str, value: object, name: str
+) -> None:
     config = write_config(**{path: value})
     field = path.split("__")[1]
     line = next(number for number, text in enumerate(config.read_text().splitlines(), 1) if text.strip().startswith(f"{field}:"))
@@ -139,10 +162,18 @@ def test_a_plan_that_cannot_be_trained_is_still_one_document(command: Command, w
     assert [finding["level"] for finding in outcome.document["findings"]].count("error") >= 1
 
 
-@pytest.mark.parametrize(("content", "told"), [
-    ("adapter: [1, 2\nname: x", ":2"), ("just words", "mapping"), ("schema_version: 9", "schema_version"), ("name: ''", "name"),
-    ("name: 2026-99-99", "YAML"), ("unknown: 1", "unknown"), ("adapter: 3", "adapter"),
-])
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("adapter: [1, 2\nname: x", ":2"),
+        ("just words", "mapping"),
+        ("schema_version: 9", "schema_version"),
+        ("name: ''", "name"),
+        ("name: 2026-99-99", "YAML"),
+        ("unknown: 1", "unknown"),
+        ("adapter: 3", "adapter"),
+    ],
+)
 def test_a_config_that_is_none_is_named(command: Command, tmp_path: Path, content: str, told: str) -> None:
     config = tmp_path / "run.yaml"
     config.write_text(content)
@@ -205,7 +236,9 @@ def test_resuming_with_other_settings_names_them(command: Command, write_config:
 
 
 def test_a_config_as_old_as_its_run_differs_in_no_setting_that_came_later(
-    command: Command, write_config: WriteConfig, tmp_path: Path,
+    command: Command,
+    write_config: WriteConfig,
+    tmp_path: Path,
 ) -> None:
     config = write_config()
     folder = RunStore(tmp_path / "runs").create(read_config(config))
@@ -248,9 +281,15 @@ def test_chat_with_nothing_is_refused(command: Command, tmp_path: Path) -> None:
     refused(command("chat", tmp_path / "nowhere", "--prompt", "hello"), tmp_path / "nowhere")
 
 
-@pytest.mark.parametrize("arguments", [
-    ["train", "--host", "cloud"], ["export", "x", "--as", "zip", "--to", "y"], ["inspect"], ["runs", "--nonsense"],
-])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["train", "--host", "cloud"],
+        ["export", "x", "--as", "zip", "--to", "y"],
+        ["inspect"],
+        ["runs", "--nonsense"],
+    ],
+)
 def test_arguments_that_make_no_sense_are_told_with_the_usage(command: Command, arguments: list[str]) -> None:
     outcome = command(*arguments)
     assert outcome.status == 2

@@ -24,10 +24,16 @@ def trained(tmp_path_factory: pytest.TempPathFactory, tiny_model: Callable[[str]
     from lora_studio.jobs.spec import JobSpec
     from lora_studio.jobs.thread import ThreadHost
 
-    config = RunConfig().replace({
-        "model.name_or_path": str(tiny_model("llama")), "data.train": [str(chat_rows)], "data.max_length": 128, "training.sample_rows": 0,
-        "training.learning_rate": 0.01, "training.device": "cpu",
-    })
+    config = RunConfig().replace(
+        {
+            "model.name_or_path": str(tiny_model("llama")),
+            "data.train": [str(chat_rows)],
+            "data.max_length": 128,
+            "training.sample_rows": 0,
+            "training.learning_rate": 0.01,
+            "training.device": "cpu",
+        }
+    )
     folder = RunStore(tmp_path_factory.mktemp("trained")).create(config)
     with ThreadHost() as host:
         job = host.start(JobSpec("lora_studio.train.engine:train", {"run_dir": str(folder.path)}, device=True, run_dir=str(folder.path)))
@@ -39,7 +45,11 @@ def trained(tmp_path_factory: pytest.TempPathFactory, tiny_model: Callable[[str]
 def test_inspect_gives_facts_and_modules_as_one_document(command: Command, tiny_model: Callable[[str], Path]) -> None:
     document = command("inspect", tiny_model("llama"), "--json").document
     assert document["model"] == {
-        "name_or_path": str(tiny_model("llama")), "architecture": "LlamaForCausalLM", "parameters": 40096, "dtype": "float32", "layers": 2,
+        "name_or_path": str(tiny_model("llama")),
+        "architecture": "LlamaForCausalLM",
+        "parameters": 40096,
+        "dtype": "float32",
+        "layers": 2,
         "tied_embeddings": False,
     }
     modules = {module["name"]: module for module in document["modules"]}
@@ -70,7 +80,8 @@ def test_plan_counts_as_peft_does(command: Command, write_config: WriteConfig, t
 
 
 def test_plan_needs_no_weights_tokenizer_or_data(
-        command: Command, write_config: WriteConfig, tiny_model: Callable[[str], Path], tmp_path: Path) -> None:
+    command: Command, write_config: WriteConfig, tiny_model: Callable[[str], Path], tmp_path: Path
+) -> None:
     bare = tmp_path / "bare"
     bare.mkdir()
     (bare / "config.json").write_bytes((tiny_model("llama") / "config.json").read_bytes())
@@ -81,10 +92,29 @@ def test_plan_needs_no_weights_tokenizer_or_data(
 
 def test_data_reports_rows_and_tokens(command: Command, write_config: WriteConfig) -> None:
     document = command("data", write_config(), "--json").document
-    assert set(document) == {"rows", "format", "tokens", "bad_rows", "truncated_rows", "untrained_rows",
-                             "files", "bad_count", "duplicate_rows", "shared_rows", "encoding_offer",
-                             "untrained",
-                             "unended_rows", "train_rows", "eval_rows", "histogram", "packing", "cached", "template", "lengths", "findings"}
+    assert set(document) == {
+        "rows",
+        "format",
+        "tokens",
+        "bad_rows",
+        "truncated_rows",
+        "untrained_rows",
+        "files",
+        "bad_count",
+        "duplicate_rows",
+        "shared_rows",
+        "encoding_offer",
+        "untrained",
+        "unended_rows",
+        "train_rows",
+        "eval_rows",
+        "histogram",
+        "packing",
+        "cached",
+        "template",
+        "lengths",
+        "findings",
+    }
     assert (document["rows"], document["format"], document["bad_rows"]) == (24, "messages", [])
     assert 0 < document["tokens"]["trained"] < document["tokens"]["total"]
 

@@ -68,7 +68,8 @@ def headless(small_installation: Path, studio_home: Path) -> Callable[..., subpr
 
 
 def test_the_small_installation_has_no_qt_and_nothing_else(
-    headless: Callable[..., subprocess.CompletedProcess[str]], small_installation: Path,
+    headless: Callable[..., subprocess.CompletedProcess[str]],
+    small_installation: Path,
 ) -> None:
     assert "pydantic" in {path.name for path in small_installation.iterdir()}
     for module in ("PySide6", "pyqtgraph", "platformdirs", "gguf", "pynvml", "pytest"):
@@ -78,7 +79,10 @@ def test_the_small_installation_has_no_qt_and_nothing_else(
 
 
 def test_a_run_is_planned_trained_and_exported_without_a_screen(
-    headless: Callable[..., subprocess.CompletedProcess[str]], tiny_model: Callable[[str], Path], chat_rows: Path, tmp_path: Path,
+    headless: Callable[..., subprocess.CompletedProcess[str]],
+    tiny_model: Callable[[str], Path],
+    chat_rows: Path,
+    tmp_path: Path,
 ) -> None:
     config = tmp_path / "run.yaml"
     write_config(config, run_config(tiny_model("llama"), chat_rows, {"training.max_steps": 3, "training.sample_rows": 1}))
@@ -102,7 +106,8 @@ def test_the_window_is_refused_with_what_it_needs(headless: Callable[..., subpro
 
 
 def test_without_platformdirs_the_folders_are_those_it_gives_on_linux(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
     from lora_studio.core.paths import HOME_VARIABLE, studio_paths
 

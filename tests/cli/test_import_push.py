@@ -42,10 +42,14 @@ def test_an_imported_adapter_is_exported_by_its_folder(command: Command, adapter
     assert done.document["certificate"]["passed"]
 
 
-@pytest.mark.parametrize(("arguments", "told"), [
-    (["missing.zip"], "There is no"), (["style", "--base", "nowhere/at-all/x"], "no folder or file"),
-    (["style", "--name", "../x"], "no name for an adapter"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["missing.zip"], "There is no"),
+        (["style", "--base", "nowhere/at-all/x"], "no folder or file"),
+        (["style", "--name", "../x"], "no name for an adapter"),
+    ],
+)
 def test_an_import_that_cannot_be_is_wrong_input(
     arguments: list[str], told: str, command: Command, adapter: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -56,9 +60,14 @@ def test_an_import_that_cannot_be_is_wrong_input(
     assert "Traceback" not in done.err
 
 
-@pytest.mark.parametrize(("repo_id", "token", "offline", "told"), [
-    ("triage", "hf_x", "", "no name of a repository"), ("me/triage", "", "", "no Hub token"), ("me/triage", "hf_x", "1", "switched off"),
-])
+@pytest.mark.parametrize(
+    ("repo_id", "token", "offline", "told"),
+    [
+        ("triage", "hf_x", "", "no name of a repository"),
+        ("me/triage", "", "", "no Hub token"),
+        ("me/triage", "hf_x", "1", "switched off"),
+    ],
+)
 def test_a_push_that_cannot_be_is_wrong_input(
     repo_id: str, token: str, offline: str, told: str, command: Command, adapter: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

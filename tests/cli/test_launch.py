@@ -25,7 +25,9 @@ __all__ = ["no_child_stays"]
 @posix
 @pytest.mark.usefixtures("no_child_stays")
 def test_the_command_starts_the_other_process_and_a_stop_ends_both_with_the_work_saved(
-    command: Command, write_config: WriteConfig, tmp_path: Path,
+    command: Command,
+    write_config: WriteConfig,
+    tmp_path: Path,
 ) -> None:
     out = tmp_path / "out"
     quiet = {"training__eval_steps": 1000, "training__save_steps": 1000, "training__sample_rows": 0}
@@ -61,7 +63,11 @@ def test_under_torchrun_the_first_process_alone_speaks(write_config: WriteConfig
     launcher = [sys.executable, "-m", "torch.distributed.run", *meeting, "--nproc-per-node", "2"]
     ended = subprocess.run(
         [*launcher, "-m", "lora_studio", "train", config, "--output", tmp_path / "out", "--events", "-"],
-        capture_output=True, text=True, check=False, timeout=240)
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=240,
+    )
     assert ended.returncode == 0, ended.stderr
     events = [json.loads(line) for line in ended.stdout.splitlines()]
     assert [event["seq"] for event in events] == list(range(len(events)))
@@ -81,7 +87,10 @@ def test_what_is_wrong_before_the_processes_meet_ends_them_all(command: Command,
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_two_processes_of_a_run_for_one_are_refused_by_the_first_alone(
-    command: Command, write_config: WriteConfig, monkeypatch: pytest.MonkeyPatch, rank: int,
+    command: Command,
+    write_config: WriteConfig,
+    monkeypatch: pytest.MonkeyPatch,
+    rank: int,
 ) -> None:
     for name, value in {"WORLD_SIZE": "2", "RANK": str(rank), "LOCAL_RANK": str(rank)}.items():
         monkeypatch.setenv(name, value)

@@ -22,8 +22,13 @@ posix = pytest.mark.skipif(sys.platform == "win32", reason="there are no such si
 
 def program(*arguments: object) -> subprocess.Popen[str]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen([sys.executable, "-m", "lora_studio", *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                            text=True, env=environment)
+    return subprocess.Popen(
+        [sys.executable, "-m", "lora_studio", *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
 
 
 @pytest.fixture
@@ -46,7 +51,8 @@ def wait_for_step(train: subprocess.Popen[str], number: int) -> None:
 @pytest.mark.usefixtures("no_child_stays")
 @pytest.mark.parametrize("host", ["thread", "process"])
 def test_ctrl_c_stops_with_a_checkpoint_and_the_run_can_be_resumed(
-        command: Command, write_config: WriteConfig, tmp_path: Path, host: str) -> None:
+    command: Command, write_config: WriteConfig, tmp_path: Path, host: str
+) -> None:
     out = tmp_path / "out"
     config = write_config(training__max_steps=120, training__eval_steps=1000, training__save_steps=1000)
     train = program("train", config, "--output", out, "--events", "-", "--host", host)
@@ -70,7 +76,8 @@ def test_ctrl_c_stops_with_a_checkpoint_and_the_run_can_be_resumed(
 @posix
 @pytest.mark.usefixtures("no_child_stays")
 def test_a_killed_run_reads_as_interrupted_and_goes_on_from_its_checkpoint(
-        command: Command, write_config: WriteConfig, tmp_path: Path) -> None:
+    command: Command, write_config: WriteConfig, tmp_path: Path
+) -> None:
     out = tmp_path / "out"
     config = write_config(training__max_steps=40, training__eval_steps=1000, training__save_steps=5)
     train = program("train", config, "--output", out, "--events", "-")
@@ -103,10 +110,12 @@ def test_a_second_ctrl_c_abandons_the_run(write_config: WriteConfig, tmp_path: P
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["runs"], ["train", "--help"], ["plan", "--help"], ["export", "--help"]])
 def test_help_and_runs_answer_without_the_engine_or_the_window(arguments: list[str]) -> None:
-    script = ("import sys; from lora_studio.cli.main import main\n"
-              "status = main(sys.argv[1:], lambda _arguments: 1)\n"
-              "heavy = {'torch', 'transformers', 'peft', 'PySide6', 'datasets', 'accelerate'} & set(sys.modules)\n"
-              "print(sorted(heavy), file=sys.stderr); sys.exit(status)")
+    script = (
+        "import sys; from lora_studio.cli.main import main\n"
+        "status = main(sys.argv[1:], lambda _arguments: 1)\n"
+        "heavy = {'torch', 'transformers', 'peft', 'PySide6', 'datasets', 'accelerate'} & set(sys.modules)\n"
+        "print(sorted(heavy), file=sys.stderr); sys.exit(status)"
+    )
     ended = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=False)
     assert ended.returncode == 0
     assert ended.stdout

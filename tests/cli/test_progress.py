@@ -28,13 +28,32 @@ def events(steps: int = 40) -> list[RunEvent]:
     found: list[RunEvent] = [
         Phase(name="loading", message="Loading the model"),
         Phase(name="downloading", message="Downloading", done=5e8, total=2e9, unit="bytes"),
-        RunStarted(total_steps=steps, train_rows=9, eval_rows=1, trainable_parameters=1000, all_parameters=9000, device="cpu",
-                   compute_dtype="float32"),
+        RunStarted(
+            total_steps=steps,
+            train_rows=9,
+            eval_rows=1,
+            trainable_parameters=1000,
+            all_parameters=9000,
+            device="cpu",
+            compute_dtype="float32",
+        ),
         Notice(level="warning", code="cut", message="Rows were cut.", hint="Raise max_length."),
     ]
     for number in range(1, steps + 1):
-        found += [Memory(resident=2_500_000_000), Step(step=number, loss=2.0, learning_rate=1e-3, grad_norm=1.0, tokens=9, trained_tokens=5,
-                                                       tokens_per_second=321.0, epoch=0.5, seconds=2.0)]
+        found += [
+            Memory(resident=2_500_000_000),
+            Step(
+                step=number,
+                loss=2.0,
+                learning_rate=1e-3,
+                grad_norm=1.0,
+                tokens=9,
+                trained_tokens=5,
+                tokens_per_second=321.0,
+                epoch=0.5,
+                seconds=2.0,
+            ),
+        ]
     return [*found, RunFinished()]
 
 
@@ -48,8 +67,20 @@ def drawn(stream: io.StringIO) -> str:
 def test_what_a_step_makes_of_the_device_stands_beside_its_speed() -> None:
     stream = Terminal()
     progress = ProgressPrinter(Console(io.StringIO(), stream))
-    progress.show(Step(step=1, loss=2.0, learning_rate=1e-3, grad_norm=1.0, tokens=9, trained_tokens=5, tokens_per_second=321.0, epoch=0.5,
-                       seconds=2.0, utilization=0.414))
+    progress.show(
+        Step(
+            step=1,
+            loss=2.0,
+            learning_rate=1e-3,
+            grad_norm=1.0,
+            tokens=9,
+            trained_tokens=5,
+            tokens_per_second=321.0,
+            epoch=0.5,
+            seconds=2.0,
+            utilization=0.414,
+        )
+    )
     assert "321 tokens/s (41% of peak)" in stream.getvalue()
 
 
@@ -70,9 +101,16 @@ def test_a_log_file_has_no_control_characters_and_few_lines() -> None:
     assert "warning: Rows were cut. Raise max_length." in text
 
 
-@pytest.mark.parametrize(("count", "text"), [
-    (0, "0 bytes"), (999, "999 bytes"), (1500, "1.50 kB"), (270e6, "270.0 MB"), (1.234e9, "1.23 GB"),
-])
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (0, "0 bytes"),
+        (999, "999 bytes"),
+        (1500, "1.50 kB"),
+        (270e6, "270.0 MB"),
+        (1.234e9, "1.23 GB"),
+    ],
+)
 def test_sizes_are_decimal(count: float, text: str) -> None:
     assert in_bytes(count) == text
 

@@ -27,8 +27,15 @@ def read_in_llama(subjects: list[Subject], folder: Path) -> list[dict[str, Any]]
         say(f"llama.cpp: {subject.name}")
         for form, kind in (("merged", "gguf"), ("adapter", "gguf-adapter")):
             place = folder / f"{Path(subject.merged).parent.name}-{kind}"
-            found.append({"form": form, "subject": subject.name, "program": f"llama.cpp (xllamacpp {version})",
-                          "versions": {"xllamacpp": version}, **_exported(subject, kind, place)})
+            found.append(
+                {
+                    "form": form,
+                    "subject": subject.name,
+                    "program": f"llama.cpp (xllamacpp {version})",
+                    "versions": {"xllamacpp": version},
+                    **_exported(subject, kind, place),
+                }
+            )
     return found
 
 

@@ -16,39 +16,105 @@ _MESSAGES = [{"role": "user", "content": "How do I reset my password?"}]
 _POSITIONS = 40
 _SHAPE: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 96, "head_dim": 16}
 _SHAPES: dict[str, dict[str, Any]] = {
-    "gpt2": {}, "gpt_neox": {"hidden_size": 64, "intermediate_size": 256}, "phi3": {"hidden_size": 128, "intermediate_size": 96},
+    "gpt2": {},
+    "gpt_neox": {"hidden_size": 64, "intermediate_size": 256},
+    "phi3": {"hidden_size": 128, "intermediate_size": 96},
     "qwen3_moe": {**_SHAPE, "norm_topk_prob": True},  # as published ones have it: llama.cpp knows no other
-    "gemma3": {**_SHAPE, "num_hidden_layers": 6, "query_pre_attn_scalar": 16,
-               "layer_types": ["sliding_attention"] * 5 + ["full_attention"]}}
+    "gemma3": {
+        **_SHAPE,
+        "num_hidden_layers": 6,
+        "query_pre_attn_scalar": 16,
+        "layer_types": ["sliding_attention"] * 5 + ["full_attention"],
+    },
+}
 _PARTS = [1.0] * 8, [2.0] * 8
 # Name: architecture, what of its rotary settings is no default, and the changes that make it so. Thetas are nobody's default.
 TINY: dict[str, tuple[str, str, dict[str, Any]]] = {
     "llama": ("llama", "", {"rope_parameters": {"rope_type": "default", "rope_theta": 70000.0}}),
-    "llama, llama3 scaling": ("llama", "llama3", {"rope_parameters": {
-        "rope_type": "llama3", "rope_theta": 500000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-        "original_max_position_embeddings": 8192}}),
-    "llama, llama3 scaling of 64 tokens": ("llama", "llama3 of another length", {"rope_parameters": {
-        "rope_type": "llama3", "rope_theta": 70000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-        "original_max_position_embeddings": 64}}),
+    "llama, llama3 scaling": (
+        "llama",
+        "llama3",
+        {
+            "rope_parameters": {
+                "rope_type": "llama3",
+                "rope_theta": 500000.0,
+                "factor": 8.0,
+                "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0,
+                "original_max_position_embeddings": 8192,
+            }
+        },
+    ),
+    "llama, llama3 scaling of 64 tokens": (
+        "llama",
+        "llama3 of another length",
+        {
+            "rope_parameters": {
+                "rope_type": "llama3",
+                "rope_theta": 70000.0,
+                "factor": 8.0,
+                "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0,
+                "original_max_position_embeddings": 64,
+            }
+        },
+    ),
     "mistral": ("mistral", "", {"rope_parameters": {"rope_type": "default", "rope_theta": 70000.0}}),
     "qwen3": ("qwen3", "", {"rope_parameters": {"rope_type": "default", "rope_theta": 70000.0}}),
-    "qwen3, yarn": ("qwen3", "yarn", {"max_position_embeddings": 16384, "rope_parameters": {
-        "rope_type": "yarn", "rope_theta": 70000.0, "factor": 4.0, "original_max_position_embeddings": 4096}}),
-    "gemma3": ("gemma3", "", {"rope_parameters": {
-        "full_attention": {"rope_type": "default", "rope_theta": 300000.0},
-        "sliding_attention": {"rope_type": "default", "rope_theta": 5000.0}}}),
-    "gemma3, linear scaling": ("gemma3", "linear", {"rope_parameters": {
-        "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 300000.0},
-        "sliding_attention": {"rope_type": "default", "rope_theta": 5000.0}}}),
+    "qwen3, yarn": (
+        "qwen3",
+        "yarn",
+        {
+            "max_position_embeddings": 16384,
+            "rope_parameters": {"rope_type": "yarn", "rope_theta": 70000.0, "factor": 4.0, "original_max_position_embeddings": 4096},
+        },
+    ),
+    "gemma3": (
+        "gemma3",
+        "",
+        {
+            "rope_parameters": {
+                "full_attention": {"rope_type": "default", "rope_theta": 300000.0},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 5000.0},
+            }
+        },
+    ),
+    "gemma3, linear scaling": (
+        "gemma3",
+        "linear",
+        {
+            "rope_parameters": {
+                "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 300000.0},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 5000.0},
+            }
+        },
+    ),
     "phi3": ("phi3", "", {"rope_parameters": {"rope_type": "default", "rope_theta": 70000.0}}),
-    "phi3, partial rotation": ("phi3", "partial", {"rope_parameters": {
-        "rope_type": "default", "rope_theta": 70000.0, "partial_rotary_factor": 0.5}}),
-    "phi3, longrope": ("phi3", "longrope", {"original_max_position_embeddings": 128, "rope_parameters": {
-        "rope_type": "longrope", "rope_theta": 70000.0, "partial_rotary_factor": 0.5, "short_factor": _PARTS[0],
-        "long_factor": _PARTS[1]}}),
+    "phi3, partial rotation": (
+        "phi3",
+        "partial",
+        {"rope_parameters": {"rope_type": "default", "rope_theta": 70000.0, "partial_rotary_factor": 0.5}},
+    ),
+    "phi3, longrope": (
+        "phi3",
+        "longrope",
+        {
+            "original_max_position_embeddings": 128,
+            "rope_parameters": {
+                "rope_type": "longrope",
+                "rope_theta": 70000.0,
+                "partial_rotary_factor": 0.5,
+                "short_factor": _PARTS[0],
+                "long_factor": _PARTS[1],
+            },
+        },
+    ),
     "gpt_neox": ("gpt_neox", "", {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5}}),
-    "gpt_neox, another theta": ("gpt_neox", "another theta", {"rope_parameters": {
-        "rope_type": "default", "rope_theta": 70000.0, "partial_rotary_factor": 0.5}}),
+    "gpt_neox, another theta": (
+        "gpt_neox",
+        "another theta",
+        {"rope_parameters": {"rope_type": "default", "rope_theta": 70000.0, "partial_rotary_factor": 0.5}},
+    ),
     "qwen3_moe": ("qwen3_moe", "", {"rope_parameters": {"rope_type": "default", "rope_theta": 70000.0}}),
     "qwen3_moe, experts adapted": ("qwen3_moe", "", {"rope_parameters": {"rope_type": "default", "rope_theta": 70000.0}}),
     "gpt2": ("gpt2", "", {}),

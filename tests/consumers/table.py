@@ -49,8 +49,11 @@ def _renewed(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
     programs = {program for reader in READERS for program in reader.programs.values()}
     names = {"starter", *TINY}
     subjects = {one["name"]: one for one in [*before["subjects"], *now["subjects"]] if one["name"] in names}
-    results = {(one["program"], one["form"], one["subject"]): one for one in [*before["results"], *now["results"]]
-               if one["subject"] in names and (one["program"] in programs or one["program"].startswith("llama.cpp"))}
+    results = {
+        (one["program"], one["form"], one["subject"]): one
+        for one in [*before["results"], *now["results"]]
+        if one["subject"] in names and (one["program"] in programs or one["program"].startswith("llama.cpp"))
+    }
     return {"here": now["here"], "subjects": list(subjects.values()), "results": list(results.values())}
 
 
@@ -76,8 +79,10 @@ def _environments(measured: list[Measured]) -> str:
     lines = ["\n## What was run, and what was compared\n"]
     for reader in READERS:
         beside = [*reader.packages, *(TORCH if reader.torch else ())]
-        lines.append(f"- {' and '.join(dict.fromkeys(reader.programs.values()))} ({', '.join(beside)}): {reader.compares}. "
-                     f"{_when(measured, set(reader.programs.values()))}")
+        lines.append(
+            f"- {' and '.join(dict.fromkeys(reader.programs.values()))} ({', '.join(beside)}): {reader.compares}. "
+            f"{_when(measured, set(reader.programs.values()))}"
+        )
     llama = {found.program for found in measured if found.program.startswith("llama.cpp")}
     return "\n".join([*lines, *(f"- {program}: {COMPARES}. {_when(measured, {program})}" for program in sorted(llama))]) + "\n"
 

@@ -55,13 +55,29 @@ def test_a_config_survives_pickling() -> None:
     assert pickle.loads(pickle.dumps(config)) == config
 
 
-@pytest.mark.parametrize(("path", "value"), [
-    ("adapter.r", 0), ("adapter.r", 2.5), ("adapter.lora_alpha", 0), ("adapter.lora_dropout", 1.0), ("adapter.lora_dropout", -0.1),
-    ("adapter.bias", "some"), ("adapter.rank_pattern", {"q": 0}), ("training.learning_rate", float("nan")),
-    ("training.learning_rate", float("inf")),
-    ("training.per_device_train_batch_size", 0), ("training.seed", -1), ("data.max_length", 1), ("data.eval_fraction", 1.0), ("name", ""),
-    ("name", "../up"), ("name", "a/b"), ("model.name_or_path", ""), ("schema_version", 2),
-])
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("adapter.r", 0),
+        ("adapter.r", 2.5),
+        ("adapter.lora_alpha", 0),
+        ("adapter.lora_dropout", 1.0),
+        ("adapter.lora_dropout", -0.1),
+        ("adapter.bias", "some"),
+        ("adapter.rank_pattern", {"q": 0}),
+        ("training.learning_rate", float("nan")),
+        ("training.learning_rate", float("inf")),
+        ("training.per_device_train_batch_size", 0),
+        ("training.seed", -1),
+        ("data.max_length", 1),
+        ("data.eval_fraction", 1.0),
+        ("name", ""),
+        ("name", "../up"),
+        ("name", "a/b"),
+        ("model.name_or_path", ""),
+        ("schema_version", 2),
+    ],
+)
 def test_a_value_out_of_range_is_found_at_its_field(path: str, value: object) -> None:
     with pytest.raises(ValidationError) as caught:
         RunConfig().replace({path: value})
@@ -87,16 +103,20 @@ def test_gradient_checkpointing_reads_as_older_files_have_it(written: str, meant
 PATTERNS = st.text(st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"]), min_size=1)
 
 
-@given(st.fixed_dictionaries({
-    "name": st.from_regex(r"\A[a-zä][a-z0-9_ .+-]{0,20}\Z"),
-    "adapter.r": st.integers(1, 65536),
-    "adapter.lora_dropout": st.floats(0, 0.999),
-    "adapter.rank_pattern": st.dictionaries(PATTERNS, st.integers(1, 99)),
-    "training.learning_rate": st.floats(1e-12, 10),
-    "training.seed": st.integers(0, 2**63 - 1),
-    "training.gradient_checkpointing": st.sampled_from(["auto", "off", "layers", "full"]),
-    "data.train": st.lists(st.sampled_from(["a.jsonl", "b c.csv", "ü.json"])),
-}))
+@given(
+    st.fixed_dictionaries(
+        {
+            "name": st.from_regex(r"\A[a-zä][a-z0-9_ .+-]{0,20}\Z"),
+            "adapter.r": st.integers(1, 65536),
+            "adapter.lora_dropout": st.floats(0, 0.999),
+            "adapter.rank_pattern": st.dictionaries(PATTERNS, st.integers(1, 99)),
+            "training.learning_rate": st.floats(1e-12, 10),
+            "training.seed": st.integers(0, 2**63 - 1),
+            "training.gradient_checkpointing": st.sampled_from(["auto", "off", "layers", "full"]),
+            "data.train": st.lists(st.sampled_from(["a.jsonl", "b c.csv", "ü.json"])),
+        }
+    )
+)
 def test_a_config_written_as_yaml_reads_back_equal(changes: dict[str, object]) -> None:
     config = RunConfig().replace(changes)
     assert parse_config(config_to_yaml(config)) == config
@@ -131,11 +151,19 @@ def test_every_fault_is_listed_with_its_line() -> None:
     assert caught.value.exit_status == 2
 
 
-@pytest.mark.parametrize(("text", "told"), [
-    ("a: [1,\nb: 2", "run.yaml:2"), ("", "mapping"), ("- 1", "mapping"), ("schema_version: 7", "schema_version 7"),
-    ("name: 2026-13-45", "YAML"),
-    ("[" * 1_500, "YAML"), ("!!python/object/apply:os.system [echo]", "YAML"), ("1: 2", "run.yaml"),
-])
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("a: [1,\nb: 2", "run.yaml:2"),
+        ("", "mapping"),
+        ("- 1", "mapping"),
+        ("schema_version: 7", "schema_version 7"),
+        ("name: 2026-13-45", "YAML"),
+        ("[" * 1_500, "YAML"),
+        ("!!python/object/apply:os.system [echo]", "YAML"),
+        ("1: 2", "run.yaml"),
+    ],
+)
 def test_text_that_is_no_config_is_told_by_file(text: str, told: str) -> None:
     with pytest.raises(InputError) as caught:
         parse_config(text, "run.yaml")

@@ -29,13 +29,32 @@ from lora_studio.core.history import Curve, MovingAverage, RunHistory
 
 
 def started(total_steps: int = 10, **stamps: Any) -> RunStarted:
-    return RunStarted(total_steps=total_steps, train_rows=1, eval_rows=1, trainable_parameters=1, all_parameters=2, device="cpu",
-                      compute_dtype="float32", **stamps)
+    return RunStarted(
+        total_steps=total_steps,
+        train_rows=1,
+        eval_rows=1,
+        trainable_parameters=1,
+        all_parameters=2,
+        device="cpu",
+        compute_dtype="float32",
+        **stamps,
+    )
 
 
 def step(number: int, loss: float = 1.0, seconds: float = 0.5, **stamps: Any) -> Step:
-    return Step(step=number, loss=loss, learning_rate=number * 1e-3, grad_norm=0.1, tokens=10 * number, trained_tokens=4 * number,
-                tokens_per_second=20.0, epoch=number / 10, seconds=seconds, peak_memory=1000 + number, **stamps)
+    return Step(
+        step=number,
+        loss=loss,
+        learning_rate=number * 1e-3,
+        grad_norm=0.1,
+        tokens=10 * number,
+        trained_tokens=4 * number,
+        tokens_per_second=20.0,
+        epoch=number / 10,
+        seconds=seconds,
+        peak_memory=1000 + number,
+        **stamps,
+    )
 
 
 def sample(label: str, **stamps: Any) -> Sample:
@@ -86,9 +105,16 @@ def test_an_average_of_nothing_is_no_number() -> None:
 
 def test_resuming_drops_what_earlier_attempts_did_later() -> None:
     history = history_of(
-        started(), *(step(number) for number in range(1, 6)), checkpoint(2), checkpoint(4), sample("before"), sample("step", step=5),
+        started(),
+        *(step(number) for number in range(1, 6)),
+        checkpoint(2),
+        checkpoint(4),
+        sample("before"),
+        sample("step", step=5),
         Evaluation(loss=2.0, rows=1, trained_tokens=1, seconds=1.0, step=4),
-        RunResumed(from_step=2, total_steps=10, attempt=2, step=2), step(3, 0.5, attempt=2))
+        RunResumed(from_step=2, total_steps=10, attempt=2, step=2),
+        step(3, 0.5, attempt=2),
+    )
     assert list(history.loss.x) == [1, 2, 3]
     assert history.loss.y[-1] == 0.5
     assert len(history.evaluation) == 0
@@ -105,8 +131,11 @@ def test_the_average_after_resuming_is_that_of_the_kept_steps() -> None:
 
 def test_memory_is_over_seconds_of_run_time_without_the_gap_between_attempts() -> None:
     history = history_of(
-        Memory(resident=5, time=100.0), Memory(resident=6, time=110.0),
-        Memory(resident=7, time=5000.0, attempt=2), Memory(resident=8, time=5001.0, attempt=2))
+        Memory(resident=5, time=100.0),
+        Memory(resident=6, time=110.0),
+        Memory(resident=7, time=5000.0, attempt=2),
+        Memory(resident=8, time=5001.0, attempt=2),
+    )
     assert list(history.memory["resident"].x) == pytest.approx([0, 10, 10, 11])
     assert history.elapsed == pytest.approx(11)
 
@@ -128,9 +157,16 @@ def test_the_time_left_follows_the_pace() -> None:
     assert history.seconds_left is None
 
 
-@pytest.mark.parametrize(("last", "state"), [
-    (Paused(), "paused"), (RunFinished(), "finished"), (RunStopped(), "stopped"), (RunFailed(message="no"), "failed"), (step(1), "running"),
-])
+@pytest.mark.parametrize(
+    ("last", "state"),
+    [
+        (Paused(), "paused"),
+        (RunFinished(), "finished"),
+        (RunStopped(), "stopped"),
+        (RunFailed(message="no"), "failed"),
+        (step(1), "running"),
+    ],
+)
 def test_the_state_is_what_the_last_event_says(last: RunEvent, state: str) -> None:
     assert history_of(started(), last).state == state
 
@@ -160,10 +196,14 @@ def test_the_phase_is_there_until_the_next_step() -> None:
 
 
 def test_the_log_tells_levels_and_times() -> None:
-    history = history_of(Notice(level="warning", code="x", message="Rows were cut.", hint="Raise max_length.", time=5.0),
-                         RunFailed(message="It broke.", hint="Mend it.", time=6.0))
+    history = history_of(
+        Notice(level="warning", code="x", message="Rows were cut.", hint="Raise max_length.", time=5.0),
+        RunFailed(message="It broke.", hint="Mend it.", time=6.0),
+    )
     assert [(line.time, line.level, line.text) for line in history.log] == [
-        (5.0, "warning", "Rows were cut. Raise max_length."), (6.0, "error", "It broke. Mend it.")]
+        (5.0, "warning", "Rows were cut. Raise max_length."),
+        (6.0, "error", "It broke. Mend it."),
+    ]
 
 
 def test_a_curve_forgets_points_right_of_a_place() -> None:
@@ -188,7 +228,11 @@ def test_a_replay_from_disk_is_the_history_that_was_watched(tmp_path: Path) -> N
     for mine, theirs in zip(replayed.step_curves, watched.step_curves, strict=True):
         assert (mine.x, mine.y) == (theirs.x, theirs.y)
     assert (replayed.log, replayed.samples, replayed.checkpoints, replayed.state) == (
-        watched.log, watched.samples, watched.checkpoints, "finished")
+        watched.log,
+        watched.samples,
+        watched.checkpoints,
+        "finished",
+    )
 
 
 def test_a_run_that_never_started_replays_to_nothing(tmp_path: Path) -> None:

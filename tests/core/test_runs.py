@@ -38,13 +38,35 @@ def store(tmp_path: Path) -> RunStore:
 
 
 def step(number: int, loss: float = 1.0, **stamps: float) -> Step:
-    return Step.model_validate({"step": number, "loss": loss, "learning_rate": 1e-3, "grad_norm": 1.0, "tokens": 1, "trained_tokens": 1,
-                                "tokens_per_second": 1.0, "epoch": 0.0, "seconds": 0.1, **stamps})
+    return Step.model_validate(
+        {
+            "step": number,
+            "loss": loss,
+            "learning_rate": 1e-3,
+            "grad_norm": 1.0,
+            "tokens": 1,
+            "trained_tokens": 1,
+            "tokens_per_second": 1.0,
+            "epoch": 0.0,
+            "seconds": 0.1,
+            **stamps,
+        }
+    )
 
 
 def started(total_steps: int = 9, **stamps: float) -> RunStarted:
-    return RunStarted.model_validate({"total_steps": total_steps, "train_rows": 1, "eval_rows": 1, "trainable_parameters": 1,
-                                      "all_parameters": 2, "device": "cpu", "compute_dtype": "float32", **stamps})
+    return RunStarted.model_validate(
+        {
+            "total_steps": total_steps,
+            "train_rows": 1,
+            "eval_rows": 1,
+            "trainable_parameters": 1,
+            "all_parameters": 2,
+            "device": "cpu",
+            "compute_dtype": "float32",
+            **stamps,
+        }
+    )
 
 
 def write(folder: RunFolder, *events: RunEvent) -> None:
@@ -114,16 +136,28 @@ def test_a_failed_write_leaves_no_folder(store: RunStore, monkeypatch: pytest.Mo
     assert list(store.root.iterdir()) == []
 
 
-@pytest.mark.parametrize(("name", "expected"), [
-    ("Support triage", "support-triage"), ("Hé llo_2", "he-llo-2"), ("日本", "run"), ("a..b+c", "a-b-c"),
-])
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("Support triage", "support-triage"),
+        ("Hé llo_2", "he-llo-2"),
+        ("日本", "run"),
+        ("a..b+c", "a-b-c"),
+    ],
+)
 def test_slugs_are_plain_file_names(name: str, expected: str) -> None:
     assert slug(name) == expected
 
 
-@pytest.mark.parametrize(("last", "state"), [
-    (RunFinished(), "finished"), (RunStopped(), "stopped"), (RunFailed(message="x"), "failed"), (step(3), "interrupted"),
-])
+@pytest.mark.parametrize(
+    ("last", "state"),
+    [
+        (RunFinished(), "finished"),
+        (RunStopped(), "stopped"),
+        (RunFailed(message="x"), "failed"),
+        (step(3), "interrupted"),
+    ],
+)
 def test_a_run_is_what_its_last_event_says(store: RunStore, last: RunEvent, state: str) -> None:
     folder = store.create(CONFIG)
     assert folder.state == "new"
@@ -161,8 +195,10 @@ def test_a_locked_run_is_running_and_a_second_writer_is_refused(store: RunStore)
 def test_the_lock_goes_with_the_process_that_held_it(store: RunStore) -> None:
     folder = store.create(CONFIG)
     write(folder, started())
-    script = ("import os, sys; from pathlib import Path; from lora_studio.core.runs import RunFolder\n"
-              "with RunFolder(Path(sys.argv[1])).lock(): print(RunFolder(Path(sys.argv[1])).state, flush=True); os.abort()")
+    script = (
+        "import os, sys; from pathlib import Path; from lora_studio.core.runs import RunFolder\n"
+        "with RunFolder(Path(sys.argv[1])).lock(): print(RunFolder(Path(sys.argv[1])).state, flush=True); os.abort()"
+    )
     held = subprocess.run([sys.executable, "-c", script, str(folder.path)], capture_output=True, text=True, check=False)
     assert held.stdout.strip() == "running"
     assert folder.state == "interrupted"
@@ -213,14 +249,30 @@ def test_checkpoints_and_exports_are_the_whole_ones_in_order(store: RunStore) ->
 
 def test_a_summary_adds_up_the_events(store: RunStore) -> None:
     folder = store.create(CONFIG)
-    write(folder, started(9, time=100.0), step(1, 3.0, time=101), Evaluation(loss=2.5, rows=1, trained_tokens=1, seconds=1.0, time=102),
-          step(2, 2.0, time=103), Evaluation(loss=2.7, rows=1, trained_tokens=1, seconds=1.0, time=104), Memory(resident=1, time=105))
-    write(folder, RunResumed(from_step=1, total_steps=9, attempt=2, time=1000), step(2, 1.5, attempt=2, time=1002),
-          RunFinished(attempt=2, time=1003))
+    write(
+        folder,
+        started(9, time=100.0),
+        step(1, 3.0, time=101),
+        Evaluation(loss=2.5, rows=1, trained_tokens=1, seconds=1.0, time=102),
+        step(2, 2.0, time=103),
+        Evaluation(loss=2.7, rows=1, trained_tokens=1, seconds=1.0, time=104),
+        Memory(resident=1, time=105),
+    )
+    write(
+        folder,
+        RunResumed(from_step=1, total_steps=9, attempt=2, time=1000),
+        step(2, 1.5, attempt=2, time=1002),
+        RunFinished(attempt=2, time=1003),
+    )
     (summary,) = store.list()
     assert summary.path == folder.path
     assert (summary.name, summary.state, summary.base_model, summary.r, summary.lora_alpha) == (
-        "Support triage", "finished", CONFIG.model.name_or_path, 4, 12)
+        "Support triage",
+        "finished",
+        CONFIG.model.name_or_path,
+        4,
+        12,
+    )
     assert (summary.started, summary.steps, summary.total_steps, summary.last_loss, summary.best_eval) == (100.0, 2, 9, 1.5, 2.5)
     assert summary.duration == pytest.approx(4 + 3)
 
@@ -234,8 +286,12 @@ def test_what_was_done_again_counts_as_it_was_done_last(store: RunStore) -> None
     folder = store.create(CONFIG)
     first = Evaluation(step=10, time=4, loss=1.0, rows=1, trained_tokens=1, seconds=1)
     write(folder, started(time=1), step(5, time=2), step(10, 0.5, time=3), first)
-    write(folder, RunResumed(from_step=5, total_steps=10, attempt=2, time=9), step(10, 0.7, attempt=2, time=10),
-          first.model_copy(update={"attempt": 2, "time": 11, "loss": 1.5}))
+    write(
+        folder,
+        RunResumed(from_step=5, total_steps=10, attempt=2, time=9),
+        step(10, 0.7, attempt=2, time=10),
+        first.model_copy(update={"attempt": 2, "time": 11, "loss": 1.5}),
+    )
     listed, opened = store.list()[0], RunHistory.replay(folder.events_path)
     assert (listed.best_eval, listed.last_loss) == (1.5, 0.7) == (min(opened.evaluation.y), opened.loss.last)
 

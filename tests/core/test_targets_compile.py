@@ -157,7 +157,8 @@ def test_overrides_become_keys_that_share_no_target(data: st.DataObject) -> None
     compiled = compile_selection(Selection(chosen, ranks, alphas), tree, 8, 16)
     resolution = resolve(settings_of(compiled), tree)
     assert {target.name: (target.r, target.lora_alpha) for target in resolution.targets} == {
-        name: (ranks.get(name, 8), alphas.get(name, 16)) for name in chosen}
+        name: (ranks.get(name, 8), alphas.get(name, 16)) for name in chosen
+    }
     for patterns in (compiled.rank_pattern, compiled.alpha_pattern):
         table = PatternTable(dict(patterns), "")
         assert all(len(table.keys_for(name)) <= 1 for name in chosen)
@@ -166,8 +167,9 @@ def test_overrides_become_keys_that_share_no_target(data: st.DataObject) -> None
 
 def test_settings_typed_with_overlapping_patterns_come_back_rewritten() -> None:
     tree = transformer(3)
-    typed = AdapterSettings.model_validate({
-        "r": 8, "target_modules": ["down_proj", "q_proj"], "rank_pattern": {"layers.0.mlp.down_proj": 16, "down_proj": 4}})
+    typed = AdapterSettings.model_validate(
+        {"r": 8, "target_modules": ["down_proj", "q_proj"], "rank_pattern": {"layers.0.mlp.down_proj": 16, "down_proj": 4}}
+    )
     resolution = resolve(typed, tree)
     assert [finding.code for finding in resolution.findings] == ["pattern_overlap"]
     compiled = compile_selection(selection_of(resolution), tree, 8, 16)

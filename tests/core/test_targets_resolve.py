@@ -14,20 +14,23 @@ def adapter(**fields: object) -> AdapterSettings:
     return AdapterSettings.model_validate(fields)
 
 
-@pytest.mark.parametrize(("fields", "code", "field"), [
-    ({"target_modules": ["qq_proj"]}, "target_unmatched", "adapter.target_modules"),
-    ({"target_modules": ["q_proj"], "target_parameters": ["gate_up_proj"]}, "target_unmatched", "adapter.target_parameters"),
-    ({"target_modules": ["mlp"]}, "not_targetable", "adapter.target_modules"),
-    ({"target_modules": ["q_proj"], "exclude_modules": ["q_proj"]}, "targets_excluded", "adapter.exclude_modules"),
-    ({"target_modules": ["q_proj"], "layers_to_transform": [7]}, "layers_unmatched", "adapter.layers_to_transform"),
-    ({"target_modules": "all-linear", "layers_to_transform": [0]}, "layers_with_all_linear", "adapter.layers_to_transform"),
-    ({"target_modules": ["q_proj"], "rank_pattern": {"q_(": 4}}, "setting_refused", "adapter.rank_pattern"),
-    ({"target_modules": ["q_proj"], "modules_to_save": ["nothing"]}, "saved_unmatched", "adapter.modules_to_save"),
-    ({"target_modules": ["q_proj"], "modules_to_save": ["proj"]}, "saved_adapted", "adapter.modules_to_save"),
-    ({"target_modules": ["q_proj"], "modules_to_save": ["layer"]}, "saved_unmatched", "adapter.modules_to_save"),
-    ({"target_modules": ["q_proj"], "modules_to_save": ["model", "model.norm"]}, "targets_excluded", "adapter.exclude_modules"),
-    ({"target_modules": []}, "no_target", "adapter.target_modules"),
-])
+@pytest.mark.parametrize(
+    ("fields", "code", "field"),
+    [
+        ({"target_modules": ["qq_proj"]}, "target_unmatched", "adapter.target_modules"),
+        ({"target_modules": ["q_proj"], "target_parameters": ["gate_up_proj"]}, "target_unmatched", "adapter.target_parameters"),
+        ({"target_modules": ["mlp"]}, "not_targetable", "adapter.target_modules"),
+        ({"target_modules": ["q_proj"], "exclude_modules": ["q_proj"]}, "targets_excluded", "adapter.exclude_modules"),
+        ({"target_modules": ["q_proj"], "layers_to_transform": [7]}, "layers_unmatched", "adapter.layers_to_transform"),
+        ({"target_modules": "all-linear", "layers_to_transform": [0]}, "layers_with_all_linear", "adapter.layers_to_transform"),
+        ({"target_modules": ["q_proj"], "rank_pattern": {"q_(": 4}}, "setting_refused", "adapter.rank_pattern"),
+        ({"target_modules": ["q_proj"], "modules_to_save": ["nothing"]}, "saved_unmatched", "adapter.modules_to_save"),
+        ({"target_modules": ["q_proj"], "modules_to_save": ["proj"]}, "saved_adapted", "adapter.modules_to_save"),
+        ({"target_modules": ["q_proj"], "modules_to_save": ["layer"]}, "saved_unmatched", "adapter.modules_to_save"),
+        ({"target_modules": ["q_proj"], "modules_to_save": ["model", "model.norm"]}, "targets_excluded", "adapter.exclude_modules"),
+        ({"target_modules": []}, "no_target", "adapter.target_modules"),
+    ],
+)
 def test_what_is_wrong_is_told_with_its_field(fields: dict[str, object], code: str, field: str) -> None:
     resolution = resolve(adapter(**fields), transformer(2))
     first = resolution.errors[0]
@@ -44,10 +47,14 @@ def test_an_unmatched_target_is_named_beside_what_there_is() -> None:
     assert "q_proj" in finding.hint
 
 
-@pytest.mark.parametrize(("fields", "code"), [
-    ({"exclude_modules": ["nowhere"]}, "exclude_unmatched"), ({"rank_pattern": {"nowhere": 4}}, "pattern_unused"),
-    ({"modules_to_save": ["orm"]}, "saved_by_ending"),
-])
+@pytest.mark.parametrize(
+    ("fields", "code"),
+    [
+        ({"exclude_modules": ["nowhere"]}, "exclude_unmatched"),
+        ({"rank_pattern": {"nowhere": 4}}, "pattern_unused"),
+        ({"modules_to_save": ["orm"]}, "saved_by_ending"),
+    ],
+)
 def test_what_does_nothing_is_a_warning(fields: dict[str, object], code: str) -> None:
     resolution = resolve(adapter(target_modules=["q_proj"], **fields), transformer(2))
     assert [(finding.level, finding.code) for finding in resolution.findings] == [("warning", code)]

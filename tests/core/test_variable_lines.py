@@ -10,9 +10,32 @@ from lora_studio.core.settings import DataSettings
 from lora_studio.core.variable_lines import read_lines, written_lines
 
 NAMES = st.from_regex(r"[A-Za-z][A-Za-z0-9_]{0,8}", fullmatch=True)
-LOOKALIKES = st.sampled_from([
-    "1.10", "007", "-0", "1e5", "1e999", "true", "False", "null", "nan", "inf", "", " a ", "a, b=c", '"', "'x'", "\n", "\u00a0", "\u2028",
-    "\ufdd0", "\ud800", "\u0663", "1_000"])
+LOOKALIKES = st.sampled_from(
+    [
+        "1.10",
+        "007",
+        "-0",
+        "1e5",
+        "1e999",
+        "true",
+        "False",
+        "null",
+        "nan",
+        "inf",
+        "",
+        " a ",
+        "a, b=c",
+        '"',
+        "'x'",
+        "\n",
+        "\u00a0",
+        "\u2028",
+        "\ufdd0",
+        "\ud800",
+        "\u0663",
+        "1_000",
+    ]
+)
 SCALARS = st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text() | LOOKALIKES
 
 
@@ -30,19 +53,23 @@ def test_a_value_is_one_line_of_what_an_editor_keeps_as_it_is(value: object) -> 
     assert text.isprintable()
 
 
-@pytest.mark.parametrize(("text", "values"), [
-    ("date_string=26 Jul 2024", {"date_string": "26 Jul 2024"}),
-    ("a = 1\n\n b=x, y=z ", {"a": 1, "b": "x, y=z"}),
-    ('version="1.10"\nother=1.10', {"version": "1.10", "other": 1.1}),
-    ("version='1.10'", {"version": "1.10"}),
-    ("enable_thinking=False\nlevel=high\nnothing=", {"enable_thinking": False, "level": "high", "nothing": ""}),
-])
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        ("date_string=26 Jul 2024", {"date_string": "26 Jul 2024"}),
+        ("a = 1\n\n b=x, y=z ", {"a": 1, "b": "x, y=z"}),
+        ('version="1.10"\nother=1.10', {"version": "1.10", "other": 1.1}),
+        ("version='1.10'", {"version": "1.10"}),
+        ("enable_thinking=False\nlevel=high\nnothing=", {"enable_thinking": False, "level": "high", "nothing": ""}),
+    ],
+)
 def test_lines_read_as_a_person_means_them(text: str, values: dict[str, object]) -> None:
     assert read_lines(text) == values
 
 
-@pytest.mark.parametrize(("text", "told"), [
-    ("thinking", "write name=value"), ("a=1\na=2", "stands twice"), ('a="1', "does not end with one")])
+@pytest.mark.parametrize(
+    ("text", "told"), [("thinking", "write name=value"), ("a=1\na=2", "stands twice"), ('a="1', "does not end with one")]
+)
 def test_a_line_that_says_nothing_clear_is_refused(text: str, told: str) -> None:
     with pytest.raises(ValueError, match=told):
         read_lines(text)

@@ -33,7 +33,10 @@ def looks_until_over(patience: Patience, clock: list[float], every: float) -> in
 
 @pytest.mark.parametrize(("sharing", "looks"), [(1.0, 10), (4.0, 40)])
 def test_patience_lasts_longer_the_more_programs_share_a_processor(
-    clock: list[float], monkeypatch: pytest.MonkeyPatch, sharing: float, looks: int,
+    clock: list[float],
+    monkeypatch: pytest.MonkeyPatch,
+    sharing: float,
+    looks: int,
 ) -> None:
     monkeypatch.setattr(waits, "waiting", lambda: sharing)
     assert looks_until_over(Patience(10.0), clock, 1.0) == looks
@@ -75,8 +78,9 @@ def test_a_child_that_no_signal_ends_is_not_waited_for_without_an_end() -> None:
         child.kill()
 
 
-@pytest.mark.parametrize(("status", "words"), [
-    (3, "ended by itself with status 3"), (-9, "was killed by SIGKILL"), (-250, "was killed by signal 250")])
+@pytest.mark.parametrize(
+    ("status", "words"), [(3, "ended by itself with status 3"), (-9, "was killed by SIGKILL"), (-250, "was killed by signal 250")]
+)
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no such signals")
 def test_how_a_process_ended_is_told_in_words(status: int, words: str) -> None:
     assert exit_words(status) == words

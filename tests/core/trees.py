@@ -6,7 +6,11 @@ from lora_studio.core.modules import ModuleInfo, ModuleKind, ModuleTree
 
 
 def tree_from(
-    names: list[str], others: list[str] | None = None, parameters: list[str] | None = None, model_type: str = "llama", output: str = "",
+    names: list[str],
+    others: list[str] | None = None,
+    parameters: list[str] | None = None,
+    model_type: str = "llama",
+    output: str = "",
 ) -> ModuleTree:
     """Return a tree whose `names` are Linear, `others` norms, `parameters` fused experts, with the containers above them."""
     kinds: dict[str, ModuleKind] = {"": "other"}

@@ -118,7 +118,10 @@ def test_a_table_names_rows_with_missing_cells_and_bytes_by_their_line(write_row
     found = check(write_rows(b'prompt,completion\n"a\nb",c\nonly one\nx,\xff\nd,\n', "rows.csv"))
     assert found.rows == 1
     assert [(bad.line, bad.reason.split(":")[0]) for bad in found.bad_rows] == [
-        (4, "1 cell where the first line names 2 columns"), (5, "not UTF-8"), (6, "completion is null")]
+        (4, "1 cell where the first line names 2 columns"),
+        (5, "not UTF-8"),
+        (6, "completion is null"),
+    ]
 
 
 def test_a_cut_array_keeps_its_whole_rows_and_names_the_line_of_the_cut(write_rows: Write) -> None:
@@ -207,7 +210,10 @@ def test_bad_rows_are_written_as_a_table(write_rows: Write, tmp_path: Path) -> N
     write_bad_rows(tmp_path / "bad.csv", check(path).bad_rows)
     with (tmp_path / "bad.csv").open(encoding="utf-8", newline="") as file:
         assert list(csv.reader(file)) == [
-            ["file", "line", "reason"], [path, "2", "text is empty"], [path, "3", "not JSON: Expecting value at column 1"]]
+            ["file", "line", "reason"],
+            [path, "2", "text is empty"],
+            [path, "3", "not JSON: Expecting value at column 1"],
+        ]
 
 
 def test_a_place_that_cannot_be_written_is_told(tmp_path: Path) -> None:
@@ -219,6 +225,5 @@ def test_a_place_that_cannot_be_written_is_told(tmp_path: Path) -> None:
 def test_checking_and_planning_load_no_heavy_library() -> None:
     names = "('torch', 'transformers', 'tokenizers', 'peft', 'datasets', 'pyarrow', 'huggingface_hub')"
     modules = "lora_studio.data.check, lora_studio.data.batching.plan, lora_studio.data.readers.row_index, lora_studio.data.trainable"
-    code = (f"import sys, {modules}; "
-            f"print([name for name in {names} if name in sys.modules])")
+    code = f"import sys, {modules}; print([name for name in {names} if name in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"

@@ -42,11 +42,17 @@ def trained_parts(tokenizer: Any, prepared: PreparedData, row: int = 0) -> list[
 
 @pytest.mark.parametrize(
     ("template", "end", "system"),
-    [("as saved", "<|im_end|>", ""), ("as saved", "<|im_end|>", "You sort mail."),
-     (HEADERS, "</s>", ""), (HEADERS, "</s>", "You sort mail."),
-     (MODEL_ROLE, "<|im_end|>", ""),
-     (MARKED, "<|im_end|>", ""), (MARKED, "<|im_end|>", "You sort mail.")],
-    ids=["chatml", "chatml, system", "headers", "headers, system", "model role", "marked", "marked, system"])
+    [
+        ("as saved", "<|im_end|>", ""),
+        ("as saved", "<|im_end|>", "You sort mail."),
+        (HEADERS, "</s>", ""),
+        (HEADERS, "</s>", "You sort mail."),
+        (MODEL_ROLE, "<|im_end|>", ""),
+        (MARKED, "<|im_end|>", ""),
+        (MARKED, "<|im_end|>", "You sort mail."),
+    ],
+    ids=["chatml", "chatml, system", "headers", "headers, system", "model role", "marked", "marked, system"],
+)
 def test_trained_tokens_are_every_answer_and_its_end_token(
     write_rows: Write, tokenizer_with: Make, template: str, end: str, system: str
 ) -> None:
@@ -124,7 +130,8 @@ def test_several_chat_templates_without_a_default_are_refused_by_name(write_rows
 
 
 @pytest.mark.parametrize(
-    ("prompt", "completion", "trained"), [("Cat =", "Katze", "Katze<|im_end|>"), ("Cat =", " Katze", " Katze<|im_end|>")])
+    ("prompt", "completion", "trained"), [("Cat =", "Katze", "Katze<|im_end|>"), ("Cat =", " Katze", " Katze<|im_end|>")]
+)
 def test_prompt_and_completion_are_joined_where_there_is_no_template(
     write_rows: Write, tokenizer_with: Make, prompt: str, completion: str, trained: str
 ) -> None:
@@ -134,11 +141,14 @@ def test_prompt_and_completion_are_joined_where_there_is_no_template(
     assert tokenizer.decode(prepared.train[0].input_ids) == f"<s>{prompt}{'' if completion[0] == ' ' else chr(10)}{trained}"
 
 
-@pytest.mark.parametrize("row", [
-    {"prompt": QUESTION, "completion": ANSWER},
-    {"instruction": "My parcel", "input": "is lost", "output": ANSWER},
-    {"prompt": chat(QUESTION)["messages"], "completion": [{"role": "assistant", "content": ANSWER}]},
-])
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": QUESTION, "completion": ANSWER},
+        {"instruction": "My parcel", "input": "is lost", "output": ANSWER},
+        {"prompt": chat(QUESTION)["messages"], "completion": [{"role": "assistant", "content": ANSWER}]},
+    ],
+)
 def test_prompts_become_chats_where_there_is_a_template(write_rows: Write, tokenizer_with: Make, row: dict[str, Any]) -> None:
     tokenizer = tokenizer_with()
     prepared = prepare(tokenizer, write_rows([row]))
@@ -157,7 +167,10 @@ def test_plain_text_gets_one_begin_and_one_end_token_and_is_trained_whole(write_
 @pytest.mark.parametrize("space", ["", "\n", "\n \n\t"])
 @pytest.mark.parametrize("begin", ["", "<s>"])
 def test_a_text_rendered_already_gets_no_second_begin_or_end_token(
-    write_rows: Write, tokenizer_with: Make, begin: str, space: str,
+    write_rows: Write,
+    tokenizer_with: Make,
+    begin: str,
+    space: str,
 ) -> None:
     text = f"<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nHello<|im_end|>{space}"
     tokenizer = tokenizer_with(begins=True)
@@ -172,8 +185,10 @@ def test_a_text_with_words_behind_its_last_end_token_gets_one_more(write_rows: W
 
 
 def test_a_token_of_bare_space_before_an_answer_is_the_prompts(write_rows: Write, tokenizer_with: Make) -> None:
-    template = "{% for message in messages %}{{ message['role'] }}: {{ message['content'] }}<|im_end|>{% endfor %}" \
-               "{% if add_generation_prompt %}assistant: {% endif %}"
+    template = (
+        "{% for message in messages %}{{ message['role'] }}: {{ message['content'] }}<|im_end|>{% endfor %}"
+        "{% if add_generation_prompt %}assistant: {% endif %}"
+    )
     tokenizer = tokenizer_with(template)
     prepared = prepare(tokenizer, write_rows([chat(QUESTION, "{}")]))
     assert [part.strip() for part in trained_parts(tokenizer, prepared)] == ["{}<|im_end|>"]
@@ -203,9 +218,13 @@ def test_the_report_counts_what_an_independent_count_finds(write_rows: Write, to
     sizes = [len(tokenizer.apply_chat_template(row["messages"], return_dict=False)) for row in rows]
     answers = [len(tokenizer.encode(row["messages"][1]["content"], add_special_tokens=False)) + 1 for row in rows]
     assert {key: found.to_json()[key] for key in COUNTED} == {
-        "rows": 21, "format": "messages",
+        "rows": 21,
+        "format": "messages",
         "tokens": {"total": sum(sizes), "trained": sum(answers), "p50": sorted(sizes)[10], "p95": sorted(sizes)[19], "max": max(sizes)},
-        "bad_rows": [], "truncated_rows": 0, "untrained_rows": 0}
+        "bad_rows": [],
+        "truncated_rows": 0,
+        "untrained_rows": 0,
+    }
 
 
 def test_bad_rows_stop_the_work_or_are_skipped_as_the_settings_say(write_rows: Write, tokenizer_with: Make) -> None:
@@ -222,7 +241,8 @@ def test_rows_that_are_all_bad_leave_nothing_to_train_on(write_rows: Write, toke
 
 
 @pytest.mark.parametrize(
-    ("rows", "fraction", "held_out"), [(100, 0.1, 10), (3, 0.01, 1), (2, 0.99, 1), (1, 0.5, 0), (50, 0.0, 0), (10, 0.999, 9)])
+    ("rows", "fraction", "held_out"), [(100, 0.1, 10), (3, 0.01, 1), (2, 0.99, 1), (1, 0.5, 0), (50, 0.0, 0), (10, 0.999, 9)]
+)
 def test_held_out_rows_are_the_share_asked_for_and_never_all(rows: int, fraction: float, held_out: int) -> None:
     assert len(choose_held_out(np.arange(rows), fraction, 0)) == held_out
 
@@ -341,8 +361,19 @@ def test_the_report_task_gives_the_report_with_its_bad_rows(write_rows: Write, t
     last = list(report(TaskContext(), config, str(tokenizer_folder)))[-1]
     assert isinstance(last, RunFinished)
     assert set(last.result) == {
-        *COUNTED, "untrained", "unended_rows", "train_rows", "eval_rows", "histogram", "packing", "cached", "template", "lengths",
-        "findings", "bad_count"}
+        *COUNTED,
+        "untrained",
+        "unended_rows",
+        "train_rows",
+        "eval_rows",
+        "histogram",
+        "packing",
+        "cached",
+        "template",
+        "lengths",
+        "findings",
+        "bad_count",
+    }
     assert last.result["bad_count"] == 1
     assert last.result["bad_rows"] == [{"file": path, "line": 2, "reason": "a row is an object with keys, this is a list"}]
 

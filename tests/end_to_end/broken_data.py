@@ -101,8 +101,17 @@ class BrokenData:
         self._snap("04", "columns_not_known")
         me.click("use_suggestion_button")
         me.wait("rows that read", lambda: "[user]" in me.text("columns_preview"))
-        self._note(me, "columns", {"offered": offered, **before, "after": me.text("columns_preview"),
-                                   "prompt": me.text("column_prompt"), "completion": me.text("column_completion")})
+        self._note(
+            me,
+            "columns",
+            {
+                "offered": offered,
+                **before,
+                "after": me.text("columns_preview"),
+                "prompt": me.text("column_prompt"),
+                "completion": me.text("column_completion"),
+            },
+        )
         self._snap("05", "columns_mapped")
         self._pictures(me, "data_columns", show="columns_card")
 
@@ -114,8 +123,9 @@ class BrokenData:
         cut = me.text("row_detail")
         me.press("Down")
         me.wait("the next line", lambda: me.text("row_detail") != cut)
-        self._note(me, "bad rows", {"first": first, "cut": cut, "null": me.text("row_detail"),
-                                    "rows": me.program.see("table", "bad_rows_list")})
+        self._note(
+            me, "bad rows", {"first": first, "cut": cut, "null": me.text("row_detail"), "rows": me.program.see("table", "bad_rows_list")}
+        )
         me.press("Up")
         me.wait("the first line", lambda: me.text("row_detail") == cut)
         self._snap("06", "bad_row_with_its_spot")
@@ -152,8 +162,11 @@ class BrokenData:
         first = me.wait("the first token", lambda: "token 1 of" in (told := me.text("lens_read_out")) and told)
         self._pictures(me, "data_cut_row", show="rows_card")
         self._snap("09", "a_row_cut_before_its_answer")
-        self._note(me, "cut row", {"lens": me.text("lens_view"), "first": first, "trained": me.text("legend_trained"),
-                                   "cut": me.text("legend_cut")})
+        self._note(
+            me,
+            "cut row",
+            {"lens": me.text("lens_view"), "first": first, "trained": me.text("legend_trained"), "cut": me.text("legend_cut")},
+        )
         self._rest_on_a_sound_row(me)
 
     def _rest_on_a_sound_row(self, me: Person) -> None:

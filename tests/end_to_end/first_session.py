@@ -73,11 +73,18 @@ class Session:
         self._open(me)
         me.wait_for_text("data_panel/card_note", "rows")
         row = me.row(TREE, *LAYER_0)
-        self._note("first look", {
-            "draft": me.text("draft_name"), "data": me.text("data_panel/card_note"), "row": row["texts"], "targets": self._targets(me),
-            "heavy": me.program.see("program")["heavy"],
-            "cards": [name for name in ("starter_card", "model_card", "data_card") if me.look(name)], "start": me.look("start_button"),
-        })
+        self._note(
+            "first look",
+            {
+                "draft": me.text("draft_name"),
+                "data": me.text("data_panel/card_note"),
+                "row": row["texts"],
+                "targets": self._targets(me),
+                "heavy": me.program.see("program")["heavy"],
+                "cards": [name for name in ("starter_card", "model_card", "data_card") if me.look(name)],
+                "start": me.look("start_button"),
+            },
+        )
         self._pictures(me, "train_before")
         self._leave(me)
 
@@ -151,10 +158,16 @@ class Session:
     def _edit_meanwhile(self, me: Person) -> None:
         me.type_into("edit_adapter_r", "16")
         me.wait_for_text("draft_differs", "differs")
-        self._note("edit meanwhile", {
-            "differs": me.text("draft_differs"), "settings": me.text("run_settings"), "start": me.text("start_button"),
-            "draft_r": me.text("edit_adapter_r"), "run_yaml": (Path(self.record.run) / "run.yaml").read_text(encoding="utf-8"),
-        })
+        self._note(
+            "edit meanwhile",
+            {
+                "differs": me.text("draft_differs"),
+                "settings": me.text("run_settings"),
+                "start": me.text("start_button"),
+                "draft_r": me.text("edit_adapter_r"),
+                "run_yaml": (Path(self.record.run) / "run.yaml").read_text(encoding="utf-8"),
+            },
+        )
         self._snap("08", "draft_differs")
         me.wait("ten steps", lambda: int(me.text("tile_step").split(" ")[0].replace(",", "") or 0) >= 10, TRAINING_SECONDS)
         self._pictures(me, "train_running", sizes=1)
@@ -162,12 +175,26 @@ class Session:
     def _end(self, me: Person) -> None:
         me.wait("the run to end", lambda: me.text("run_state") not in ("Running", "Loading"), TRAINING_SECONDS)
         me.wait("the end to be told", lambda: me.text("run_banner_text"))
-        announced = {"state": me.text("run_state"), "banner": me.text("run_banner_text"), "next": me.text("run_banner_action"),
-                     "toast": me.text("toast_text"), "step": me.text("tile_step"), "eval_loss": me.text("tile_eval_loss")}
+        announced = {
+            "state": me.text("run_state"),
+            "banner": me.text("run_banner_text"),
+            "next": me.text("run_banner_action"),
+            "toast": me.text("toast_text"),
+            "step": me.text("tile_step"),
+            "eval_loss": me.text("tile_eval_loss"),
+        }
         self._snap("09a", "finished")
         me.program.see("reveal", "before_after_card")
-        self._note("training", {**announced, "share": me.text("before_after_card/card_note"), "curves": me.program.see("curves"),
-                                "after": [me.text(f"after_{number}") for number in range(5)], "settings": me.text("run_settings")})
+        self._note(
+            "training",
+            {
+                **announced,
+                "share": me.text("before_after_card/card_note"),
+                "curves": me.program.see("curves"),
+                "after": [me.text(f"after_{number}") for number in range(5)],
+                "settings": me.text("run_settings"),
+            },
+        )
         self._snap("09b", "before_after")
         me.program.see("reveal", "tiles_card")
 
@@ -180,8 +207,16 @@ class Session:
         me.click("merge_dialog/begin_button")
         self._snap("10b", "merging")
         me.wait("the certificate", lambda: me.text("export_verdict_text"), EXPORT_SECONDS)
-        self._note("merge", {**form, "verdict": me.text("export_verdict_text"), "where": me.text("export_where"),
-                             "lines": me.text("loading_lines"), "open": bool(me.look("open_folder_button"))})
+        self._note(
+            "merge",
+            {
+                **form,
+                "verdict": me.text("export_verdict_text"),
+                "where": me.text("export_where"),
+                "lines": me.text("loading_lines"),
+                "open": bool(me.look("open_folder_button")),
+            },
+        )
         self.record.merged = form["export_place"]
         self._snap("11", "certificate")
         self._pictures(me, "merge_certificate", sizes=1)
@@ -204,8 +239,15 @@ class Session:
         """Come back: the same page and draft, the run from disk, and a new draft from it."""
         self._open(me)
         me.wait("the run of yesterday", lambda: me.text("run_banner_text"))
-        self._note("came back", {"banner": me.text("run_banner_text"), "page": me.program.see("program")["page"],
-                                 "draft_r": me.text("edit_adapter_r"), "differs": me.text("draft_differs")})
+        self._note(
+            "came back",
+            {
+                "banner": me.text("run_banner_text"),
+                "page": me.program.see("program")["page"],
+                "draft_r": me.text("edit_adapter_r"),
+                "differs": me.text("draft_differs"),
+            },
+        )
         self._snap("13", "next_day")
         self._look_at_run(me)
         self._look_at_pages(me)
@@ -226,11 +268,20 @@ class Session:
         me.wait("curves", lambda: me.program.see("curves")["loss_plot"]["train"])
         locked = me.look("edit_adapter_r")
         self._snap("14b", "run_from_disk")
-        self._note("reopened", {
-            "rows": rows, "curves": me.program.see("curves"), "locked_r": locked, "share": me.text("before_after_card/card_note"),
-            "loss": me.text("tile_loss"), "step": me.text("tile_step"), "settings": me.text("run_settings"),
-            "heavy": me.program.see("program")["heavy"], "can_merge": (me.look("merge_button") or {}).get("enabled"),
-        })
+        self._note(
+            "reopened",
+            {
+                "rows": rows,
+                "curves": me.program.see("curves"),
+                "locked_r": locked,
+                "share": me.text("before_after_card/card_note"),
+                "loss": me.text("tile_loss"),
+                "step": me.text("tile_step"),
+                "settings": me.text("run_settings"),
+                "heavy": me.program.see("program")["heavy"],
+                "can_merge": (me.look("merge_button") or {}).get("enabled"),
+            },
+        )
         self._pictures(me, "train_finished")
         self._pictures(me, "before_after", show="before_after_card")
         me.click("view_switch_draft")
@@ -252,8 +303,10 @@ class Session:
         before = me.text("edit_adapter_r")
         me.click("run_new_from_button")
         me.wait("the draft to be the run's", lambda: me.text("edit_adapter_r") != before)
-        self._note("new run from this", {"before": before, "r": me.text("edit_adapter_r"), "name": me.text("draft_name"),
-                                         "start": me.text("start_button")})
+        self._note(
+            "new run from this",
+            {"before": before, "r": me.text("edit_adapter_r"), "name": me.text("draft_name"), "start": me.text("start_button")},
+        )
         me.press("ctrl+2")
         me.wait("the Train page", lambda: me.program.see("program")["page"] == "train")
         self._snap("15", "new_run_from_this")

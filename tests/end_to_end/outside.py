@@ -65,8 +65,14 @@ def answers_of(script: str, folder: Path, **asked: object) -> list[str]:
     request = folder / "asked.json"
     request.write_text(json.dumps({**asked, "chats": chats(), "threads": share()}), encoding="utf-8")
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    done = subprocess.run([sys.executable, "-I", "-c", script, str(request)], cwd=folder, capture_output=True, text=True,
-                          check=True, env={**environment, "HF_HUB_OFFLINE": "1", VARIABLE: str(share())})
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", script, str(request)],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**environment, "HF_HUB_OFFLINE": "1", VARIABLE: str(share())},
+    )
     (line,) = (line for line in done.stdout.splitlines() if line.startswith("ANSWERS"))
     found: list[str] = json.loads(line.removeprefix("ANSWERS"))
     return found
@@ -74,6 +80,12 @@ def answers_of(script: str, folder: Path, **asked: object) -> list[str]:
 
 def exported(driven: Driven, kind: str, to: Path, *more: str) -> Path:
     """Export the driven run through the command line."""
-    subprocess.run([sys.executable, "-m", "lora_studio", "export", str(driven.record.run), "--as", kind, "--to", str(to), *more],
-                   cwd=ROOT, env=driven.environment(), capture_output=True, text=True, check=True)
+    subprocess.run(
+        [sys.executable, "-m", "lora_studio", "export", str(driven.record.run), "--as", kind, "--to", str(to), *more],
+        cwd=ROOT,
+        env=driven.environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     return to

@@ -58,8 +58,8 @@ class Program:
         settings = {**os.environ, HOME_VARIABLE: str(home), "PYTHONPATH": str(ROOT), "PYTHONFAULTHANDLER": "1", **environment}
         self._errors: IO[bytes] = self.log.open("ab")
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.end_to_end.eyes", *arguments],
-            cwd=ROOT, env=settings, stdout=subprocess.PIPE, stderr=self._errors)
+            [sys.executable, "-m", "tests.end_to_end.eyes", *arguments], cwd=ROOT, env=settings, stdout=subprocess.PIPE, stderr=self._errors
+        )
         assert self._process.stdout is not None
         port = self._process.stdout.readline().strip()
         if not port:
@@ -224,8 +224,10 @@ class Person:
             if found:
                 return found
             if patience.is_over():
-                raise AssertionError(f"waited {time.monotonic() - began:.0f} s for: {what}\nto be seen: {self._told()}\n"
-                                     f"where the program stands:\n{self.program.stacks()}")
+                raise AssertionError(
+                    f"waited {time.monotonic() - began:.0f} s for: {what}\nto be seen: {self._told()}\n"
+                    f"where the program stands:\n{self.program.stacks()}"
+                )
             time.sleep(_LOOK_AGAIN_SECONDS)
 
     def wait_for(self, name: str, seconds: float = 30.0) -> Seen:

@@ -48,10 +48,13 @@ def look(name: str) -> Seen | None:
         return None
     corner = widget.mapToGlobal(QPoint(0, 0))
     return {
-        "text": _text(widget), "enabled": widget.isEnabled(), "tip": widget.toolTip(),
+        "text": _text(widget),
+        "enabled": widget.isEnabled(),
+        "tip": widget.toolTip(),
         "box": [corner.x(), corner.y(), widget.width(), widget.height()],
         "checked": widget.isChecked() if isinstance(widget, QAbstractButton) else None,
-        "focus": widget.hasFocus(), "error": str(widget.property("error_text") or ""),
+        "focus": widget.hasFocus(),
+        "error": str(widget.property("error_text") or ""),
     }
 
 
@@ -76,8 +79,12 @@ def program() -> Seen:
     """Tell which heavy modules are imported, the window's title and size, and the page in front."""
     window = _window()
     return {
-        "heavy": [name for name in HEAVY if name in sys.modules], "title": window.windowTitle(), "page": window.page,
-        "size": [window.width(), window.height()], "corner": [window.x(), window.y()], "theme": theme().mode,
+        "heavy": [name for name in HEAVY if name in sys.modules],
+        "title": window.windowTitle(),
+        "page": window.page,
+        "size": [window.width(), window.height()],
+        "corner": [window.x(), window.y()],
+        "theme": theme().mode,
         "window": int((QApplication.activeModalWidget() or _windows()[-1]).winId()),
     }
 
@@ -120,7 +127,9 @@ def row(name: str, path: list[str]) -> Seen | None:
     return {
         "texts": [str(model.index(index.row(), column, index.parent()).data() or "") for column in range(model.columnCount())],
         "checked": None if tick_state is None else Qt.CheckState(tick_state).name,
-        "tick": _on_screen(port, tick), "box": _on_screen(port, option.rect), "expanded": view.isExpanded(index),
+        "tick": _on_screen(port, tick),
+        "box": _on_screen(port, option.rect),
+        "expanded": view.isExpanded(index),
     }
 
 
@@ -184,7 +193,8 @@ def save(image: QImage, path: Path) -> None:
         raise OSError(f"{path} cannot be written")
     if path.stat().st_size > _LARGE_BYTES:
         plain.convertToFormat(QImage.Format.Format_Indexed8, _palette(plain), Qt.ImageConversionFlag.ThresholdDither).save(
-            str(path), "PNG", 0)
+            str(path), "PNG", 0
+        )
 
 
 def _palette(image: QImage) -> list[int]:
@@ -236,8 +246,11 @@ def keys(pressed: str) -> Callable[[], None]:
     *modifiers, key = pressed.split("+")
     held = Qt.KeyboardModifier.NoModifier
     for modifier in modifiers:
-        held |= {"ctrl": Qt.KeyboardModifier.ControlModifier, "shift": Qt.KeyboardModifier.ShiftModifier,
-                 "alt": Qt.KeyboardModifier.AltModifier}[modifier]
+        held |= {
+            "ctrl": Qt.KeyboardModifier.ControlModifier,
+            "shift": Qt.KeyboardModifier.ShiftModifier,
+            "alt": Qt.KeyboardModifier.AltModifier,
+        }[modifier]
     code = Qt.Key[f"Key_{key.upper() if len(key) == 1 else key.capitalize()}"]
     return lambda: QTest.keyClick(_focused(), code, held)
 
@@ -288,8 +301,16 @@ def _find(name: str) -> QWidget | None:
     """Find the visible widget of this name, in the newest window that has one; `a/b` is a b somewhere below an a."""
     outer, _, inner = name.rpartition("/")
     roots = [_find(outer)] if outer else [*reversed(_windows())]
-    return next((widget for root in roots if root is not None for widget in (root, *root.findChildren(QWidget, inner))
-                 if widget.objectName() == inner and widget.isVisible()), None)
+    return next(
+        (
+            widget
+            for root in roots
+            if root is not None
+            for widget in (root, *root.findChildren(QWidget, inner))
+            if widget.objectName() == inner and widget.isVisible()
+        ),
+        None,
+    )
 
 
 def _text(widget: QWidget) -> str:
@@ -319,8 +340,14 @@ def _on_screen(port: QWidget, area: QRect) -> list[int]:
 def _index(view: QTreeView, path: list[str]) -> QModelIndex | None:
     model, parent = view.model(), QModelIndex()
     for part in path:
-        found = next((model.index(row, 0, parent) for row in range(model.rowCount(parent))
-                      if str(model.index(row, 0, parent).data()).startswith(part)), None)
+        found = next(
+            (
+                model.index(row, 0, parent)
+                for row in range(model.rowCount(parent))
+                if str(model.index(row, 0, parent).data()).startswith(part)
+            ),
+            None,
+        )
         if found is None:
             return None
         parent = found
@@ -334,7 +361,25 @@ def _is_hidden(view: QAbstractItemView, column: int) -> bool:
 SEES: dict[str, Callable[..., Any]] = {
     found.__name__: found
     for found in (
-        look, names, button, buttons, program, curves, table, row, cell, clipped, reveal, resize, wear, picture, photograph, mouse,
-        press_on, keys, letters, questions,
+        look,
+        names,
+        button,
+        buttons,
+        program,
+        curves,
+        table,
+        row,
+        cell,
+        clipped,
+        reveal,
+        resize,
+        wear,
+        picture,
+        photograph,
+        mouse,
+        press_on,
+        keys,
+        letters,
+        questions,
     )
 }

@@ -93,7 +93,8 @@ def x_server() -> Generator[str]:
         raise FileNotFoundError("Xvfb is not installed: apt-get install xvfb xdotool")
     read, write = os.pipe()
     server = subprocess.Popen(
-        ["Xvfb", "-displayfd", str(write), "-screen", "0", SCREEN, "-nolisten", "tcp"], pass_fds=(write,), stderr=subprocess.DEVNULL)
+        ["Xvfb", "-displayfd", str(write), "-screen", "0", SCREEN, "-nolisten", "tcp"], pass_fds=(write,), stderr=subprocess.DEVNULL
+    )
     os.close(write)
     try:
         with os.fdopen(read) as told:

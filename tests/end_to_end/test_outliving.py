@@ -35,14 +35,26 @@ def running(me: Person) -> int:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no such signal")
 def test_a_run_in_a_process_outlives_a_killed_window_and_is_found_and_stopped_by_the_next(
-    tmp_path: Path, tiny_model: Callable[[str], Path], chat_rows: Path, request: pytest.FixtureRequest,
+    tmp_path: Path,
+    tiny_model: Callable[[str], Path],
+    chat_rows: Path,
+    request: pytest.FixtureRequest,
 ) -> None:
     home = tmp_path / "home"
     (home / "settings").mkdir(parents=True)
     (home / "settings" / "window.json").write_text(json.dumps({"host": "process"}), encoding="utf-8")
-    config = RunConfig().replace({
-        "name": "lasting", "model.name_or_path": str(tiny_model("llama")), "data.train": (str(chat_rows),), "data.max_length": 128,
-        "adapter.target_modules": ("q_proj",), "training.max_steps": 100_000, "training.sample_rows": 0, "training.device": "cpu"})
+    config = RunConfig().replace(
+        {
+            "name": "lasting",
+            "model.name_or_path": str(tiny_model("llama")),
+            "data.train": (str(chat_rows),),
+            "data.max_length": 128,
+            "adapter.target_modules": ("q_proj",),
+            "training.max_steps": 100_000,
+            "training.sample_rows": 0,
+            "training.device": "cpu",
+        }
+    )
     write_config(tmp_path / "lasting.yaml", config)
 
     program, me = opened(home, [str(tmp_path / "lasting.yaml")])

@@ -161,8 +161,12 @@ def test_adapter_merged_model_and_both_gguf_files_answer_alike_in_the_programs_t
     (adapter,) = exported(driven, "gguf-adapter", tmp_path / "gguf-adapter").glob("*.gguf")
     base_file = tmp_path / "base.gguf"
     script = str(converter_folder / "convert_hf_to_gguf.py")
-    subprocess.run([sys.executable, script, str(starter_folder), "--outfile", str(base_file), "--outtype", "f32"], check=True,
-                   env={**os.environ, "PYTHONPATH": str(converter_folder)}, capture_output=True)
+    subprocess.run(
+        [sys.executable, script, str(starter_folder), "--outfile", str(base_file), "--outtype", "f32"],
+        check=True,
+        env={**os.environ, "PYTHONPATH": str(converter_folder)},
+        capture_output=True,
+    )
     assert answers_of(LLAMA, tmp_path, model=str(base_file), adapter=str(adapter)) == by_peft
 
 
@@ -195,8 +199,12 @@ def test_the_yaml_view_is_the_draft(driven: Driven) -> None:
 
 def test_no_page_is_clipped_or_empty_at_any_size_in_either_theme(driven: Driven) -> None:
     pictures = {Path(picture.path).name: picture for picture in driven.record.pictures}
-    wanted = {f"{page}_{theme}_{width}x{height}.png" for page in ("train_before", "train_finished", "before_after", "data", "runs")
-              for theme in THEMES for width, height in SIZES}
+    wanted = {
+        f"{page}_{theme}_{width}x{height}.png"
+        for page in ("train_before", "train_finished", "before_after", "data", "runs")
+        for theme in THEMES
+        for width, height in SIZES
+    }
     assert wanted <= set(pictures)
     assert {name: picture.clipped for name, picture in pictures.items() if picture.clipped} == {}
     assert all(picture.size == tuple(map(int, re.findall(r"(\d+)x(\d+)\.png", name)[0])) for name, picture in pictures.items())
@@ -204,8 +212,14 @@ def test_no_page_is_clipped_or_empty_at_any_size_in_either_theme(driven: Driven)
 
 
 def test_the_command_line_sees_the_same_run(driven: Driven) -> None:
-    done = subprocess.run([sys.executable, "-m", "lora_studio", "runs", "--json"], cwd=ROOT, env=driven.environment(), capture_output=True,
-                          text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "lora_studio", "runs", "--json"],
+        cwd=ROOT,
+        env=driven.environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert [Path(run["path"]).name for run in json.loads(done.stdout)["runs"]] == [Path(driven.record.run).name]
 
 

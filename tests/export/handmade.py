@@ -10,9 +10,22 @@ import numpy as np
 from safetensors.numpy import save_file
 
 CONFIG: dict[str, Any] = {
-    "peft_type": "LORA", "base_model_name_or_path": "somebody/tiny", "revision": None, "task_type": "CAUSAL_LM", "r": 4, "lora_alpha": 8,
-    "lora_dropout": 0.0, "target_modules": ["q_proj", "v_proj"], "modules_to_save": None, "bias": "none", "use_dora": False,
-    "use_rslora": False, "rank_pattern": {}, "alpha_pattern": {}, "auto_mapping": None, "inference_mode": True,
+    "peft_type": "LORA",
+    "base_model_name_or_path": "somebody/tiny",
+    "revision": None,
+    "task_type": "CAUSAL_LM",
+    "r": 4,
+    "lora_alpha": 8,
+    "lora_dropout": 0.0,
+    "target_modules": ["q_proj", "v_proj"],
+    "modules_to_save": None,
+    "bias": "none",
+    "use_dora": False,
+    "use_rslora": False,
+    "rank_pattern": {},
+    "alpha_pattern": {},
+    "auto_mapping": None,
+    "inference_mode": True,
 }
 LLAMA_SHAPES = {"q_proj": (32, 32), "v_proj": (16, 32)}
 """Rows and columns of the tiny llama's weights."""

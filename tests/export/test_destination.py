@@ -41,9 +41,21 @@ def everything(folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("certified", [False, True])
-@pytest.mark.parametrize("place", [
-    "mine", "file", "models/base", "models", "runs/triage/adapter", "runs/triage", "runs", "working/project", "working", ".",
-])
+@pytest.mark.parametrize(
+    "place",
+    [
+        "mine",
+        "file",
+        "models/base",
+        "models",
+        "runs/triage/adapter",
+        "runs/triage",
+        "runs",
+        "working/project",
+        "working",
+        ".",
+    ],
+)
 def test_replacing_takes_no_folder_but_an_earlier_export(place: str, certified: bool, desk: Path) -> None:
     target = desk / place
     if certified and place not in ("mine", "file"):  # what is needed stays, whatever lies in it

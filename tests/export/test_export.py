@@ -48,10 +48,16 @@ def test_exports_loaded_by_plain_libraries_answer_as_base_and_adapter(
     assert AutoTokenizer.from_pretrained(tmp_path / "merged").chat_template == AutoTokenizer.from_pretrained(base).chat_template
 
 
-@pytest.mark.parametrize("settings", [
-    {"use_rslora": True}, {"use_dora": True}, {"rank_pattern": {r"layers\.0\.self_attn\.q_proj": 2}, "alpha_pattern": {"down_proj": 32}},
-    {"modules_to_save": ["lm_head"]}, {"bias": "lora_only", "lora_bias": True},
-])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"use_rslora": True},
+        {"use_dora": True},
+        {"rank_pattern": {r"layers\.0\.self_attn\.q_proj": 2}, "alpha_pattern": {"down_proj": 32}},
+        {"modules_to_save": ["lm_head"]},
+        {"bias": "lora_only", "lora_bias": True},
+    ],
+)
 def test_variants_of_lora_merge_to_what_they_were(settings: dict[str, Any], tiny_model: Callable[[str], Path], tmp_path: Path) -> None:
     base = tiny_model("llama")
     if settings.get("lora_bias"):
@@ -177,11 +183,14 @@ def test_an_adapter_of_another_base_is_refused_with_the_reason(tiny_model: Calla
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize(("arguments", "told"), [
-    ({"kind": "onnx"}, "no export as 'onnx'"),
-    ({"kind": "merged", "dtype": "int3"}, "int3"),
-    ({"kind": "adapter", "dtype": "float32"}, "trained in"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ({"kind": "onnx"}, "no export as 'onnx'"),
+        ({"kind": "merged", "dtype": "int3"}, "int3"),
+        ({"kind": "adapter", "dtype": "float32"}, "trained in"),
+    ],
+)
 def test_requests_that_cannot_be_met_say_what_can(arguments: dict[str, str], told: str, llama_adapter: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=told):
         run_export(source=str(llama_adapter), to=str(tmp_path / "out"), **arguments)

@@ -27,9 +27,12 @@ def settings_of(architecture: str, variant: str) -> dict[str, Any]:
     if variant == "dora":
         targets.pop("target_parameters", None)  # PEFT has no DoRA for fused experts
     more: dict[str, dict[str, Any]] = {
-        "lora": {}, "rslora": {"use_rslora": True}, "dora": {"use_dora": True},
+        "lora": {},
+        "rslora": {"use_rslora": True},
+        "dora": {"use_dora": True},
         "patterns": {"rank_pattern": {listed[0]: 2}, "alpha_pattern": {listed[-1]: 32}},
-        "modules_to_save": {"modules_to_save": ["lm_head"]}, "tied_head": {"target_modules": [*listed, "lm_head"]},
+        "modules_to_save": {"modules_to_save": ["lm_head"]},
+        "tied_head": {"target_modules": [*listed, "lm_head"]},
         "trainable_tokens": {"trainable_token_indices": {embedding: [5, 9, 33]}},
     }
     return {**targets, **more[variant]}

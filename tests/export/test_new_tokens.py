@@ -31,11 +31,16 @@ ROWS, NEW = 392, [384, 385, 390]
 PROBE = torch.tensor([[5, 9, 385, 120, 33, 390, 7, 250, 384, 18]])
 Tiny = Callable[[str], Path]
 WAYS: dict[str, dict[str, Any]] = {
-    "plain": {}, "embedding": {"modules_to_save": ["E"]}, "head": {"modules_to_save": ["lm_head"]},
-    "both": {"modules_to_save": ["E", "lm_head"]}, "kept_tied": {"modules_to_save": ["E"], "ensure_weight_tying": True},
-    "rows": {"trainable_token_indices": {"E": NEW}}, "rows_of_both": {"trainable_token_indices": {"E": NEW, "lm_head": NEW}},
+    "plain": {},
+    "embedding": {"modules_to_save": ["E"]},
+    "head": {"modules_to_save": ["lm_head"]},
+    "both": {"modules_to_save": ["E", "lm_head"]},
+    "kept_tied": {"modules_to_save": ["E"], "ensure_weight_tying": True},
+    "rows": {"trainable_token_indices": {"E": NEW}},
+    "rows_of_both": {"trainable_token_indices": {"E": NEW, "lm_head": NEW}},
     "other_rows_of_head": {"trainable_token_indices": {"E": NEW, "lm_head": [384, 391]}},
-    "lora_on_embedding": {"target_modules": ["E"]}, "lora_on_head": {"target_modules": ["lm_head"]},
+    "lora_on_embedding": {"target_modules": ["E"]},
+    "lora_on_head": {"target_modules": ["lm_head"]},
     "lora_on_both": {"target_modules": ["E", "lm_head"]},
     "lora_on_embedding_and_head": {"target_modules": ["E"], "modules_to_save": ["lm_head"]},
     "lora_on_head_and_embedding": {"target_modules": ["lm_head"], "modules_to_save": ["E"]},
@@ -100,9 +105,18 @@ def check_merged(folder: Path, expected: torch.Tensor, within: float = 1e-5) -> 
     assert tokenizer("<new1>", add_special_tokens=False)["input_ids"] == [385]
 
 
-@pytest.mark.parametrize("way", [
-    "plain", "embedding", "head", "rows_of_both", "other_rows_of_head", "lora_on_both", "lora_on_head_and_embedding",
-])
+@pytest.mark.parametrize(
+    "way",
+    [
+        "plain",
+        "embedding",
+        "head",
+        "rows_of_both",
+        "other_rows_of_head",
+        "lora_on_both",
+        "lora_on_head_and_embedding",
+    ],
+)
 def test_new_tokens_of_an_untied_model_are_merged_and_exported_as_peft_computes_them(way: str, tmp_path: Path) -> None:
     base = base_of("llama", tmp_path, tied=False)
     expected = train_new_tokens(base, tmp_path / "adapter", settings_of(way, "llama"))
@@ -117,10 +131,13 @@ def test_new_tokens_of_an_untied_model_are_merged_and_exported_as_peft_computes_
     assert len(AutoTokenizer.from_pretrained(tmp_path / "copy")) == ROWS
 
 
-@pytest.mark.parametrize(("architecture", "way"), [
-    *(("qwen3", way) for way in ("plain", "embedding", "head", "kept_tied", "rows", "rows_of_both", "lora_on_embedding_and_head")),
-    *(("gpt2", way) for way in ("both", "rows")),
-])
+@pytest.mark.parametrize(
+    ("architecture", "way"),
+    [
+        *(("qwen3", way) for way in ("plain", "embedding", "head", "kept_tied", "rows", "rows_of_both", "lora_on_embedding_and_head")),
+        *(("gpt2", way) for way in ("both", "rows")),
+    ],
+)
 def test_new_tokens_of_a_tied_model_are_merged_as_peft_computes_them(architecture: str, way: str, tmp_path: Path) -> None:
     base = base_of(architecture, tmp_path, tied=True)
     expected = train_new_tokens(base, tmp_path / "adapter", settings_of(way, architecture))
@@ -133,10 +150,13 @@ def test_new_tokens_of_a_tied_model_are_merged_as_peft_computes_them(architectur
     assert AutoConfig.from_pretrained(tmp_path / "merged").tie_word_embeddings is stays_tied
 
 
-@pytest.mark.parametrize(("way", "reason"), [
-    *((way, r"is tied to .*: an adapter here would merge wrongly") for way in TIED_LORA),
-    ("other_rows_of_head", r"trains rows of lm_head apart from those of model\.embed_tokens"),
-])
+@pytest.mark.parametrize(
+    ("way", "reason"),
+    [
+        *((way, r"is tied to .*: an adapter here would merge wrongly") for way in TIED_LORA),
+        ("other_rows_of_head", r"trains rows of lm_head apart from those of model\.embed_tokens"),
+    ],
+)
 def test_what_peft_merges_wrongly_on_tied_new_tokens_is_refused_for_that_and_exported_as_adapter(
     way: str, reason: str, tmp_path: Path
 ) -> None:

@@ -116,16 +116,19 @@ def test_a_checkpoint_knows_its_run(tmp_path: Path) -> None:
     assert find_source(make_adapter(tmp_path / "checkpoints/step-000010")).run_dir == tmp_path
 
 
-@pytest.mark.parametrize(("break_it", "told"), [
-    (lambda folder: (folder / "adapter_model.safetensors").unlink(), "adapter_model.safetensors is missing"),
-    (lambda folder: (folder / "adapter_config.json").write_text("{"), "not valid JSON"),
-    (lambda folder: (folder / "adapter_config.json").write_text("[]"), "not a JSON object"),
-    (lambda folder: (folder / "adapter_config.json").write_text('{"peft_type": "IA3"}'), "only LORA"),
-    (lambda folder: (folder / "adapter_config.json").write_text('{"peft_type": "LORA"}'), "does not name its base"),
-    (lambda folder: (folder / "adapter_config.json").unlink(), "neither a run nor a PEFT adapter"),
-    (lambda folder: (folder / "adapter_model.safetensors").write_bytes(b"\x08\0\0\0\0\0\0\0{"), "adapter_model.safetensors"),
-    (lambda folder: (folder / "adapter_model.safetensors").rename(folder / "adapter_model.bin"), "pickle"),
-])
+@pytest.mark.parametrize(
+    ("break_it", "told"),
+    [
+        (lambda folder: (folder / "adapter_model.safetensors").unlink(), "adapter_model.safetensors is missing"),
+        (lambda folder: (folder / "adapter_config.json").write_text("{"), "not valid JSON"),
+        (lambda folder: (folder / "adapter_config.json").write_text("[]"), "not a JSON object"),
+        (lambda folder: (folder / "adapter_config.json").write_text('{"peft_type": "IA3"}'), "only LORA"),
+        (lambda folder: (folder / "adapter_config.json").write_text('{"peft_type": "LORA"}'), "does not name its base"),
+        (lambda folder: (folder / "adapter_config.json").unlink(), "neither a run nor a PEFT adapter"),
+        (lambda folder: (folder / "adapter_model.safetensors").write_bytes(b"\x08\0\0\0\0\0\0\0{"), "adapter_model.safetensors"),
+        (lambda folder: (folder / "adapter_model.safetensors").rename(folder / "adapter_model.bin"), "pickle"),
+    ],
+)
 def test_what_is_no_sound_adapter_is_refused_by_name(tmp_path: Path, break_it, told: str) -> None:
     folder = make_adapter(tmp_path / "mine")
     break_it(folder)

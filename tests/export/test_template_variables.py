@@ -22,7 +22,8 @@ from tests.train.helpers import all_events, new_run, run_config
 
 STYLED = (
     "{% for m in messages %}<|im_start|>{{ m.role }}{{ ' ' + style if style is defined else '' }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant{{ ' ' + style if style is defined else '' }}\n{% endif %}")
+    "{% if add_generation_prompt %}<|im_start|>assistant{{ ' ' + style if style is defined else '' }}\n{% endif %}"
+)
 ASKED = "<|im_start|>user short\nWhere is it?<|im_end|>\n<|im_start|>assistant short\n"
 TURN = [{"role": "user", "content": "Where is it?"}]
 
@@ -31,11 +32,23 @@ TURN = [{"role": "user", "content": "Where is it?"}]
 def run(tiny_model: Callable[[str], Path], tmp_path: Path) -> RunFolder:
     """A trained run whose template writes a style behind each role."""
     rows = tmp_path / "rows.jsonl"
-    rows.write_text("".join(json.dumps({"messages": [*TURN, {"role": "assistant", "content": f"In room {number}."}]}) + "\n"
-                            for number in range(6)), encoding="utf-8")
-    made = new_run(tmp_path / "run", run_config(tiny_model("llama"), rows, {
-        "data.chat_template": STYLED, "data.chat_template_kwargs": {"style": "short"}, "training.max_steps": 2,
-        "training.sample_rows": 1}))
+    rows.write_text(
+        "".join(json.dumps({"messages": [*TURN, {"role": "assistant", "content": f"In room {number}."}]}) + "\n" for number in range(6)),
+        encoding="utf-8",
+    )
+    made = new_run(
+        tmp_path / "run",
+        run_config(
+            tiny_model("llama"),
+            rows,
+            {
+                "data.chat_template": STYLED,
+                "data.chat_template_kwargs": {"style": "short"},
+                "training.max_steps": 2,
+                "training.sample_rows": 1,
+            },
+        ),
+    )
     assert isinstance(all_events(made)[-1], RunFinished)
     return made
 
@@ -49,7 +62,10 @@ def prompt_of(folder: Path, base: Path) -> str:
 
 
 def test_samples_chats_exports_and_cards_have_the_values_of_the_run(
-    run: RunFolder, tiny_model: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    run: RunFolder,
+    tiny_model: Callable[[str], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     config: RunConfig = run.config
     base = tiny_model("llama")

@@ -16,11 +16,15 @@ def _of(families: Iterable[str], why: str, *checks: str) -> dict[str, dict[str, 
 KNOWN: dict[str, dict[str, str]] = {
     "gemma3n": _all("transformers makes its images' part by timm, with pillow, neither of which is asked for here", "config"),
     **_of(("musicgen", "musicgen_melody"), "predicts sound, several codes at a time, and no text", "config"),
-    "emu3": _all("transformers' class for text finds none of its weights in files of the whole model, under whose names they are published",
-                 "config", "inspect"),
+    "emu3": _all(
+        "transformers' class for text finds none of its weights in files of the whole model, under whose names they are published",
+        "config",
+        "inspect",
+    ),
     **_of(("gemma4_assistant", "gemma4_unified_assistant"), "wants hidden states of another model, not text", "config", "rows", "steps"),
     "reformer": {
         "rows": "transformers computes it without a gradient unless it is in training mode",
-        "steps": "transformers trains it on rows of a multiple of its chunks alone, and says so: the run ends with that"},
+        "steps": "transformers trains it on rows of a multiple of its chunks alone, and says so: the run ends with that",
+    },
 }
 """Check by check; `config` where a family is not tried in CI, having no tiny model that could be."""

@@ -64,8 +64,9 @@ def plain_steps(model: PeftModel, steps: Sequence[Sequence[TokenRow]], learning_
     """Take the same steps with nothing of ours."""
     settings = TrainingSettings()
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=learning_rate, betas=(settings.adam_beta1, settings.adam_beta2),
-                                  weight_decay=settings.weight_decay)
+    optimizer = torch.optim.AdamW(
+        trained, lr=learning_rate, betas=(settings.adam_beta1, settings.adam_beta2), weight_decay=settings.weight_decay
+    )
     figures = []
     for rows in steps:
         optimizer.zero_grad()

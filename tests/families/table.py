@@ -42,8 +42,8 @@ of, as a tiny random model. Of {len(outcomes)} families {len(tried)} could be ma
 | merged | the merged model, loaded by transformers, gives them too |
 | packing | rows packed into one have the loss they have alone (✓), or packing is refused before a step is taken (*refused*) |
 
-| family | class | {' | '.join(CHECKS)} | falls short |
-|---|---|{'---|' * len(CHECKS)}---|
+| family | class | {" | ".join(CHECKS)} | falls short |
+|---|---|{"---|" * len(CHECKS)}---|
 {rows}
 
 ## Not tried

@@ -130,8 +130,10 @@ class _Trial:
             raise ShortError(f"no tiny config: {self._outcome.parameters:,} parameters")
         model.save_pretrained(self._base)
         save_tiny_tokenizer(self._base, chat_template=None)
-        rows = [{"prompt": " ".join(_WORDS[: 1 + number % 4]), "completion": " ".join(_WORDS[number % 5 : number % 5 + 1 + number % 3])}
-                for number in range(16)]
+        rows = [
+            {"prompt": " ".join(_WORDS[: 1 + number % 4]), "completion": " ".join(_WORDS[number % 5 : number % 5 + 1 + number % 3])}
+            for number in range(16)
+        ]
         self._data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
         return ""
 
@@ -165,8 +167,11 @@ class _Trial:
                 continue
             config = self._config(name)
             resolution = resolve(config.adapter, self.tree).check()
-            errors = [finding.message for finding in make_plan(config, read_facts(self._base), self.tree, None).findings
-                      if finding.level == "error"]
+            errors = [
+                finding.message
+                for finding in make_plan(config, read_facts(self._base), self.tree, None).findings
+                if finding.level == "error"
+            ]
             if errors:
                 raise ShortError(f"{name}: {errors[0]}")
             counts[name] = trainable_parameters(config.adapter, self.tree, resolution)
@@ -231,14 +236,29 @@ class _Trial:
         return ""
 
     def _config(self, preset: str) -> RunConfig:
-        config = RunConfig().replace({
-            "name": self._outcome.family, "model.name_or_path": str(self._base), "data.train": (str(self._data),), "data.max_length": 64,
-            "data.eval_fraction": 0.0, "adapter.r": 4, "adapter.lora_alpha": 8, "adapter.lora_dropout": 0.0,
-            "adapter.target_modules": (), "training.learning_rate": 1e-3, "training.lr_scheduler_type": "constant",
-            "training.warmup_steps": 0, "training.per_device_train_batch_size": 4, "training.gradient_accumulation_steps": 1,
-            "training.max_steps": _STEPS, "training.sample_rows": 0, "training.device": "cpu", "training.compute_dtype": "float32",
-            "training.seed": _SEED,
-        })
+        config = RunConfig().replace(
+            {
+                "name": self._outcome.family,
+                "model.name_or_path": str(self._base),
+                "data.train": (str(self._data),),
+                "data.max_length": 64,
+                "data.eval_fraction": 0.0,
+                "adapter.r": 4,
+                "adapter.lora_alpha": 8,
+                "adapter.lora_dropout": 0.0,
+                "adapter.target_modules": (),
+                "training.learning_rate": 1e-3,
+                "training.lr_scheduler_type": "constant",
+                "training.warmup_steps": 0,
+                "training.per_device_train_batch_size": 4,
+                "training.gradient_accumulation_steps": 1,
+                "training.max_steps": _STEPS,
+                "training.sample_rows": 0,
+                "training.device": "cpu",
+                "training.compute_dtype": "float32",
+                "training.seed": _SEED,
+            }
+        )
         wanted = PRESETS[preset](self.tree)
         compiled = compile_selection(Selection(wanted), self.tree, 4, 8)
         return config.replace(compiled.changes())

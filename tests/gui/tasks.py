@@ -77,15 +77,33 @@ def export(
     if dtype == "bfloat16":
         raise StudioError("The merged export was refused: logits differ by 3.", "Merge in float32.")
     Path(to).mkdir(parents=True, exist_ok=overwrite)
-    certificate = {"rows": 4, "max_abs_logit_difference": 2.5e-6, "top1_agreement": 1.0, "effect_lost": 0.0, "passed": True,
-                   "offers_float32": dtype == "float16"}
-    programs = [
-        {"program": "PEFT", "answer": "yes", "reason": "this folder", "remedy": ""},
-        {"program": "vLLM", "answer": "no", "reason": "a rank of 9", "remedy": "train with r 8."},
-        {"program": "Other programs", "answer": "not measured", "reason": "were not tried", "remedy": ""},
-    ] if kind == "adapter" else []
-    yield RunFinished(result={"path": to, "kind": kind, "bytes": 2_500_000, "dtype": dtype or "float32", "certificate": certificate,
-                              "compatibility": programs})
+    certificate = {
+        "rows": 4,
+        "max_abs_logit_difference": 2.5e-6,
+        "top1_agreement": 1.0,
+        "effect_lost": 0.0,
+        "passed": True,
+        "offers_float32": dtype == "float16",
+    }
+    programs = (
+        [
+            {"program": "PEFT", "answer": "yes", "reason": "this folder", "remedy": ""},
+            {"program": "vLLM", "answer": "no", "reason": "a rank of 9", "remedy": "train with r 8."},
+            {"program": "Other programs", "answer": "not measured", "reason": "were not tried", "remedy": ""},
+        ]
+        if kind == "adapter"
+        else []
+    )
+    yield RunFinished(
+        result={
+            "path": to,
+            "kind": kind,
+            "bytes": 2_500_000,
+            "dtype": dtype or "float32",
+            "certificate": certificate,
+            "compatibility": programs,
+        }
+    )
 
 
 def fetch_converter(_context: TaskContext) -> Iterator[RunEvent]:
@@ -97,8 +115,17 @@ def fetch_converter(_context: TaskContext) -> Iterator[RunEvent]:
 
 def step_event(step: int, loss: float | None = None) -> Step:
     """Make a step's event; the loss falls from 4 unless given."""
-    return Step(step=step, loss=4.0 / step if loss is None else loss, learning_rate=1e-4, grad_norm=0.5, tokens=100 * step,
-                trained_tokens=40 * step, tokens_per_second=1000.0, epoch=step / 10, seconds=0.5)
+    return Step(
+        step=step,
+        loss=4.0 / step if loss is None else loss,
+        learning_rate=1e-4,
+        grad_norm=0.5,
+        tokens=100 * step,
+        trained_tokens=40 * step,
+        tokens_per_second=1000.0,
+        epoch=step / 10,
+        seconds=0.5,
+    )
 
 
 def samples(label: str, text: str, step: int = 0) -> Iterator[Sample]:
@@ -108,8 +135,9 @@ def samples(label: str, text: str, step: int = 0) -> Iterator[Sample]:
 
 
 def _opening(total: int) -> Iterator[RunEvent]:
-    yield RunStarted(total_steps=total, train_rows=8, eval_rows=3, trainable_parameters=64, all_parameters=6400, device="cpu",
-                     compute_dtype="float32")
+    yield RunStarted(
+        total_steps=total, train_rows=8, eval_rows=3, trainable_parameters=64, all_parameters=6400, device="cpu", compute_dtype="float32"
+    )
     yield from samples("before", "Dear customer,")
 
 

@@ -20,8 +20,9 @@ from lora_studio.gui.widgets import Banner, StatTile
 from tests.gui.desk import Desk
 from tests.gui.tasks import REFERENCE, samples, step_event
 
-STARTED = RunStarted(total_steps=4, train_rows=8, eval_rows=2, trainable_parameters=4, all_parameters=40, device="cpu",
-                     compute_dtype="float32")
+STARTED = RunStarted(
+    total_steps=4, train_rows=8, eval_rows=2, trainable_parameters=4, all_parameters=40, device="cpu", compute_dtype="float32"
+)
 EVALUATED = Evaluation(step=4, loss=0.75, rows=2, trained_tokens=9, seconds=1)
 DONE = [STARTED, *(step_event(step) for step in range(1, 5)), EVALUATED, RunFinished()]
 
@@ -86,19 +87,36 @@ def test_the_plots_follow_a_live_run_to_its_last_step(desk: Desk, train_page: Tr
     desk.workspace.draft.edit({"training.max_steps": 60}, "steps")
     desk.starter.start_run()
     desk.until(lambda: not desk.run_view.is_live)
-    desk.until(lambda: len(train_page.curves.plots) == 5 and all(len(plot.curves[name]) == 60 for plot, name in zip(
-        [train_page.curves.plots[i] for i in (0, 2, 3, 4)], ("train", "grad_norm", "learning_rate", "tokens_per_second"))))
+    desk.until(
+        lambda: (
+            len(train_page.curves.plots) == 5
+            and all(
+                len(plot.curves[name]) == 60
+                for plot, name in zip(
+                    [train_page.curves.plots[i] for i in (0, 2, 3, 4)], ("train", "grad_norm", "learning_rate", "tokens_per_second")
+                )
+            )
+        )
+    )
 
 
-@pytest.mark.parametrize(("last", "level", "text", "cure"), [
-    (RunFinished(), "good", "yesterday finished", "Merge this run…"),
-    (RunStopped(), "warning", "yesterday stopped at step 2", "Resume"),
-    (RunFailed(message="Out of memory.", hint="Use less."), "error", "yesterday: Out of memory. Use less.", "Resume"),
-    (RunFailed(message="Bad rows.", field="data.train"), "error", "yesterday: Bad rows.", "Go to the setting"),
-    (None, "warning", "yesterday was interrupted at step 2", "Resume"),
-])
+@pytest.mark.parametrize(
+    ("last", "level", "text", "cure"),
+    [
+        (RunFinished(), "good", "yesterday finished", "Merge this run…"),
+        (RunStopped(), "warning", "yesterday stopped at step 2", "Resume"),
+        (RunFailed(message="Out of memory.", hint="Use less."), "error", "yesterday: Out of memory. Use less.", "Resume"),
+        (RunFailed(message="Bad rows.", field="data.train"), "error", "yesterday: Bad rows.", "Go to the setting"),
+        (None, "warning", "yesterday was interrupted at step 2", "Resume"),
+    ],
+)
 def test_the_banner_says_how_the_run_ended_and_what_to_do(
-    desk: Desk, train_page: TrainPage, last: RunFinished | None, level: str, text: str, cure: str,
+    desk: Desk,
+    train_page: TrainPage,
+    last: RunFinished | None,
+    level: str,
+    text: str,
+    cure: str,
 ) -> None:
     desk.run_view.open(desk.past_run([STARTED, step_event(1), step_event(2), *([last] if last else [])]).path)
     banner = train_page.findChild(Banner, "run_banner")

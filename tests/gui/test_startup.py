@@ -127,8 +127,10 @@ def test_no_window_is_found_where_none_is_open() -> None:
 def test_a_second_launch_hands_over_what_it_was_given(qtbot: QtBot, qapp: QApplication, studio_home: Path) -> None:
     server = InstanceServer(qapp)
     assert server.listening
-    code = "from PySide6.QtWidgets import QApplication; from lora_studio.gui.platform.single_instance import hand_over; " \
-           "app = QApplication([]); print(hand_over('/some/run'))"
+    code = (
+        "from PySide6.QtWidgets import QApplication; from lora_studio.gui.platform.single_instance import hand_over; "
+        "app = QApplication([]); print(hand_over('/some/run'))"
+    )
     environment = {**os.environ, "LORA_STUDIO_HOME": str(studio_home), "PYTHONPATH": str(ROOT)}
     with qtbot.waitSignal(server.asked, timeout=30_000) as signal:
         second = subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True)
@@ -151,8 +153,6 @@ def test_a_window_that_was_killed_does_not_keep_the_next_from_listening(qapp: QA
     assert server.listening
     server.close()
     server.deleteLater()
-
-
 
 
 def test_twenty_thousand_emits_leave_the_process_alive() -> None:

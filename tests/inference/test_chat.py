@@ -19,8 +19,14 @@ TinyModel = Callable[[str], Path]
 
 @pytest.fixture(scope="module")
 def finished_run(tiny_model: TinyModel, chat_rows: Path, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
-    run = new_run(tmp_path_factory.mktemp("runs") / "run", run_config(tiny_model("llama"), chat_rows, {
-        "training.num_train_epochs": 4, "training.learning_rate": 2e-2, "training.save_steps": 10, "training.sample_rows": 0}))
+    run = new_run(
+        tmp_path_factory.mktemp("runs") / "run",
+        run_config(
+            tiny_model("llama"),
+            chat_rows,
+            {"training.num_train_epochs": 4, "training.learning_rate": 2e-2, "training.save_steps": 10, "training.sample_rows": 0},
+        ),
+    )
     all_events(run)
     return run
 
@@ -62,13 +68,16 @@ def test_a_stop_ends_an_answer(finished_run: RunFolder) -> None:
         list(events)
 
 
-@pytest.mark.parametrize(("source", "prompt", "said"), [
-    ("run", "  ", "prompt is empty"),
-    ("/no/such/folder", "Hello", "no folder"),
-    ("untrained", "Hello", "no adapter yet"),
-    ("nameless", "Hello", "names no base model"),
-    ("malformed", "Hello", "Cannot read"),
-])
+@pytest.mark.parametrize(
+    ("source", "prompt", "said"),
+    [
+        ("run", "  ", "prompt is empty"),
+        ("/no/such/folder", "Hello", "no folder"),
+        ("untrained", "Hello", "no adapter yet"),
+        ("nameless", "Hello", "names no base model"),
+        ("malformed", "Hello", "Cannot read"),
+    ],
+)
 def test_a_bad_source_is_named(finished_run: RunFolder, tmp_path: Path, source: str, prompt: str, said: str) -> None:
     folder = tmp_path / source
     if source == "untrained":

@@ -26,7 +26,7 @@ def greedy_alone(model: torch.nn.Module, prompt: list[int], count: int, ends: li
         if token in ends:
             break
         ids.append(token)
-    return ids[len(prompt):]
+    return ids[len(prompt) :]
 
 
 def test_batched_answers_are_those_of_each_prompt_alone(tiny_model: TinyModel) -> None:
@@ -45,7 +45,8 @@ def test_an_answer_ends_before_the_end_of_turn(tiny_model: TinyModel) -> None:
     end = tokenizer.convert_tokens_to_ids("<|im_end|>")
     assert end in end_tokens(model, tokenizer)
     model.get_output_embeddings().register_forward_hook(
-        lambda _head, _inputs, output: torch.nn.functional.one_hot(torch.full(output.shape[:2], end), output.shape[-1]).float())
+        lambda _head, _inputs, output: torch.nn.functional.one_hot(torch.full(output.shape[:2], end), output.shape[-1]).float()
+    )
     assert answer(model, tokenizer, prompts(2), 8) == ["", ""]
 
 

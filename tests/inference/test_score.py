@@ -43,7 +43,8 @@ def test_loss_sums_count_every_trained_token_once(tiny_model: TinyModel) -> None
     assert sum(tokens for _, tokens, _ in pieces) == sum(map(trained_count, rows))
     assert sum(count for _, _, count in pieces) == 9
     expected = sum(
-        float(torch.nn.functional.cross_entropy(scored.logits, scored.targets, reduction="sum")) for scored in held_out_logits(model, rows))
+        float(torch.nn.functional.cross_entropy(scored.logits, scored.targets, reduction="sum")) for scored in held_out_logits(model, rows)
+    )
     assert sum(loss for loss, _, _ in pieces) == pytest.approx(expected, rel=1e-5)
 
 

@@ -15,8 +15,17 @@ from lora_studio.core.events import Notice, Paused, Phase, RunEvent, RunFinished
 
 
 def step_event(step: int, loss: float = 1.0) -> Step:
-    return Step(step=step, loss=loss, learning_rate=1e-3, grad_norm=0.5, tokens=10 * step, trained_tokens=5 * step,
-                tokens_per_second=100.0, epoch=step / 10, seconds=0.01)
+    return Step(
+        step=step,
+        loss=loss,
+        learning_rate=1e-3,
+        grad_norm=0.5,
+        tokens=10 * step,
+        trained_tokens=5 * step,
+        tokens_per_second=100.0,
+        epoch=step / 10,
+        seconds=0.01,
+    )
 
 
 def add(context: TaskContext, left: int, right: int) -> Iterator[RunEvent]:
@@ -29,8 +38,9 @@ def silent(context: TaskContext) -> Iterator[RunEvent]:
 
 
 def steps(context: TaskContext, count: int, loss: float = 1.0) -> Iterator[RunEvent]:
-    yield RunStarted(total_steps=count, train_rows=3, eval_rows=1, trainable_parameters=7, all_parameters=70, device="cpu",
-                     compute_dtype="float32")
+    yield RunStarted(
+        total_steps=count, train_rows=3, eval_rows=1, trainable_parameters=7, all_parameters=70, device="cpu", compute_dtype="float32"
+    )
     for step in range(1, count + 1):
         yield step_event(step, loss)
 

@@ -40,7 +40,8 @@ def device(task: str, **arguments: object) -> JobSpec:
 
 
 def test_a_job_in_a_thread_waits_for_one_in_a_process_and_the_other_way_round(
-        threads: ThreadHost, processes: ProcessHost, line: DeviceQueue, until: Until) -> None:
+    threads: ThreadHost, processes: ProcessHost, line: DeviceQueue, until: Until
+) -> None:
     first = processes.start(device("patient"))
     until(lambda: any(isinstance(event, Step) for event in first.drain()))
     second, third = threads.start(device("patient")), processes.start(device("silent"))
@@ -57,7 +58,8 @@ def test_a_job_in_a_thread_waits_for_one_in_a_process_and_the_other_way_round(
 
 
 def test_a_job_can_be_moved_before_one_of_the_other_host(
-        threads: ThreadHost, processes: ProcessHost, line: DeviceQueue, until: Until) -> None:
+    threads: ThreadHost, processes: ProcessHost, line: DeviceQueue, until: Until
+) -> None:
     first = threads.start(device("patient"))
     until(lambda: first.state == "running")
     in_a_process, in_a_thread = processes.start(device("patient")), threads.start(device("silent"))
@@ -69,8 +71,7 @@ def test_a_job_can_be_moved_before_one_of_the_other_host(
     assert in_a_process.state == "running"
 
 
-def test_a_job_that_left_the_line_is_never_started(
-        threads: ThreadHost, processes: ProcessHost, line: DeviceQueue, until: Until) -> None:
+def test_a_job_that_left_the_line_is_never_started(threads: ThreadHost, processes: ProcessHost, line: DeviceQueue, until: Until) -> None:
     first = processes.start(device("patient"))
     until(lambda: first.state == "running")
     dropped, kept = threads.start(device("patient")), threads.start(device("silent"))
@@ -81,7 +82,8 @@ def test_a_job_that_left_the_line_is_never_started(
 
 
 def test_a_run_that_is_followed_has_the_device_until_it_ends(
-        threads: ThreadHost, processes: ProcessHost, run_folder: RunFolder, until: Until) -> None:
+    threads: ThreadHost, processes: ProcessHost, run_folder: RunFolder, until: Until
+) -> None:
     with ThreadHost() as elsewhere:
         alive = elsewhere.start(JobSpec("tests.jobs.tasks:patient", run_dir=str(run_folder.path)))
         until(lambda: any(isinstance(event, Step) for event in alive.drain()))
@@ -95,7 +97,8 @@ def test_a_run_that_is_followed_has_the_device_until_it_ends(
 
 
 def test_a_run_in_a_thread_of_another_program_is_reached_through_its_folder(
-        processes: ProcessHost, run_folder: RunFolder, until: Until) -> None:
+    processes: ProcessHost, run_folder: RunFolder, until: Until
+) -> None:
     with ThreadHost() as elsewhere:
         alive = elsewhere.start(JobSpec("tests.jobs.tasks:patient", run_dir=str(run_folder.path)))
         until(lambda: any(isinstance(event, Step) for event in alive.drain()))

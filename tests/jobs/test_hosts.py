@@ -146,11 +146,14 @@ def test_a_crash_keeps_its_traceback(host: Host) -> None:
     assert "in crash" in last.details
 
 
-@pytest.mark.parametrize(("target", "told"), [
-    ("tests.jobs.nowhere:task", "There is no module tests.jobs.nowhere"),
-    ("tests.jobs.tasks:nothing", "has no task 'nothing'"),
-    ("tests.jobs.tasks", "has no task ''"),
-])
+@pytest.mark.parametrize(
+    ("target", "told"),
+    [
+        ("tests.jobs.nowhere:task", "There is no module tests.jobs.nowhere"),
+        ("tests.jobs.tasks:nothing", "has no task 'nothing'"),
+        ("tests.jobs.tasks", "has no task ''"),
+    ],
+)
 def test_a_task_that_does_not_exist_is_named(host: Host, target: str, told: str) -> None:
     last = finished(host.start(JobSpec(target)))[-1]
     assert isinstance(last, RunFailed)

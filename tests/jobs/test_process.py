@@ -100,7 +100,8 @@ def test_a_killed_child_is_reported_with_what_it_was_at(host: ProcessHost, until
 
 @posix
 def test_a_stopped_child_does_not_keep_a_host_from_closing_that_lets_it_go_on(
-        tmp_path: Path, run_folder: RunFolder, until: Until, monkeypatch: pytest.MonkeyPatch) -> None:
+    tmp_path: Path, run_folder: RunFolder, until: Until, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(process_module, "_LETS_GO_S", 0.2)
     with ProcessHost(grace=0.3) as first:
         job = first.start(patient(tmp_path / "pid", run_folder, survives=True))
@@ -119,7 +120,8 @@ def test_a_stopped_child_does_not_keep_a_host_from_closing_that_lets_it_go_on(
 
 @posix
 def test_a_killed_run_reads_as_interrupted_and_goes_on_as_a_second_attempt(
-        host: ProcessHost, tmp_path: Path, run_folder: RunFolder, until: Until) -> None:
+    host: ProcessHost, tmp_path: Path, run_folder: RunFolder, until: Until
+) -> None:
     job = host.start(patient(tmp_path / "pid", run_folder))
     process_of(job, tmp_path / "pid", until).send_signal(signal.SIGKILL)
     assert job.wait(2)
@@ -179,7 +181,9 @@ def owner(tmp_path: Path, spec: JobSpec) -> subprocess.Popen[bytes]:
         "from lora_studio.jobs.process import ProcessHost\n"
         "from lora_studio.jobs.spec import JobSpec\n"
         "ProcessHost(grace=0.3).start(JobSpec.from_json(sys.argv[1]))\n"
-        "threading.Event().wait()\n", encoding="utf-8")
+        "threading.Event().wait()\n",
+        encoding="utf-8",
+    )
     return subprocess.Popen([sys.executable, str(script), spec.to_json()])
 
 
@@ -207,7 +211,8 @@ def test_a_run_whose_owner_is_killed_stops_with_its_work_saved(tmp_path: Path, r
 
 @posix
 def test_a_run_that_survives_its_owner_can_be_followed_and_stopped(
-        host: ProcessHost, tmp_path: Path, run_folder: RunFolder, until: Until) -> None:
+    host: ProcessHost, tmp_path: Path, run_folder: RunFolder, until: Until
+) -> None:
     place = tmp_path / "pid"
     program = owner(tmp_path, patient(place, run_folder, survives=True))
     until(lambda: run_folder.events_path.exists() and any(event.step > 2 for event in run_folder.events()))

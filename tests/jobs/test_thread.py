@@ -40,12 +40,16 @@ def test_no_thread_is_left_when_the_host_has_closed() -> None:
 
 
 def test_a_program_that_forgets_to_close_its_host_ends_all_the_same() -> None:
-    script = ("from lora_studio.jobs.thread import ThreadHost; from lora_studio.jobs.spec import JobSpec\n"
-              "ThreadHost().start(JobSpec('tests.jobs.tasks:silent', device=True)).wait(30)")
+    script = (
+        "from lora_studio.jobs.thread import ThreadHost; from lora_studio.jobs.spec import JobSpec\n"
+        "ThreadHost().start(JobSpec('tests.jobs.tasks:silent', device=True)).wait(30)"
+    )
     assert subprocess.run([sys.executable, "-c", script], timeout=60, check=False).returncode == 0
 
 
 def test_hosts_are_there_without_torch_or_qt() -> None:
-    script = ("import sys, lora_studio.jobs.thread, lora_studio.jobs.process\n"
-              "assert not {'torch', 'transformers', 'peft', 'PySide6', 'datasets', 'numpy'} & set(sys.modules)")
+    script = (
+        "import sys, lora_studio.jobs.thread, lora_studio.jobs.process\n"
+        "assert not {'torch', 'transformers', 'peft', 'PySide6', 'datasets', 'numpy'} & set(sys.modules)"
+    )
     subprocess.run([sys.executable, "-c", script], timeout=60, check=True)

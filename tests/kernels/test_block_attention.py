@@ -15,7 +15,13 @@ from lora_studio.planning import tiles
 
 
 def tensors(
-    rows: int, length: int, heads: int, key_heads: int, width: int, of_values: int, dtype: torch.dtype = torch.float32,
+    rows: int,
+    length: int,
+    heads: int,
+    key_heads: int,
+    width: int,
+    of_values: int,
+    dtype: torch.dtype = torch.float32,
 ) -> list[Tensor]:
     """Queries, keys, values, and the gradient of what comes of them."""
     numbers = torch.Generator().manual_seed(0)
@@ -29,7 +35,8 @@ def tensors(
 
 def with_a_mask(query: Tensor, key: Tensor, value: Tensor, documents: Tensor, window: int | None, scale: float | None) -> Tensor:
     attended = torch.nn.functional.scaled_dot_product_attention(
-        query, key, value, attn_mask=visible(documents, window), scale=scale, enable_gqa=True)
+        query, key, value, attn_mask=visible(documents, window), scale=scale, enable_gqa=True
+    )
     return attended.transpose(1, 2)
 
 
@@ -43,11 +50,19 @@ def laid_out(borders: Sequence[int] | None, rows: int, length: int) -> Attention
 
 
 @pytest.mark.parametrize("window", [None, 1, 9, 64, 500])
-@pytest.mark.parametrize(("rows", "length", "borders"), [
-    (1, 200, None), (3, 70, None), (2, 1, None), (1, 200, [0, 1, 130, 131, 200]), (2, 90, [0, 30, 90, 155, 180])])
+@pytest.mark.parametrize(
+    ("rows", "length", "borders"),
+    [(1, 200, None), (3, 70, None), (2, 1, None), (1, 200, [0, 1, 130, 131, 200]), (2, 90, [0, 30, 90, 155, 180])],
+)
 @pytest.mark.parametrize(("heads", "key_heads", "of_values"), [(6, 2, 8), (4, 4, 16), (3, 1, 8)])
 def test_it_gives_what_a_mask_gives(
-    heads: int, key_heads: int, of_values: int, rows: int, length: int, borders: list[int] | None, window: int | None,
+    heads: int,
+    key_heads: int,
+    of_values: int,
+    rows: int,
+    length: int,
+    borders: list[int] | None,
+    window: int | None,
 ) -> None:
     *inputs, upstream = tensors(rows, length, heads, key_heads, 8, of_values)
     doubles = [tensor.detach().double().requires_grad_() for tensor in inputs]

@@ -62,10 +62,22 @@ def test_loss_and_gradient_are_plain_transformers(way: str) -> None:
         assert found[1] == pytest.approx(wanted[1], rel=1e-5)
 
 
-@pytest.mark.parametrize(("family", "common"), [
-    ("llama", True), ("gemma3_text", True), ("deepseek_v3", True), ("exaone4", True), ("dory", True), ("bert", True),
-    ("falcon", False), ("doge", False), ("glm_moe_dsa", False), ("llama4_text", False), ("mpt", False),
-])
+@pytest.mark.parametrize(
+    ("family", "common"),
+    [
+        ("llama", True),
+        ("gemma3_text", True),
+        ("deepseek_v3", True),
+        ("exaone4", True),
+        ("dory", True),
+        ("bert", True),
+        ("falcon", False),
+        ("doge", False),
+        ("glm_moe_dsa", False),
+        ("llama4_text", False),
+        ("mpt", False),
+    ],
+)
 def test_attention_of_ours_is_given_where_the_family_goes_through_the_common_one(family: str, common: bool) -> None:
     model = tiny_family_model(family)
     assert ReadyAttention(model).usable == common
@@ -73,8 +85,9 @@ def test_attention_of_ours_is_given_where_the_family_goes_through_the_common_one
 
 
 def test_a_window_that_only_the_mask_knows_is_seen_in_rows_far_shorter() -> None:
-    model = tiny_family_model("qwen3", sliding_window=64, layer_types=["full_attention", "sliding_attention"], use_sliding_window=True,
-                              max_window_layers=1)
+    model = tiny_family_model(
+        "qwen3", sliding_window=64, layer_types=["full_attention", "sliding_attention"], use_sliding_window=True, max_window_layers=1
+    )
     assert conduct(copy.deepcopy(model)).common
     model.model.layers[1].self_attn.sliding_window = None  # its mask has it still
     assert not conduct(model).common

@@ -81,20 +81,30 @@ def test_gradients_are_pefts(tiny_model: TinyModel, architecture: str) -> None:
     assert distance(own, peft) < 1e-6
 
 
-@pytest.mark.parametrize("fields", [
-    {"use_rslora": True}, {"rank_pattern": {"layers.0.self_attn.q_proj": 9}, "alpha_pattern": {"layers.1.mlp.down_proj": 3}},
-    {"target_modules": ["v_proj"], "layers_to_transform": [1]}, {"r": 40}])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"use_rslora": True},
+        {"rank_pattern": {"layers.0.self_attn.q_proj": 9}, "alpha_pattern": {"layers.1.mlp.down_proj": 3}},
+        {"target_modules": ["v_proj"], "layers_to_transform": [1]},
+        {"r": 40},
+    ],
+)
 def test_ranks_and_scales_of_a_layers_own_are_heeded(tiny_model: TinyModel, fields: dict[str, object]) -> None:
     model = adapted(tiny_model("llama"), "llama", **fields)
     assert distance(passes(model, fused=True), passes(model, fused=False)) < 1e-6
 
 
 @pytest.mark.usefixtures("other_orders")
-@pytest.mark.parametrize(("base", "autocast"), [
-    (torch.float32, torch.bfloat16), (torch.bfloat16, torch.bfloat16), (torch.float32, torch.float16)])
+@pytest.mark.parametrize(
+    ("base", "autocast"), [(torch.float32, torch.bfloat16), (torch.bfloat16, torch.bfloat16), (torch.float32, torch.float16)]
+)
 @pytest.mark.parametrize("architecture", ["llama", "gpt2"])
 def test_half_precision_is_as_near_to_float32_as_pefts(
-    tiny_model: TinyModel, architecture: str, base: torch.dtype, autocast: torch.dtype,
+    tiny_model: TinyModel,
+    architecture: str,
+    base: torch.dtype,
+    autocast: torch.dtype,
 ) -> None:
     model = adapted(tiny_model(architecture), architecture, base)
     peft, own = passes(model, fused=False, autocast=autocast), passes(model, fused=True, autocast=autocast)

@@ -70,7 +70,8 @@ def test_an_adapted_mlp_gives_what_it_gave_and_keeps_less(tiny_model: Callable[[
         kept: dict[int, int] = {}
         torch.manual_seed(1)
         with torch.autograd.graph.saved_tensors_hooks(
-                lambda tensor: (kept.__setitem__(tensor.data_ptr(), tensor.numel()), tensor)[1], lambda tensor: tensor):
+            lambda tensor: (kept.__setitem__(tensor.data_ptr(), tensor.numel()), tensor)[1], lambda tensor: tensor
+        ):
             loss = model(input_ids=ids, labels=ids).loss
         model.zero_grad()
         loss.backward()

@@ -66,8 +66,9 @@ def test_rows_end_to_end_are_filled_up_to_a_multiple_of_8_and_lose_nothing(tmp_p
 
 @pytest.mark.parametrize("architecture", ["mistral", "phi3", "qwen3_moe"])
 def test_a_window_over_all_layers_stays_in_packed_rows(tmp_path: Path, architecture: str) -> None:
-    folder = save_tiny_model(tmp_path / "windowed", architecture, sliding_window=6, **({"use_sliding_window": True}
-                             if architecture == "qwen3_moe" else {}))
+    folder = save_tiny_model(
+        tmp_path / "windowed", architecture, sliding_window=6, **({"use_sliding_window": True} if architecture == "qwen3_moe" else {})
+    )
     assert largest_difference(adapted_model(folder, architecture).eval()) <= 1e-5
 
 
@@ -106,8 +107,17 @@ def test_a_model_that_carries_a_state_from_token_to_token_is_refused(tiny_model:
 
 
 def attend_by_document(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, cu_seq_q: torch.Tensor, cu_seq_k: torch.Tensor, max_q: int, max_k: int, *,
-    scale: float | None, window_size: tuple[int, int], enable_gqa: bool,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    cu_seq_q: torch.Tensor,
+    cu_seq_k: torch.Tensor,
+    max_q: int,
+    max_k: int,
+    *,
+    scale: float | None,
+    window_size: tuple[int, int],
+    enable_gqa: bool,
 ) -> torch.Tensor:
     """What `varlen_attn` is documented to give, document by document, in float32."""
     ends = cu_seq_q.tolist()
@@ -127,15 +137,19 @@ def attend_by_document(
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_attention_over_documents_of_any_length_gives_what_a_mask_gives(
-    tiny_model: TinyModel, architecture: str, monkeypatch: pytest.MonkeyPatch,
+    tiny_model: TinyModel,
+    architecture: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     model = adapted_model(tiny_model(architecture), architecture, dtype=torch.bfloat16).eval()
     rows = token_rows(7, longest=40)
     blocks = [joined(rows[:4]), joined(rows[4:6]), rows[6]]
     masked = token_losses(model, blocks)
     calls = []
-    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", lambda *arguments, **options: (
-        calls.append(options["window_size"]), attend_by_document(*arguments, **options))[1])
+    monkeypatch.setattr(
+        "torch.nn.attention.varlen.varlen_attn",
+        lambda *arguments, **options: (calls.append(options["window_size"]), attend_by_document(*arguments, **options))[1],
+    )
     monkeypatch.setattr(attention, "has_varlen", lambda _device: True)
     by_document = token_losses(model, blocks)
     assert len(calls) == model.config.num_hidden_layers

@@ -44,8 +44,12 @@ def gptq(weight: Tensor, bits: int = 4, version: str = "gptq", act_order: bool =
     scales = ((high - low) / most).half()
     zeros = (-low / scales.float()).round().clamp(1, most)
     numbers = (weight / scales.float()[index].T + zeros[index].T).round().clamp(0, most)
-    parts = {"qweight": words(numbers, bits).T.contiguous(), "scales": scales, "g_idx": index.to(torch.int32),
-             "qzeros": words(zeros - int(version == "gptq"), bits)}
+    parts = {
+        "qweight": words(numbers, bits).T.contiguous(),
+        "scales": scales,
+        "g_idx": index.to(torch.int32),
+        "qzeros": words(zeros - int(version == "gptq"), bits),
+    }
     return parts, (numbers - zeros[index].T) * scales.float()[index].T
 
 
@@ -133,8 +137,10 @@ def _group(form: str, kind: str, bits: int, **more: Any) -> dict[str, Any]:
 
 KINDS: dict[str, tuple[dict[str, Any], Callable[[Tensor], Packed]]] = {
     "gptq": ({"quant_method": "gptq", "bits": 4, "group_size": 16, "desc_act": True, "sym": False}, gptq),
-    "gptq-v2": ({"quant_method": "gptq", "bits": 8, "group_size": 16, "checkpoint_format": "gptq_v2"},
-                lambda weight: gptq(weight, 8, "gptq_v2", False)),
+    "gptq-v2": (
+        {"quant_method": "gptq", "bits": 8, "group_size": 16, "checkpoint_format": "gptq_v2"},
+        lambda weight: gptq(weight, 8, "gptq_v2", False),
+    ),
     "gptq-3": ({"quant_method": "gptq", "bits": 3, "group_size": 16}, lambda weight: gptq(weight, 3)),
     "autoround": ({"quant_method": "auto-round", "bits": 2, "packing_format": "auto_round:auto_gptq"}, lambda weight: gptq(weight, 2)),
     "awq": ({"quant_method": "awq", "bits": 4, "group_size": 16, "version": "gemm", "zero_point": True}, awq),
@@ -143,8 +149,10 @@ KINDS: dict[str, tuple[dict[str, Any], Callable[[Tensor], Packed]]] = {
     "w8a8-fp8": (_group("float-quantized", "float", 8), fp8_rows),
     "w8a8-int8": (_group("int-quantized", "int", 8), int8_rows),
     "w4a16": (_group("pack-quantized", "int", 4, strategy="group", group_size=16), int4_groups),
-    "w4a16-asym": (_group("pack-quantized", "int", 4, strategy="group", group_size=16, symmetric=False),
-                   lambda weight: int4_groups(weight, symmetric=False)),
+    "w4a16-asym": (
+        _group("pack-quantized", "int", 4, strategy="group", group_size=16, symmetric=False),
+        lambda weight: int4_groups(weight, symmetric=False),
+    ),
     "nvfp4": (_group("nvfp4-pack-quantized", "float", 4, strategy="tensor_group", group_size=16), nvfp4),
 }
 
@@ -183,9 +191,23 @@ def save_gpt_oss(folder: Path) -> dict[str, Tensor]:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     config = AutoConfig.for_model(
-        "gpt_oss", vocab_size=384, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-        head_dim=8, num_local_experts=4, num_experts_per_tok=2, max_position_embeddings=256, sliding_window=16, pad_token_id=0,
-        bos_token_id=1, eos_token_id=2, rope_parameters={"rope_type": "default", "rope_theta": 10000.0})
+        "gpt_oss",
+        vocab_size=384,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        num_local_experts=4,
+        num_experts_per_tok=2,
+        max_position_embeddings=256,
+        sliding_window=16,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+        rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
+    )
     plain = folder.with_name(f"{folder.name}-plain")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

@@ -150,7 +150,8 @@ def test_header_read_here_agrees_with_the_gguf_library(tiny_gguf: Path) -> None:
 
     header, theirs = read_gguf(tiny_gguf), GGUFReader(tiny_gguf)
     assert [(one.name, one.shape, one.dtype, one.bytes, header.data_start + one.offset) for one in header.tensors] == [
-        (one.name, tuple(one.shape.tolist()), one.tensor_type.name, one.n_bytes, one.data_offset) for one in theirs.tensors]
+        (one.name, tuple(one.shape.tolist()), one.tensor_type.name, one.n_bytes, one.data_offset) for one in theirs.tensors
+    ]
     assert header.settings["llama.rope.freq_base"] == theirs.fields["llama.rope.freq_base"].contents()
     assert header.array_lengths["tokenizer.ggml.tokens"] == len(theirs.fields["tokenizer.ggml.tokens"].data)
 
@@ -181,6 +182,6 @@ def test_starter_answers_a_question_with_its_shipped_tree(starter_ready: Path) -
     model, tokenizer = load_model(folder, torch.float32, pick_device("cpu")), load_tokenizer(folder)
     question = [{"role": "user", "content": "What is the capital of France?"}]
     prompt = tokenizer.apply_chat_template(question, add_generation_prompt=True, return_tensors="pt", return_dict=True)
-    answer = model.generate(**prompt, max_new_tokens=12, do_sample=False)[0, prompt["input_ids"].shape[1]:]
+    answer = model.generate(**prompt, max_new_tokens=12, do_sample=False)[0, prompt["input_ids"].shape[1] :]
     assert "Paris" in tokenizer.decode(answer)
     assert answer[-1] == tokenizer.eos_token_id

@@ -192,10 +192,13 @@ def test_hub_switched_off_is_said_as_wrong_input(monkeypatch: pytest.MonkeyPatch
     assert "HF_HUB_OFFLINE" in caught.value.hint
 
 
-@pytest.mark.parametrize(("repo", "revision", "message"), [
-    ("nobody/nothing", None, "has no model nobody/nothing"),
-    (REPO, "old-branch", "has no revision old-branch"),
-])
+@pytest.mark.parametrize(
+    ("repo", "revision", "message"),
+    [
+        ("nobody/nothing", None, "has no model nobody/nothing"),
+        (REPO, "old-branch", "has no revision old-branch"),
+    ],
+)
 def test_what_the_hub_does_not_have_is_named(hub: FakeHub, repo: str, revision: str | None, message: str) -> None:
     with pytest.raises(InputError, match=message):
         download(revision, repo)

@@ -59,13 +59,16 @@ def test_causal_masks_of_old_gpt2_files_are_no_parameters(model_copy: Callable[.
     assert read_facts(folder).parameters == before.parameters
 
 
-@pytest.mark.parametrize(("card", "licence"), [
-    ("---\nlicense: apache-2.0\n---\n# A model", "apache-2.0"),
-    ("---\nlicense: other\nlicense_name: gemma\n---\n", "gemma"),
-    ("---\nlicense: [broken\n---\n", ""),
-    ("# No front matter\n---\nlicense: mit\n---\n", ""),
-    ("", ""),
-])
+@pytest.mark.parametrize(
+    ("card", "licence"),
+    [
+        ("---\nlicense: apache-2.0\n---\n# A model", "apache-2.0"),
+        ("---\nlicense: other\nlicense_name: gemma\n---\n", "gemma"),
+        ("---\nlicense: [broken\n---\n", ""),
+        ("# No front matter\n---\nlicense: mit\n---\n", ""),
+        ("", ""),
+    ],
+)
 def test_licence_comes_from_the_model_card(model_copy: Callable[..., Path], card: str, licence: str) -> None:
     folder = model_copy()
     (folder / "README.md").write_text(card, encoding="utf-8")
@@ -88,10 +91,15 @@ def test_the_text_part_is_found_however_deep_it_lies(tmp_path: Path) -> None:
     assert (found.layers, found.hidden_size, found.heads) == (3, 32, 4)
 
 
-@pytest.mark.parametrize(("config", "layers"), [
-    ({"layers_block_type": ["mamba", "attention", "moe"]}, 3), ({"hybrid_override_pattern": "M-M*"}, 4), ({"decoder_layers": 6}, 6),
-    ({"num_hidden_layers": 2, "layer_types": ["full_attention"] * 2}, 2),
-])
+@pytest.mark.parametrize(
+    ("config", "layers"),
+    [
+        ({"layers_block_type": ["mamba", "attention", "moe"]}, 3),
+        ({"hybrid_override_pattern": "M-M*"}, 4),
+        ({"decoder_layers": 6}, 6),
+        ({"num_hidden_layers": 2, "layer_types": ["full_attention"] * 2}, 2),
+    ],
+)
 def test_layers_are_counted_where_a_config_lists_their_kinds_alone(tmp_path: Path, config: dict[str, object], layers: int) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "any", **config}))
     assert read_facts(tmp_path).layers == layers

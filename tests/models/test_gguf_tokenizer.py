@@ -28,7 +28,11 @@ def kind_of(token: str) -> TokenType:
 
 
 def write_vocabulary(
-    file: Path, family: str = "llama", kind: str = "gpt2", tokens: Iterable[str] = BYTE_PAIRS, **settings: Any,
+    file: Path,
+    family: str = "llama",
+    kind: str = "gpt2",
+    tokens: Iterable[str] = BYTE_PAIRS,
+    **settings: Any,
 ) -> Path:
     """Write a GGUF file that holds a vocabulary and nothing else; settings are those below `tokenizer.ggml`."""
     writer = GGUFWriter(file, family)
@@ -70,21 +74,30 @@ def test_a_special_token_that_the_file_does_not_name_is_none(tmp_path: Path) -> 
     assert (tokenizer.bos_token, tokenizer.eos_token) == (None, "<|im_end|>")
 
 
-@pytest.mark.parametrize(("settings", "first"), [
-    ({"pre": "qwen2"}, []), ({"pre": "qwen2", "add_bos_token": True}, [1]), ({"pre": "qwen2", "add_bos_token": False}, []),
-    ({"pre": "llama-bpe"}, [1]), ({"pre": "llama-bpe", "add_bos_token": False}, []),
-])
+@pytest.mark.parametrize(
+    ("settings", "first"),
+    [
+        ({"pre": "qwen2"}, []),
+        ({"pre": "qwen2", "add_bos_token": True}, [1]),
+        ({"pre": "qwen2", "add_bos_token": False}, []),
+        ({"pre": "llama-bpe"}, [1]),
+        ({"pre": "llama-bpe", "add_bos_token": False}, []),
+    ],
+)
 def test_a_text_begins_as_llama_cpp_begins_it(settings: dict[str, Any], first: list[int], tmp_path: Path) -> None:
     tokenizer = read(write_vocabulary(tmp_path / "a.gguf", bos_token_id=1, eos_token_id=2, **settings))
     assert tokenizer("w").input_ids == [*first, BYTE_PAIRS.index("w")]
 
 
-@pytest.mark.parametrize(("pre", "pieces"), [
-    ("gpt-2", ["123", "4", "Ġwor", "l", "d", "Ġ", "1", "NO", "'", "S"]),
-    ("smollm", ["1", "2", "3", "4", "Ġwor", "l", "d", "Ġ", "1", "NO", "'", "S"]),
-    ("qwen2", ["1", "2", "3", "4", "Ġwor", "l", "d", "Ġ", "1", "NO", "'S"]),
-    ("llama-bpe", ["123", "4", "Ġworld", "Ġ", "1", "NO", "'S"]),
-])
+@pytest.mark.parametrize(
+    ("pre", "pieces"),
+    [
+        ("gpt-2", ["123", "4", "Ġwor", "l", "d", "Ġ", "1", "NO", "'", "S"]),
+        ("smollm", ["1", "2", "3", "4", "Ġwor", "l", "d", "Ġ", "1", "NO", "'", "S"]),
+        ("qwen2", ["1", "2", "3", "4", "Ġwor", "l", "d", "Ġ", "1", "NO", "'S"]),
+        ("llama-bpe", ["123", "4", "Ġworld", "Ġ", "1", "NO", "'S"]),
+    ],
+)
 def test_texts_are_split_as_the_file_says(pre: str, pieces: list[str], tmp_path: Path) -> None:
     tokenizer = read(write_vocabulary(tmp_path / "a.gguf", pre=pre, add_bos_token=False, bos_token_id=1, eos_token_id=2))
     assert tokenizer.tokenize("1234 world 1NO'S") == pieces
@@ -106,8 +119,9 @@ def test_llamas_sentencepiece_has_the_files_special_tokens(settings: dict[str, A
 
 
 @pytest.mark.skipif(hasattr(gguf_in_transformers, "convert_gguf_tokenizer"), reason="this transformers reads every vocabulary")
-@pytest.mark.parametrize(("family", "kind", "pre"), [
-    ("gemma2", "llama", "default"), ("phi3", "llama", "default"), ("llama", "gpt2", "tekken")])
+@pytest.mark.parametrize(
+    ("family", "kind", "pre"), [("gemma2", "llama", "default"), ("phi3", "llama", "default"), ("llama", "gpt2", "tekken")]
+)
 def test_a_vocabulary_that_an_old_transformers_reads_wrongly_is_refused(family: str, kind: str, pre: str, tmp_path: Path) -> None:
     tokens = PIECES if kind == "llama" else BYTE_PAIRS
     file = write_vocabulary(tmp_path / "a.gguf", family, kind, tokens, pre=pre, bos_token_id=1, eos_token_id=2)

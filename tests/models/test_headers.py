@@ -29,23 +29,26 @@ def test_header_gives_names_shapes_and_metadata(tmp_path: Path) -> None:
     assert header.metadata == {"format": "pt"}
 
 
-@pytest.mark.parametrize(("header", "data", "length"), [
-    (b"{}", b"", 1 << 60),
-    (b"not json", b"", None),
-    (b"[1]", b"", None),
-    (b"[" * 1_500, b"", None),
-    ({"a": {"dtype": "F32"}}, b"", None),
-    ({"a": tensor(0, 8, [3])}, bytes(8), None),
-    ({"a": tensor(0, 8, [-2])}, bytes(8), None),
-    ({"a": tensor(0, 8, [2.0])}, bytes(8), None),
-    ({"a": tensor(0, 8, [True, 2])}, bytes(8), None),
-    ({"a": tensor(0, 8, dtype="X99")}, bytes(8), None),
-    ({"a": tensor(0, 8), "b": tensor(4, 12)}, bytes(12), None),
-    ({"a": tensor(0, 8), "b": tensor(12, 20)}, bytes(20), None),
-    ({"a": tensor(4, 12)}, bytes(12), None),
-    ({"a": tensor(0, 8)}, bytes(12), None),
-    ({"a": {"dtype": "F32", "shape": [1] * 99, "data_offsets": [0, 4]}}, bytes(4), None),
-])
+@pytest.mark.parametrize(
+    ("header", "data", "length"),
+    [
+        (b"{}", b"", 1 << 60),
+        (b"not json", b"", None),
+        (b"[1]", b"", None),
+        (b"[" * 1_500, b"", None),
+        ({"a": {"dtype": "F32"}}, b"", None),
+        ({"a": tensor(0, 8, [3])}, bytes(8), None),
+        ({"a": tensor(0, 8, [-2])}, bytes(8), None),
+        ({"a": tensor(0, 8, [2.0])}, bytes(8), None),
+        ({"a": tensor(0, 8, [True, 2])}, bytes(8), None),
+        ({"a": tensor(0, 8, dtype="X99")}, bytes(8), None),
+        ({"a": tensor(0, 8), "b": tensor(4, 12)}, bytes(12), None),
+        ({"a": tensor(0, 8), "b": tensor(12, 20)}, bytes(20), None),
+        ({"a": tensor(4, 12)}, bytes(12), None),
+        ({"a": tensor(0, 8)}, bytes(12), None),
+        ({"a": {"dtype": "F32", "shape": [1] * 99, "data_offsets": [0, 4]}}, bytes(4), None),
+    ],
+)
 def test_header_that_contradicts_itself_is_refused(tmp_path: Path, header: Any, data: bytes, length: int | None) -> None:
     with pytest.raises(InputError, match="not a sound safetensors file"):
         read_header(write(tmp_path / "w", header, data, length))
@@ -60,17 +63,20 @@ def text(value: str) -> bytes:
     return struct.pack("<Q", len(value)) + value.encode()
 
 
-@pytest.mark.parametrize(("content", "message"), [
-    (b"PK\x03\x04", "is not a GGUF file"),
-    (b"GGUF\x03", "cut or damaged"),
-    (b"GGUF" + struct.pack("<IQQ", 1, 0, 0), "version 1"),
-    (b"GGUF" + struct.pack("<IQQ", 3, 1 << 40, 0), "claims"),
-    (b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + struct.pack("<Q", 1 << 62), "cut or damaged"),
-    (b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + text("k") + struct.pack("<I", 99), "cut or damaged"),
-    (b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + text("k") + struct.pack("<IIQ", 9, 8, 1 << 50), "cut or damaged"),
-    (b"GGUF" + struct.pack("<IQQ", 3, 1, 0) + text("w") + struct.pack("<IQIQ", 1, 32, 77, 0), "type 77"),
-    (b"GGUF" + struct.pack("<IQQ", 3, 1, 0) + text("w") + struct.pack("<IQIQ", 1, 1 << 20, 0, 0), "is cut"),
-])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"PK\x03\x04", "is not a GGUF file"),
+        (b"GGUF\x03", "cut or damaged"),
+        (b"GGUF" + struct.pack("<IQQ", 1, 0, 0), "version 1"),
+        (b"GGUF" + struct.pack("<IQQ", 3, 1 << 40, 0), "claims"),
+        (b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + struct.pack("<Q", 1 << 62), "cut or damaged"),
+        (b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + text("k") + struct.pack("<I", 99), "cut or damaged"),
+        (b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + text("k") + struct.pack("<IIQ", 9, 8, 1 << 50), "cut or damaged"),
+        (b"GGUF" + struct.pack("<IQQ", 3, 1, 0) + text("w") + struct.pack("<IQIQ", 1, 32, 77, 0), "type 77"),
+        (b"GGUF" + struct.pack("<IQQ", 3, 1, 0) + text("w") + struct.pack("<IQIQ", 1, 1 << 20, 0, 0), "is cut"),
+    ],
+)
 def test_damaged_gguf_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / "x.gguf").write_bytes(content)
     with pytest.raises(InputError, match=message):

@@ -117,8 +117,15 @@ def test_config_alone_is_enough_and_reads_no_weights(tiny_model: Callable[[str],
 
 
 def test_large_model_is_inspected_on_the_meta_device(tmp_path: Path) -> None:
-    config = tiny_config("llama", hidden_size=8192, intermediate_size=28672, num_hidden_layers=80, num_attention_heads=64,
-                         num_key_value_heads=8, vocab_size=128256).to_dict()
+    config = tiny_config(
+        "llama",
+        hidden_size=8192,
+        intermediate_size=28672,
+        num_hidden_layers=80,
+        num_attention_heads=64,
+        num_key_value_heads=8,
+        vocab_size=128256,
+    ).to_dict()
     tree = tree_from_config(tmp_path, **config)
     assert tree.all_parameters == 70_553_706_496
 
@@ -164,9 +171,16 @@ def test_model_that_generates_no_text_is_named(tmp_path: Path) -> None:
         tree_from_config(tmp_path, model_type="vit")
 
 
-@pytest.mark.parametrize("changes", [
-    {"hidden_size": "wide"}, {"num_attention_heads": 0}, {"hidden_act": "no_such_function"}, {"num_attention_heads": 5}, {"vocab_size": -4},
-])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"hidden_size": "wide"},
+        {"num_attention_heads": 0},
+        {"hidden_act": "no_such_function"},
+        {"num_attention_heads": 5},
+        {"vocab_size": -4},
+    ],
+)
 def test_config_that_contradicts_itself_is_named(model_copy: Callable[..., Path], changes: dict[str, Any]) -> None:
     folder = model_copy()
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))

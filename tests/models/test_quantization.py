@@ -35,7 +35,9 @@ def bytes_held(model: nn.Module) -> int:
 @QUANTIZED
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_what_is_quantized_and_what_it_weighs_is_known_before_it_is_loaded(
-    tiny_model: TinyModel, architecture: str, quantization: str,
+    tiny_model: TinyModel,
+    architecture: str,
+    quantization: str,
 ) -> None:
     folder = tiny_model(architecture)
     tree = inspect_model(folder)
@@ -54,17 +56,28 @@ def test_the_tree_and_its_counts_are_those_of_the_unquantized_model(tiny_model: 
     tree = inspect_model(tiny_model(architecture))
     found = tree_of(load_model(tiny_model(architecture), torch.float32, CPU, quantization))
     assert (found.all_parameters, found.tied_embeddings, found.output_module) == (
-        tree.all_parameters, tree.tied_embeddings, tree.output_module)
+        tree.all_parameters,
+        tree.tied_embeddings,
+        tree.output_module,
+    )
     for one, other in zip(found.modules, tree.modules, strict=True):
         assert (one.name, one.parameters, one.in_features, one.out_features, one.targetable) == (
-            other.name, other.parameters, other.in_features, other.out_features, other.targetable)
+            other.name,
+            other.parameters,
+            other.in_features,
+            other.out_features,
+            other.targetable,
+        )
 
 
 @QUANTIZED
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("autocast", [False, True])
 def test_a_layer_gives_the_product_with_its_unpacked_weight_and_the_gradient_of_it(
-    tmp_path: Path, quantization: str, training: bool, autocast: bool,
+    tmp_path: Path,
+    quantization: str,
+    training: bool,
+    autocast: bool,
 ) -> None:
     folder = save_tiny_model(tmp_path / "model", "llama", attention_bias=True)
     model = load_model(folder, torch.float32, CPU, quantization).train(training)

@@ -152,14 +152,17 @@ def test_malformed_config_is_named(model_copy: Callable[..., Path], text: str) -
         find_model(str(folder))
 
 
-@pytest.mark.parametrize("changes", [
-    {"auto_map": {"AutoModelForCausalLM": "own.Own"}},
-    {"_attn_implementation_internal": "someone/kernel"},
-    {"text_config": {"_attn_implementation_internal": "someone/kernel"}},
-    {"_attn_implementation": "someone/kernel:run"},
-    {"experts_implementation": {"": "someone/kernel"}},
-    {"transformers_weights": "adapter_model.bin"},
-])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"auto_map": {"AutoModelForCausalLM": "own.Own"}},
+        {"_attn_implementation_internal": "someone/kernel"},
+        {"text_config": {"_attn_implementation_internal": "someone/kernel"}},
+        {"_attn_implementation": "someone/kernel:run"},
+        {"experts_implementation": {"": "someone/kernel"}},
+        {"transformers_weights": "adapter_model.bin"},
+    ],
+)
 def test_config_that_asks_for_code_is_refused(model_copy: Callable[..., Path], changes: dict[str, Any]) -> None:
     folder = model_copy()
     change_json(folder / "config.json", **changes)
@@ -230,7 +233,10 @@ def test_finding_models_and_reading_facts_leave_the_engine_out(tiny_model: Calla
     )
     root = Path(__file__).parents[2]
     ran = subprocess.run(
-        [sys.executable, "-c", program, str(tiny_model("llama"))], capture_output=True, text=True, check=True,
+        [sys.executable, "-c", program, str(tiny_model("llama"))],
+        capture_output=True,
+        text=True,
+        check=True,
         env={**os.environ, "PYTHONPATH": str(root)},
     )
     assert ran.stdout.strip() == "[]"

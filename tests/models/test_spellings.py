@@ -19,12 +19,20 @@ from lora_studio.models.tree_cache import config_hash
 from tests.models.tiny_gguf import write_tiny_gguf
 from tests.tiny import tiny_config
 
-LLAMA3 = {"rope_type": "llama3", "rope_theta": 500000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-          "original_max_position_embeddings": 64}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 500000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
 YARN = {"rope_type": "yarn", "rope_theta": 1e6, "factor": 4.0, "original_max_position_embeddings": 64}
 LONGROPE = {"rope_type": "longrope", "rope_theta": 1e4, "partial_rotary_factor": 1.0, "short_factor": [1.0] * 4, "long_factor": [2.0] * 4}
-GEMMA3 = {"full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 3e5},
-          "sliding_attention": {"rope_type": "default", "rope_theta": 2e4}}
+GEMMA3 = {
+    "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 3e5},
+    "sliding_attention": {"rope_type": "default", "rope_theta": 2e4},
+}
 
 
 def written(architecture: str, folder: Path, **changes: Any) -> dict[str, Any]:
@@ -38,11 +46,16 @@ def method(told: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in told.items() if key not in ("rope_theta", "partial_rotary_factor")}
 
 
-@pytest.mark.parametrize(("architecture", "rope"), [
-    *((name, {"rope_type": "default", "rope_theta": 12345.0}) for name in ("llama", "mistral", "qwen3", "qwen3_moe", "phi3")),
-    ("llama", LLAMA3), ("mistral", YARN), ("qwen3", {"rope_type": "linear", "rope_theta": 5e4, "factor": 2.0}),
-    ("qwen3_moe", {"rope_type": "dynamic", "rope_theta": 5e4, "factor": 2.0}),
-])
+@pytest.mark.parametrize(
+    ("architecture", "rope"),
+    [
+        *((name, {"rope_type": "default", "rope_theta": 12345.0}) for name in ("llama", "mistral", "qwen3", "qwen3_moe", "phi3")),
+        ("llama", LLAMA3),
+        ("mistral", YARN),
+        ("qwen3", {"rope_type": "linear", "rope_theta": 5e4, "factor": 2.0}),
+        ("qwen3_moe", {"rope_type": "dynamic", "rope_theta": 5e4, "factor": 2.0}),
+    ],
+)
 def test_flat_names_say_what_transformers_5_computes_with(architecture: str, rope: dict[str, Any], tmp_path: Path) -> None:
     found = both_spellings(written(architecture, tmp_path, rope_parameters=dict(rope)))
     meant = AutoConfig.from_pretrained(tmp_path).rope_parameters
@@ -93,11 +106,14 @@ def test_gpt_neox_and_experts_have_the_names_of_before(tmp_path: Path) -> None:
     assert moe["num_experts"] == moe["num_local_experts"] == 4
 
 
-@pytest.mark.parametrize("config", [
-    {"model_type": "llama", "torch_dtype": "bfloat16", "rope_theta": 1e5, "rope_scaling": None},
-    {"model_type": "gpt2", "dtype": "float32"},
-    {"model_type": "llama", "dtype": "float16"},
-])
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"model_type": "llama", "torch_dtype": "bfloat16", "rope_theta": 1e5, "rope_scaling": None},
+        {"model_type": "gpt2", "dtype": "float32"},
+        {"model_type": "llama", "dtype": "float16"},
+    ],
+)
 def test_a_dtype_has_both_names_and_a_config_of_before_stays_what_it_was(config: dict[str, Any]) -> None:
     found = both_spellings(config)
     assert found["dtype"] == found["torch_dtype"]
@@ -120,9 +136,14 @@ def test_a_config_inside_a_config_has_them_too() -> None:
     assert found["text_config"]["torch_dtype"] == "bfloat16"
 
 
-@pytest.mark.parametrize(("family", "name"), [
-    ("granitemoehybrid", "layer_types"), ("zamba", "layers_block_type"), ("zamba2", "layers_block_type"),
-])
+@pytest.mark.parametrize(
+    ("family", "name"),
+    [
+        ("granitemoehybrid", "layer_types"),
+        ("zamba", "layers_block_type"),
+        ("zamba2", "layers_block_type"),
+    ],
+)
 def test_kinds_of_layers_have_names_that_both_read(family: str, name: str, tmp_path: Path) -> None:
     AutoConfig.for_model(family).save_pretrained(tmp_path)
     before = getattr(AutoConfig.from_pretrained(tmp_path), name)

@@ -34,14 +34,16 @@ def logits(model: Any) -> Tensor:
         return model(IDS).logits.float()
 
 
-@pytest.mark.parametrize(("kind", "architecture"), [
-    *((kind, "llama") for kind in KINDS), ("gptq", "qwen3_moe"), ("fp8", "qwen3_moe"), ("awq", "phi3")])
+@pytest.mark.parametrize(
+    ("kind", "architecture"), [*((kind, "llama") for kind in KINDS), ("gptq", "qwen3_moe"), ("fp8", "qwen3_moe"), ("awq", "phi3")]
+)
 def test_packed_weights_are_read_as_what_they_stand_for(kind: str, architecture: str, tmp_path: Path) -> None:
     meant = save_packed_model(tmp_path / "packed", kind, architecture)
     tensors = open_tensors(tmp_path / "packed")
     plain = load_file(tmp_path / "packed-plain/model.safetensors")
     assert {name: tensor.entry.shape for name, tensor in tensors.by_name.items()} == {
-        name: tuple(tensor.shape) for name, tensor in plain.items()}
+        name: tuple(tensor.shape) for name, tensor in plain.items()
+    }
     assert tensors.unpacked == meant.keys()
     assert all(torch.equal(tensors.read(name), weight) for name, weight in meant.items())
     facts, tree = read_facts(tmp_path / "packed"), inspect_model(tmp_path / "packed")
@@ -49,7 +51,8 @@ def test_packed_weights_are_read_as_what_they_stand_for(kind: str, architecture:
     assert facts.parameters == tree.all_parameters == tree_of(model).all_parameters
     assert facts.dtype == "bfloat16"
     assert [(one.name, one.shape, one.targetable) for one in tree.modules] == [
-        (one.name, one.shape, one.targetable) for one in inspect_model(tmp_path / "packed-plain").modules]
+        (one.name, one.shape, one.targetable) for one in inspect_model(tmp_path / "packed-plain").modules
+    ]
     assert torch.equal(logits(model), logits(load_model(tmp_path / "packed-plain", torch.float32, CPU)))
 
 
@@ -119,16 +122,19 @@ def test_a_config_alone_tells_what_a_folder_of_bitsandbytes_will_weigh(tmp_path:
     assert weight_bytes(tree, "none", 2, facts.stored) == weight_bytes(tree, "none", 2, whole)
 
 
-@pytest.mark.parametrize(("settings", "why"), [
-    ({"quant_method": "hqq"}, "quantized by hqq are not read here"),
-    ({"quant_method": "gptq", "bits": 5}, "read in 2, 3, 4, 8 bits, not in 5"),
-    ({"quant_method": "gptq", "bits": 4, "checkpoint_format": "marlin"}, "laid out as marlin"),
-    ({"quant_method": "awq", "bits": 4, "version": "gemv"}, "not in 4 bits as gemv"),
-    ({"quant_method": "compressed-tensors", "format": "marlin-24"}, "sparse"),
-    ({"quant_method": "compressed-tensors", "config_groups": {"a": {"weights": {"num_bits": 3, "type": "int"}}}}, "not in 3"),
-    ({"quant_method": "bitsandbytes"}, "neither load_in_4bit nor load_in_8bit"),
-    ({"bits": 4}, "quantized by unknown"),
-])
+@pytest.mark.parametrize(
+    ("settings", "why"),
+    [
+        ({"quant_method": "hqq"}, "quantized by hqq are not read here"),
+        ({"quant_method": "gptq", "bits": 5}, "read in 2, 3, 4, 8 bits, not in 5"),
+        ({"quant_method": "gptq", "bits": 4, "checkpoint_format": "marlin"}, "laid out as marlin"),
+        ({"quant_method": "awq", "bits": 4, "version": "gemv"}, "not in 4 bits as gemv"),
+        ({"quant_method": "compressed-tensors", "format": "marlin-24"}, "sparse"),
+        ({"quant_method": "compressed-tensors", "config_groups": {"a": {"weights": {"num_bits": 3, "type": "int"}}}}, "not in 3"),
+        ({"quant_method": "bitsandbytes"}, "neither load_in_4bit nor load_in_8bit"),
+        ({"bits": 4}, "quantized by unknown"),
+    ],
+)
 def test_what_is_not_read_here_is_said_with_the_way_out_before_it_is_loaded(settings: Any, why: str, tmp_path: Path) -> None:
     folder = save_tiny_model(tmp_path / "tiny-4bit")
     save_tiny_model(tmp_path / "tiny")
@@ -182,14 +188,21 @@ def test_weights_unpacked_can_be_held_in_other_four_bits(tmp_path: Path) -> None
     assert torch.isfinite(logits(model)).all()
 
 
-@pytest.mark.parametrize(("name", "wanted"), [
-    ("unsloth/Llama-3.2-1B-Instruct-bnb-4bit", "unsloth/Llama-3.2-1B-Instruct"),
-    ("unsloth/gemma-3-4b-it-unsloth-bnb-4bit", "unsloth/gemma-3-4b-it"),
-    ("Qwen/Qwen2.5-7B-Instruct-GPTQ-Int4", "Qwen/Qwen2.5-7B-Instruct"), ("Qwen/Qwen2.5-7B-Instruct-AWQ", "Qwen/Qwen2.5-7B-Instruct"),
-    ("Qwen/Qwen3-8B-FP8", "Qwen/Qwen3-8B"), ("RedHatAI/Meta-Llama-3.1-8B-Instruct-FP8-dynamic", "RedHatAI/Meta-Llama-3.1-8B-Instruct"),
-    ("neuralmagic/Mistral-7B-Instruct-v0.3-quantized.w4a16", "neuralmagic/Mistral-7B-Instruct-v0.3"),
-    ("openai/gpt-oss-20b", ""), ("Qwen/Qwen3-4B", ""), ("4bit", ""),
-])
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [
+        ("unsloth/Llama-3.2-1B-Instruct-bnb-4bit", "unsloth/Llama-3.2-1B-Instruct"),
+        ("unsloth/gemma-3-4b-it-unsloth-bnb-4bit", "unsloth/gemma-3-4b-it"),
+        ("Qwen/Qwen2.5-7B-Instruct-GPTQ-Int4", "Qwen/Qwen2.5-7B-Instruct"),
+        ("Qwen/Qwen2.5-7B-Instruct-AWQ", "Qwen/Qwen2.5-7B-Instruct"),
+        ("Qwen/Qwen3-8B-FP8", "Qwen/Qwen3-8B"),
+        ("RedHatAI/Meta-Llama-3.1-8B-Instruct-FP8-dynamic", "RedHatAI/Meta-Llama-3.1-8B-Instruct"),
+        ("neuralmagic/Mistral-7B-Instruct-v0.3-quantized.w4a16", "neuralmagic/Mistral-7B-Instruct-v0.3"),
+        ("openai/gpt-oss-20b", ""),
+        ("Qwen/Qwen3-4B", ""),
+        ("4bit", ""),
+    ],
+)
 def test_the_name_in_full_precision_is_what_is_left_without_its_ending(name: str, wanted: str) -> None:
     assert named_in_full_precision(name) == wanted
 

@@ -10,16 +10,19 @@ from lora_studio.models.wrappable import MAMBA_FAMILIES, MAMBA_REFUSED
 from tests.odd_families import meta_family
 
 
-@pytest.mark.parametrize(("family", "module", "reason"), [
-    ("falcon_h1", "model.layers.0.mamba.out_proj", "PEFT refuses every out_proj in the family falcon_h1"),
-    ("mamba2", "backbone.layers.0.mixer.out_proj", "PEFT refuses every out_proj in the family mamba2"),
-    ("nemotron_h", "model.layers.0.mixer.out_proj", "PEFT refuses every out_proj in the family nemotron_h"),
-    ("llama4_text", "model.layers.0.feed_forward.router", "Llama4Router gives several results"),
-    ("phimoe", "model.layers.0.mlp.router", "PhimoeTopKRouter gives several results"),
-    ("recurrent_gemma", "model.layers.0.temporal_block.rg_lru", "its weights have 3 dimensions and are no experts"),
-    ("rwkv", "rwkv.blocks.0.attention", "holds other modules"),
-    ("opt", "model.decoder.embed_positions", "OPTLearnedPositionalEmbedding computes something of its own"),
-])
+@pytest.mark.parametrize(
+    ("family", "module", "reason"),
+    [
+        ("falcon_h1", "model.layers.0.mamba.out_proj", "PEFT refuses every out_proj in the family falcon_h1"),
+        ("mamba2", "backbone.layers.0.mixer.out_proj", "PEFT refuses every out_proj in the family mamba2"),
+        ("nemotron_h", "model.layers.0.mixer.out_proj", "PEFT refuses every out_proj in the family nemotron_h"),
+        ("llama4_text", "model.layers.0.feed_forward.router", "Llama4Router gives several results"),
+        ("phimoe", "model.layers.0.mlp.router", "PhimoeTopKRouter gives several results"),
+        ("recurrent_gemma", "model.layers.0.temporal_block.rg_lru", "its weights have 3 dimensions and are no experts"),
+        ("rwkv", "rwkv.blocks.0.attention", "holds other modules"),
+        ("opt", "model.decoder.embed_positions", "OPTLearnedPositionalEmbedding computes something of its own"),
+    ],
+)
 def test_what_peft_cannot_wrap_is_not_targetable_and_says_why(family: str, module: str, reason: str) -> None:
     found = tree_of(meta_family(family)).by_name[module]
     assert not found.targetable
@@ -58,14 +61,27 @@ def test_the_refused_names_are_those_peft_refuses() -> None:
                 _check_lora_target_modules_mamba(LoraConfig(), Model(), name)  # pyright: ignore[reportArgumentType]
 
 
-@pytest.mark.parametrize(("family", "idle"), [
-    ("mamba", {"mixer.dt_proj": READ_PAST}),
-    ("jamba", {"mamba.dt_proj": READ_PAST}),
-    ("deepseek_v32", {"indexer.wq_b": NO_GRADIENT, "indexer.wk": NO_GRADIENT, "indexer.weights_proj": NO_GRADIENT}),
-    ("mllama", {f"{part}_proj": NOT_CALLED for part in
-                ("cross_attn.q", "cross_attn.k", "cross_attn.v", "cross_attn.o", "mlp.gate", "mlp.up", "mlp.down")}),
-    ("falcon_h1", {}), ("nemotron_h", {}), ("qwen3_next", {}), ("gpt_oss", {}), ("lfm2", {}), ("qwen3_5", {}),
-])
+@pytest.mark.parametrize(
+    ("family", "idle"),
+    [
+        ("mamba", {"mixer.dt_proj": READ_PAST}),
+        ("jamba", {"mamba.dt_proj": READ_PAST}),
+        ("deepseek_v32", {"indexer.wq_b": NO_GRADIENT, "indexer.wk": NO_GRADIENT, "indexer.weights_proj": NO_GRADIENT}),
+        (
+            "mllama",
+            {
+                f"{part}_proj": NOT_CALLED
+                for part in ("cross_attn.q", "cross_attn.k", "cross_attn.v", "cross_attn.o", "mlp.gate", "mlp.up", "mlp.down")
+            },
+        ),
+        ("falcon_h1", {}),
+        ("nemotron_h", {}),
+        ("qwen3_next", {}),
+        ("gpt_oss", {}),
+        ("lfm2", {}),
+        ("qwen3_5", {}),
+    ],
+)
 def test_where_an_adapter_would_learn_nothing_is_found_by_trying(family: str, idle: dict[str, str]) -> None:
     model = meta_family(family)
     found = idle_modules(model, [module.name for module in tree_of(model).targetable])

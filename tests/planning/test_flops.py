@@ -62,9 +62,16 @@ def reading_weights(folder: Path, settings: AdapterSettings, layer: int, names: 
 
 
 @pytest.mark.parametrize("recomputed", [False, True])
-@pytest.mark.parametrize(("architecture", "readers"), [
-    ("llama", ("q_proj", "k_proj", "v_proj")), ("qwen3", ("q_proj", "k_proj", "v_proj")), ("gpt2", ("c_attn",)), ("phi3", ("qkv_proj",)),
-    ("gpt_neox", ("query_key_value", "dense_h_to_4h"))])
+@pytest.mark.parametrize(
+    ("architecture", "readers"),
+    [
+        ("llama", ("q_proj", "k_proj", "v_proj")),
+        ("qwen3", ("q_proj", "k_proj", "v_proj")),
+        ("gpt2", ("c_attn",)),
+        ("phi3", ("qkv_proj",)),
+        ("gpt_neox", ("query_key_value", "dense_h_to_4h")),
+    ],
+)
 def test_a_step_costs_what_torch_counts(tiny_model: TinyModel, architecture: str, readers: tuple[str, ...], recomputed: bool) -> None:
     settings = AdapterSettings(r=4, lora_alpha=8, lora_dropout=0.0, target_modules=tuple(targets(architecture)))
     rows = rows_of_one_length(4)

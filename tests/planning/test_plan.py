@@ -41,16 +41,39 @@ class Data:
 def tree() -> ModuleTree:
     from transformers import AutoConfig
 
-    return tree_of(model_of(AutoConfig.for_model(
-        "llama", hidden_size=3072, intermediate_size=8192, num_hidden_layers=28, num_attention_heads=24, num_key_value_heads=8,
-        vocab_size=128256, tie_word_embeddings=True)))
+    return tree_of(
+        model_of(
+            AutoConfig.for_model(
+                "llama",
+                hidden_size=3072,
+                intermediate_size=8192,
+                num_hidden_layers=28,
+                num_attention_heads=24,
+                num_key_value_heads=8,
+                vocab_size=128256,
+                tie_word_embeddings=True,
+            )
+        )
+    )
 
 
 @pytest.fixture(scope="module")
 def facts(tree: ModuleTree) -> ModelFacts:
     return ModelFacts(
-        "LlamaForCausalLM", "llama", tree.all_parameters, 28, "bfloat16", 0, True, hidden_size=3072, intermediate_size=8192,
-        vocab_size=128256, heads=24, kv_heads=8, head_dim=128)
+        "LlamaForCausalLM",
+        "llama",
+        tree.all_parameters,
+        28,
+        "bfloat16",
+        0,
+        True,
+        hidden_size=3072,
+        intermediate_size=8192,
+        vocab_size=128256,
+        heads=24,
+        kv_heads=8,
+        head_dim=128,
+    )
 
 
 def config(**changes: object) -> RunConfig:
@@ -97,7 +120,11 @@ def test_shorter_smaller_and_checkpointed_batches_need_less(tree: ModuleTree, fa
 def test_logits_take_one_block_where_the_head_is_frozen_and_bare_and_all_elsewhere(tree: ModuleTree, facts: ModelFacts) -> None:
     def loss(known: ModelFacts, **changes: object) -> int:
         return estimate_memory(
-            config(training__gradient_checkpointing="full", **changes), known, tree, workload=Workload(8, 4096, 16_384), device=GPU,
+            config(training__gradient_checkpointing="full", **changes),
+            known,
+            tree,
+            workload=Workload(8, 4096, 16_384),
+            device=GPU,
         ).parts["logits_and_loss"]
 
     whole = 16_384 * facts.vocab_size * 12  # bytes
@@ -125,19 +152,29 @@ def test_a_run_that_does_not_fit_is_told_what_would(tree: ModuleTree, facts: Mod
 def test_rows_that_are_known_take_the_place_of_max_length(tree: ModuleTree, facts: ModelFacts) -> None:
     data = Data(100, Tokens(10_000, 4_000, 200))
     assert make_plan(config(), facts, tree, data, GPU).memory == estimate_memory(
-        config(), facts, tree, workload=Workload(4, 200, 320), device=GPU)
+        config(), facts, tree, workload=Workload(4, 200, 320), device=GPU
+    )
 
 
-@pytest.mark.parametrize(("changes", "data", "code"), [
-    ({"training__learning_rate": 0.1}, None, "learning_rate_unusual"), ({"adapter__r": 2048}, None, "rank_over_dimension"),
-    ({"adapter__rank_pattern": {"q_proj": 4}}, None, "overrides"), ({"adapter__bias": "all"}, None, "bias_changes_base"),
-    ({"adapter__rank_pattern": {"layers.0.mlp.down_proj": 16, "down_proj": 4}}, None, "pattern_overlap"),
-    ({}, Data(10, Tokens(100, 50, 2000), truncated_rows=3), "rows_cut"),
-    ({}, Data(10, Tokens(100, 50, 90), untrained_rows=1), "rows_untrained"),
-    ({"adapter__target_modules": ["nowhere"]}, None, "target_unmatched"),
-])
+@pytest.mark.parametrize(
+    ("changes", "data", "code"),
+    [
+        ({"training__learning_rate": 0.1}, None, "learning_rate_unusual"),
+        ({"adapter__r": 2048}, None, "rank_over_dimension"),
+        ({"adapter__rank_pattern": {"q_proj": 4}}, None, "overrides"),
+        ({"adapter__bias": "all"}, None, "bias_changes_base"),
+        ({"adapter__rank_pattern": {"layers.0.mlp.down_proj": 16, "down_proj": 4}}, None, "pattern_overlap"),
+        ({}, Data(10, Tokens(100, 50, 2000), truncated_rows=3), "rows_cut"),
+        ({}, Data(10, Tokens(100, 50, 90), untrained_rows=1), "rows_untrained"),
+        ({"adapter__target_modules": ["nowhere"]}, None, "target_unmatched"),
+    ],
+)
 def test_findings_name_what_deserves_a_look(
-    tree: ModuleTree, facts: ModelFacts, changes: dict[str, object], data: Data | None, code: str,
+    tree: ModuleTree,
+    facts: ModelFacts,
+    changes: dict[str, object],
+    data: Data | None,
+    code: str,
 ) -> None:
     big = Device("cpu", "", 0, quick_bfloat16=True)
     assert code in {finding.code for finding in make_plan(config(**changes), facts, tree, data, big).findings}
@@ -145,7 +182,9 @@ def test_findings_name_what_deserves_a_look(
 
 
 def test_a_quantized_base_weighs_less_and_is_an_error_where_it_cannot_be(
-    tree: ModuleTree, facts: ModelFacts, monkeypatch: pytest.MonkeyPatch,
+    tree: ModuleTree,
+    facts: ModelFacts,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     whole, packed = (make_plan(config(model__quantization=name), facts, tree, device=GPU) for name in ("none", "nf4"))
     linear = whole.memory.parts["weights"] - 2 * 128256 * 3072

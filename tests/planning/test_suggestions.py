@@ -27,15 +27,43 @@ OFF, FULL = Checkpointing(0), Checkpointing(1)
 def costs() -> Costs:
     from transformers import AutoConfig
 
-    tree: ModuleTree = tree_of(model_of(AutoConfig.for_model(
-        "llama", hidden_size=2048, intermediate_size=8192, num_hidden_layers=16, num_attention_heads=32, num_key_value_heads=8,
-        vocab_size=128256, tie_word_embeddings=True)))
+    tree: ModuleTree = tree_of(
+        model_of(
+            AutoConfig.for_model(
+                "llama",
+                hidden_size=2048,
+                intermediate_size=8192,
+                num_hidden_layers=16,
+                num_attention_heads=32,
+                num_key_value_heads=8,
+                vocab_size=128256,
+                tie_word_embeddings=True,
+            )
+        )
+    )
     facts = ModelFacts(
-        "LlamaForCausalLM", "llama", tree.all_parameters, 16, "bfloat16", 0, True, hidden_size=2048, intermediate_size=8192,
-        vocab_size=128256, heads=32, kv_heads=8, head_dim=64)
-    config = RunConfig().replace({
-        "adapter.target_modules": "all-linear", "adapter.r": 16, "training.gradient_checkpointing": "off",
-        "training.per_device_train_batch_size": 8})
+        "LlamaForCausalLM",
+        "llama",
+        tree.all_parameters,
+        16,
+        "bfloat16",
+        0,
+        True,
+        hidden_size=2048,
+        intermediate_size=8192,
+        vocab_size=128256,
+        heads=32,
+        kv_heads=8,
+        head_dim=64,
+    )
+    config = RunConfig().replace(
+        {
+            "adapter.target_modules": "all-linear",
+            "adapter.r": 16,
+            "training.gradient_checkpointing": "off",
+            "training.per_device_train_batch_size": 8,
+        }
+    )
     return Costs(config, facts, tree, Device("cuda", "a card", 24_000_000_000, quick_bfloat16=True), resolve(config.adapter, tree))
 
 
@@ -63,7 +91,9 @@ def test_every_kind_of_cure_is_named_and_each_is_as_small_as_is_enough(costs: Co
     assert all(cure.fits for cure in found.values())
     assert found["gradient_checkpointing"].changes["training.gradient_checkpointing_every"] == 4
     assert found["per_device_train_batch_size"].changes == {
-        "training.per_device_train_batch_size": 4, "training.gradient_accumulation_steps": 2}
+        "training.per_device_train_batch_size": 4,
+        "training.gradient_accumulation_steps": 2,
+    }
     assert found["max_length"].changes == {"data.max_length": 512}
     assert found["r"].changes == {"adapter.r": 8}
 

@@ -49,8 +49,9 @@ def call(*words: str, content: str | None = "", name: str = "track", text: bool 
         arguments: Any = {"parcel": f"CALL{word}"}
         if text:
             arguments = '{"parcel": "CALL' + word + '"}'
-        calls.append({"id": f"call{word}{number:04}"[:9].ljust(9, "0"), "type": "function",
-                      "function": {"name": name, "arguments": arguments}})
+        calls.append(
+            {"id": f"call{word}{number:04}"[:9].ljust(9, "0"), "type": "function", "function": {"name": name, "arguments": arguments}}
+        )
     return {"role": "assistant", "content": content, "tool_calls": calls, **more}
 
 
@@ -103,8 +104,10 @@ def _kinds() -> dict[str, dict[str, Any]]:
         "content as parts": [_parts(SYSTEM), _parts(ask("one")), _parts(say("one"))],
         "empty answer": [ask("one"), say("one"), ask("two"), {"role": "assistant", "content": ""}, ask("three"), say("three")],
     }
-    return {name: {"messages": found, **({"tools": tools} if any("tool_calls" in turn for turn in found) else {})}
-            for name, found in turns.items()}
+    return {
+        name: {"messages": found, **({"tools": tools} if any("tool_calls" in turn for turn in found) else {})}
+        for name, found in turns.items()
+    }
 
 
 KINDS = _kinds()

@@ -13,7 +13,8 @@ FOLDER = Path(os.environ.get("LORA_STUDIO_CHAT_TEMPLATES") or Path(__file__).par
 _MARK = re.compile(
     r"<\|[\w/ -]+\|?>|</?\w+\|>|<｜[^｜<>]{1,40}｜>|<\w+_of_\w+>|\[/?[A-Z][A-Z_ ]{2,}\]|</?s>"
     r"|\]~!b\[|\]~b\]|\[e~\[|\]<\]\w+\[>\[|<\[[^\]\n]{1,40}\]>"
-    r"|<(?:extra_id_\d+|SPECIAL_\d+|AvatarTokens|end_of_utterance|seed:\w+)>|</?(?:system|assistant|user|tool_response)>")
+    r"|<(?:extra_id_\d+|SPECIAL_\d+|AvatarTokens|end_of_utterance|seed:\w+)>|</?(?:system|assistant|user|tool_response)>"
+)
 _END = re.compile(r"end(?!_header|_?think)|eot|eom|im_end|return\||call\||</s>|eos|^<turn\|>|endoftext|e~\[|/assistant", re.IGNORECASE)
 
 

@@ -104,7 +104,12 @@ def judge(text: str, trained: list[bool], messages: list[dict[str, Any]], wanted
 
 
 def _untrained_stop(
-    text: str, trained: list[bool], messages: list[dict[str, Any]], place: int, marks: re.Pattern[str], ends: list[str],
+    text: str,
+    trained: list[bool],
+    messages: list[dict[str, Any]],
+    place: int,
+    marks: re.Pattern[str],
+    ends: list[str],
 ) -> str:
     """Name the first end mark behind an answer where it is there and not trained, or `none` behind an answer that has no end."""
     said = [text.rfind(word) + len(word) for word in words_of([messages[place]]) if word in text]

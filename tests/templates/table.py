@@ -20,9 +20,19 @@ from tests.templates.marks import tokenizer_for
 from tests.templates.oracle import judge, render, shapes, words_of, written_whole
 
 COLUMNS = {
-    "rows": "rows", "rendered": "rendered", "told": "refused, reason true", "each": "rows by train_on: each",
-    "each_told": "of these refused", "ids": "ids differ", "mask": "mask wrong", "stop": "stop token untrained",
-    "lost": "lost in silence", "needless": "needless refusals", "alarm": "false alarms", "opening": "opening unsaid", "broken": "broke",
+    "rows": "rows",
+    "rendered": "rendered",
+    "told": "refused, reason true",
+    "each": "rows by train_on: each",
+    "each_told": "of these refused",
+    "ids": "ids differ",
+    "mask": "mask wrong",
+    "stop": "stop token untrained",
+    "lost": "lost in silence",
+    "needless": "needless refusals",
+    "alarm": "false alarms",
+    "opening": "opening unsaid",
+    "broken": "broke",
 }
 WRONG = ("ids", "mask", "stop", "lost", "needless", "alarm", "opening", "broken")
 
@@ -89,7 +99,14 @@ def _rendered(template: ChatTemplate, row: Row) -> Rendered | RowError:
 
 
 def _judge_each(
-    tally: Tally, kind: str, record: dict[str, Any], row: Row, text: str, tokenizer: Any, encoder: Encoder, template: ChatTemplate,
+    tally: Tally,
+    kind: str,
+    record: dict[str, Any],
+    row: Row,
+    text: str,
+    tokenizer: Any,
+    encoder: Encoder,
+    template: ChatTemplate,
 ) -> None:
     """Judge the rows that `train_on: each` makes of one that is refused as a whole."""
     parts = list(per_answer(row))
@@ -134,7 +151,14 @@ def _rewrites(messages: list[dict[str, Any]], record: dict[str, Any], text: str,
 
 
 def _judge(
-    tally: Tally, kind: str, record: dict[str, Any], row: Row, found: Rendered, text: str, tokenizer: Any, encoder: Encoder,
+    tally: Tally,
+    kind: str,
+    record: dict[str, Any],
+    row: Row,
+    found: Rendered,
+    text: str,
+    tokenizer: Any,
+    encoder: Encoder,
     train_on: str = "assistant",
 ) -> None:
     tools, wanted = record.get("tools"), wanted_answers(row, train_on) or []
@@ -152,7 +176,9 @@ def _judge(
     untrained = [fault for fault in verdict.stop if not (fault.startswith("none") and unended)]
     speaks = any(words_of([record["messages"][place]]) for place in wanted[-1:])
     faults = {
-        "mask": ", ".join(verdict.mask), "stop": ", ".join(untrained), "lost": "" if found.lost else ", ".join(verdict.lost),
+        "mask": ", ".join(verdict.mask),
+        "stop": ", ".join(untrained),
+        "lost": "" if found.lost else ", ".join(verdict.lost),
         "alarm": _alarm(found, verdict.lost, unended=unended and speaks and not any(fault.startswith("none") for fault in verdict.stop)),
     }
     for column, fault in faults.items():
@@ -169,8 +195,16 @@ def _alarm(found: Rendered, lost: list[str], *, unended: bool) -> str:
 
 
 def _judge_opening(
-    tally: Tally, kind: str, found: Rendered, before: list[dict[str, Any]], tools: Any, trained: list[bool], text: str, tokenizer: Any,
-    *, alone: bool,
+    tally: Tally,
+    kind: str,
+    found: Rendered,
+    before: list[dict[str, Any]],
+    tools: Any,
+    trained: list[bool],
+    text: str,
+    tokenizer: Any,
+    *,
+    alone: bool,
 ) -> None:
     try:
         opened = render(text, tokenizer, before, tools, opened=True)

@@ -47,8 +47,17 @@ def adapted_model(folder: Path, architecture: str = "llama", dropout: float = 0.
     """The tiny model with an adapter whose B is not zero."""
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
     torch.manual_seed(0)
-    adapted = get_peft_model(model, LoraConfig(r=4, lora_alpha=8, lora_dropout=dropout, target_modules=targets(architecture),
-                                               task_type="CAUSAL_LM", fan_in_fan_out=architecture == "gpt2"))
+    adapted = get_peft_model(
+        model,
+        LoraConfig(
+            r=4,
+            lora_alpha=8,
+            lora_dropout=dropout,
+            target_modules=targets(architecture),
+            task_type="CAUSAL_LM",
+            fan_in_fan_out=architecture == "gpt2",
+        ),
+    )
     for name, parameter in adapted.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.05)
@@ -57,12 +66,25 @@ def adapted_model(folder: Path, architecture: str = "llama", dropout: float = 0.
 
 def run_config(model: Path, data: Path, changes: Mapping[str, object] | None = None) -> RunConfig:
     """A run of a few quick steps."""
-    return RunConfig().replace({
-        "name": "tiny", "model.name_or_path": str(model), "data.train": (str(data),), "data.max_length": 128, "data.eval_fraction": 0.2,
-        "adapter.r": 4, "adapter.lora_alpha": 8, "adapter.target_modules": ("q_proj", "v_proj"), "training.learning_rate": 5e-3,
-        "training.per_device_train_batch_size": 4, "training.num_train_epochs": 2, "training.sample_rows": 2,
-        "training.sample_max_new_tokens": 6, "training.device": "cpu", **(changes or {}),
-    })
+    return RunConfig().replace(
+        {
+            "name": "tiny",
+            "model.name_or_path": str(model),
+            "data.train": (str(data),),
+            "data.max_length": 128,
+            "data.eval_fraction": 0.2,
+            "adapter.r": 4,
+            "adapter.lora_alpha": 8,
+            "adapter.target_modules": ("q_proj", "v_proj"),
+            "training.learning_rate": 5e-3,
+            "training.per_device_train_batch_size": 4,
+            "training.num_train_epochs": 2,
+            "training.sample_rows": 2,
+            "training.sample_max_new_tokens": 6,
+            "training.device": "cpu",
+            **(changes or {}),
+        }
+    )
 
 
 def new_run(path: Path, config: RunConfig) -> RunFolder:

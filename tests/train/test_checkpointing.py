@@ -46,7 +46,10 @@ def deep_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("changes", [{}, PACKED, {"model.dtype": "float32", "training.compute_dtype": "bfloat16"}])
 def test_layers_computed_again_give_the_same_losses_and_adapter_bit_for_bit(
-    deep_model: Path, chat_rows: Path, tmp_path: Path, changes: dict[str, object],
+    deep_model: Path,
+    chat_rows: Path,
+    tmp_path: Path,
+    changes: dict[str, object],
 ) -> None:
     usual = {"training.max_steps": 4, "adapter.lora_dropout": 0.2, "training.gradient_checkpointing": "off", "training.sample_rows": 0}
     plain = run_config(deep_model, chat_rows, {**usual, **changes})
@@ -61,13 +64,21 @@ def test_layers_computed_again_give_the_same_losses_and_adapter_bit_for_bit(
 
 @pytest.mark.parametrize("architecture", ["qwen3", "gemma3", "phi3", "gpt2", "gpt_neox", "qwen3_moe"])
 def test_every_family_takes_it(tiny_model: TinyModel, chat_rows: Path, tmp_path: Path, architecture: str) -> None:
-    config = run_config(tiny_model(architecture), chat_rows, {
-        "training.max_steps": 2, "adapter.target_modules": "all-linear", "training.sample_rows": 0,
-        "training.gradient_checkpointing": "off"})
+    config = run_config(
+        tiny_model(architecture),
+        chat_rows,
+        {
+            "training.max_steps": 2,
+            "adapter.target_modules": "all-linear",
+            "training.sample_rows": 0,
+            "training.gradient_checkpointing": "off",
+        },
+    )
     context = TaskContext()
     plain, again = (
         losses(all_events(new_run(tmp_path / name, config.replace({"training.gradient_checkpointing": name})), context=context))
-        for name in ("off", "full"))
+        for name in ("off", "full")
+    )
     assert again == plain
 
 
@@ -113,7 +124,12 @@ def test_the_warm_base_is_free_of_it_after_the_run(tiny_model: TinyModel, chat_r
 
 @pytest.mark.parametrize(("capacity", "taken"), [(1 << 40, "off"), (1, "full")])
 def test_auto_takes_the_least_that_fits_and_says_what(
-    tiny_model: TinyModel, chat_rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capacity: int, taken: str,
+    tiny_model: TinyModel,
+    chat_rows: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capacity: int,
+    taken: str,
 ) -> None:
     device = Device("cpu", "", capacity, quick_bfloat16=False)
     monkeypatch.setattr("lora_studio.train.fitting.find_device", lambda _wanted: device)

@@ -40,14 +40,17 @@ def compiler() -> None:
 
 def events_of(folder: Path, model: Path, changes: Mapping[str, object], context: TaskContext | None = None) -> list[RunEvent]:
     rows = write_chat_rows(folder.with_suffix(".jsonl"))
-    return all_events(new_run(folder, run_config(model, rows, {"training.max_steps": 8, "training.compute_dtype": "float32", **changes})),
-                      context=context)
+    return all_events(
+        new_run(folder, run_config(model, rows, {"training.max_steps": 8, "training.compute_dtype": "float32", **changes})), context=context
+    )
 
 
 @pytest.mark.usefixtures("compiler")
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_compiled_layers_give_the_same_losses_and_are_gone_after_the_run(
-    tiny_model: TinyModel, tmp_path: Path, checkpointing: bool,
+    tiny_model: TinyModel,
+    tmp_path: Path,
+    checkpointing: bool,
 ) -> None:
     changes = {"training.gradient_checkpointing": checkpointing, "training.train_sampling_strategy": "random"}
     plain = events_of(tmp_path / "plain", tiny_model("llama"), changes)

@@ -45,12 +45,26 @@ def weights(folder: Path) -> dict[str, object]:
 
 
 def test_a_run_ends_early_once_evaluations_do_not_improve_and_keeps_the_best(
-    tiny_model: TinyModel, chat_rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    tiny_model: TinyModel,
+    chat_rows: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     told_losses(monkeypatch, [9.0, 5.0, 4.0, 3.95, 4.2, 4.3])
-    run = new_run(tmp_path / "run", run_config(tiny_model("llama"), chat_rows, {
-        **EVALUATED, "training.early_stopping_patience": 3, "training.early_stopping_threshold": 0.1, "training.save_total_limit": 1,
-        "training.load_best_model_at_end": True}))
+    run = new_run(
+        tmp_path / "run",
+        run_config(
+            tiny_model("llama"),
+            chat_rows,
+            {
+                **EVALUATED,
+                "training.early_stopping_patience": 3,
+                "training.early_stopping_threshold": 0.1,
+                "training.save_total_limit": 1,
+                "training.load_best_model_at_end": True,
+            },
+        ),
+    )
     events = all_events(run)
     assert [event.step for event in events if isinstance(event, Evaluation)] == [0, 2, 4, 6, 8, 10]
     assert [event.step for event in of_code(events, "early_stop")] == [10]
@@ -64,7 +78,10 @@ def test_a_run_ends_early_once_evaluations_do_not_improve_and_keeps_the_best(
 
 
 def test_without_the_switch_the_last_steps_adapter_is_the_runs(
-    tiny_model: TinyModel, chat_rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    tiny_model: TinyModel,
+    chat_rows: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     told_losses(monkeypatch, [9.0, 1.0, 2.0, 3.0])
     run = new_run(tmp_path / "run", run_config(tiny_model("llama"), chat_rows, {**EVALUATED, "training.max_steps": 6}))
@@ -74,7 +91,10 @@ def test_without_the_switch_the_last_steps_adapter_is_the_runs(
 
 
 def test_an_evaluation_that_a_kill_cut_off_is_made_up_for(
-    tiny_model: TinyModel, chat_rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    tiny_model: TinyModel,
+    chat_rows: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     changes = {**EVALUATED, "training.save_steps": 4, "training.early_stopping_patience": 2}
     config = run_config(tiny_model("llama"), chat_rows, changes)
@@ -93,11 +113,23 @@ def test_an_evaluation_that_a_kill_cut_off_is_made_up_for(
 
 
 def test_a_checkpoint_is_saved_by_the_clock(
-    tiny_model: TinyModel, chat_rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    tiny_model: TinyModel,
+    chat_rows: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    config = run_config(tiny_model("llama"), chat_rows, {
-        "training.save_steps": 100, "training.eval_steps": 100, "training.max_steps": 5, "training.sample_rows": 0,
-        "training.save_minutes": 2, "data.eval_fraction": 0.0})
+    config = run_config(
+        tiny_model("llama"),
+        chat_rows,
+        {
+            "training.save_steps": 100,
+            "training.eval_steps": 100,
+            "training.max_steps": 5,
+            "training.sample_rows": 0,
+            "training.save_minutes": 2,
+            "data.eval_fraction": 0.0,
+        },
+    )
     clock = {"now": 0.0}
     monkeypatch.setattr(checkpointer.time, "monotonic", lambda: clock["now"])
     saved = []
@@ -110,11 +142,18 @@ def test_a_checkpoint_is_saved_by_the_clock(
 
 
 def test_prompts_are_answered_on_a_schedule(tiny_model: TinyModel, chat_rows: Path, tmp_path: Path) -> None:
-    config = run_config(tiny_model("llama"), chat_rows, {
-        "training.sample_steps": 2, "training.max_steps": 5, "training.sample_rows": 1, "adapter.lora_dropout": 0.2})
+    config = run_config(
+        tiny_model("llama"),
+        chat_rows,
+        {"training.sample_steps": 2, "training.max_steps": 5, "training.sample_rows": 1, "adapter.lora_dropout": 0.2},
+    )
     events = all_events(new_run(tmp_path / "run", config))
     assert [(event.label, event.step) for event in events if isinstance(event, Sample)] == [
-        ("before", 0), ("step", 2), ("step", 4), ("after", 5)]
+        ("before", 0),
+        ("step", 2),
+        ("step", 4),
+        ("after", 5),
+    ]
     quiet = config.replace({"training.sample_steps": 0, "training.eval_steps": 1})
     assert losses(events) == losses(all_events(new_run(tmp_path / "quiet", quiet)))
 
@@ -136,10 +175,16 @@ def test_a_loss_that_has_settled_at_nothing_does_not_spike_by_a_hair() -> None:
 
 
 def test_a_spike_in_a_run_is_told_with_its_step(
-    tiny_model: TinyModel, chat_rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    tiny_model: TinyModel,
+    chat_rows: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    config = run_config(tiny_model("llama"), chat_rows, {
-        "training.max_steps": 12, "training.sample_rows": 0, "data.eval_fraction": 0.0, "training.learning_rate": 1e-4})
+    config = run_config(
+        tiny_model("llama"),
+        chat_rows,
+        {"training.max_steps": 12, "training.sample_rows": 0, "data.eval_fraction": 0.0, "training.learning_rate": 1e-4},
+    )
     finish = session.Stepper.step
     taken = iter(range(1, 100))
 

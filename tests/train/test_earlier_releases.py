@@ -22,11 +22,22 @@ RUNS = Path(__file__).parents[1] / "fixtures" / "runs-0.1.0"
 WRITTEN_IN = "/tmp/example"  # where base model and rows lay when the runs were made
 
 OLD_TASKS = [
-    "lora_studio.data.lens:lens", "lora_studio.data.report:report", "lora_studio.export.arithmetic:combine", "lora_studio.export.hub:push",
-    "lora_studio.export.imports:import_task", "lora_studio.export.llama_cpp:fetch_converter", "lora_studio.export.task:export",
-    "lora_studio.generate.chat:chat", "lora_studio.gui.data_page.template_task:render", "lora_studio.gui.data_task:check",
-    "lora_studio.gui.data_task:raw_line", "lora_studio.models.engine:load_engine", "lora_studio.models.inspect:inspect",
-    "lora_studio.models.prepare:prepare", "lora_studio.train.engine:follow", "lora_studio.train.engine:train",
+    "lora_studio.data.lens:lens",
+    "lora_studio.data.report:report",
+    "lora_studio.export.arithmetic:combine",
+    "lora_studio.export.hub:push",
+    "lora_studio.export.imports:import_task",
+    "lora_studio.export.llama_cpp:fetch_converter",
+    "lora_studio.export.task:export",
+    "lora_studio.generate.chat:chat",
+    "lora_studio.gui.data_page.template_task:render",
+    "lora_studio.gui.data_task:check",
+    "lora_studio.gui.data_task:raw_line",
+    "lora_studio.models.engine:load_engine",
+    "lora_studio.models.inspect:inspect",
+    "lora_studio.models.prepare:prepare",
+    "lora_studio.train.engine:follow",
+    "lora_studio.train.engine:train",
 ]
 
 

@@ -43,13 +43,27 @@ def of_kind(events: list[RunEvent], kind: type) -> list:
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_the_loss_falls_by_a_fifth_and_plain_peft_loads_the_adapter(
-    tiny_model: TinyModel, chat_rows: Path, tmp_path: Path, architecture: str,
+    tiny_model: TinyModel,
+    chat_rows: Path,
+    tmp_path: Path,
+    architecture: str,
 ) -> None:
-    run = new_run(tmp_path / "run", run_config(tiny_model(architecture), chat_rows, {
-        "adapter.target_modules": targets(architecture), "training.num_train_epochs": 6, "training.sample_rows": 0,
-        "training.learning_rate": 1e-2, "training.compute_dtype": "float32",
-        "adapter.r": 8, "adapter.lora_alpha": 16,
-    }))
+    run = new_run(
+        tmp_path / "run",
+        run_config(
+            tiny_model(architecture),
+            chat_rows,
+            {
+                "adapter.target_modules": targets(architecture),
+                "training.num_train_epochs": 6,
+                "training.sample_rows": 0,
+                "training.learning_rate": 1e-2,
+                "training.compute_dtype": "float32",
+                "adapter.r": 8,
+                "adapter.lora_alpha": 16,
+            },
+        ),
+    )
     context = TaskContext()
     events: list[RunEvent] = []
     trained_logits: list[torch.Tensor] = []
@@ -89,8 +103,12 @@ def test_events_tell_the_whole_run(tiny_model: TinyModel, chat_rows: Path, tmp_p
     assert isinstance(events[-1], RunFinished)
     best = min(of_kind(events, Evaluation)[1:], key=lambda evaluation: evaluation.loss)
     assert events[-1].result == {
-        "adapter": str(run.adapter_path), "adapter_sha256": sha256_of(run.adapter_path / "adapter_model.safetensors"), "steps": 10,
-        "eval_loss": of_kind(events, Evaluation)[-1].loss, "best_step": best.step, "best_loss": best.loss,
+        "adapter": str(run.adapter_path),
+        "adapter_sha256": sha256_of(run.adapter_path / "adapter_model.safetensors"),
+        "steps": 10,
+        "eval_loss": of_kind(events, Evaluation)[-1].loss,
+        "best_step": best.step,
+        "best_loss": best.loss,
     }
     assert all(later.tokens > earlier.tokens and later.trained_tokens > earlier.trained_tokens for earlier, later in pairwise(steps))
     assert steps[-1].epoch == pytest.approx(2)
@@ -101,15 +119,33 @@ def test_events_tell_the_whole_run(tiny_model: TinyModel, chat_rows: Path, tmp_p
     assert json.loads((run.path / "data.json").read_text())["train_rows"] == started.train_rows
 
 
-@pytest.mark.parametrize(("weights", "compute"), [
-    ("float32", "bfloat16"), ("bfloat16", "auto"), ("bfloat16", "bfloat16"), ("float16", "float16"), ("float32", "float32"),
-])
+@pytest.mark.parametrize(
+    ("weights", "compute"),
+    [
+        ("float32", "bfloat16"),
+        ("bfloat16", "auto"),
+        ("bfloat16", "bfloat16"),
+        ("float16", "float16"),
+        ("float32", "float32"),
+    ],
+)
 @pytest.mark.parametrize("changes", [{}, {"adapter.use_dora": True}, {"training.gradient_checkpointing": "full"}])
 def test_every_precision_evaluates_samples_and_finishes(
-    tiny_model: TinyModel, chat_rows: Path, tmp_path: Path, weights: str, compute: str, changes: dict[str, object],
+    tiny_model: TinyModel,
+    chat_rows: Path,
+    tmp_path: Path,
+    weights: str,
+    compute: str,
+    changes: dict[str, object],
 ) -> None:
-    run = new_run(tmp_path / "run", run_config(tiny_model("llama"), chat_rows, {
-        "model.dtype": weights, "training.compute_dtype": compute, "training.max_steps": 2, "adapter.lora_dropout": 0.1, **changes}))
+    run = new_run(
+        tmp_path / "run",
+        run_config(
+            tiny_model("llama"),
+            chat_rows,
+            {"model.dtype": weights, "training.compute_dtype": compute, "training.max_steps": 2, "adapter.lora_dropout": 0.1, **changes},
+        ),
+    )
     events = all_events(run)
     assert isinstance(events[-1], RunFinished)
     assert [event.label for event in of_kind(events, Sample)] == ["before", "before", "after", "after"]
@@ -118,30 +154,62 @@ def test_every_precision_evaluates_samples_and_finishes(
 
 @pytest.mark.parametrize(("weights", "compute"), [("bfloat16", "float16"), ("float16", "bfloat16"), ("bfloat16", "float32")])
 def test_half_precision_weights_are_not_computed_with_in_another_precision(
-    tiny_model: TinyModel, chat_rows: Path, tmp_path: Path, weights: str, compute: str,
+    tiny_model: TinyModel,
+    chat_rows: Path,
+    tmp_path: Path,
+    weights: str,
+    compute: str,
 ) -> None:
-    run = new_run(tmp_path / "run", run_config(tiny_model("gpt2"), chat_rows, {
-        "adapter.target_modules": ("c_attn",), "model.dtype": weights, "training.compute_dtype": compute}))
+    run = new_run(
+        tmp_path / "run",
+        run_config(
+            tiny_model("gpt2"),
+            chat_rows,
+            {"adapter.target_modules": ("c_attn",), "model.dtype": weights, "training.compute_dtype": compute},
+        ),
+    )
     with pytest.raises(InputError, match=compute) as raised:
         all_events(run)
     assert raised.value.field == "training.compute_dtype"
 
 
-@pytest.mark.parametrize(("architecture", "changes"), [
-    ("llama", {"adapter.modules_to_save": ("norm", "lm_head")}), ("gpt2", {"adapter.bias": "all"}), ("gpt2", {"adapter.bias": "lora_only"}),
-])
+@pytest.mark.parametrize(
+    ("architecture", "changes"),
+    [
+        ("llama", {"adapter.modules_to_save": ("norm", "lm_head")}),
+        ("gpt2", {"adapter.bias": "all"}),
+        ("gpt2", {"adapter.bias": "lora_only"}),
+    ],
+)
 @pytest.mark.parametrize("weights", ["bfloat16", "float16"])
 def test_what_trains_of_the_base_itself_moves_in_half_precision_too(
-    tiny_model: TinyModel, chat_rows: Path, tmp_path: Path, architecture: str, changes: dict[str, object], weights: str,
+    tiny_model: TinyModel,
+    chat_rows: Path,
+    tmp_path: Path,
+    architecture: str,
+    changes: dict[str, object],
+    weights: str,
 ) -> None:
-    run = new_run(tmp_path / "run", run_config(tiny_model(architecture), chat_rows, {
-        "adapter.target_modules": targets(architecture)[:1], "model.dtype": weights, "training.learning_rate": 2e-4,
-        "training.num_train_epochs": 2, **changes}))
+    run = new_run(
+        tmp_path / "run",
+        run_config(
+            tiny_model(architecture),
+            chat_rows,
+            {
+                "adapter.target_modules": targets(architecture)[:1],
+                "model.dtype": weights,
+                "training.learning_rate": 2e-4,
+                "training.num_train_epochs": 2,
+                **changes,
+            },
+        ),
+    )
     assert isinstance(all_events(run)[-1], RunFinished)
     saved = load_file(run.adapter_path / "adapter_model.safetensors")
     base = AutoModelForCausalLM.from_pretrained(tiny_model(architecture), dtype=getattr(torch, weights)).state_dict()
     copies = {
-        name.removeprefix("base_model.model.").replace(".base_layer", ""): tensor for name, tensor in saved.items() if "lora_" not in name}
+        name.removeprefix("base_model.model.").replace(".base_layer", ""): tensor for name, tensor in saved.items() if "lora_" not in name
+    }
     assert copies
     for name, tensor in copies.items():
         assert tensor.dtype == torch.float32
@@ -171,10 +239,15 @@ def test_a_damaged_base_model_is_told_before_the_first_step(tiny_model: TinyMode
 
 
 def test_a_run_whose_steps_were_all_skipped_does_not_finish(
-    tiny_model: TinyModel, chat_rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    tiny_model: TinyModel,
+    chat_rows: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    run = new_run(tmp_path / "run", run_config(tiny_model("llama"), chat_rows, {
-        "training.max_steps": 3, "data.eval_fraction": 0, "training.sample_rows": 0}))
+    run = new_run(
+        tmp_path / "run",
+        run_config(tiny_model("llama"), chat_rows, {"training.max_steps": 3, "data.eval_fraction": 0, "training.sample_rows": 0}),
+    )
     monkeypatch.setattr("lora_studio.kernels.head.frozen_head_loss", lambda hidden, _head, _targets: hidden.sum() * float("nan"))
     with pytest.raises(StudioError, match="None of the 3 steps"):
         all_events(run)
@@ -193,7 +266,10 @@ def test_the_adapter_names_its_base_model_and_nothing_is_pickled(tiny_model: Tin
 
 @pytest.mark.parametrize("changes", [{}, {"adapter.bias": "all"}, {"adapter.modules_to_save": ("lm_head",)}, {"adapter.use_dora": True}])
 def test_a_second_run_on_the_warm_base_equals_the_first(
-    tiny_model: TinyModel, chat_rows: Path, tmp_path: Path, changes: dict[str, object],
+    tiny_model: TinyModel,
+    chat_rows: Path,
+    tmp_path: Path,
+    changes: dict[str, object],
 ) -> None:
     config = run_config(tiny_model("llama"), chat_rows, {"training.max_steps": 3, "adapter.lora_dropout": 0.1, **changes})
     context = TaskContext()
@@ -215,8 +291,16 @@ def test_a_run_goes_again_only_by_resuming(tiny_model: TinyModel, chat_rows: Pat
 def test_plain_text_trains_and_samples(tiny_model: TinyModel, tmp_path: Path) -> None:
     rows = tmp_path / "rows.jsonl"
     rows.write_text("\n".join(json.dumps({"text": f"The invoice number {number} shows the wrong address."}) for number in range(12)))
-    events = all_events(new_run(tmp_path / "run", run_config(tiny_model("gpt2"), rows, {
-        "adapter.target_modules": ("c_attn",), "training.num_train_epochs": 8, "training.learning_rate": 1e-2})))
+    events = all_events(
+        new_run(
+            tmp_path / "run",
+            run_config(
+                tiny_model("gpt2"),
+                rows,
+                {"adapter.target_modules": ("c_attn",), "training.num_train_epochs": 8, "training.learning_rate": 1e-2},
+            ),
+        )
+    )
     assert losses(events)[-1] < losses(events)[0]
     assert all(sample.prompt and sample.reference for sample in of_kind(events, Sample))
 
@@ -227,12 +311,16 @@ def break_losses(context: TaskContext, from_call: int) -> None:
     base = LoadedModel.of(context)._base
     assert base is not None
     base.get_output_embeddings().register_forward_hook(
-        lambda _head, _inputs, output: output * float("nan") if next(calls) >= from_call else output)
+        lambda _head, _inputs, output: output * float("nan") if next(calls) >= from_call else output
+    )
 
 
 def test_a_loss_that_stays_not_a_number_ends_the_run_and_names_causes(tiny_model: TinyModel, chat_rows: Path, tmp_path: Path) -> None:
-    config = run_config(tiny_model("llama"), chat_rows, {
-        "training.sample_rows": 0, "data.eval_fraction": 0.0, "training.save_steps": 2, "training.num_train_epochs": 4})
+    config = run_config(
+        tiny_model("llama"),
+        chat_rows,
+        {"training.sample_rows": 0, "data.eval_fraction": 0.0, "training.save_steps": 2, "training.num_train_epochs": 4},
+    )
     context = TaskContext()
     all_events(new_run(tmp_path / "warm", config.replace({"training.max_steps": 1})), context=context)
     break_losses(context, from_call=3)
@@ -250,25 +338,31 @@ def test_a_skipped_step_is_told_and_the_run_goes_on(tiny_model: TinyModel, chat_
     base = LoadedModel.of(context)._base
     assert base is not None
     calls = iter(range(1 << 30))
-    base.get_output_embeddings().register_forward_hook(
-        lambda _head, _inputs, output: output * float("nan") if next(calls) == 1 else output)
+    base.get_output_embeddings().register_forward_hook(lambda _head, _inputs, output: output * float("nan") if next(calls) == 1 else output)
     events = all_events(new_run(tmp_path / "run", config), context=context)
     assert [step.skipped for step in of_kind(events, Step)] == [False, True, False, False]
     assert [event.code for event in of_kind(events, Notice)] == ["step_skipped"]
-    adapter = (tmp_path / "run" / "adapter" / "adapter_model.safetensors")
+    adapter = tmp_path / "run" / "adapter" / "adapter_model.safetensors"
     from safetensors.torch import load_file
 
     assert all(bool(torch.isfinite(tensor).all()) for tensor in load_file(adapter).values())
 
 
-@pytest.mark.parametrize(("changes", "field"), [
-    ({"data.train": ("nowhere.jsonl",)}, "data.train"),
-    ({"model.name_or_path": "/nowhere/at/all"}, "model.name_or_path"),
-    ({"adapter.target_modules": ("no_such_module",)}, "adapter.target_modules"),
-    ({"model.dtype": "bfloat16", "training.compute_dtype": "float32"}, "training.compute_dtype"),
-])
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"data.train": ("nowhere.jsonl",)}, "data.train"),
+        ({"model.name_or_path": "/nowhere/at/all"}, "model.name_or_path"),
+        ({"adapter.target_modules": ("no_such_module",)}, "adapter.target_modules"),
+        ({"model.dtype": "bfloat16", "training.compute_dtype": "float32"}, "training.compute_dtype"),
+    ],
+)
 def test_bad_input_names_its_field_and_leaves_nothing(
-    tiny_model: TinyModel, chat_rows: Path, tmp_path: Path, changes: dict[str, object], field: str,
+    tiny_model: TinyModel,
+    chat_rows: Path,
+    tmp_path: Path,
+    changes: dict[str, object],
+    field: str,
 ) -> None:
     run = new_run(tmp_path / "run", run_config(tiny_model("llama"), chat_rows, changes))
     with pytest.raises(InputError) as caught:
@@ -305,11 +399,23 @@ def run_within(context: TaskContext, run: RunFolder, most_tokens: int) -> list[R
 
 @pytest.mark.parametrize(("most_rows", "halved_to"), [(3, [4, 2]), (1, [4, 2, 1])])
 def test_want_of_memory_halves_the_micro_batch_and_changes_no_step(
-    tiny_model: TinyModel, chat_rows: Path, tmp_path: Path, most_rows: int, halved_to: list[int],
+    tiny_model: TinyModel,
+    chat_rows: Path,
+    tmp_path: Path,
+    most_rows: int,
+    halved_to: list[int],
 ) -> None:
-    config = run_config(tiny_model("llama"), chat_rows, {
-        "training.sample_rows": 0, "training.max_steps": 3, "training.per_device_train_batch_size": 8, "adapter.lora_dropout": 0.0,
-        "training.compute_dtype": "float32"})
+    config = run_config(
+        tiny_model("llama"),
+        chat_rows,
+        {
+            "training.sample_rows": 0,
+            "training.max_steps": 3,
+            "training.per_device_train_batch_size": 8,
+            "adapter.lora_dropout": 0.0,
+            "training.compute_dtype": "float32",
+        },
+    )
     context = TaskContext()
     enough = new_run(tmp_path / "whole", config)
     whole = of_kind(all_events(enough, context=context), Step)

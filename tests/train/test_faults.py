@@ -27,8 +27,13 @@ from tests.train.helpers import all_events, losses, new_run, run_config
 
 TinyModel = Callable[[str], Path]
 QUIET = {
-    "training.sample_rows": 0, "data.eval_fraction": 0.0, "training.max_steps": 6, "training.save_steps": 2,
-    "training.save_total_limit": 3, "adapter.lora_dropout": 0.2}
+    "training.sample_rows": 0,
+    "data.eval_fraction": 0.0,
+    "training.max_steps": 6,
+    "training.save_steps": 2,
+    "training.save_total_limit": 3,
+    "adapter.lora_dropout": 0.2,
+}
 FILES = ("adapter_model.safetensors", "adapter_config.json", "optimizer.safetensors", "state.json", "manifest.json")
 DAMAGE = ("missing", "cut", "emptied", "flipped at its start", "flipped at its end", "flipped in the middle")
 
@@ -63,7 +68,10 @@ def whole_losses(tiny_model: TinyModel, chat_rows: Path, tmp_path_factory: pytes
 
 
 def test_any_file_of_the_newest_checkpoint_missing_cut_or_flipped_falls_back_to_the_one_before(
-    stopped: RunFolder, whole_losses: list[float], tmp_path: Path, say: Callable[[str], None],
+    stopped: RunFolder,
+    whole_losses: list[float],
+    tmp_path: Path,
+    say: Callable[[str], None],
 ) -> None:
     context = TaskContext()
     found = 0
@@ -99,7 +107,9 @@ def test_a_broken_checkpoint_never_costs_a_whole_one(stopped: RunFolder, whole_l
 
 
 def test_where_no_checkpoint_is_whole_the_run_says_so_and_starts_over(
-    stopped: RunFolder, whole_losses: list[float], tmp_path: Path,
+    stopped: RunFolder,
+    whole_losses: list[float],
+    tmp_path: Path,
 ) -> None:
     run = RunFolder(Path(shutil.copytree(stopped.path, tmp_path / "run")))
     for folder in run.checkpoints:
@@ -141,12 +151,19 @@ def quick_tries(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("quick_tries")
 @pytest.mark.parametrize("last", [False, True])
 def test_a_full_disk_is_waited_for_and_costs_no_step(
-    tiny_model: TinyModel, chat_rows: Path, small_disk: SmallDisk, whole_losses: list[float], last: bool,
+    tiny_model: TinyModel,
+    chat_rows: Path,
+    small_disk: SmallDisk,
+    whole_losses: list[float],
+    last: bool,
 ) -> None:
     run = new_run(small_disk.folder / "run", run_config(tiny_model("llama"), chat_rows, QUIET))
     events = train_on(
-        small_disk, run, lambda event: isinstance(event, CheckpointSaved | Step) and event.step == (6 if last else 3),
-        lambda _control: small_disk.make_room())
+        small_disk,
+        run,
+        lambda event: isinstance(event, CheckpointSaved | Step) and event.step == (6 if last else 3),
+        lambda _control: small_disk.make_room(),
+    )
     assert losses(events) == whole_losses
     assert isinstance(events[-1], RunFinished)
     notice = next(event for event in events if isinstance(event, Notice) and event.code == "cannot_write")
@@ -159,7 +176,10 @@ def test_a_full_disk_is_waited_for_and_costs_no_step(
 
 @pytest.mark.usefixtures("quick_tries")
 def test_a_full_disk_may_be_given_up_with_the_last_checkpoint_whole(
-    tiny_model: TinyModel, chat_rows: Path, small_disk: SmallDisk, whole_losses: list[float],
+    tiny_model: TinyModel,
+    chat_rows: Path,
+    small_disk: SmallDisk,
+    whole_losses: list[float],
 ) -> None:
     run = new_run(small_disk.folder / "run", run_config(tiny_model("llama"), chat_rows, QUIET))
     with pytest.raises(StudioError, match="Ended without a checkpoint of step 4") as caught:
@@ -173,7 +193,9 @@ def test_a_full_disk_may_be_given_up_with_the_last_checkpoint_whole(
 
 
 def test_a_disk_that_is_full_from_the_start_is_told_without_a_traceback(
-    tiny_model: TinyModel, chat_rows: Path, small_disk: SmallDisk,
+    tiny_model: TinyModel,
+    chat_rows: Path,
+    small_disk: SmallDisk,
 ) -> None:
     run = new_run(small_disk.folder / "run", run_config(tiny_model("llama"), chat_rows, QUIET))
     all_events(new_run(small_disk.folder.parent / "warm", run.config))  # what is prepared once is not written to this disk
@@ -185,13 +207,23 @@ def test_a_disk_that_is_full_from_the_start_is_told_without_a_traceback(
     assert len(losses(all_events(run))) == 6
 
 
-@pytest.mark.parametrize("error", [
-    torch.AcceleratorError("CUDA error: unspecified launch failure\nCUDA kernel errors might be reported later", 719)
-    if hasattr(torch, "AcceleratorError") else RuntimeError("CUDA error: unspecified launch failure"),
-    RuntimeError("CUDA error: device-side assert triggered"), RuntimeError("cuBLAS error: CUBLAS_STATUS_EXECUTION_FAILED"),
-])
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.AcceleratorError("CUDA error: unspecified launch failure\nCUDA kernel errors might be reported later", 719)
+        if hasattr(torch, "AcceleratorError")
+        else RuntimeError("CUDA error: unspecified launch failure"),
+        RuntimeError("CUDA error: device-side assert triggered"),
+        RuntimeError("cuBLAS error: CUBLAS_STATUS_EXECUTION_FAILED"),
+    ],
+)
 def test_a_device_that_disappears_ends_the_run_with_its_checkpoint_named(
-    tiny_model: TinyModel, chat_rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole_losses: list[float], error: Exception,
+    tiny_model: TinyModel,
+    chat_rows: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    whole_losses: list[float],
+    error: Exception,
 ) -> None:
     run = new_run(tmp_path / "run", run_config(tiny_model("llama"), chat_rows, QUIET))
     add = session.Stepper.accumulate
@@ -209,11 +241,14 @@ def test_a_device_that_disappears_ends_the_run_with_its_checkpoint_named(
     saved = run.checkpoints[-1].name.removeprefix("step-").lstrip("0")
     assert f"step {saved} is safe" in caught.value.hint
     assert "resume" in caught.value.hint
-    assert losses(all_events(run, resume=True)) == whole_losses[int(saved):]
+    assert losses(all_events(run, resume=True)) == whole_losses[int(saved) :]
 
 
 def test_an_error_nobody_foresaw_is_not_dressed_up(
-    tiny_model: TinyModel, chat_rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    tiny_model: TinyModel,
+    chat_rows: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def failing(*_arguments: object) -> None:
         raise RuntimeError("shape mismatch")
@@ -225,7 +260,11 @@ def test_an_error_nobody_foresaw_is_not_dressed_up(
 
 @pytest.mark.usefixtures("quick_tries")
 def test_a_folder_that_turns_read_only_is_waited_for(
-    tiny_model: TinyModel, chat_rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole_losses: list[float],
+    tiny_model: TinyModel,
+    chat_rows: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    whole_losses: list[float],
 ) -> None:
     """Root writes where no one else may, so the system's answer is put in its place."""
     run = new_run(tmp_path / "run", run_config(tiny_model("llama"), chat_rows, QUIET))
@@ -256,9 +295,13 @@ def test_other_input_errors_are_not_waited_for(tiny_model: TinyModel, chat_rows:
         list(events)
 
 
-@pytest.mark.parametrize(("family", "words"), [
-    ("reformer", "multiple of"), ("gemma4_unified_assistant", "shared_kv_states"),
-])
+@pytest.mark.parametrize(
+    ("family", "words"),
+    [
+        ("reformer", "multiple of"),
+        ("gemma4_unified_assistant", "shared_kv_states"),
+    ],
+)
 def test_rows_that_a_familys_own_code_refuses_end_a_run_in_its_words(family: str, words: str, chat_rows: Path, tmp_path: Path) -> None:
     tiny_family_model(family).save_pretrained(tmp_path / "base")
     save_tiny_tokenizer(tmp_path / "base")

@@ -46,10 +46,22 @@ def children() -> ForkServerContext:
 @pytest.fixture(scope="module")
 def dozen(tiny_model: Callable[[str], Path], chat_rows: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], RunFolder]:
     """Runs of a dozen steps with all that is hard to go on from: dropout, accumulation, packing, an epoch that ends within."""
-    config = run_config(tiny_model("llama"), chat_rows, {
-        "training.max_steps": STEPS, "training.save_steps": 1, "training.per_device_train_batch_size": 2,
-        "training.gradient_accumulation_steps": 2, "adapter.lora_dropout": 0.2, "training.sample_rows": 0, "training.save_total_limit": 2,
-        "data.packing": True, "data.max_length": 96, "data.eval_fraction": 0.0})
+    config = run_config(
+        tiny_model("llama"),
+        chat_rows,
+        {
+            "training.max_steps": STEPS,
+            "training.save_steps": 1,
+            "training.per_device_train_batch_size": 2,
+            "training.gradient_accumulation_steps": 2,
+            "adapter.lora_dropout": 0.2,
+            "training.sample_rows": 0,
+            "training.save_total_limit": 2,
+            "data.packing": True,
+            "data.max_length": 96,
+            "data.eval_fraction": 0.0,
+        },
+    )
     return lambda name: new_run(tmp_path_factory.mktemp(name) / "run", config)
 
 
@@ -60,7 +72,9 @@ def started(children: ForkServerContext, run: RunFolder) -> multiprocessing.proc
 
 
 def test_a_run_killed_at_random_moments_ends_bit_for_bit_as_one_that_was_not(
-    children: ForkServerContext, dozen: Callable[[str], RunFolder], say: Callable[[str], None],
+    children: ForkServerContext,
+    dozen: Callable[[str], RunFolder],
+    say: Callable[[str], None],
 ) -> None:
     started(children, dozen("warm")).join(120)
     whole = dozen("whole")

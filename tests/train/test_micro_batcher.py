@@ -19,8 +19,9 @@ from lora_studio.train.stepper import Stepper
 from tests.train.helpers import adapted_model, token_rows
 
 CPU = torch.device("cpu")
-CONFIG = RunConfig().replace({
-    "data.max_length": 64, "data.packing": True, "training.per_device_train_batch_size": 2, "training.gradient_accumulation_steps": 2})
+CONFIG = RunConfig().replace(
+    {"data.max_length": 64, "data.packing": True, "training.per_device_train_batch_size": 2, "training.gradient_accumulation_steps": 2}
+)
 
 
 class BaseQuantization(Rows):
@@ -59,8 +60,7 @@ def pieces_of(blocks: Rows, device: str, padding_free: bool = False, config: Run
 
 def tokens_of(pieces: list[list[TokenRow]]) -> list[tuple[int, ...]]:
     """The documents of some micro-batches, wherever they stand."""
-    return sorted(
-        tuple(document.tolist()) for piece in pieces for row in piece for document in np.split(row.input_ids, row.borders))
+    return sorted(tuple(document.tolist()) for piece in pieces for row in piece for document in np.split(row.input_ids, row.borders))
 
 
 def test_a_processor_takes_packed_blocks_apart_and_a_card_does_not(blocks: PackedRows) -> None:
@@ -76,7 +76,10 @@ def test_a_processor_takes_packed_blocks_apart_and_a_card_does_not(blocks: Packe
 
 
 @pytest.mark.parametrize(
-    "rows", [PackedRows(BaseQuantization(token_rows(24, longest=40)), 64), BaseQuantization(token_rows(24, longest=40))], ids=["packed", "rows"])
+    "rows",
+    [PackedRows(BaseQuantization(token_rows(24, longest=40)), 64), BaseQuantization(token_rows(24, longest=40))],
+    ids=["packed", "rows"],
+)
 def test_rows_end_to_end_need_no_more_room_than_the_settings_largest_micro_batch(rows: Rows) -> None:
     pieces, plan = pieces_of(rows, "cpu", padding_free=True)
     most = 2 * (64 if isinstance(rows, PackedRows) else int(rows.lengths.max()))
@@ -99,7 +102,9 @@ def test_a_row_longer_than_what_is_joined_stands_alone(monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize("architecture", ["gemma3", "llama", "gpt_neox", "qwen3_moe"])
 def test_a_step_is_the_same_however_a_device_takes_its_rows(
-    tiny_model: Callable[[str], Path], blocks: PackedRows, architecture: str,
+    tiny_model: Callable[[str], Path],
+    blocks: PackedRows,
+    architecture: str,
 ) -> None:
     outcomes = []
     for device, padding_free in (("cuda", False), ("cpu", False), ("cpu", True)):

@@ -63,7 +63,10 @@ def test_no_step_waits_for_a_graphics_card(tiny_model: Callable[[str], Path], pa
 
 
 def test_figures_read_a_step_late_are_the_same(
-    tiny_model: Callable[[str], Path], chat_rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    tiny_model: Callable[[str], Path],
+    chat_rows: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     config = run_config(tiny_model("llama"), chat_rows, {"training.sample_rows": 0, "training.eval_steps": 3, "training.save_steps": 4})
     max_rows = [event for event in all_events(new_run(tmp_path / "max_rows", config)) if event.event not in ("phase", "checkpoint_saved")]
@@ -102,7 +105,10 @@ def test_a_step_walks_over_no_frozen_module(tiny_model: Callable[[str], Path], m
 
 
 def test_logging_every_few_steps_tells_those_alone(tiny_model: Callable[[str], Path], chat_rows: Path, tmp_path: Path) -> None:
-    config = run_config(tiny_model("llama"), chat_rows, {
-        "training.sample_rows": 0, "training.max_steps": 7, "training.logging_steps": 3, "data.eval_fraction": 0.0})
+    config = run_config(
+        tiny_model("llama"),
+        chat_rows,
+        {"training.sample_rows": 0, "training.max_steps": 7, "training.logging_steps": 3, "data.eval_fraction": 0.0},
+    )
     events = all_events(new_run(tmp_path / "run", config))
     assert [event.step for event in events if event.event == "step"] == [3, 6, 7]

@@ -55,17 +55,39 @@ def digest(context: TaskContext) -> str:
     return found.hexdigest()
 
 
-@pytest.mark.parametrize(("quantization", "weights", "compute"), [
-    ("nf4", "float32", "float32"), ("nf4", "bfloat16", "auto"), ("nf4", "float32", "bfloat16"), ("nf4", "float16", "float16"),
-    ("int8", "float32", "float32"), ("int8", "float32", "bfloat16")])
+@pytest.mark.parametrize(
+    ("quantization", "weights", "compute"),
+    [
+        ("nf4", "float32", "float32"),
+        ("nf4", "bfloat16", "auto"),
+        ("nf4", "float32", "bfloat16"),
+        ("nf4", "float16", "float16"),
+        ("int8", "float32", "float32"),
+        ("int8", "float32", "bfloat16"),
+    ],
+)
 def test_it_learns_evaluates_and_samples_and_leaves_the_base_as_it_was(
-    tiny_model: TinyModel, chat_rows: Path, tmp_path: Path, quantization: str, weights: str, compute: str,
+    tiny_model: TinyModel,
+    chat_rows: Path,
+    tmp_path: Path,
+    quantization: str,
+    weights: str,
+    compute: str,
 ) -> None:
     context = TaskContext()
-    config = run_config(tiny_model("llama"), chat_rows, {
-        "model.quantization": quantization, "model.dtype": weights, "training.compute_dtype": compute,
-        "adapter.target_modules": "all-linear", "adapter.lora_dropout": 0.1, "training.learning_rate": 2e-2,
-        "training.num_train_epochs": 2})
+    config = run_config(
+        tiny_model("llama"),
+        chat_rows,
+        {
+            "model.quantization": quantization,
+            "model.dtype": weights,
+            "training.compute_dtype": compute,
+            "adapter.target_modules": "all-linear",
+            "adapter.lora_dropout": 0.1,
+            "training.learning_rate": 2e-2,
+            "training.num_train_epochs": 2,
+        },
+    )
     first = new_run(tmp_path / "one", config)
     events = all_events(first, context=context)
     assert isinstance(events[-1], RunFinished)
@@ -135,14 +157,29 @@ def test_a_gradient_is_that_of_the_same_weights_unquantized(tiny_model: TinyMode
 
 
 @QUANTIZED
-@pytest.mark.parametrize("changes", [
-    {"training.gradient_checkpointing": "full"}, {"data.packing": True, "data.max_length": 192}, {"adapter.use_dora": True}])
+@pytest.mark.parametrize(
+    "changes", [{"training.gradient_checkpointing": "full"}, {"data.packing": True, "data.max_length": 192}, {"adapter.use_dora": True}]
+)
 def test_a_resumed_run_is_bit_for_bit_the_uninterrupted_one(
-    tiny_model: TinyModel, chat_rows: Path, tmp_path: Path, quantization: str, changes: dict[str, object],
+    tiny_model: TinyModel,
+    chat_rows: Path,
+    tmp_path: Path,
+    quantization: str,
+    changes: dict[str, object],
 ) -> None:
-    config = run_config(tiny_model("llama"), chat_rows, {
-        "model.quantization": quantization, "adapter.lora_dropout": 0.2, "training.per_device_train_batch_size": 2,
-        "training.gradient_accumulation_steps": 2, "training.max_steps": 5, "training.sample_rows": 0, **changes})
+    config = run_config(
+        tiny_model("llama"),
+        chat_rows,
+        {
+            "model.quantization": quantization,
+            "adapter.lora_dropout": 0.2,
+            "training.per_device_train_batch_size": 2,
+            "training.gradient_accumulation_steps": 2,
+            "training.max_steps": 5,
+            "training.sample_rows": 0,
+            **changes,
+        },
+    )
     whole = new_run(tmp_path / "whole", config)
     wanted = losses(all_events(whole))
     cut = new_run(tmp_path / "cut", config)
@@ -153,8 +190,14 @@ def test_a_resumed_run_is_bit_for_bit_the_uninterrupted_one(
 
 @QUANTIZED
 def test_chat_asks_the_base_as_the_run_held_it(tiny_model: TinyModel, chat_rows: Path, tmp_path: Path, quantization: str) -> None:
-    run = new_run(tmp_path / "run", run_config(tiny_model("llama"), chat_rows, {
-        "model.quantization": quantization, "training.max_steps": 2, "training.save_steps": 1, "training.sample_rows": 0}))
+    run = new_run(
+        tmp_path / "run",
+        run_config(
+            tiny_model("llama"),
+            chat_rows,
+            {"model.quantization": quantization, "training.max_steps": 2, "training.save_steps": 1, "training.sample_rows": 0},
+        ),
+    )
     all_events(run)
     for source in (run.path, run.checkpoints[-1]):
         context = TaskContext()
@@ -166,10 +209,18 @@ def test_chat_asks_the_base_as_the_run_held_it(tiny_model: TinyModel, chat_rows:
 
 
 def test_a_merge_goes_into_the_full_precision_base_and_says_what_the_adapter_was_trained_on(
-    tiny_model: TinyModel, chat_rows: Path, tmp_path: Path,
+    tiny_model: TinyModel,
+    chat_rows: Path,
+    tmp_path: Path,
 ) -> None:
-    run = new_run(tmp_path / "run", run_config(tiny_model("gpt2"), chat_rows, {
-        "model.quantization": "nf4", "adapter.target_modules": ("c_attn", "c_fc"), "training.max_steps": 6, "training.sample_rows": 0}))
+    run = new_run(
+        tmp_path / "run",
+        run_config(
+            tiny_model("gpt2"),
+            chat_rows,
+            {"model.quantization": "nf4", "adapter.target_modules": ("c_attn", "c_fc"), "training.max_steps": 6, "training.sample_rows": 0},
+        ),
+    )
     all_events(run)
     plain = AutoModelForCausalLM.from_pretrained(tiny_model("gpt2"))
     ids = torch.tensor([[5, 9, 120, 33, 7]])
@@ -189,7 +240,9 @@ def test_a_merge_goes_into_the_full_precision_base_and_says_what_the_adapter_was
 
 
 def test_a_run_whose_settings_a_quantized_base_does_not_allow_is_refused_before_it_starts(
-    tiny_model: TinyModel, chat_rows: Path, tmp_path: Path,
+    tiny_model: TinyModel,
+    chat_rows: Path,
+    tmp_path: Path,
 ) -> None:
     config = run_config(tiny_model("llama"), chat_rows, {"model.quantization": "nf4", "adapter.modules_to_save": ("down_proj",)})
     with pytest.raises(InputError, match="cannot be trained in full") as caught:
@@ -199,9 +252,20 @@ def test_a_run_whose_settings_a_quantized_base_does_not_allow_is_refused_before_
 
 def test_what_trains_of_the_base_itself_may_be_what_is_not_quantized(tiny_model: TinyModel, chat_rows: Path, tmp_path: Path) -> None:
     for number, changes in enumerate(({"adapter.modules_to_save": ("lm_head",)}, {"adapter.bias": "all"})):
-        run = new_run(tmp_path / str(number), run_config(tiny_model("gpt2"), chat_rows, {
-            "model.quantization": "nf4", "adapter.target_modules": ("c_attn",), "training.max_steps": 2, "training.sample_rows": 0,
-            **changes}))
+        run = new_run(
+            tmp_path / str(number),
+            run_config(
+                tiny_model("gpt2"),
+                chat_rows,
+                {
+                    "model.quantization": "nf4",
+                    "adapter.target_modules": ("c_attn",),
+                    "training.max_steps": 2,
+                    "training.sample_rows": 0,
+                    **changes,
+                },
+            ),
+        )
         assert isinstance(all_events(run)[-1], RunFinished)
 
 

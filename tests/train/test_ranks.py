@@ -68,9 +68,16 @@ class Told:
 
 def be_rank(rank: int, size: int, port: int, run_dir: str, resume: bool, wish: str, out: str) -> None:
     """Be one of the processes of a run; `wish` names what happens to it."""
-    os.environ.update({
-        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(size), "RANK": str(rank),
-        "LOCAL_RANK": str(rank)})
+    os.environ.update(
+        {
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+            "WORLD_SIZE": str(size),
+            "LOCAL_WORLD_SIZE": str(size),
+            "RANK": str(rank),
+            "LOCAL_RANK": str(rank),
+        }
+    )
     import torch
     import torch.distributed as dist
 
@@ -156,8 +163,9 @@ def wished(wish: str, rank: int) -> Iterator[None]:
 def children() -> ForkServerContext:
     """Children that have torch, transformers and peft already."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([
-        "lora_studio.train.engine", "transformers.models.llama.modeling_llama", "torch.distributed.fsdp", __name__])
+    context.set_forkserver_preload(
+        ["lora_studio.train.engine", "transformers.models.llama.modeling_llama", "torch.distributed.fsdp", __name__]
+    )
     return context
 
 
@@ -167,9 +175,21 @@ def make(tiny_model: Callable[[str], Path], chat_rows: Path, tmp_path_factory: p
     folder = tmp_path_factory.mktemp("ranks")
 
     def made(name: str, changes: Mapping[str, object]) -> RunFolder:
-        return new_run(folder / name, run_config(tiny_model("llama"), chat_rows, {
-            "training.max_steps": STEPS, "training.save_steps": 4, "training.eval_steps": 5, "training.compute_dtype": "float32",
-            "training.sample_rows": 1, **changes}))
+        return new_run(
+            folder / name,
+            run_config(
+                tiny_model("llama"),
+                chat_rows,
+                {
+                    "training.max_steps": STEPS,
+                    "training.save_steps": 4,
+                    "training.eval_steps": 5,
+                    "training.compute_dtype": "float32",
+                    "training.sample_rows": 1,
+                    **changes,
+                },
+            ),
+        )
 
     return made
 
@@ -181,7 +201,8 @@ def together(children: ForkServerContext, run: RunFolder, size: int, resume: boo
         port = free.getsockname()[1]
     outs = [run.path.parent / f"{run.name}-{rank}.json" for rank in range(size)]
     processes = [
-        children.Process(target=be_rank, args=(rank, size, port, str(run.path), resume, wish, str(out))) for rank, out in enumerate(outs)]
+        children.Process(target=be_rank, args=(rank, size, port, str(run.path), resume, wish, str(out))) for rank, out in enumerate(outs)
+    ]
     for process in processes:
         process.start()
     for process in processes:
@@ -223,7 +244,10 @@ def stopped(children: ForkServerContext, make: Make) -> tuple[RunFolder, list[To
 
 @pytest.mark.parametrize("kind", ["ddp", "fsdp2"])
 def test_two_processes_have_the_losses_of_one_at_the_same_global_batch(
-    children: ForkServerContext, make: Make, alone: Told, kind: str,
+    children: ForkServerContext,
+    make: Make,
+    alone: Told,
+    kind: str,
 ) -> None:
     run = make(kind, {**PAIR, "training.distributed_type": kind, "training.gradient_checkpointing": kind == "fsdp2"})
     pair = together(children, run, 2, wish="ask")
@@ -258,7 +282,10 @@ def test_a_stop_ends_all_processes_with_the_work_saved(stopped: tuple[RunFolder,
 
 @pytest.mark.parametrize("size", [1, 2])
 def test_a_run_of_two_processes_goes_on_in_one_or_two(
-    children: ForkServerContext, stopped: tuple[RunFolder, list[Told]], alone: Told, size: int,
+    children: ForkServerContext,
+    stopped: tuple[RunFolder, list[Told]],
+    alone: Told,
+    size: int,
 ) -> None:
     run = RunFolder(shutil.copytree(stopped[0].path, stopped[0].path.with_name(f"again-{size}")))
     before = losses(stopped[1][0].events)

@@ -26,8 +26,12 @@ TinyModel = Callable[[str], Path]
 When = Callable[[RunEvent], bool]
 
 ADVERSE = {
-    "adapter.lora_dropout": 0.2, "training.per_device_train_batch_size": 2, "training.gradient_accumulation_steps": 2,
-    "training.warmup_steps": 2, "training.weight_decay": 0.01, "training.save_steps": 3,
+    "adapter.lora_dropout": 0.2,
+    "training.per_device_train_batch_size": 2,
+    "training.gradient_accumulation_steps": 2,
+    "training.warmup_steps": 2,
+    "training.weight_decay": 0.01,
+    "training.save_steps": 3,
 }
 
 
@@ -39,7 +43,10 @@ def stop_at(run: RunFolder, when: When, ask: Callable[[Control], None] = Control
 
 
 def run_until_end(
-    run: RunFolder, react: Callable[[RunEvent, Control], object], context: TaskContext, resume: bool = False,
+    run: RunFolder,
+    react: Callable[[RunEvent, Control], object],
+    context: TaskContext,
+    resume: bool = False,
 ) -> tuple[list[RunEvent], bool]:
     """Train, letting `react` see each event; give the events that came, and whether the run ended cancelled."""
     events: list[RunEvent] = []
@@ -64,11 +71,20 @@ def adapter_bytes(run: RunFolder) -> bytes:
     return (run.adapter_path / "adapter_model.safetensors").read_bytes()
 
 
-@pytest.mark.parametrize("changes", [
-    {}, {"adapter.bias": "all", "adapter.use_dora": True}, {"adapter.modules_to_save": ("lm_head",)},
-    {"data.packing": True, "data.max_length": 192}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"adapter.bias": "all", "adapter.use_dora": True},
+        {"adapter.modules_to_save": ("lm_head",)},
+        {"data.packing": True, "data.max_length": 192},
+    ],
+)
 def test_a_resumed_run_is_bit_for_bit_the_uninterrupted_one(
-    tiny_model: TinyModel, chat_rows: Path, tmp_path: Path, changes: dict[str, object],
+    tiny_model: TinyModel,
+    chat_rows: Path,
+    tmp_path: Path,
+    changes: dict[str, object],
 ) -> None:
     config = run_config(tiny_model("llama"), chat_rows, {**ADVERSE, **changes})
     whole = new_run(tmp_path / "whole", config)
@@ -86,7 +102,10 @@ def test_a_resumed_run_is_bit_for_bit_the_uninterrupted_one(
 
 
 def test_a_stop_takes_effect_between_micro_batches_and_saves_the_last_whole_step(
-    tiny_model: TinyModel, chat_rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    tiny_model: TinyModel,
+    chat_rows: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     run = new_run(tmp_path / "run", run_config(tiny_model("llama"), chat_rows, ADVERSE))
     context = TaskContext()
@@ -111,7 +130,11 @@ def test_a_stop_takes_effect_between_micro_batches_and_saves_the_last_whole_step
 
 @pytest.mark.parametrize("direction", ["forward", "backward"])
 def test_a_second_stop_drops_the_micro_batch_and_keeps_the_last_checkpoint(
-    tiny_model: TinyModel, chat_rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, direction: str,
+    tiny_model: TinyModel,
+    chat_rows: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    direction: str,
 ) -> None:
     run = new_run(tmp_path / "run", run_config(tiny_model("llama"), chat_rows, {**ADVERSE, "training.sample_rows": 0}))
     context = TaskContext()
@@ -211,14 +234,22 @@ def test_resuming_without_a_checkpoint_starts_at_step_0(tiny_model: TinyModel, c
     assert losses(events) == losses(all_events(new_run(tmp_path / "whole", config)))
 
 
-@pytest.mark.parametrize(("what", "told", "field"), [
-    ("data", r"rows.jsonl has other content \(sha256 \w{8} before, \w{8} now\)", "data.train"),
-    ("weights", r"the weights of .*model are others", "model.name_or_path"),
-    ("tokenizer", "the tokenizer is another", "model.name_or_path"),
-    ("rank", "adapter.r was 4 and is 8", "adapter.r"),
-])
+@pytest.mark.parametrize(
+    ("what", "told", "field"),
+    [
+        ("data", r"rows.jsonl has other content \(sha256 \w{8} before, \w{8} now\)", "data.train"),
+        ("weights", r"the weights of .*model are others", "model.name_or_path"),
+        ("tokenizer", "the tokenizer is another", "model.name_or_path"),
+        ("rank", "adapter.r was 4 and is 8", "adapter.r"),
+    ],
+)
 def test_a_run_goes_on_only_as_it_began_and_is_a_warm_start_otherwise(
-    tiny_model: TinyModel, chat_rows: Path, tmp_path: Path, what: str, told: str, field: str,
+    tiny_model: TinyModel,
+    chat_rows: Path,
+    tmp_path: Path,
+    what: str,
+    told: str,
+    field: str,
 ) -> None:
     model, data = tmp_path / "model", tmp_path / "rows.jsonl"
     shutil.copytree(tiny_model("llama"), model)
@@ -259,7 +290,10 @@ def test_what_decides_no_number_may_be_changed_in_a_runs_folder(tiny_model: Tiny
 
 
 def test_the_environment_of_the_first_attempt_is_kept_and_anothers_added(
-    tiny_model: TinyModel, chat_rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    tiny_model: TinyModel,
+    chat_rows: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     run = new_run(tmp_path / "run", run_config(tiny_model("llama"), chat_rows, {**ADVERSE, "training.sample_rows": 0}))
     stop_at(run, after_step(2))

@@ -164,9 +164,15 @@ def test_a_model_with_nothing_to_train_is_refused(tiny_model: Callable[[str], Pa
         Stepper(model, TrainingSettings(), CPU)
 
 
-@pytest.mark.parametrize(("error", "wanted"), [
-    (MemoryError(), True), (torch.OutOfMemoryError("CUDA out of memory."), True),
-    (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes."), True),
-    (RuntimeError("could not create a primitive"), True), (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False)])
+@pytest.mark.parametrize(
+    ("error", "wanted"),
+    [
+        (MemoryError(), True),
+        (torch.OutOfMemoryError("CUDA out of memory."), True),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes."), True),
+        (RuntimeError("could not create a primitive"), True),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+    ],
+)
 def test_a_want_of_memory_is_told_in_every_librarys_words(error: Exception, wanted: bool) -> None:
     assert is_out_of_memory(error) == wanted

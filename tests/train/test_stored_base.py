@@ -31,8 +31,10 @@ from tests.train.helpers import all_events, new_run, run_config
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 KINDS: dict[str, Callable[[Path], Any]] = {
-    "nf4": lambda folder: save_bitsandbytes(folder, "nf4"), "int8": lambda folder: save_bitsandbytes(folder, "int8"),
-    "awq": lambda folder: save_packed_model(folder, "awq"), "mxfp4": save_gpt_oss,
+    "nf4": lambda folder: save_bitsandbytes(folder, "nf4"),
+    "int8": lambda folder: save_bitsandbytes(folder, "int8"),
+    "awq": lambda folder: save_packed_model(folder, "awq"),
+    "mxfp4": save_gpt_oss,
 }
 
 
@@ -44,8 +46,16 @@ def plan_of(config: RunConfig, folder: Path) -> Plan:
 def test_it_learns_on_what_the_plan_counts_and_chat_asks_it(kind: str, chat_rows: Path, tmp_path: Path) -> None:
     base = tmp_path / "base"
     KINDS[kind](base)
-    config = run_config(base, chat_rows, {"adapter.target_modules": ("q_proj", "o_proj"), "training.learning_rate": 2e-2,
-                                          "training.max_steps": 8, "training.sample_rows": 0})
+    config = run_config(
+        base,
+        chat_rows,
+        {
+            "adapter.target_modules": ("q_proj", "o_proj"),
+            "training.learning_rate": 2e-2,
+            "training.max_steps": 8,
+            "training.sample_rows": 0,
+        },
+    )
     plan = plan_of(config, base)
     assert [finding.level for finding in plan.findings if finding.code.startswith("quant")] == ["note"]
     run = new_run(tmp_path / "run", config)
@@ -66,16 +76,26 @@ def test_counts_are_those_of_peft_on_a_model_that_transformers_loaded(tmp_path: 
     base = tmp_path / "base"
     save_bitsandbytes(base, "nf4")
     plan = plan_of(run_config(base, chat_rows, {"adapter.target_modules": "all-linear"}), base)
-    theirs: PeftModel = get_peft_model(AutoModelForCausalLM.from_pretrained(base), LoraConfig(
-        r=run_config(base, chat_rows).adapter.r, target_modules="all-linear", task_type="CAUSAL_LM"))
+    theirs: PeftModel = get_peft_model(
+        AutoModelForCausalLM.from_pretrained(base),
+        LoraConfig(r=run_config(base, chat_rows).adapter.r, target_modules="all-linear", task_type="CAUSAL_LM"),
+    )
     assert (plan.trainable_parameters, plan.all_parameters) == theirs.get_nb_trainable_parameters()
 
 
-@pytest.mark.parametrize(("changes", "field"), [
-    ({"model.quantization": "nf4"}, "model.quantization"), ({"adapter.modules_to_save": ("down_proj",)}, "adapter.modules_to_save"),
-    ({"training.num_processes": 2, "training.distributed_type": "fsdp2"}, "training.distributed_type")])
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"model.quantization": "nf4"}, "model.quantization"),
+        ({"adapter.modules_to_save": ("down_proj",)}, "adapter.modules_to_save"),
+        ({"training.num_processes": 2, "training.distributed_type": "fsdp2"}, "training.distributed_type"),
+    ],
+)
 def test_what_packed_weights_do_not_allow_is_planned_as_an_error(
-    changes: dict[str, object], field: str, chat_rows: Path, tmp_path: Path,
+    changes: dict[str, object],
+    field: str,
+    chat_rows: Path,
+    tmp_path: Path,
 ) -> None:
     base = tmp_path / "base"
     save_bitsandbytes(base, "nf4")

@@ -64,6 +64,15 @@ if __name__ == "__main__":
     from tests.tiny import save_tiny_model
 
     with tempfile.TemporaryDirectory() as made:
-        PINNED.write_text(json.dumps({
-            architecture: [round(loss, 6) for loss in trajectory(save_tiny_model(Path(made) / architecture, architecture), architecture)]
-            for architecture in ARCHITECTURES}, indent=1) + "\n")
+        PINNED.write_text(
+            json.dumps(
+                {
+                    architecture: [
+                        round(loss, 6) for loss in trajectory(save_tiny_model(Path(made) / architecture, architecture), architecture)
+                    ]
+                    for architecture in ARCHITECTURES
+                },
+                indent=1,
+            )
+            + "\n"
+        )

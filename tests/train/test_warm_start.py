@@ -19,8 +19,10 @@ QUIET = {"training.sample_rows": 0, "training.max_steps": 4, "training.compute_d
 @pytest.fixture(scope="module")
 def first(tiny_model: TinyModel, chat_rows: Path, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     """A finished run to begin from: r 4 on q_proj and v_proj, one module with an alpha of its own."""
-    run = new_run(tmp_path_factory.mktemp("first") / "run", run_config(tiny_model("llama"), chat_rows, {
-        **QUIET, "adapter.alpha_pattern": {"layers.0.self_attn.q_proj": 20}}))
+    run = new_run(
+        tmp_path_factory.mktemp("first") / "run",
+        run_config(tiny_model("llama"), chat_rows, {**QUIET, "adapter.alpha_pattern": {"layers.0.self_attn.q_proj": 20}}),
+    )
     all_events(run)
     return run
 
@@ -33,12 +35,21 @@ def evaluations(events: list[RunEvent]) -> list[float]:
     return [event.loss for event in events if isinstance(event, Evaluation)]
 
 
-@pytest.mark.parametrize("changes", [
-    {}, {"adapter.r": 7, "adapter.lora_alpha": 3}, {"adapter.use_rslora": True, "adapter.r": 16},
-    {"adapter.target_modules": ("q_proj", "v_proj", "down_proj"), "adapter.rank_pattern": {"v_proj": 9}},
-])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"adapter.r": 7, "adapter.lora_alpha": 3},
+        {"adapter.use_rslora": True, "adapter.r": 16},
+        {"adapter.target_modules": ("q_proj", "v_proj", "down_proj"), "adapter.rank_pattern": {"v_proj": 9}},
+    ],
+)
 def test_a_run_begins_where_the_adapter_stood(
-    tiny_model: TinyModel, chat_rows: Path, tmp_path: Path, first: RunFolder, changes: dict[str, object],
+    tiny_model: TinyModel,
+    chat_rows: Path,
+    tmp_path: Path,
+    first: RunFolder,
+    changes: dict[str, object],
 ) -> None:
     events = begin(tiny_model, chat_rows, tmp_path / "again", first.path, changes)
     plain = begin(tiny_model, chat_rows, tmp_path / "plain", first.adapter_path, {})
@@ -54,8 +65,13 @@ def test_the_update_itself_is_taken_over_exactly(tiny_model: TinyModel, chat_row
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    begin(tiny_model, chat_rows, tmp_path / "again", first.path, {
-        "adapter.r": 8, "adapter.lora_alpha": 8, "training.learning_rate": 1e-30, "training.max_steps": 1})
+    begin(
+        tiny_model,
+        chat_rows,
+        tmp_path / "again",
+        first.path,
+        {"adapter.r": 8, "adapter.lora_alpha": 8, "training.learning_rate": 1e-30, "training.max_steps": 1},
+    )
     updates = []
     for folder in (first.adapter_path, tmp_path / "again" / "adapter"):
         model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_model("llama"), dtype=torch.float32), str(folder))
@@ -66,13 +82,22 @@ def test_the_update_itself_is_taken_over_exactly(tiny_model: TinyModel, chat_row
         torch.testing.assert_close(updates[1][name], update, rtol=1e-5, atol=1e-9)
 
 
-@pytest.mark.parametrize(("changes", "field", "words"), [
-    ({"adapter.r": 2}, "adapter.r", "rank 4"),
-    ({"adapter.target_modules": ("q_proj",)}, "adapter.warm_start", "v_proj"),
-    ({"adapter.use_dora": True}, "adapter.use_dora", "use_dora"),
-])
+@pytest.mark.parametrize(
+    ("changes", "field", "words"),
+    [
+        ({"adapter.r": 2}, "adapter.r", "rank 4"),
+        ({"adapter.target_modules": ("q_proj",)}, "adapter.warm_start", "v_proj"),
+        ({"adapter.use_dora": True}, "adapter.use_dora", "use_dora"),
+    ],
+)
 def test_what_would_be_lost_is_refused(
-    tiny_model: TinyModel, chat_rows: Path, tmp_path: Path, first: RunFolder, changes: dict[str, object], field: str, words: str,
+    tiny_model: TinyModel,
+    chat_rows: Path,
+    tmp_path: Path,
+    first: RunFolder,
+    changes: dict[str, object],
+    field: str,
+    words: str,
 ) -> None:
     with pytest.raises(InputError, match=words) as refused:
         begin(tiny_model, chat_rows, tmp_path / "run", first.path, changes)
@@ -80,10 +105,14 @@ def test_what_would_be_lost_is_refused(
 
 
 def test_another_models_adapter_and_no_adapter_are_refused(
-    tiny_model: TinyModel, chat_rows: Path, tmp_path: Path, first: RunFolder,
+    tiny_model: TinyModel,
+    chat_rows: Path,
+    tmp_path: Path,
+    first: RunFolder,
 ) -> None:
-    config = run_config(tiny_model("gpt2"), chat_rows, {
-        **QUIET, "adapter.target_modules": ("c_attn",), "adapter.warm_start": str(first.path)})
+    config = run_config(
+        tiny_model("gpt2"), chat_rows, {**QUIET, "adapter.target_modules": ("c_attn",), "adapter.warm_start": str(first.path)}
+    )
     with pytest.raises(InputError, match="no targets here"):
         all_events(new_run(tmp_path / "other", config))
     with pytest.raises(InputError, match="holds no PEFT adapter"):
@@ -91,7 +120,10 @@ def test_another_models_adapter_and_no_adapter_are_refused(
 
 
 def test_a_run_resumed_before_its_first_checkpoint_begins_warm_again(
-    tiny_model: TinyModel, chat_rows: Path, tmp_path: Path, first: RunFolder,
+    tiny_model: TinyModel,
+    chat_rows: Path,
+    tmp_path: Path,
+    first: RunFolder,
 ) -> None:
     run = new_run(tmp_path / "run", run_config(tiny_model("llama"), chat_rows, {**QUIET, "adapter.warm_start": str(first.path)}))
     whole = begin(tiny_model, chat_rows, tmp_path / "whole", first.path, {})

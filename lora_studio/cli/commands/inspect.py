@@ -23,7 +23,8 @@ _LAYER = re.compile(r"(?<=\.)\d+(?=\.|$)")
 def add_arguments(parser: ArgumentParser) -> None:
     """Say what the command takes."""
     parser.add_argument(
-        "model", metavar="MODEL", help="a folder, a GGUF file, `starter` or a Hub id; a folder with only config.json will do")
+        "model", metavar="MODEL", help="a folder, a GGUF file, `starter` or a Hub id; a folder with only config.json will do"
+    )
     parser.add_argument("--revision", help="branch, tag or commit of a Hub model")
     parser.add_argument("--json", action="store_true", help="one JSON document with every module")
 
@@ -44,14 +45,25 @@ def inspect_document(name_or_path: str, facts: ModelFacts, tree: ModuleTree) -> 
     """Return `inspect --json`; the root module is the model itself and not listed again."""
     return {
         "model": {
-            "name_or_path": name_or_path, "architecture": tree.architecture, "parameters": tree.all_parameters, "dtype": facts.dtype,
-            "layers": facts.layers, "tied_embeddings": tree.tied_embeddings,
+            "name_or_path": name_or_path,
+            "architecture": tree.architecture,
+            "parameters": tree.all_parameters,
+            "dtype": facts.dtype,
+            "layers": facts.layers,
+            "tied_embeddings": tree.tied_embeddings,
             **({"quantization": facts.stored.said, "findings": [found.to_json() for found in _findings(facts)]} if facts.stored else {}),
         },
         "modules": [
-            {"name": module.name, "class": module.class_name, "shape": list(module.shape), "parameters": module.parameters,
-             "targetable": module.targetable, "reason": module.remark}
-            for module in tree.modules if module.name
+            {
+                "name": module.name,
+                "class": module.class_name,
+                "shape": list(module.shape),
+                "parameters": module.parameters,
+                "targetable": module.targetable,
+                "reason": module.remark,
+            }
+            for module in tree.modules
+            if module.name
         ],
     }
 

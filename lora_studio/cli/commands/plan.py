@@ -61,9 +61,14 @@ def _data_figures(console: Console, host: Host, config: RunConfig, folder: Path)
     bad_rows = tuple(BadRow(**row) for row in result["bad_rows"])
     bad = bad_rows_finding(bad_rows, config.data.on_bad_rows, result["bad_count"])
     return DataReport(
-        rows=result["rows"], format=result["format"], tokens=TokenCounts(**result["tokens"]), bad_rows=bad_rows,
-        truncated_rows=result["truncated_rows"], untrained_rows=result["untrained_rows"],
-        findings=(*([bad] if bad else ()), *(Finding(**found) for found in result["findings"])))
+        rows=result["rows"],
+        format=result["format"],
+        tokens=TokenCounts(**result["tokens"]),
+        bad_rows=bad_rows,
+        truncated_rows=result["truncated_rows"],
+        untrained_rows=result["untrained_rows"],
+        findings=(*([bad] if bad else ()), *(Finding(**found) for found in result["findings"])),
+    )
 
 
 def _print_plan(console: Console, plan: Plan) -> None:
@@ -74,12 +79,16 @@ def _print_plan(console: Console, plan: Plan) -> None:
         console.say(f"  {name}")
     if len(names) > _SHOWN_TARGETS:
         console.say(f"  and {len(names) - _SHOWN_TARGETS} more (--json lists all)")
-    console.say(f"{plan.trainable_parameters:,} of {plan.all_parameters:,} parameters are trained ({share:.2%}); "
-                f"the adapter's file takes {in_bytes(plan.adapter_bytes)}")
+    console.say(
+        f"{plan.trainable_parameters:,} of {plan.all_parameters:,} parameters are trained ({share:.2%}); "
+        f"the adapter's file takes {in_bytes(plan.adapter_bytes)}"
+    )
     memory = plan.memory
     console.say()
-    console.say(f"Memory of a step on {memory.device}: about {in_bytes(memory.peak_bytes)} of {in_bytes(memory.capacity_bytes)}, "
-                + ("fits" if memory.fits else "does not fit"))
+    console.say(
+        f"Memory of a step on {memory.device}: about {in_bytes(memory.peak_bytes)} of {in_bytes(memory.capacity_bytes)}, "
+        + ("fits" if memory.fits else "does not fit")
+    )
     for line in table([(f"  {part}", in_bytes(size)) for part, size in memory.parts.items()], right=(1,)):
         console.say(line)
     for finding in plan.findings:

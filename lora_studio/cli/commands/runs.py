@@ -42,8 +42,18 @@ def _document(run: RunSummary) -> dict[str, Any]:
 def _row(run: RunSummary) -> tuple[str, ...]:
     started = time.strftime("%Y-%m-%d %H:%M", time.localtime(run.started)) if run.started else "—"
     steps = f"{run.steps}/{run.total_steps}" if run.total_steps else str(run.steps)
-    return (started, run.state, steps, _loss(run.last_loss), _loss(run.best_eval), in_time(run.duration), str(run.r),
-            f"{run.lora_alpha:g}", run.base_model, run.path.name)
+    return (
+        started,
+        run.state,
+        steps,
+        _loss(run.last_loss),
+        _loss(run.best_eval),
+        in_time(run.duration),
+        str(run.r),
+        f"{run.lora_alpha:g}",
+        run.base_model,
+        run.path.name,
+    )
 
 
 def _loss(value: float | None) -> str:

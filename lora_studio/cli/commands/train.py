@@ -119,11 +119,15 @@ def _refuse_changes(path: Path, folder: RunFolder) -> None:
     """
     config = read_config(path)
     unnamed = read_run_config(path.read_text(encoding="utf-8"), name=str(path))[1]
-    changed = [field for field in config.differences(folder.config)
-               if not (field in unnamed and folder.config.get(field) == AS_BEFORE[field])]
+    changed = [
+        field for field in config.differences(folder.config) if not (field in unnamed and folder.config.get(field) == AS_BEFORE[field])
+    ]
     if changed:
-        raise InputError(f"{path} differs from the run {folder.path} in {', '.join(changed)}.",
-                         "Leave the config out to resume with the run's own, or start a new run.", changed[0])
+        raise InputError(
+            f"{path} differs from the run {folder.path} in {', '.join(changed)}.",
+            "Leave the config out to resume with the run's own, or start a new run.",
+            changed[0],
+        )
 
 
 def _take_back(folder: RunFolder) -> None:

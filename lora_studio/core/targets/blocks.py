@@ -17,10 +17,26 @@ Part = Literal["attention", "mlp", ""]
 
 _FAMILY = re.compile(r"(For[A-Z]\w*|LMHeadModel|WithLMHead\w*|Model|LMHead)$")
 _WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
-_NEITHER = frozenset({
-    "mamba", "mixer", "ssm", "conv", "convolution", "indexer", "compressor", "scorer", "recurrent", "rglru", "lstm", "router", "laurel",
-    "hyper", "vision", "audio",
-})
+_NEITHER = frozenset(
+    {
+        "mamba",
+        "mixer",
+        "ssm",
+        "conv",
+        "convolution",
+        "indexer",
+        "compressor",
+        "scorer",
+        "recurrent",
+        "rglru",
+        "lstm",
+        "router",
+        "laurel",
+        "hyper",
+        "vision",
+        "audio",
+    }
+)
 _ATTENTION = frozenset({"attention", "attn", "delta"})
 _MLP = frozenset({"mlp", "feed", "ffn", "expert", "experts", "moe", "ff"})
 

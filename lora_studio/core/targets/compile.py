@@ -70,8 +70,12 @@ def compile_selection(selection: Selection, tree: ModuleTree, r: int, lora_alpha
     reached = _cheapest_modules(selection.modules - parameters, tree)
     patterns = compile_patterns(selection, r, lora_alpha)
     return CompiledTargets(
-        reached.target_modules, _cheapest_parameters(parameters, tree), reached.exclude_modules, reached.layers_to_transform,
-        patterns.rank_pattern, patterns.alpha_pattern,
+        reached.target_modules,
+        _cheapest_parameters(parameters, tree),
+        reached.exclude_modules,
+        reached.layers_to_transform,
+        patterns.rank_pattern,
+        patterns.alpha_pattern,
     )
 
 
@@ -109,7 +113,9 @@ def _cheapest_modules(wanted: frozenset[str], tree: ModuleTree) -> CompiledTarge
     if not ways:
         raise InputError(
             "PEFT cannot tell the ticked modules from others: names that are the ending of longer names are ticked apart from them.",
-            "Tick or untick modules of the same name together.", "adapter.target_modules")
+            "Tick or untick modules of the same name together.",
+            "adapter.target_modules",
+        )
     return min(reversed(ways), key=lambda way: way.size)
 
 
@@ -127,11 +133,15 @@ def _as_list_in_layers(by_leaf: Mapping[str, frozenset[str]], tree: ModuleTree, 
         return None
     every = index_of(tree).modules_by_leaf
     return _listed(
-        by_leaf, tree, limit - 1, lambda leaf, chosen: frozenset(name for name in every[leaf] - chosen if layer_of(name) in layers), layers)
+        by_leaf, tree, limit - 1, lambda leaf, chosen: frozenset(name for name in every[leaf] - chosen if layer_of(name) in layers), layers
+    )
 
 
 def _listed(
-    by_leaf: Mapping[str, frozenset[str]], tree: ModuleTree, limit: int, unwanted_of: Callable[[str, frozenset[str]], frozenset[str]],
+    by_leaf: Mapping[str, frozenset[str]],
+    tree: ModuleTree,
+    limit: int,
+    unwanted_of: Callable[[str, frozenset[str]], frozenset[str]],
     layers: frozenset[int] | None,
 ) -> CompiledTargets | None:
     include: list[str] = []
@@ -192,8 +202,10 @@ def _cheapest_parameters(wanted: frozenset[str], tree: ModuleTree) -> tuple[str,
         cover = cheapest_cover([(name.split("."), Wish.IN if name in wanted else Wish.OUT) for name in names], may_exclude=False)
         if cover is None:
             raise InputError(
-                f"PEFT cannot tell the ticked parameters {leaf} from others.", "Tick parameters of the same name together.",
-                "adapter.target_parameters")
+                f"PEFT cannot tell the ticked parameters {leaf} from others.",
+                "Tick parameters of the same name together.",
+                "adapter.target_parameters",
+            )
         include.extend(cover.include)
     return _in_tree_order(include, tree)
 

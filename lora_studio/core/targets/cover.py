@@ -68,7 +68,7 @@ class Group:
     @property
     def ending(self) -> str:
         """The entry that stands for this group."""
-        return ".".join(self.members[0][0][-self.depth:])
+        return ".".join(self.members[0][0][-self.depth :])
 
     def split(self) -> list[Group]:
         """Return the groups one part further down; the name that ends here is in none of them."""

@@ -18,12 +18,37 @@ _MIXTRAL_NAMES = {"gate": "gate.weight", "w1": "gate_up_proj", "w3": "gate_up_pr
 
 # Model types whose checkpoints transformers converts as Mixtral's or as Qwen2-MoE's, which is what PEFT goes by.
 MIXTRAL_FAMILY = frozenset({"mixtral", "minimax", "minimax_m2"})
-QWEN_FAMILY = frozenset({
-    "Dots3NoteTextModel", "UnlimitedOcrTextModel", "afmoe", "beam", "cohere2_moe", "deepseek_v2", "deepseek_v3", "deepseek_v32",
-    "dots1", "ernie4_5_moe", "exaone_moe", "flex_olmo", "glm4_moe", "glm4_moe_lite", "glm4v_moe", "glm_moe_dsa", "hunyuan_v1_moe",
-    "longcat_flash", "mellum", "olmoe", "qwen3_moe", "qwen3_next", "qwen3_omni_moe", "qwen3_omni_moe_text", "qwen3_omni_moe_thinker",
-    "sarvam_mla", "solar_open",
-})
+QWEN_FAMILY = frozenset(
+    {
+        "Dots3NoteTextModel",
+        "UnlimitedOcrTextModel",
+        "afmoe",
+        "beam",
+        "cohere2_moe",
+        "deepseek_v2",
+        "deepseek_v3",
+        "deepseek_v32",
+        "dots1",
+        "ernie4_5_moe",
+        "exaone_moe",
+        "flex_olmo",
+        "glm4_moe",
+        "glm4_moe_lite",
+        "glm4v_moe",
+        "glm_moe_dsa",
+        "hunyuan_v1_moe",
+        "longcat_flash",
+        "mellum",
+        "olmoe",
+        "qwen3_moe",
+        "qwen3_next",
+        "qwen3_omni_moe",
+        "qwen3_omni_moe_text",
+        "qwen3_omni_moe_thinker",
+        "sarvam_mla",
+        "solar_open",
+    }
+)
 
 
 def rewritten_names(model_type: str) -> dict[str, str]:
@@ -79,6 +104,7 @@ def _both_halves(taken: Iterable[str], names: dict[str, str]) -> bool:
         missing = next(old for old in halves if old not in present)
         raise InputError(
             f"adapter.target_modules: {present[0]} alone cannot be targeted here: it is fused with {missing} into gate_up_proj.",
-            f"Target {present[0]} and {missing} together, or give target_parameters: [gate_up_proj].", "adapter.target_modules",
+            f"Target {present[0]} and {missing} together, or give target_parameters: [gate_up_proj].",
+            "adapter.target_modules",
         )
     return bool(present)

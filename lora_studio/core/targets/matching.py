@@ -29,7 +29,8 @@ def parameters_matching(entry: str, tree: ModuleTree) -> list[ModuleInfo]:
     """Return the fused parameters whose name is `entry` or ends in a dot and `entry`."""
     ending = f".{entry}"
     return [
-        module for module in tree.by_leaf_name.get(entry.rpartition(".")[2], ())
+        module
+        for module in tree.by_leaf_name.get(entry.rpartition(".")[2], ())
         if module.kind == "experts" and (module.name == entry or module.name.endswith(ending))
     ]
 

@@ -101,5 +101,5 @@ def _endings(name: str) -> Iterable[str]:
     yield name
     start = name.find(".")
     while start >= 0:
-        yield name[start + 1:]
+        yield name[start + 1 :]
         start = name.find(".", start + 1)

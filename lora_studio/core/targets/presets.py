@@ -43,5 +43,4 @@ def _linear_layers(tree: ModuleTree) -> list[ModuleInfo]:
 
 def _part(tree: ModuleTree, part: Part) -> frozenset[str]:
     blocks = Blocks(tree)
-    return frozenset(
-        module.name for module in _linear_layers(tree) if blocks.part_of(module) == part and not blocks.is_router(module))
+    return frozenset(module.name for module in _linear_layers(tree) if blocks.part_of(module) == part and not blocks.is_router(module))

@@ -39,14 +39,22 @@ def _idle_findings(tree: ModuleTree, targets: Sequence[str], saved: Sequence[str
     if idle == len(targets) and not saved:
         reason, names = next(iter(by_reason.items()))
         yield Finding(
-            "error", "nothing_learns", f"No gradient comes to any targeted module, {names[0]} for one: {reason}.",
-            "Tick others; the presets leave out what learns nothing.", _FIELD)
+            "error",
+            "nothing_learns",
+            f"No gradient comes to any targeted module, {names[0]} for one: {reason}.",
+            "Tick others; the presets leave out what learns nothing.",
+            _FIELD,
+        )
         return
     for reason, names in by_reason.items():
         others = f" and {len(names) - 1} more" if len(names) > 1 else ""
         yield Finding(
-            "warning", "no_gradient", f"{names[0]}{others} of {len(targets)} targeted modules would learn nothing: {reason}.",
-            "They only add to the adapter's size. Untick them.", _FIELD)
+            "warning",
+            "no_gradient",
+            f"{names[0]}{others} of {len(targets)} targeted modules would learn nothing: {reason}.",
+            "They only add to the adapter's size. Untick them.",
+            _FIELD,
+        )
 
 
 def _names_layers(adapter: AdapterSettings) -> bool:
@@ -65,8 +73,14 @@ def _layer_findings(tree: ModuleTree, targets: Sequence[str]) -> Iterator[Findin
             continue
         there = f"{stack}.{left[0]}."
         leaves = dict.fromkeys(
-            module.leaf_name for module in tree.modules
-            if module.name.startswith(there) and module.name in index.linear & index.targetable and not module.idle)
+            module.leaf_name
+            for module in tree.modules
+            if module.name.startswith(there) and module.name in index.linear & index.targetable and not module.idle
+        )
         yield Finding(
-            "warning", "few_layers", f"The targets are in {len(layers)} of {len(every)} layers: the others have no module of these names.",
-            f"{there[:-1]} has {', '.join(list(leaves)[:_NAMED])}. Add some, or take all-linear." if leaves else "", _FIELD)
+            "warning",
+            "few_layers",
+            f"The targets are in {len(layers)} of {len(every)} layers: the others have no module of these names.",
+            f"{there[:-1]} has {', '.join(list(leaves)[:_NAMED])}. Add some, or take all-linear." if leaves else "",
+            _FIELD,
+        )

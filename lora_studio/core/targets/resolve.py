@@ -30,8 +30,12 @@ _MODULES = "adapter.target_modules"
 
 
 _LAYERS_WITH_ALL_LINEAR = Finding(
-    "error", "layers_with_all_linear", "layers_to_transform cannot stand beside target_modules: all-linear.",
-    "Name the modules in a list, or leave layers_to_transform empty.", "adapter.layers_to_transform")
+    "error",
+    "layers_with_all_linear",
+    "layers_to_transform cannot stand beside target_modules: all-linear.",
+    "Name the modules in a list, or leave layers_to_transform empty.",
+    "adapter.layers_to_transform",
+)
 
 
 class Target(NamedTuple):
@@ -109,7 +113,8 @@ def resolve(adapter: AdapterSettings, tree: ModuleTree) -> Resolution:
 
 def _nothing_targeted() -> Finding:
     return Finding(
-        "error", "no_target", "No module is targeted: there is nothing to train.", "Tick modules in the tree, or take a preset.", _MODULES)
+        "error", "no_target", "No module is targeted: there is nothing to train.", "Tick modules in the tree, or take a preset.", _MODULES
+    )
 
 
 def _unmatched(level: Level, setting: str, entry: str, hint: str) -> Finding:
@@ -144,9 +149,15 @@ def _module_names(adapter: AdapterSettings, tree: ModuleTree, findings: list[Fin
             findings.append(_unmatched("warning", "exclude_modules", entry, "Take the entry out."))
     left -= excluded_by_saving(adapter.modules_to_save, left)
     if names and not left:
-        findings.append(Finding(
-            "error", "targets_excluded", "Every targeted module is left out again by exclude_modules or modules_to_save.",
-            "Take some of them out of exclude_modules.", "adapter.exclude_modules"))
+        findings.append(
+            Finding(
+                "error",
+                "targets_excluded",
+                "Every targeted module is left out again by exclude_modules or modules_to_save.",
+                "Take some of them out of exclude_modules.",
+                "adapter.exclude_modules",
+            )
+        )
     return left
 
 
@@ -170,9 +181,15 @@ def _listed(adapter: AdapterSettings, tree: ModuleTree, findings: list[Finding])
     left = within_layers(names, frozenset(adapter.target_modules), adapter.layers_to_transform, tree)
     if not left:
         layers = ", ".join(map(str, adapter.layers_to_transform))
-        findings.append(Finding(
-            "error", "layers_unmatched", f"layers_to_transform: no targeted module is in layer {layers}.",
-            "Layers count from 0.", "adapter.layers_to_transform"))
+        findings.append(
+            Finding(
+                "error",
+                "layers_unmatched",
+                f"layers_to_transform: no targeted module is in layer {layers}.",
+                "Layers count from 0.",
+                "adapter.layers_to_transform",
+            )
+        )
     return left
 
 
@@ -190,9 +207,15 @@ def _parameter_names(adapter: AdapterSettings, given: tuple[str, ...], tree: Mod
         names |= found
         owner = owner_of_plain_parameter(entry, tree)
         if owner is not None:
-            findings.append(Finding(
-                "error", "parameter_of_module", f"target_parameters: {entry!r} takes a plain parameter of {owner}.",
-                "Give the module's name in target_modules, or a longer name of the parameter meant.", "adapter.target_parameters"))
+            findings.append(
+                Finding(
+                    "error",
+                    "parameter_of_module",
+                    f"target_parameters: {entry!r} takes a plain parameter of {owner}.",
+                    "Give the module's name in target_modules, or a longer name of the parameter meant.",
+                    "adapter.target_parameters",
+                )
+            )
         elif not found and (entry in given or not rewritten):
             findings.append(_unmatched("error", "target_parameters", entry, _parameters_hint(tree)))
     return names
@@ -210,9 +233,15 @@ def _wrappable(chosen: list[ModuleInfo], findings: list[Finding]) -> list[Module
             refused.setdefault(module.reason or f"a {module.class_name} has no adapter", []).append(module.name)
     for reason, names in refused.items():
         shown = names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
-        findings.append(Finding(
-            "error", "not_targetable", f"{shown} cannot be targeted: {reason}.",
-            "Take it out of target_modules, or leave it out with exclude_modules.", _MODULES))
+        findings.append(
+            Finding(
+                "error",
+                "not_targetable",
+                f"{shown} cannot be targeted: {reason}.",
+                "Take it out of target_modules, or leave it out with exclude_modules.",
+                _MODULES,
+            )
+        )
     return [module for module in chosen if module.targetable] if refused else chosen
 
 
@@ -222,8 +251,12 @@ def _experts_findings(adapter: AdapterSettings, targets: tuple[Target, ...]) -> 
     for wrong, setting, off in ((adapter.lora_dropout > 0, "lora_dropout", "0"), (adapter.use_dora, "use_dora", "false")):
         if wrong:
             yield Finding(
-                "error", f"{setting}_on_experts", f"{setting} cannot be used on fused experts.",
-                f"Set {setting} to {off}, or leave the experts out.", f"adapter.{setting}")
+                "error",
+                f"{setting}_on_experts",
+                f"{setting} cannot be used on fused experts.",
+                f"Set {setting} to {off}, or leave the experts out.",
+                f"adapter.{setting}",
+            )
 
 
 def _pattern_findings(adapter: AdapterSettings, targets: tuple[Target, ...]) -> Iterator[Finding]:
@@ -237,6 +270,9 @@ def _pattern_findings(adapter: AdapterSettings, targets: tuple[Target, ...]) -> 
         moved = changed_by_sorting(patterns, names, field)
         if moved:
             yield Finding(
-                "warning", "pattern_overlap",
+                "warning",
+                "pattern_overlap",
                 f"{setting}: several keys match {moved}, and PEFT saves keys sorted, so the saved adapter would mean another value.",
-                "The run takes keys that do not overlap, with the values in the order written.", field)
+                "The run takes keys that do not overlap, with the values in the order written.",
+                field,
+            )

@@ -17,7 +17,14 @@ from lora_studio.core.modules import ModuleInfo, ModuleTree
 
 _FIELD = "adapter.modules_to_save"
 _INSIDE_AN_ADAPTER = (
-    "base_layer", "lora_dropout", "lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B", "lora_magnitude_vector", "default",
+    "base_layer",
+    "lora_dropout",
+    "lora_A",
+    "lora_B",
+    "lora_embedding_A",
+    "lora_embedding_B",
+    "lora_magnitude_vector",
+    "default",
 )
 _CONTAINERS = frozenset({"ModuleList", "ModuleDict", "ParameterList", "ParameterDict"})
 

@@ -11,7 +11,11 @@ from dataclasses import dataclass, field
 
 
 def cut_by_length(
-    rows: Sequence[int], lengths: Sequence[int], size: int, pass_tokens: int, most_tokens: int | None = None,
+    rows: Sequence[int],
+    lengths: Sequence[int],
+    size: int,
+    pass_tokens: int,
+    most_tokens: int | None = None,
 ) -> list[tuple[int, ...]]:
     """Cut rows that will be padded into the micro-batches that take the least time.
 

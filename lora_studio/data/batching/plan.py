@@ -43,7 +43,11 @@ class StepPlan:
     """All steps of a run, each computed when asked for."""
 
     def __init__(
-        self, lengths: ArrayLike, trained_counts: ArrayLike, training: TrainingSettings, fingerprint: str = "",
+        self,
+        lengths: ArrayLike,
+        trained_counts: ArrayLike,
+        training: TrainingSettings,
+        fingerprint: str = "",
     ) -> None:
         """Plan over rows given by their numbers of tokens and of trained tokens, each of shape (rows,).
 
@@ -104,5 +108,6 @@ class StepPlan:
         by_length = np.concatenate([piece[np.argsort(-self._lengths[piece], kind="stable")] for piece in pieces])
         whole = order.size // batch
         batches = by_length[: whole * batch].reshape(whole, batch)
-        return np.concatenate([
-            batches[shuffled(whole, self._fingerprint, self._training.seed, epoch, "batches")].ravel(), by_length[whole * batch :]])
+        return np.concatenate(
+            [batches[shuffled(whole, self._fingerprint, self._training.seed, epoch, "batches")].ravel(), by_length[whole * batch :]]
+        )

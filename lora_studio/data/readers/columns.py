@@ -15,13 +15,65 @@ _NEEDED = frozenset({"messages", "conversations", "instruction", "output", "prom
 
 # What people call our keys, the likeliest first; case, spaces, dots, dashes and underscores do not matter.
 _NAMES: dict[str, tuple[str, ...]] = {
-    "messages": ("messages", "conversations", "conversation", "dialogue", "dialog", "dialogs", "dialogues", "chat", "chats", "turns",
-                 "chathistory", "msgs"),
-    "prompt": ("prompt", "question", "query", "instruction", "instructions", "user", "human", "userprompt", "usermessage", "request",
-               "problem", "ask", "q", "input", "inputs", "source", "title", "post", "context"),
-    "completion": ("completion", "answer", "response", "output", "assistant", "gpt", "reply", "bestanswer", "assistantresponse",
-                   "assistantmessage", "modelanswer", "generation", "solution", "result", "a", "outputs", "target", "targets", "label",
-                   "summary", "answers", "code"),
+    "messages": (
+        "messages",
+        "conversations",
+        "conversation",
+        "dialogue",
+        "dialog",
+        "dialogs",
+        "dialogues",
+        "chat",
+        "chats",
+        "turns",
+        "chathistory",
+        "msgs",
+    ),
+    "prompt": (
+        "prompt",
+        "question",
+        "query",
+        "instruction",
+        "instructions",
+        "user",
+        "human",
+        "userprompt",
+        "usermessage",
+        "request",
+        "problem",
+        "ask",
+        "q",
+        "input",
+        "inputs",
+        "source",
+        "title",
+        "post",
+        "context",
+    ),
+    "completion": (
+        "completion",
+        "answer",
+        "response",
+        "output",
+        "assistant",
+        "gpt",
+        "reply",
+        "bestanswer",
+        "assistantresponse",
+        "assistantmessage",
+        "modelanswer",
+        "generation",
+        "solution",
+        "result",
+        "a",
+        "outputs",
+        "target",
+        "targets",
+        "label",
+        "summary",
+        "answers",
+        "code",
+    ),
     "chosen": ("chosen", "preferred", "winner", "accepted", "better", "good", "chosenresponse", "positive"),
     "rejected": ("rejected", "dispreferred", "loser", "worse", "bad", "rejectedresponse", "negative"),
     "text": ("text", "content", "body", "document", "article", "passage", "markdown", "raw", "sentence", "story"),
@@ -39,8 +91,11 @@ def check_columns(settings: DataSettings) -> None:
     """
     unknown = [key for key in settings.columns if key not in KNOWN_KEYS]
     if unknown:
-        raise InputError(f"data.columns names {', '.join(map(repr, unknown))}, which no format has.",
-                         f"Known are {', '.join(sorted(KNOWN_KEYS))}; behind each stands the name of a column.", "data.columns")
+        raise InputError(
+            f"data.columns names {', '.join(map(repr, unknown))}, which no format has.",
+            f"Known are {', '.join(sorted(KNOWN_KEYS))}; behind each stands the name of a column.",
+            "data.columns",
+        )
 
 
 def renamed(record: object, columns: Mapping[str, str]) -> object:

@@ -18,8 +18,16 @@ from lora_studio.data.readers.encodings import FIELD
 from lora_studio.data.readers.read import SUFFIXES, is_beside, kind_of
 
 _SPLITS = {
-    "train": "train", "training": "train", "validation": "validation", "valid": "validation", "val": "validation", "dev": "validation",
-    "test": "test", "testing": "test", "eval": "test", "evaluation": "test",
+    "train": "train",
+    "training": "train",
+    "validation": "validation",
+    "valid": "validation",
+    "val": "validation",
+    "dev": "validation",
+    "test": "test",
+    "testing": "test",
+    "eval": "test",
+    "evaluation": "test",
 }
 _SHARD = re.compile(r"([\w.]+?)-\d{5}-of-\d{5}")
 _TEXTS = (".txt", ".text", ".md")

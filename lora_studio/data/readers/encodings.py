@@ -12,14 +12,19 @@ FIELD = "data.train"
 COMPRESSIONS = (".gz", ".zst", ".zstd")
 SAMPLE = 1 << 16
 """Bytes of a file's start that are looked at."""
-_SIGNS = "\ufeff\n\r\t ,;:\"[]{}"  # what rows of any language are written with
+_SIGNS = '\ufeff\n\r\t ,;:"[]{}'  # what rows of any language are written with
 # What web pages and spreadsheets call latin-1 is Windows-1252: the same letters, and curly quotes and dashes where latin-1 has
 # control characters that no text holds. The five places Windows-1252 leaves open keep their latin-1 meaning.
 _LATIN = "".join(bytes([code]).decode("cp1252", "ignore") or chr(code) for code in range(256))
 _LATIN_MAP: Any = _LATIN  # charmap_decode is quick with a string, which its stub does not know
 _MAGIC = {
-    b"\x1f\x8b": ("gzip data", ".gz"), b"\x28\xb5\x2f\xfd": ("zstd data", ".zst"), b"PAR1": ("Parquet", ".parquet"),
-    b"PK\x03\x04": ("a zip archive", ""), b"BZh": ("bzip2 data", ""), b"\xfd7zXZ": ("xz data", ""), b"ARROW1": ("Arrow", ""),
+    b"\x1f\x8b": ("gzip data", ".gz"),
+    b"\x28\xb5\x2f\xfd": ("zstd data", ".zst"),
+    b"PAR1": ("Parquet", ".parquet"),
+    b"PK\x03\x04": ("a zip archive", ""),
+    b"BZh": ("bzip2 data", ""),
+    b"\xfd7zXZ": ("xz data", ""),
+    b"ARROW1": ("Arrow", ""),
 }
 
 
@@ -66,8 +71,9 @@ def _refuse_other_order(path: Path, sample: bytes, encoding: str) -> None:
     signs, other_signs = (sum(map(sample.decode(order, "replace").count, _SIGNS)) for order in (taken, other))
     if other_signs > 10 * signs:
         why = ", as which utf-16 without a byte order mark is read" if unmarked else ""
-        raise InputError(f"{path} is {other.upper()}, not {taken}{why}.",
-                         f"Set data.encoding to {other}, or save it as UTF-8.", "data.encoding")
+        raise InputError(
+            f"{path} is {other.upper()}, not {taken}{why}.", f"Set data.encoding to {other}, or save it as UTF-8.", "data.encoding"
+        )
 
 
 def is_legacy(encoding: str) -> bool:
@@ -77,8 +83,11 @@ def is_legacy(encoding: str) -> bool:
 
 def garbled(path: Path, encoding: str) -> InputError:
     """Return the error of UTF-8 that an older encoding is set for."""
-    return InputError(f"{path} reads as UTF-8, which {encoding} would garble.",
-                      "Take data.encoding out; where other files need it, save those as UTF-8.", "data.encoding")
+    return InputError(
+        f"{path} reads as UTF-8, which {encoding} would garble.",
+        "Take data.encoding out; where other files need it, save those as UTF-8.",
+        "data.encoding",
+    )
 
 
 def _wide_encoding(sample: bytes) -> str:

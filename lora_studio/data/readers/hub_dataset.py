@@ -50,8 +50,11 @@ def parse_hub_name(name: str) -> HubName:
     found = _NAME.fullmatch(name)
     options = dict(urllib.parse.parse_qsl(found[3] or "")) if found else {}
     if not found or options.keys() - {"config", "split"}:
-        raise InputError(f"{name} is no name of a Hub data set.",
-                         "Write hf://owner/name, with @revision and ?config=…&split=… behind it where they are needed.", FIELD)
+        raise InputError(
+            f"{name} is no name of a Hub data set.",
+            "Write hf://owner/name, with @revision and ?config=…&split=… behind it where they are needed.",
+            FIELD,
+        )
     return HubName(found[1], found[2] or "main", options.get("config", ""), options.get("split", "train"))
 
 
@@ -132,8 +135,17 @@ class _Place:
         if self.offline:
             raise _not_here(self.repo, self.offline)
         with _told_plainly(self.repo, self.commit):
-            return Path(hf_hub_download(self.repo, name, repo_type="dataset", revision=self.commit, cache_dir=cache,
-                                        endpoint=endpoint(), tqdm_class=_meter(progress)))
+            return Path(
+                hf_hub_download(
+                    self.repo,
+                    name,
+                    repo_type="dataset",
+                    revision=self.commit,
+                    cache_dir=cache,
+                    endpoint=endpoint(),
+                    tqdm_class=_meter(progress),
+                )
+            )
 
 
 def _meter(progress: Callable[[int], None] | None) -> Any:
@@ -165,13 +177,17 @@ def _told_plainly(repo: str, revision: str) -> Generator[None]:
     try:
         yield
     except errors.GatedRepoError:
-        raise InputError(f"hf://{repo} is gated: its owner grants access to people who accept its terms.",
-                         f"Ask for access at {page}, then {log_in}.", FIELD) from None
+        raise InputError(
+            f"hf://{repo} is gated: its owner grants access to people who accept its terms.",
+            f"Ask for access at {page}, then {log_in}.",
+            FIELD,
+        ) from None
     except errors.RevisionNotFoundError:
         raise InputError(f"hf://{repo} has no revision {revision}.", "Leave @revision out for the main branch.", FIELD) from None
     except errors.RepositoryNotFoundError:
-        raise InputError(f"The Hub has no data set {repo} that you may see.",
-                         f"Check the spelling; for a private one {log_in}.", FIELD) from None
+        raise InputError(
+            f"The Hub has no data set {repo} that you may see.", f"Check the spelling; for a private one {log_in}.", FIELD
+        ) from None
     except errors.OfflineModeIsEnabled:
         raise _not_here(repo, "the Hub is switched off by HF_HUB_OFFLINE") from None
     except errors.HfHubHTTPError as error:
@@ -184,5 +200,6 @@ def _told_plainly(repo: str, revision: str) -> Generator[None]:
 
 
 def _not_here(repo: str, reason: str) -> InputError:
-    return InputError(f"hf://{repo} is not on this machine in full, and {reason}.",
-                      "Check the network, or name files that are on this machine.", FIELD)
+    return InputError(
+        f"hf://{repo} is not on this machine in full, and {reason}.", "Check the network, or name files that are on this machine.", FIELD
+    )

@@ -198,8 +198,11 @@ def _leave_object(text: JsonText, file: TextFile, rows_key: str) -> str:
             if key in KNOWN_KEYS:
                 raise _neither(file, text.line)
             if _at_rows(text):
-                raise InputError(f"{file.path}:{text.line}: a second array of rows, {key!r}, follows {rows_key!r}.",
-                                 "Write each to a file of its own.", FIELD)
+                raise InputError(
+                    f"{file.path}:{text.line}: a second array of rows, {key!r}, follows {rows_key!r}.",
+                    "Write each to a file of its own.",
+                    FIELD,
+                )
             text.value()
         text.skip("}")
     except (ValueError, StopIteration, RecursionError):
@@ -213,8 +216,11 @@ def _at_rows(text: JsonText) -> bool:
 
 
 def _neither(file: TextFile, line: int) -> InputError:
-    return InputError(f"{file.path}:{line}: neither a JSON array of rows, nor an object that holds one, nor one JSON object a line.",
-                      "Write the rows as an array, or as JSONL.", FIELD)
+    return InputError(
+        f"{file.path}:{line}: neither a JSON array of rows, nor an object that holds one, nor one JSON object a line.",
+        "Write the rows as an array, or as JSONL.",
+        FIELD,
+    )
 
 
 def _elements(text: JsonText, file: TextFile) -> Iterator[Record]:

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 CODECS = {
-    "gb18030": "gb18030", "big5": "cp950", "shift_jis": "cp932", "euc_jp": "euc_jp", "euc_kr": "cp949",
-    **{f"windows-{number}": f"cp{number}" for number in (1250, 1251, 1253, 1254, 1255, 1256, 1257, 1258)}, "koi8-r": "koi8_r",
+    "gb18030": "gb18030",
+    "big5": "cp950",
+    "shift_jis": "cp932",
+    "euc_jp": "euc_jp",
+    "euc_kr": "cp949",
+    **{f"windows-{number}": f"cp{number}" for number in (1250, 1251, 1253, 1254, 1255, 1256, 1257, 1258)},
+    "koi8-r": "koi8_r",
 }
 """What `data.encoding` calls each, and Python's codec: of several by one name the widest, as browsers take it (the Encoding Standard)."""
 LATIN = "latin-1"

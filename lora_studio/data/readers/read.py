@@ -93,8 +93,11 @@ def open_records(path: Path, encoding: str = "utf-8") -> Records:
     if not path.exists():
         raise InputError(f"{path} does not exist.", "Check the path; it is relative to the config's folder.", FIELD)
     if not kind:
-        raise InputError(f"{path} has an ending that is not known.",
-                         f"Known are {', '.join(SUFFIXES)}, and {', '.join(COMPRESSIONS)} behind those of text.", FIELD)
+        raise InputError(
+            f"{path} has an ending that is not known.",
+            f"Known are {', '.join(SUFFIXES)}, and {', '.join(COMPRESSIONS)} behind those of text.",
+            FIELD,
+        )
     if kind == ".parquet":
         return ParquetFile(path)
     file = TextFile(path, encoding)

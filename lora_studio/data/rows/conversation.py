@@ -12,14 +12,28 @@ from lora_studio.data.rows.row import Message, RowError
 from lora_studio.data.rows.values import json_cell, kind, sound, sound_tree
 
 ROLES = {
-    "system": "system", "developer": "system", "user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant",
-    "bot": "assistant", "model": "assistant", "chatgpt": "assistant", "chatbot": "assistant", "function_call": "assistant",
-    "tool": "tool", "function": "tool", "observation": "tool", "function_response": "tool",
+    "system": "system",
+    "developer": "system",
+    "user": "user",
+    "human": "user",
+    "assistant": "assistant",
+    "gpt": "assistant",
+    "bot": "assistant",
+    "model": "assistant",
+    "chatgpt": "assistant",
+    "chatbot": "assistant",
+    "function_call": "assistant",
+    "tool": "tool",
+    "function": "tool",
+    "observation": "tool",
+    "function_response": "tool",
 }
 # What may follow what: an answer may call a tool in its text alone, so a tool's word may follow any answer.
 # Two turns of one role in a row, and an answer that comes first, are the chat template's to take or to refuse.
 _NEXT = {
-    "system": ("user", "assistant"), "user": ("assistant", "user"), "assistant": ("user", "tool", "assistant"),
+    "system": ("user", "assistant"),
+    "user": ("assistant", "user"),
+    "assistant": ("user", "tool", "assistant"),
     "tool": ("assistant", "tool"),
 }
 
@@ -196,5 +210,3 @@ def read_tools(value: object) -> tuple[Mapping[str, Any], ...]:
         found.append(fields if "function" in fields or "name" not in fields else {"type": "function", "function": dict(fields)})
     sound_tree(found, "tools")
     return tuple(found)
-
-

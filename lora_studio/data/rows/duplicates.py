@@ -15,8 +15,10 @@ def count_repeats(keys: array[int]) -> int:
     if len(keys) < 2:
         return 0
     values = _sorted(keys)
-    return sum(int(np.count_nonzero(values[at + 1 : at + _AT_ONCE + 1] == values[at : min(at + _AT_ONCE, values.size - 1)]))
-               for at in range(0, values.size - 1, _AT_ONCE))
+    return sum(
+        int(np.count_nonzero(values[at + 1 : at + _AT_ONCE + 1] == values[at : min(at + _AT_ONCE, values.size - 1)]))
+        for at in range(0, values.size - 1, _AT_ONCE)
+    )
 
 
 def count_shared(keys: array[int], others: array[int]) -> int:

@@ -24,8 +24,16 @@ _SIGNS: tuple[tuple[RowFormat, tuple[str, ...]], ...] = (
 )
 # Prompt and completion by other names.
 _PAIRS = (
-    ("prompt", "response"), ("prompt", "answer"), ("prompt", "output"), ("question", "answer"), ("question", "response"),
-    ("query", "response"), ("query", "answer"), ("input", "output"), ("question", "completion"), ("query", "completion"),
+    ("prompt", "response"),
+    ("prompt", "answer"),
+    ("prompt", "output"),
+    ("question", "answer"),
+    ("question", "response"),
+    ("query", "response"),
+    ("query", "answer"),
+    ("input", "output"),
+    ("question", "completion"),
+    ("query", "completion"),
     ("input", "completion"),
 )
 # With one of these beside it a question is not whole, and which way to join them nobody said.
@@ -33,8 +41,20 @@ _PARTS = frozenset({"context", "passage", "document", "choices", "options", "inp
 _ANSWERS = ("output", "response", "completion", "answer")
 # A quick look takes no row that holds one of these.
 _MEDIA_NAMES = (
-    "image", "images", "image_path", "image_paths", "image_url", "image_urls", "img", "picture", "pictures", "video", "videos", "audio",
-    "audios", "pixel_values",
+    "image",
+    "images",
+    "image_path",
+    "image_paths",
+    "image_url",
+    "image_urls",
+    "img",
+    "picture",
+    "pictures",
+    "video",
+    "videos",
+    "audio",
+    "audios",
+    "pixel_values",
 )
 # What shows or sounds; text alone is trained.
 _MEDIA = frozenset({*_MEDIA_NAMES, *map(str.capitalize, _MEDIA_NAMES), *map(str.upper, _MEDIA_NAMES)})
@@ -102,14 +122,18 @@ def refuse_unread(record: object, row_format: RowFormat) -> None:
     fields = cast("Mapping[str, Any]", record)
     seen = next((key for key in fields if key in _MEDIA and fields[key] not in (None, "", [], {})), None)
     if seen is not None:
-        raise RowError(f"{seen!r} stands beside the text and would be left out: text alone is trained here; to train without it, name the "
-                       "columns to read in data.columns")
+        raise RowError(
+            f"{seen!r} stands beside the text and would be left out: text alone is trained here; to train without it, name the "
+            "columns to read in data.columns"
+        )
     if row_format != "prompt_completion":
         return
     unread = next((key for key in sorted(_PARTS - {"system", *_pair_keys(fields)}) if fields.get(key)), None)
     if unread:
-        raise RowError(f"{unread!r} stands beside prompt and completion and would be left out; data.columns can say what it is, or name "
-                       "those two alone")
+        raise RowError(
+            f"{unread!r} stands beside prompt and completion and would be left out; data.columns can say what it is, or name "
+            "those two alone"
+        )
 
 
 def quick_key(record: object, row_format: RowFormat) -> int | None:
@@ -263,13 +287,19 @@ def _unpaired_preference(fields: Mapping[str, Any], file: str, line: int) -> Row
     label = present(fields, "label")
     if not _is_label(label):
         raise RowError(f"label is {label!r}; it can be true or false")
-    return Row(file, line, "unpaired_preference", messages, tools=_tools(fields), prompt_turns=len(prompt),
-               label=_LABELS[str(label).lower()])
+    return Row(
+        file, line, "unpaired_preference", messages, tools=_tools(fields), prompt_turns=len(prompt), label=_LABELS[str(label).lower()]
+    )
 
 
 _READERS = {
-    "messages": _messages, "sharegpt": _sharegpt, "alpaca": _alpaca, "prompt_completion": _prompt_completion, "text": _text,
-    "preference": _preference, "unpaired_preference": _unpaired_preference,
+    "messages": _messages,
+    "sharegpt": _sharegpt,
+    "alpaca": _alpaca,
+    "prompt_completion": _prompt_completion,
+    "text": _text,
+    "preference": _preference,
+    "unpaired_preference": _unpaired_preference,
 }
 
 

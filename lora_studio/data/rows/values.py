@@ -10,7 +10,13 @@ from lora_studio.data.json_text import parse_json
 from lora_studio.data.rows.row import RowError
 
 _KINDS: dict[type, str] = {
-    str: "text", bool: "true or false", int: "a number", float: "a number", list: "a list", dict: "an object", bytes: "bytes",
+    str: "text",
+    bool: "true or false",
+    int: "a number",
+    float: "a number",
+    list: "a list",
+    dict: "an object",
+    bytes: "bytes",
 }
 
 

@@ -15,7 +15,9 @@ from typing import Any, Literal
 from lora_studio.data.templates.jinja_env import REASONING, Span
 from lora_studio.data.templates.shapes import FAILURES, Turns, stand_in
 
-DroppedKind = Literal["thoughts", "calls", "answers", "questions", "system turns", "results", "tools", "earlier thoughts", "earlier answers"]
+DroppedKind = Literal[
+    "thoughts", "calls", "answers", "questions", "system turns", "results", "tools", "earlier thoughts", "earlier answers"
+]
 CONTEXT = frozenset({"earlier thoughts", "earlier answers"})
 """What is lost of answers that are context: at inference the model does not see it either."""
 _STEERING = re.compile(r"/\w+")
@@ -50,7 +52,10 @@ class _Word:
 
 
 def losses_of(
-    messages: Turns, tools: Sequence[Any] | None, text: str, answers: Mapping[int, Sequence[Span]] | None,
+    messages: Turns,
+    tools: Sequence[Any] | None,
+    text: str,
+    answers: Mapping[int, Sequence[Span]] | None,
     fill: Callable[[Turns], str],
 ) -> list[Loss]:
     """Look for what a row says in its text.
@@ -98,7 +103,7 @@ def _of_answer(message: dict[str, Any], said: str, place: int) -> Iterator[Loss]
         if not _stands(name, said) or said.count(name) < names.count(name):
             yield Loss("calls", f"tool calls ({name} in turn {place + 1})", place)
     found = TAGGED.match(message["content"] or "")
-    for part in ((found[1], found[5]) if found else (message["content"] or "",)):
+    for part in (found[1], found[5]) if found else (message["content"] or "",):
         if not _stands(part.strip(), said):
             yield Loss("answers", f"what the assistant says in turn {place + 1}", place)
 
@@ -158,7 +163,8 @@ def _turn_in_other_words(message: dict[str, Any], place: int, words: list[_Word]
     content = message["content"] or ""
     if (found := TAGGED.match(content)) and found[3].strip():
         turn["content"] = f"{found[1]}{found[2]}\n{word('thoughts', thoughts)}\n{found[4]}" + (
-            f"\n\n{word('answers', answer)}" if found[5].strip() else "")
+            f"\n\n{word('answers', answer)}" if found[5].strip() else ""
+        )
     elif content.strip():
         turn["content"] = word("answers", answer)
     if message.get("tool_calls"):

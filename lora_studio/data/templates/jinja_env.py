@@ -92,8 +92,7 @@ class CompiledTemplate:
     def fill(self, messages: list[dict[str, Any]], tools: list[Any] | None, *, opened: bool = False) -> str:
         """Render a conversation; `opened` adds the opening of the answer that is due."""
         turns = [_with_reasoning(message) for message in messages]
-        return self._template.render(
-            messages=turns, tools=tools, documents=None, add_generation_prompt=opened, **self._names)
+        return self._template.render(messages=turns, tools=tools, documents=None, add_generation_prompt=opened, **self._names)
 
     def fill_marked(self, messages: list[dict[str, Any]], tools: list[Any] | None) -> tuple[str, list[Span]]:
         """Render a conversation, with the start and end of each stretch that stands between generation marks."""
@@ -149,7 +148,11 @@ def _now(layout: str) -> str:
 
 
 def _to_json(
-    value: Any, ensure_ascii: bool = False, indent: int | None = None, separators: tuple[str, str] | None = None, sort_keys: bool = False,
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
 ) -> str:
     """Write JSON as it is: jinja's own filter escapes it for HTML."""
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)

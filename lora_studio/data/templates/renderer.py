@@ -63,12 +63,23 @@ class Renderer:
     """
 
     def __init__(
-        self, template: str, special_tokens: Mapping[str, Any], end_tokens: Sequence[str], *, limits: Limits | None = None, **options: Any,
+        self,
+        template: str,
+        special_tokens: Mapping[str, Any],
+        end_tokens: Sequence[str],
+        *,
+        limits: Limits | None = None,
+        **options: Any,
     ) -> None:
         """Take a template, the tokenizer's tokens, the child's limits, and the options `render_child` knows, as plain values."""
         self._limits = limits or Limits()
-        self._setup = {"template": template, "special_tokens": dict(special_tokens), "end_tokens": list(end_tokens),
-                       "memory": self._limits.memory, **options}
+        self._setup = {
+            "template": template,
+            "special_tokens": dict(special_tokens),
+            "end_tokens": list(end_tokens),
+            "memory": self._limits.memory,
+            **options,
+        }
         self.variables: tuple[str, ...] = ()
         self._child: subprocess.Popen[bytes] | None = None
         self._errors: IO[bytes] | None = None
@@ -90,8 +101,12 @@ class Renderer:
         self._step, self._seconds = "start", seconds * waiting()
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the child
         self._child = subprocess.Popen(
-            [sys.executable, "-m", "lora_studio.data.templates.render_main"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            stderr=self._errors, env={**environment, "PYTHONPATH": paths, "PYTHONUTF8": "1"})
+            [sys.executable, "-m", "lora_studio.data.templates.render_main"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            env={**environment, "PYTHONPATH": paths, "PYTHONUTF8": "1"},
+        )
         while self._step != "compile":
             self._step = str(self._hear()["step"])
         self._write({**self._setup, "seconds": self._seconds})

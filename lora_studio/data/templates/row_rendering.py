@@ -57,7 +57,11 @@ class RowRenderer:
         return [found.text, found.spans, self._notes(found, losses, messages, tools, wanted)]
 
     def _looked_at(
-        self, finder: AnswerFinder, messages: Turns, tools: list[Any] | None, wanted: Sequence[int] | None,
+        self,
+        finder: AnswerFinder,
+        messages: Turns,
+        tools: list[Any] | None,
+        wanted: Sequence[int] | None,
     ) -> tuple[Found, list[Loss]]:
         try:
             found = finder.find(messages, tools, wanted)
@@ -67,8 +71,9 @@ class RowRenderer:
             lost = losses_of(messages, tools, text, None, lambda turns: finder.fill(turns, tools))
             of_wanted = [loss for loss in lost if loss.place in (wanted or ()) and self._lost_alone(finder, messages, tools, loss)]
             if of_wanted:
-                raise UnwrittenError(of_wanted, self._cure(
-                    "lost " + of_wanted[0].kind, lambda other: self._keeps(other, messages, tools, wanted))) from None
+                raise UnwrittenError(
+                    of_wanted, self._cure("lost " + of_wanted[0].kind, lambda other: self._keeps(other, messages, tools, wanted))
+                ) from None
             raise
         return found, losses_of(messages, tools, found.text, found.answers, lambda turns: finder.fill(turns, tools))
 
@@ -79,8 +84,10 @@ class RowRenderer:
             text = finder.fill(turns, tools)
         except FAILURES:
             return False
-        return any(other.place == loss.place and other.kind == loss.kind
-                   for other in losses_of(turns, tools, text, None, lambda said: finder.fill(said, tools)))
+        return any(
+            other.place == loss.place and other.kind == loss.kind
+            for other in losses_of(turns, tools, text, None, lambda said: finder.fill(said, tools))
+        )
 
     def _keeps(self, finder: AnswerFinder, messages: Turns, tools: list[Any] | None, wanted: Sequence[int] | None) -> bool:
         return self._lost(finder, messages, tools, wanted) <= CONTEXT
@@ -91,15 +98,22 @@ class RowRenderer:
         return {loss.kind for loss in losses}
 
     def _notes(
-        self, found: Found, losses: list[Loss], messages: Turns, tools: list[Any] | None, wanted: Sequence[int] | None,
+        self,
+        found: Found,
+        losses: list[Loss],
+        messages: Turns,
+        tools: list[Any] | None,
+        wanted: Sequence[int] | None,
     ) -> dict[str, Any]:
         notes: dict[str, Any] = {}
         if losses:
             notes["lost"] = sorted({loss.kind for loss in losses})
         if found.opening:
             lost = {loss.kind for loss in losses}
-            cure = self._cure("opening", lambda finder: finder.find(messages, tools, wanted).opening is None
-                              and self._lost(finder, messages, tools, wanted) <= lost)
+            cure = self._cure(
+                "opening",
+                lambda finder: finder.find(messages, tools, wanted).opening is None and self._lost(finder, messages, tools, wanted) <= lost,
+            )
             notes["opening"] = [*found.opening, cure]
         if wanted is None and self._opens_behind(found, messages, tools):
             notes["opens_behind"] = True

@@ -90,8 +90,18 @@ def _takes_text(template: CompiledTemplate, shape: Shape) -> bool:
 
 
 def _takes_calls(template: CompiledTemplate, shape: Shape) -> bool:
-    value, other, tool = stand_in(), stand_in(), {"type": "function", "function": {"name": "look", "parameters": {
-        "type": "object", "properties": {"at": {"type": "string", "description": "What."}}, "required": ["at"]}, "description": "Looks."}}
+    value, other, tool = (
+        stand_in(),
+        stand_in(),
+        {
+            "type": "function",
+            "function": {
+                "name": "look",
+                "parameters": {"type": "object", "properties": {"at": {"type": "string", "description": "What."}}, "required": ["at"]},
+                "description": "Looks.",
+            },
+        },
+    )
     call = {"id": "call00000", "type": "function", "function": {"name": "look", "arguments": {"at": value, "or": {"in": [other]}}}}
     turns: Turns = [{"role": "user", "content": "Go."}, {"role": "assistant", "content": "", "tool_calls": [call]}]
     text = _tried(template, shape, turns, [tool])

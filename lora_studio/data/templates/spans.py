@@ -43,7 +43,12 @@ class AnswerFinder(TurnEnds):
     """One template at work on conversations."""
 
     def __init__(
-        self, template: CompiledTemplate, end_tokens: Sequence[str], *, train_opening: bool = True, shape: Shape | None = None,
+        self,
+        template: CompiledTemplate,
+        end_tokens: Sequence[str],
+        *,
+        train_opening: bool = True,
+        shape: Shape | None = None,
     ) -> None:
         """Take a template.
 
@@ -120,9 +125,15 @@ class AnswerFinder(TurnEnds):
         """Return whether a conversation of this make was looked at before and opened its answers as the prompt does."""
         said = messages[place]
         signature = (
-            messages[0]["role"], messages[place - 1]["role"] if place else "", place == len(messages) - 1, bool(tools),
-            bool(said["content"]), bool(TAGGED.match(said["content"] or "")), tuple(sorted(said)),
-            any("/no_think" in (turn["content"] or "") for turn in messages))
+            messages[0]["role"],
+            messages[place - 1]["role"] if place else "",
+            place == len(messages) - 1,
+            bool(tools),
+            bool(said["content"]),
+            bool(TAGGED.match(said["content"] or "")),
+            tuple(sorted(said)),
+            any("/no_think" in (turn["content"] or "") for turn in messages),
+        )
         known = signature in self._seen
         if len(self._seen) < _MOST_SIGNATURES:
             self._seen.add(signature)
@@ -214,7 +225,7 @@ class AnswerFinder(TurnEnds):
         return start, parted
 
     def _before_last_turn(self, turns: Turns, text: str, start: int, answer: str) -> bool:
-        """Return whether the turn before an answer stands behind a place: the template writes that turn otherwise once the answer is there."""
+        """Return whether the turn before an answer stands behind a place: it is written otherwise once the answer is there."""
         before = str(turns[-2]["content"] or "").strip() if len(turns) > 1 else ""
         place = text.find(before, start, text.rfind(answer) if answer else None) if before else -1
         return place >= 0 and answer != before
@@ -254,6 +265,7 @@ class AnswerFinder(TurnEnds):
         """Return the text up to the first word of the answer that the row itself says, as far as it can be told."""
         header = self._plain_header(turns, tools)
         return text[: max(start, self._said_from(turns, tools, text, header))]
+
 
 def _join(spans: list[Span], span: Span, text: str) -> None:
     """Add a stretch; one behind which nothing but white space parts it from the next grows by that."""

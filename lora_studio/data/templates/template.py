@@ -63,8 +63,14 @@ class ChatTemplate:
     """
 
     def __init__(
-        self, tokenizer: Any, setting: str | None = None, *, variables: Mapping[str, Any] | None = None, on_unwritten: str = "refuse",
-        answer_opening: str = "trained", limits: Limits | None = None,
+        self,
+        tokenizer: Any,
+        setting: str | None = None,
+        *,
+        variables: Mapping[str, Any] | None = None,
+        on_unwritten: str = "refuse",
+        answer_opening: str = "trained",
+        limits: Limits | None = None,
     ) -> None:
         """Take the template that the setting means; without any, only prompts with completions and text can be rendered.
 
@@ -100,8 +106,13 @@ class ChatTemplate:
         Raises:
             InputError: As the constructor.
         """
-        return cls(tokenizer, settings.chat_template, variables=settings.chat_template_kwargs, on_unwritten=settings.on_unwritten,
-                   answer_opening=settings.answer_opening)
+        return cls(
+            tokenizer,
+            settings.chat_template,
+            variables=settings.chat_template_kwargs,
+            on_unwritten=settings.on_unwritten,
+            answer_opening=settings.answer_opening,
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -117,8 +128,14 @@ class ChatTemplate:
     @property
     def identity(self) -> dict[str, Any]:
         """Everything that decides what it renders, as plain JSON values."""
-        return {"rules": _RULES, "text": self.source.text, "special_tokens": self._special_tokens, "end_tokens": self._end_tokens,
-                "variables": self._variables, **self._options}
+        return {
+            "rules": _RULES,
+            "text": self.source.text,
+            "special_tokens": self._special_tokens,
+            "end_tokens": self._end_tokens,
+            "variables": self._variables,
+            **self._options,
+        }
 
     @property
     def present(self) -> bool:
@@ -200,8 +217,13 @@ class ChatTemplate:
     def _running(self) -> Renderer:
         if self._renderer is None:
             self._renderer = Renderer(
-                self.source.text or "", self._special_tokens, self._end_tokens, limits=self._limits, variables=self._variables,
-                **self._options)
+                self.source.text or "",
+                self._special_tokens,
+                self._end_tokens,
+                limits=self._limits,
+                variables=self._variables,
+                **self._options,
+            )
         if not self._renderer.running:
             self._start(self._renderer)
         return self._renderer
@@ -226,27 +248,40 @@ class ChatTemplate:
         if error.overran:
             what = self.source.described if place else _capital(self.source.described)
             return InputError(f"{place}{what} does not come to an end.", self.source.way_out, self.source.field)
-        return StudioError(f"{place}{'t' if place else 'T'}he process that renders the chat template {error}.",
-                           "Try again. A machine short of memory ends or stops such processes: close other programs first.")
+        return StudioError(
+            f"{place}{'t' if place else 'T'}he process that renders the chat template {error}.",
+            "Try again. A machine short of memory ends or stops such processes: close other programs first.",
+        )
 
     def _rendered(self, row: Row, reply: list[Any]) -> Rendered | RowError:
         for turn, message in enumerate(row.messages, 1):
             if self._marks and (mark := self._marks.search(message.content)):
-                return RowError(f"turn {turn} holds {mark[0]}, which the chat template writes itself; "
-                                "take such marks out, or give the whole conversation as a row of text")
+                return RowError(
+                    f"turn {turn} holds {mark[0]}, which the chat template writes itself; "
+                    "take such marks out, or give the whole conversation as a row of text"
+                )
         text, detail, more = reply[0], reply[1], reply[2]
         if text is not None:
             row_opens, prompt_opens, cure = more.get("opening") or ("", "", None)
-            return Rendered(text, tuple((start, end) for start, end in detail), closed=True, lost=tuple(more.get("lost", ())),
-                            opening=(row_opens, prompt_opens) if "opening" in more else None, cure=cure,
-                            open_inside=bool(more.get("open")), end_cure=more.get("end_cure"), ends_last=bool(more.get("ends_last")),
-                            opens_behind=bool(more.get("opens_behind")))
+            return Rendered(
+                text,
+                tuple((start, end) for start, end in detail),
+                closed=True,
+                lost=tuple(more.get("lost", ())),
+                opening=(row_opens, prompt_opens) if "opening" in more else None,
+                cure=cure,
+                open_inside=bool(more.get("open")),
+                end_cure=more.get("end_cure"),
+                ends_last=bool(more.get("ends_last")),
+                opens_behind=bool(more.get("opens_behind")),
+            )
         return RowError(self._why_refused(detail, more, reply[3:]))
 
     def _why_refused(self, kind: str, said: str, more: list[Any]) -> str:
         if kind == "rewritten":
-            return (f"the chat template {said}; data.train_on: last trains the last answer alone, each trains every answer in a row of its "
-                    "own")
+            return (
+                f"the chat template {said}; data.train_on: last trains the last answer alone, each trains every answer in a row of its own"
+            )
         if kind == "memory":
             return "the chat template takes too much memory for it"
         if kind == "unwritten":
@@ -261,7 +296,8 @@ class ChatTemplate:
             raise InputError(
                 f"{row.file}:{row.line}: this is a conversation, and the base model's tokenizer has no chat template.",
                 f"Set data.chat_template to one of {', '.join(shipped_templates())}, choose an instruct model, or give rows of prompt "
-                "and completion, or of text.", FIELD,
+                "and completion, or of text.",
+                FIELD,
             )
         prompt, completion = _seam(row.messages[0].content, row.messages[1].content)
         start = 0 if self._train_on == "all" else len(prompt)

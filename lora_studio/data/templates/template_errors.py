@@ -12,7 +12,12 @@ from lora_studio.data.templates.jinja_env import TemplateRefusalError
 
 _MOST = 300
 _KINDS = {
-    "dict": "an object", "list": "a list", "NoneType": "nothing", "int": "a number", "float": "a number", "str": "text",
+    "dict": "an object",
+    "list": "a list",
+    "NoneType": "nothing",
+    "int": "a number",
+    "float": "a number",
+    "str": "text",
     "bool": "a truth value",
 }
 _ATTRIBUTE = re.compile(r"'(\w+)(?: object)?' (?:object )?has no attribute '(\w+)'")
@@ -20,7 +25,8 @@ _NO_ELEMENT = re.compile(r"(\w+) object has no element")
 _UNDEFINED = re.compile(r"'([\w.\[\]']+)' is undefined")
 _JOINED = re.compile(r'can only concatenate (\w+) \(not "(\w+)"\) to')
 _NOT_TAKEN = re.compile(
-    r"'(\w+)' object is not (?:iterable|subscriptable|callable)|object of type '(\w+)' has no len|argument of type '(\w+)'")
+    r"'(\w+)' object is not (?:iterable|subscriptable|callable)|object of type '(\w+)' has no len|argument of type '(\w+)'"
+)
 
 
 def in_words(error: BaseException) -> str:

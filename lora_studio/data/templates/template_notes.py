@@ -52,8 +52,10 @@ class TemplateNotes:
 
     def to_json(self) -> dict[str, Any]:
         """Return them as plain JSON values, for a manifest."""
-        openings = [{"row": row, "prompt": prompt, "rows": count, "first": self.first[row, prompt][0], "cure": self.first[row, prompt][1]}
-                    for (row, prompt), count in self.openings.most_common()]
+        openings = [
+            {"row": row, "prompt": prompt, "rows": count, "first": self.first[row, prompt][0], "cure": self.first[row, prompt][1]}
+            for (row, prompt), count in self.openings.most_common()
+        ]
         return {"lost": dict(self.lost), "lost_rows": self.lost_rows, "openings": openings}
 
 
@@ -71,25 +73,30 @@ def template_findings(manifest: Mapping[str, Any]) -> Iterator[Finding]:
 def _of_loss(kind: str, count: int, places: Sequence[str]) -> Finding:
     if kind in CONTEXT:
         return Finding(
-            "note", "context_left_out", f"In {count:,} rows {kind} are left out, which are context, as at inference.", "",
-            "data.train_on")
+            "note", "context_left_out", f"In {count:,} rows {kind} are left out, which are context, as at inference.", "", "data.train_on"
+        )
     first = f" (the first is {places[0]})" if places else ""
     thinks = " A model that is trained on answers whose thoughts were cut out learns not to think." if kind == "thoughts" else ""
     return Finding(
-        "warning", "rows_left_out",
+        "warning",
+        "rows_left_out",
         f"{count:,} {_rows(count)} {kind} that the chat template does not write{first}; they are trained without.{thinks}",
         "Set data.on_unwritten to content to keep thoughts and calls in the answer's text, or to refuse to leave such rows out.",
-        "data.on_unwritten")
+        "data.on_unwritten",
+    )
 
 
 def _of_opening(opening: Mapping[str, Any]) -> Finding:
     cure = f"Set data.chat_template_kwargs to {opening['cure']}, with which both are alike; or set " if opening["cure"] else "Set "
     count = int(opening["rows"])
     return Finding(
-        "warning", "opening_differs",
+        "warning",
+        "opening_differs",
         f"{count:,} {'row opens its answer' if count == 1 else 'rows open their answers'} with {opening['row']!r}, and the prompt at "
         f"inference ends with {opening['prompt']!r} (the first is {opening['first']}).",
-        f"{cure}data.answer_opening to say whether the model learns to write the row's opening.", "data.answer_opening")
+        f"{cure}data.answer_opening to say whether the model learns to write the row's opening.",
+        "data.answer_opening",
+    )
 
 
 def _of_end(count: int, manifest: Mapping[str, Any]) -> Finding:
@@ -99,17 +106,28 @@ def _of_end(count: int, manifest: Mapping[str, Any]) -> Finding:
     if cure := ends.get("cure"):
         hint, field = f"Set data.chat_template_kwargs to {cure}, with which it writes it.", "data.chat_template_kwargs"
     elif ends.get("last"):
-        hint, field = ("Set data.train_on to each, which trains every answer in a row of its own: behind the last answer of a row the "
-                       "template writes it."), "data.train_on"
+        hint, field = (
+            (
+                "Set data.train_on to each, which trains every answer in a row of its own: behind the last answer of a row the "
+                "template writes it."
+            ),
+            "data.train_on",
+        )
     elif ends.get("token"):
-        hint = (f"No other setting adds it: set data.chat_template to instruct, which ends every answer with {ends['token']}, or to the "
-                "template's own text with {{ eos_token }} written behind the last answer.")
+        hint = (
+            f"No other setting adds it: set data.chat_template to instruct, which ends every answer with {ends['token']}, or to the "
+            "template's own text with {{ eos_token }} written behind the last answer."
+        )
     else:
         why, field = "the base model's tokenizer names none", "model.name_or_path"
         hint = "Name one as eos_token in its tokenizer_config.json, or choose a base model that has one."
     return Finding(
-        "warning", "rows_unended",
-        f"{count:,} {_rows(count)} an answer without its end token: {why}, and a model learns from them not to stop.", hint, field)
+        "warning",
+        "rows_unended",
+        f"{count:,} {_rows(count)} an answer without its end token: {why}, and a model learns from them not to stop.",
+        hint,
+        field,
+    )
 
 
 def _rows(count: int) -> str:

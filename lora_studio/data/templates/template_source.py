@@ -37,8 +37,12 @@ class TemplateSource:
     @property
     def described(self) -> str:
         """What a sentence calls it."""
-        return {"model": "the base model's chat template", "studio": f"the chat template {self.name}",
-                "settings": "the chat template of the settings", "none": "no chat template"}[self.origin]
+        return {
+            "model": "the base model's chat template",
+            "studio": f"the chat template {self.name}",
+            "settings": "the chat template of the settings",
+            "none": "no chat template",
+        }[self.origin]
 
     @property
     def field(self) -> str:
@@ -66,7 +70,8 @@ def shipped_template(name: str) -> str:
     """
     if name not in shipped_templates():
         raise InputError(
-            f"No chat template is called {name!r}.", f"Name one of {', '.join(shipped_templates())}, or give a Jinja template.", FIELD)
+            f"No chat template is called {name!r}.", f"Name one of {', '.join(shipped_templates())}, or give a Jinja template.", FIELD
+        )
     return (resources_folder() / "templates" / f"{name}.jinja").read_text(encoding="utf-8")
 
 
@@ -82,7 +87,9 @@ def refuse_foreign_marks(source: TemplateSource, tokens: Collection[str]) -> Non
     fitting = ", ".join(name for name in shipped_templates() if not _foreign_marks(name, tokens))
     raise InputError(
         f"The base model's tokenizer has no {', '.join(foreign)}: the chat template {source.name} marks turns with them.",
-        f"Set data.chat_template to one that fits this model ({fitting}), or choose a model with these tokens.", FIELD)
+        f"Set data.chat_template to one that fits this model ({fitting}), or choose a model with these tokens.",
+        FIELD,
+    )
 
 
 def _foreign_marks(name: str, tokens: Collection[str]) -> list[str]:
@@ -135,5 +142,6 @@ def choose_template(setting: str | None, tokenizer: Any) -> TemplateSource:
         names = ", ".join(tokenizer.chat_template)
         raise InputError(
             f"The base model has several chat templates ({names}) and none is the default.",
-            f"Choose another model, or set data.chat_template to one of {', '.join(shipped_templates())}.", MODEL_FIELD,
+            f"Choose another model, or set data.chat_template to one of {', '.join(shipped_templates())}.",
+            MODEL_FIELD,
         ) from error

@@ -152,7 +152,7 @@ class TurnEnds(TemplateAtWork):
         if any(turns[-1].get(key) for key in REASONING) or TAGGED.match(turns[-1]["content"] or ""):
             return f"leaves out the thoughts of {turn} once later turns follow"
         place = self._marks.shared(alone, text)
-        return (f"writes {turn} otherwise once later turns follow ({alone[place : place + 24]!r} becomes {text[place : place + 24]!r})")
+        return f"writes {turn} otherwise once later turns follow ({alone[place : place + 24]!r} becomes {text[place : place + 24]!r})"
 
 
 def _leaves(value: Any) -> list[str]:

@@ -32,7 +32,8 @@ class Encoder:
         if not getattr(tokenizer, "is_fast", False):
             raise InputError(
                 "The base model's tokenizer has no tokenizer.json, so answers cannot be found among its tokens.",
-                "Choose a model with a tokenizer.json.", "model.name_or_path",
+                "Choose a model with a tokenizer.json.",
+                "model.name_or_path",
             )
         self._tokenizer = tokenizer
         self._backend: Any = tokenizer.backend_tokenizer

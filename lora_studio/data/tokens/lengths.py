@@ -91,10 +91,14 @@ class LengthTable:
         fitting = int(np.searchsorted(self._sorted, max_length, side="right"))
         below = self._trained_below[min(max_length, self.trained_at.size)]
         return Cut(
-            max_length=max_length, rows=self.lengths.size, cut_rows=self.lengths.size - fitting,
+            max_length=max_length,
+            rows=self.lengths.size,
+            cut_rows=self.lengths.size - fitting,
             untrained_rows=self.lengths.size - int(counts.sum()),
-            tokens=int(self._sums[fitting]) + (self.lengths.size - fitting) * max_length, trained=int(below),
-            blocks=blocks, efficiency=packed / (blocks * max_length) if blocks else 0.0,
+            tokens=int(self._sums[fitting]) + (self.lengths.size - fitting) * max_length,
+            trained=int(below),
+            blocks=blocks,
+            efficiency=packed / (blocks * max_length) if blocks else 0.0,
         )
 
     def packable(self, max_length: int) -> Numbers:

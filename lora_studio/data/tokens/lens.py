@@ -104,8 +104,12 @@ def _parts_seen(
     parts = [_Part(row, number, len(of_row)) for of_row in made for number, row in enumerate(of_row, 1)]
     rendered = template.render_rows([part.row for part in parts], settings.train_on)
     return [
-        (part, text if isinstance(text, RowError) else replace(
-            _seen(part.row, encoder, text, texts, settings.max_length), answer=part.answer, answers=part.answers))
+        (
+            part,
+            text
+            if isinstance(text, RowError)
+            else replace(_seen(part.row, encoder, text, texts, settings.max_length), answer=part.answer, answers=part.answers),
+        )
         for part, text in zip(parts, rendered)
     ]
 
@@ -116,8 +120,14 @@ def _seen(row: Row, encoder: Encoder, rendered: Any, texts: TokenTexts, max_leng
     states: list[TokenState] = ["trained" if trained else "context" for trained in tokens.trained[: len(ids)].tolist()]
     states[max_length:] = ["cut" for _ in ids[max_length:]]
     return LensRow(
-        row.file, row.line, tuple(ids), tuple(map(texts.of, ids)), tuple(states), tokens.input_ids.size,
-        int(tokens.trained[:max_length].sum()))
+        row.file,
+        row.line,
+        tuple(ids),
+        tuple(map(texts.of, ids)),
+        tuple(states),
+        tokens.input_ids.size,
+        int(tokens.trained[:max_length].sum()),
+    )
 
 
 def _to_json(part: _Part, seen: LensRow | RowError) -> dict[str, Any]:

@@ -59,7 +59,12 @@ def rows_at(settings: DataSettings, places: Iterable[tuple[str, int]]) -> dict[t
 
 
 def sample_prompts(
-    settings: DataSettings, places: list[Place], tokens: list[TokenRow], template: ChatTemplate, encoder: Encoder, kept_at: Path,
+    settings: DataSettings,
+    places: list[Place],
+    tokens: list[TokenRow],
+    template: ChatTemplate,
+    encoder: Encoder,
+    kept_at: Path,
 ) -> list[SamplePrompt]:
     """Return the prompts of held-out rows.
 

@@ -58,7 +58,8 @@ def stored(key: str, build: Callable[[Path], None]) -> tuple[TokenStore, bool]:
             build(folder)
     except OSError as error:
         raise StudioError(
-            f"Cannot write the prepared data to {target.parent}: {error.strerror or error}.", "Make room there, or set LORA_STUDIO_HOME.",
+            f"Cannot write the prepared data to {target.parent}: {error.strerror or error}.",
+            "Make room there, or set LORA_STUDIO_HOME.",
         ) from error
     except InputError:
         if not (target / MANIFEST).is_file():  # else another program built the same meanwhile

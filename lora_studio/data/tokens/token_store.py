@@ -119,8 +119,7 @@ class TokenStore:
             start = int(starts[rows[place]])
             counts[place] = np.count_nonzero(self.trained[start : start + max_length])
         text = f"{self.manifest['fingerprint']} {max_length} {hashlib.sha256(rows.astype('<i8').tobytes()).hexdigest()}"
-        return TokenRows(
-            self.input_ids, self.trained, starts[rows], kept, counts, hashlib.sha256(text.encode()).hexdigest())
+        return TokenRows(self.input_ids, self.trained, starts[rows], kept, counts, hashlib.sha256(text.encode()).hexdigest())
 
 
 def open_store(folder: Path) -> TokenStore:

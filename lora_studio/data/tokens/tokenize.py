@@ -39,7 +39,11 @@ class _Block:
 
 
 def stored_tokens(
-    settings: DataSettings, tokenizer: Any, template: ChatTemplate, encoder: Encoder, progress: ProgressCallback | None = None,
+    settings: DataSettings,
+    tokenizer: Any,
+    template: ChatTemplate,
+    encoder: Encoder,
+    progress: ProgressCallback | None = None,
 ) -> tuple[TokenStore, bool]:
     """Return a data set's tokens, whole and unsplit: from the cache where nothing they depend on has changed, else made now.
 
@@ -71,9 +75,14 @@ def stored_tokens(
             if settings.on_bad_rows == "stop":
                 refuse_bad_rows(check.bad_rows, check.bad_count, check.encoding_offer)
             _refuse_change(files, hashes)
-            writer.finish({
-                **_manifest(check, refused, hashes, template), "unended_rows": unended, "template_notes": notes.to_json(),
-                "ends": {"cure": notes.end_cure, "last": notes.ends_last, "token": str(tokenizer.eos_token or "")}})
+            writer.finish(
+                {
+                    **_manifest(check, refused, hashes, template),
+                    "unended_rows": unended,
+                    "template_notes": notes.to_json(),
+                    "ends": {"cure": notes.end_cure, "last": notes.ends_last, "token": str(tokenizer.eos_token or "")},
+                }
+            )
         finally:
             writer.close()
 
@@ -89,7 +98,11 @@ def _refuse_change(files: Mapping[str, Path], before: Mapping[str, str]) -> None
 
 
 def _write_rows(
-    settings: DataSettings, counting: DatasetScan, template: ChatTemplate, encoder: Encoder, writer: StoreWriter,
+    settings: DataSettings,
+    counting: DatasetScan,
+    template: ChatTemplate,
+    encoder: Encoder,
+    writer: StoreWriter,
 ) -> tuple[list[BadRow], int, TemplateNotes]:
     """Write every sound row; give those the template refuses, how many train no end, and what else there is to say of them."""
     numbers = {reader.path: number for number, (_split, reader) in enumerate(counting.readers)}
@@ -106,12 +119,16 @@ def _write_rows(
             if places:
                 writer.add(tokens, places)
                 unended += encoder.unended(tokens) + sum(
-                    text.open_inside - text.opens_behind for text in rendered if isinstance(text, Rendered))
+                    text.open_inside - text.opens_behind for text in rendered if isinstance(text, Rendered)
+                )
     return refused, unended, notes
 
 
 def _encoded_blocks(
-    settings: DataSettings, counting: DatasetScan, template: ChatTemplate, encoder: Encoder,
+    settings: DataSettings,
+    counting: DatasetScan,
+    template: ChatTemplate,
+    encoder: Encoder,
 ) -> Generator[tuple[list[Row], list[Rendered | RowError], TokenBlock]]:
     """Return each block with its texts and their tokens; while one is encoded, the next is read and the last one written."""
     with ThreadPoolExecutor(1, thread_name_prefix="encode") as encoding:
@@ -127,7 +144,9 @@ def _encoded_blocks(
 
 
 def _rendered_blocks(
-    settings: DataSettings, counting: DatasetScan, template: ChatTemplate,
+    settings: DataSettings,
+    counting: DatasetScan,
+    template: ChatTemplate,
 ) -> Iterator[tuple[list[Row], list[Rendered | RowError]]]:
     """Return each block with its texts, the child being busy with the next one by then."""
     waiting: list[Row] = []

@@ -101,12 +101,26 @@ class ArithmeticCertificate:
         verdict = "failed" if reason else "exact" if not errors.beyond or errors.relative <= EXACT_WITHIN else "approximate"
         worst = max(errors.modules, key=lambda name: errors.modules[name], default="")
         return {
-            "schema_version": 2, "kind": "adapter", "method": method, "dtype": "float32", "verdict": verdict, "grade": "tensors",
-            "passed": not reason, "reason": reason, "loaded_by": "PEFT's names and scales, in float64", "rows": 0, "rows_from": "",
-            "positions": 0, "tensors_checked": 2 * len(errors.modules), "modules": len(errors.modules),
-            "relative_error": errors.relative, "largest_error": {"module": worst, "relative": errors.modules.get(worst, 0.0)},
+            "schema_version": 2,
+            "kind": "adapter",
+            "method": method,
+            "dtype": "float32",
+            "verdict": verdict,
+            "grade": "tensors",
+            "passed": not reason,
+            "reason": reason,
+            "loaded_by": "PEFT's names and scales, in float64",
+            "rows": 0,
+            "rows_from": "",
+            "positions": 0,
+            "tensors_checked": 2 * len(errors.modules),
+            "modules": len(errors.modules),
+            "relative_error": errors.relative,
+            "largest_error": {"module": worst, "relative": errors.modules.get(worst, 0.0)},
             "least_possible_error": None if errors.least is None or not errors.size else math.sqrt(errors.least / errors.size),
-            "made_from": [dict(entry) for entry in inputs], "made_with": f"LoRA Studio {__version__}", **more,
+            "made_from": [dict(entry) for entry in inputs],
+            "made_with": f"LoRA Studio {__version__}",
+            **more,
         }
 
 

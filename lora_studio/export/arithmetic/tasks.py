@@ -31,8 +31,15 @@ Expected = Callable[[str], Tensor]
 
 
 def combine(
-    context: TaskContext, sources: Sequence[str], to: str, method: str = "cat", weights: Sequence[float] = (), r: int | None = None,
-    density: float = 0.5, seed: int = 0, overwrite: bool = False,
+    context: TaskContext,
+    sources: Sequence[str],
+    to: str,
+    method: str = "cat",
+    weights: Sequence[float] = (),
+    r: int | None = None,
+    density: float = 0.5,
+    seed: int = 0,
+    overwrite: bool = False,
 ) -> Iterator[RunEvent]:
     """Task: combine adapters of one base; result as `adapter … --json`.
 
@@ -71,8 +78,10 @@ def combine(
 
     ranks = (sum(one.adapter.pairs[name].r for one in found if name in one.adapter.pairs) for name in names)
     exact = method == "cat" and (r is None or all(rank <= r for rank in ranks))
-    yield from _written(context, _Result(to, overwrite, found[0].adapter.config, deltas, expected, f"combined by {method}", exact, _inputs(
-        found, recipe.weights)))
+    yield from _written(
+        context,
+        _Result(to, overwrite, found[0].adapter.config, deltas, expected, f"combined by {method}", exact, _inputs(found, recipe.weights)),
+    )
 
 
 def cut(
@@ -96,8 +105,20 @@ def cut(
         spectra[name] = {"r": deltas[name].rank, "effective_rank": round(effective_rank(values), 3)}
         yield Phase(name="merging", message="Cutting", done=place + 1, total=len(one.adapter.pairs), unit="modules")
     told = f"cut to rank {r}" if r is not None else f"cut to {energy:.1%} of the energy"
-    yield from _written(context, _Result(
-        to, overwrite, one.adapter.config, deltas, one.dense, told, exact=False, inputs=_inputs([one], (1.0,)), more={"spectra": spectra}))
+    yield from _written(
+        context,
+        _Result(
+            to,
+            overwrite,
+            one.adapter.config,
+            deltas,
+            one.dense,
+            told,
+            exact=False,
+            inputs=_inputs([one], (1.0,)),
+            more={"spectra": spectra},
+        ),
+    )
 
 
 def scale(context: TaskContext, source: str, to: str, by: float = 1.0, overwrite: bool = False) -> Iterator[RunEvent]:
@@ -112,9 +133,19 @@ def scale(context: TaskContext, source: str, to: str, by: float = 1.0, overwrite
     one = _opened(source)
     deltas = {name: delta.times(by) for name, delta in read_deltas(one.adapter)}
     yield Phase(name="merging", message="Scaling")
-    yield from _written(context, _Result(
-        to, overwrite, one.adapter.config, deltas, lambda name: one.dense(name) * by, f"scaled by {by:g}", exact=True,
-        inputs=_inputs([one], (by,))))
+    yield from _written(
+        context,
+        _Result(
+            to,
+            overwrite,
+            one.adapter.config,
+            deltas,
+            lambda name: one.dense(name) * by,
+            f"scaled by {by:g}",
+            exact=True,
+            inputs=_inputs([one], (by,)),
+        ),
+    )
 
 
 def extract(
@@ -141,8 +172,10 @@ def extract(
     config = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": base, "fan_in_fan_out": models.conv1d}
     more = {"left_out": {"parameters": left.names, "change": math.sqrt(left.change), "carried": math.sqrt(left.carried)}}
     inputs = [{"name": public_name(name), "weight": weight} for name, weight in ((tuned, 1.0), (base, -1.0))]
-    yield from _written(context, _Result(
-        to, overwrite, config, deltas, models.module_change, "extracted by singular values", exact=False, inputs=inputs, more=more))
+    yield from _written(
+        context,
+        _Result(to, overwrite, config, deltas, models.module_change, "extracted by singular values", exact=False, inputs=inputs, more=more),
+    )
 
 
 def compare(context: TaskContext, first: str, second: str) -> Iterator[RunEvent]:
@@ -215,12 +248,18 @@ def _refuse_other_base(found: Sequence[_Opened]) -> None:
         if public_name(other.source.base_name) != public_name(first.source.base_name):
             raise InputError(
                 f"{other.source.label} is an adapter of {public_name(other.source.base_name)}, {first.source.label} of "
-                f"{public_name(first.source.base_name)}.", "Combine adapters of one base model.", "source")
+                f"{public_name(first.source.base_name)}.",
+                "Combine adapters of one base model.",
+                "source",
+            )
         for name in first.adapter.pairs.keys() & other.adapter.pairs.keys():
             mine, theirs = (_shape(one.adapter, name) for one in (first, other))
             if mine != theirs:
-                raise InputError(f"{name} is {mine} in {first.source.label} and {theirs} in {other.source.label}.",
-                                 "Combine adapters of one base model.", "source")
+                raise InputError(
+                    f"{name} is {mine} in {first.source.label} and {theirs} in {other.source.label}.",
+                    "Combine adapters of one base model.",
+                    "source",
+                )
 
 
 def _shape(adapter: SavedAdapter, name: str) -> tuple[int, int]:
@@ -238,8 +277,10 @@ def _check_size(r: int | None, energy: float | None) -> None:
 
 
 def _inputs(found: Sequence[_Opened], weights: Sequence[float]) -> list[dict[str, Any]]:
-    return [{"name": one.source.label, "sha256": sha256_of(one.source.adapter / WEIGHTS_NAME), "weight": weight}
-            for one, weight in zip(found, weights, strict=True)]
+    return [
+        {"name": one.source.label, "sha256": sha256_of(one.source.adapter / WEIGHTS_NAME), "weight": weight}
+        for one, weight in zip(found, weights, strict=True)
+    ]
 
 
 def _written(context: TaskContext, result: _Result) -> Iterator[RunEvent]:
@@ -256,8 +297,9 @@ def _written(context: TaskContext, result: _Result) -> Iterator[RunEvent]:
             for done in _compared(folder, result, errors):
                 context.control.check()
                 yield Phase(name="checking", message="Reading the updates again", done=done, total=len(result.deltas), unit="modules")
-            certificate = write_arithmetic_certificate(folder, ArithmeticCertificate.of(
-                result.method, errors, exact=result.exact, inputs=result.inputs, more=result.more))
+            certificate = write_arithmetic_certificate(
+                folder, ArithmeticCertificate.of(result.method, errors, exact=result.exact, inputs=result.inputs, more=result.more)
+            )
             if not certificate["passed"]:
                 kept = keep_as_failed(folder, target)
                 raise StudioError(f"The adapter did not pass: {certificate['reason']}. It is kept as {kept}.", "Do not use it.")

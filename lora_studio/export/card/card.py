@@ -30,13 +30,30 @@ __all__ = ["CARD_NAME", "CURVES_NAME", "loading_lines", "model_card", "public_na
 
 CARD_NAME, CURVES_NAME = "README.md", "curves.svg"
 _SETTINGS = (
-    "r", "lora_alpha", "lora_dropout", "target_modules", "target_parameters", "exclude_modules", "layers_to_transform", "rank_pattern",
-    "alpha_pattern", "modules_to_save", "trainable_token_indices", "use_rslora", "use_dora", "bias", "lora_bias")
+    "r",
+    "lora_alpha",
+    "lora_dropout",
+    "target_modules",
+    "target_parameters",
+    "exclude_modules",
+    "layers_to_transform",
+    "rank_pattern",
+    "alpha_pattern",
+    "modules_to_save",
+    "trainable_token_indices",
+    "use_rslora",
+    "use_dora",
+    "bias",
+    "lora_bias",
+)
 _MOST_SHOWN = 400  # characters of one setting
 _FIGURES = (
-    ("max_abs_logit_difference", "largest logit difference {:.2e}"), ("kl_divergence", "mean KL divergence {:.2e}"),
+    ("max_abs_logit_difference", "largest logit difference {:.2e}"),
+    ("kl_divergence", "mean KL divergence {:.2e}"),
     ("top1_agreement", "same likeliest token at {:.2%} of positions"),
-    ("effect_lost", "{:.2%} of the adapter's effect lost to rounding"), ("update_lost", "{:.2%} of the update to the weights lost"))
+    ("effect_lost", "{:.2%} of the adapter's effect lost to rounding"),
+    ("update_lost", "{:.2%} of the update to the weights lost"),
+)
 
 
 def write_card(
@@ -60,13 +77,22 @@ def write_card(
     facts = read_facts(base) if base else None
     served = _served(folder, source, kind, facts, base)
     card = model_card(
-        source, kind, dtype, certificate, facts, history, has_curves=bool(curves), file=files[0] if files else "", served=served)
+        source, kind, dtype, certificate, facts, history, has_curves=bool(curves), file=files[0] if files else "", served=served
+    )
     (folder / CARD_NAME).write_text(card, encoding="utf-8")
 
 
 def model_card(
-    source: AdapterSource, kind: ExportFormat, dtype: str, certificate: Mapping[str, Any], facts: ModelFacts | None = None,
-    history: RunHistory | None = None, *, has_curves: bool = False, file: str = "", served: list[Compatibility] | None = None,
+    source: AdapterSource,
+    kind: ExportFormat,
+    dtype: str,
+    certificate: Mapping[str, Any],
+    facts: ModelFacts | None = None,
+    history: RunHistory | None = None,
+    *,
+    has_curves: bool = False,
+    file: str = "",
+    served: list[Compatibility] | None = None,
 ) -> str:
     """Return the card of an artefact as Markdown with the Hub's front matter.
 
@@ -93,7 +119,9 @@ def model_card(
     return "\n".join(parts)
 
 
-def _served(folder: Path, source: AdapterSource, kind: ExportFormat, facts: ModelFacts | None, base: Path | None) -> list[Compatibility] | None:
+def _served(
+    folder: Path, source: AdapterSource, kind: ExportFormat, facts: ModelFacts | None, base: Path | None
+) -> list[Compatibility] | None:
     """Say which programs serve what was written; None where nothing is known of that."""
     if kind == "merged" and (folder / "config.json").is_file():
         return merged_compatibility(read_model_config(folder))
@@ -121,8 +149,11 @@ def _title(source: AdapterSource, kind: ExportFormat, facts: ModelFacts | None) 
     base += f" (revision {code(revision)})" if revision else ""
     merged = f"{base} with a LoRA adapter merged into its weights"
     what = {
-        "adapter": f"A LoRA adapter for {base}.", "merged": f"{merged}.", "gguf": f"{merged}, as GGUF.",
-        "gguf-adapter": f"A LoRA adapter for {base}, as GGUF for llama.cpp.", "mlx-adapter": f"A LoRA adapter for {base}, for mlx-lm.",
+        "adapter": f"A LoRA adapter for {base}.",
+        "merged": f"{merged}.",
+        "gguf": f"{merged}, as GGUF.",
+        "gguf-adapter": f"A LoRA adapter for {base}, as GGUF for llama.cpp.",
+        "mlx-adapter": f"A LoRA adapter for {base}, for mlx-lm.",
     }[kind]
     licence = licence_note(facts)
     return f"# {plain(source.label)}\n\n{what}{_trained_on(source, kind)}\n" + (f"\n{licence}\n" if licence else "")
@@ -170,7 +201,8 @@ def _other_class(classes: Mapping[str, Any]) -> str:
         f"\nIts names are those of {code(classes['trained'])}, which `AutoModelForCausalLM` makes of the base. In "
         f"{code(classes['other'])}, which the base's config names, {named}: loaded as above it would have no effect there. These lines "
         f"load it there:\n\n"
-        f"```python\n{classes['lines']}```\n")
+        f"```python\n{classes['lines']}```\n"
+    )
 
 
 def _compatibility(found: list[Compatibility]) -> str:
@@ -199,7 +231,8 @@ def _training(run_dir: Path, config: RunConfig, history: RunHistory, *, has_curv
         f"learning rate {training.learning_rate:g}, {training.lr_scheduler_type}",
         f"seed {training.seed}",
         *(f"chat template with {code(name)} = {code(str(value))}" for name, value in config.data.chat_template_kwargs.items()),
-        *_results(history), *data_lines(run_dir / "data.json"),
+        *_results(history),
+        *data_lines(run_dir / "data.json"),
     ]
     picture = f"\n![Training and evaluation loss over the steps]({CURVES_NAME})\n" if has_curves else ""
     return "## Training\n\n" + "".join(f"- {line}\n" for line in lines) + picture

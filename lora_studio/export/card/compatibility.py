@@ -28,21 +28,81 @@ from lora_studio.models.spellings import what_older_readers_lack
 
 VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 VLLM_USUAL_RANK = 16
-_VLLM_FAMILIES = frozenset({
-    "BailingMoeForCausalLM", "Cohere2ForCausalLM", "CohereForCausalLM", "DeepseekForCausalLM", "DeepseekV2ForCausalLM",
-    "DeepseekV3ForCausalLM", "Ernie4_5ForCausalLM", "Exaone4ForCausalLM", "ExaoneForCausalLM", "FalconH1ForCausalLM",
-    "Gemma2ForCausalLM", "Gemma3ForCausalLM", "Gemma4ForCausalLM", "GemmaForCausalLM", "Glm4ForCausalLM", "Glm4MoeForCausalLM",
-    "GlmForCausalLM", "GptOssForCausalLM", "GPTBigCodeForCausalLM", "GraniteForCausalLM", "GraniteMoeForCausalLM",
-    "HunYuanDenseV1ForCausalLM", "InternLM2ForCausalLM", "InternLM3ForCausalLM", "JambaForCausalLM", "Lfm2ForCausalLM",
-    "LlamaForCausalLM", "MiMoForCausalLM", "MiniCPM3ForCausalLM", "MiniCPMForCausalLM", "MistralForCausalLM", "MixtralForCausalLM",
-    "NemotronForCausalLM", "NemotronHForCausalLM", "Olmo2ForCausalLM", "Olmo3ForCausalLM", "OlmoForCausalLM", "OPTForCausalLM",
-    "Phi3ForCausalLM", "PhiForCausalLM", "PhiMoEForCausalLM", "Qwen2ForCausalLM", "Qwen2MoeForCausalLM", "Qwen3ForCausalLM",
-    "Qwen3MoeForCausalLM", "Qwen3NextForCausalLM", "SeedOssForCausalLM", "SmolLM3ForCausalLM", "Starcoder2ForCausalLM",
-})
-_OLLAMA_ENGINE = frozenset({
-    "deepseek2", "gemma3", "gemma3n", "gemma4", "gpt-oss", "llama4", "mistral3", "nemotron_h", "olmo3", "qwen3", "qwen3moe", "qwen35",
-    "qwen35moe", "qwen3next", "qwen3vl", "qwen3vlmoe", "lfm2", "lfm2moe",
-})
+_VLLM_FAMILIES = frozenset(
+    {
+        "BailingMoeForCausalLM",
+        "Cohere2ForCausalLM",
+        "CohereForCausalLM",
+        "DeepseekForCausalLM",
+        "DeepseekV2ForCausalLM",
+        "DeepseekV3ForCausalLM",
+        "Ernie4_5ForCausalLM",
+        "Exaone4ForCausalLM",
+        "ExaoneForCausalLM",
+        "FalconH1ForCausalLM",
+        "Gemma2ForCausalLM",
+        "Gemma3ForCausalLM",
+        "Gemma4ForCausalLM",
+        "GemmaForCausalLM",
+        "Glm4ForCausalLM",
+        "Glm4MoeForCausalLM",
+        "GlmForCausalLM",
+        "GptOssForCausalLM",
+        "GPTBigCodeForCausalLM",
+        "GraniteForCausalLM",
+        "GraniteMoeForCausalLM",
+        "HunYuanDenseV1ForCausalLM",
+        "InternLM2ForCausalLM",
+        "InternLM3ForCausalLM",
+        "JambaForCausalLM",
+        "Lfm2ForCausalLM",
+        "LlamaForCausalLM",
+        "MiMoForCausalLM",
+        "MiniCPM3ForCausalLM",
+        "MiniCPMForCausalLM",
+        "MistralForCausalLM",
+        "MixtralForCausalLM",
+        "NemotronForCausalLM",
+        "NemotronHForCausalLM",
+        "Olmo2ForCausalLM",
+        "Olmo3ForCausalLM",
+        "OlmoForCausalLM",
+        "OPTForCausalLM",
+        "Phi3ForCausalLM",
+        "PhiForCausalLM",
+        "PhiMoEForCausalLM",
+        "Qwen2ForCausalLM",
+        "Qwen2MoeForCausalLM",
+        "Qwen3ForCausalLM",
+        "Qwen3MoeForCausalLM",
+        "Qwen3NextForCausalLM",
+        "SeedOssForCausalLM",
+        "SmolLM3ForCausalLM",
+        "Starcoder2ForCausalLM",
+    }
+)
+_OLLAMA_ENGINE = frozenset(
+    {
+        "deepseek2",
+        "gemma3",
+        "gemma3n",
+        "gemma4",
+        "gpt-oss",
+        "llama4",
+        "mistral3",
+        "nemotron_h",
+        "olmo3",
+        "qwen3",
+        "qwen3moe",
+        "qwen35",
+        "qwen35moe",
+        "qwen3next",
+        "qwen3vl",
+        "qwen3vlmoe",
+        "lfm2",
+        "lfm2moe",
+    }
+)
 # Families whose merged GGUF was never seen to answer as base + adapter here: it may be offered, for the certificate to judge, not promised.
 _UNPROVEN = frozenset({"cohere2", "falcon", "gemma3", "gemma4_text", "gpt_oss", "olmoe", "phi"})
 _EMBEDDINGS = ("embed_tokens", "wte", "embed_in", "word_embeddings", "tok_embeddings")
@@ -52,10 +112,26 @@ _MERGE = "Merge it into the base model"
 _NOT_RUN = " (by its source; it was not run)"
 _NEWER = "Load it with the releases of PEFT and transformers that it was made with, or merge it into the base model."
 _HOLD = "Hold its answers there against base + adapter before you rely on them."
-_PLAIN = frozenset({  # settings that adapters of the kind that was measured have; the second line says nothing of what they compute
-    "r", "lora_alpha", "lora_dropout", "target_modules", "target_parameters", "fan_in_fan_out", "bias", "peft_type", "task_type",
-    "auto_mapping", "base_model_name_or_path", "revision", "inference_mode", "peft_version", "megatron_core", "qalora_group_size",
-})
+_PLAIN = frozenset(
+    {  # settings that adapters of the kind that was measured have; the second line says nothing of what they compute
+        "r",
+        "lora_alpha",
+        "lora_dropout",
+        "target_modules",
+        "target_parameters",
+        "fan_in_fan_out",
+        "bias",
+        "peft_type",
+        "task_type",
+        "auto_mapping",
+        "base_model_name_or_path",
+        "revision",
+        "inference_mode",
+        "peft_version",
+        "megatron_core",
+        "qalora_group_size",
+    }
+)
 _TO_MLX = f"{_MERGE}: mlx-lm loads the merged folder"
 _TO_GGUF = "Merge it and export the model as GGUF"
 
@@ -97,8 +173,11 @@ class _Adapter:
     def ranks(self) -> set[int]:
         """Ranks of its modules: rows of A, of an embedding's too; experts lie one behind the other there."""
         stacked = self.has_experts
-        return {int(self.config.get("r") or 0)} if stacked else {
-            shape[0] for name, shape in self.tensors.items() if (".lora_A." in name or ".lora_embedding_A" in name) and shape}
+        return (
+            {int(self.config.get("r") or 0)}
+            if stacked
+            else {shape[0] for name, shape in self.tensors.items() if (".lora_A." in name or ".lora_embedding_A" in name) and shape}
+        )
 
     @property
     def has_experts(self) -> bool:
@@ -110,7 +189,8 @@ class _Adapter:
         """Whether it is of the kind that was measured: A and B alone, of one rank and scale, on layers or on fused experts."""
         more = any(
             key not in _PLAIN and value not in (None, False, "", [], {}) and (key, value) != ("init_lora_weights", True)
-            for key, value in self.config.items())
+            for key, value in self.config.items()
+        )
         return not (more or self.has_bias or self.is_on(_EMBEDDINGS + _HEADS))
 
     @property
@@ -191,7 +271,9 @@ def _measured(found: list[Reader], remedy: str) -> list[Compatibility]:
     told = [Compatibility("Measured", "yes", f"{', '.join(reader.program for reader in same)}: {same[0].told}")] if same else []
     return told + [
         Compatibility(reader.program, "yes" if reader.outcome == "near" else "no", reader.told, "" if reader.outcome == "near" else remedy)
-        for reader in found if reader.outcome != "same"]
+        for reader in found
+        if reader.outcome != "same"
+    ]
 
 
 def _not_measured(config: Mapping[str, Any], form: MeasuredFormat, *, is_plain: bool = True) -> Compatibility:
@@ -268,8 +350,9 @@ def _model_type(facts: ModelFacts) -> str:
     """Return transformers' word for the family; of a GGUF file, that which its conversion will have."""
     if facts.architecture != facts.model_type:
         return facts.model_type
-    return next((name for name, family in LLAMA_CPP_FAMILIES.items() if family == facts.model_type and name in ADAPTER_FAMILIES),
-                facts.model_type)
+    return next(
+        (name for name, family in LLAMA_CPP_FAMILIES.items() if family == facts.model_type and name in ADAPTER_FAMILIES), facts.model_type
+    )
 
 
 def _mlx_problems(adapter: _Adapter, facts: ModelFacts | None) -> list[_Problem]:

@@ -56,7 +56,10 @@ def curves_svg(history: RunHistory, title: str) -> str:
         f'font-family="system-ui, -apple-system, Segoe UI, Helvetica, Arial, sans-serif" font-size="12">',
         f"<title>{escape(title)}</title>",
         f'<rect width="{WIDTH}" height="{HEIGHT}" rx="6" fill="#ffffff"/>',
-        *_axes(frame), *_lines(frame, raw, smooth, evaluation), *_legend(title, has_evaluation=bool(evaluation)), "</svg>",
+        *_axes(frame),
+        *_lines(frame, raw, smooth, evaluation),
+        *_legend(title, has_evaluation=bool(evaluation)),
+        "</svg>",
     ]
     return "\n".join(parts) + "\n"
 
@@ -69,7 +72,7 @@ def _frame_of(raw: Sequence[Point], evaluation: Sequence[Point]) -> _Frame:
     """Show every step and every evaluation; a few spikes of the raw losses, and what they do to the average, may leave the picture."""
     losses = sorted(y for _x, y in raw)
     beyond = int(len(losses) * _SPIKES)
-    shown = [*losses[beyond:len(losses) - beyond], *(y for _x, y in evaluation)]
+    shown = [*losses[beyond : len(losses) - beyond], *(y for _x, y in evaluation)]
     steps = [x for x, _y in (*raw, *evaluation)]
     low, high = min(shown), max(shown)
     margin = (high - low) * 0.06 or abs(high) * 0.1 or 0.1
@@ -123,7 +126,7 @@ def thinned(points: Sequence[Point], most: int = _MOST_POINTS) -> list[Point]:
     stretches = most // 2
     kept: list[Point] = []
     for number in range(stretches):
-        stretch = points[number * len(points) // stretches:(number + 1) * len(points) // stretches]
+        stretch = points[number * len(points) // stretches : (number + 1) * len(points) // stretches]
         kept += sorted({min(stretch, key=lambda point: point[1]), max(stretch, key=lambda point: point[1])})
     return kept
 

@@ -61,13 +61,19 @@ def loading_lines(kind: ExportFormat, folder: str, base: str, file: str = "", re
 
 def _adapter(folder: str, base: str, revision: str, auto: str) -> list[Loading]:
     pinned = f", revision={revision!r}" if revision else ""
-    return [Loading("PEFT", "python", (
-        "from peft import PeftModel\n"
-        f"from transformers import {auto}, AutoTokenizer\n\n"
-        f"base = {auto}.from_pretrained({base!r}{pinned})\n"
-        f"model = PeftModel.from_pretrained(base, {folder!r})\n"
-        f"tokenizer = AutoTokenizer.from_pretrained({base!r}{pinned})\n"
-    ))]
+    return [
+        Loading(
+            "PEFT",
+            "python",
+            (
+                "from peft import PeftModel\n"
+                f"from transformers import {auto}, AutoTokenizer\n\n"
+                f"base = {auto}.from_pretrained({base!r}{pinned})\n"
+                f"model = PeftModel.from_pretrained(base, {folder!r})\n"
+                f"tokenizer = AutoTokenizer.from_pretrained({base!r}{pinned})\n"
+            ),
+        )
+    ]
 
 
 def _mlx_adapter(folder: str, base: str) -> Loading:
@@ -76,11 +82,17 @@ def _mlx_adapter(folder: str, base: str) -> Loading:
 
 
 def _merged(folder: str, auto: str) -> list[Loading]:
-    return [Loading("transformers", "python", (
-        f"from transformers import {auto}, AutoTokenizer\n\n"
-        f"model = {auto}.from_pretrained({folder!r})\n"
-        f"tokenizer = AutoTokenizer.from_pretrained({folder!r})\n"
-    ))]
+    return [
+        Loading(
+            "transformers",
+            "python",
+            (
+                f"from transformers import {auto}, AutoTokenizer\n\n"
+                f"model = {auto}.from_pretrained({folder!r})\n"
+                f"tokenizer = AutoTokenizer.from_pretrained({folder!r})\n"
+            ),
+        )
+    ]
 
 
 def _gguf(folder: str, file: str) -> list[Loading]:

@@ -91,7 +91,7 @@ def outcome_of(found: Measured) -> MeasuredOutcome:
 
 
 def rotary_of(config: Mapping[str, Any]) -> str:
-    """Return what of a model's rotary settings is more than plain, as the table's models have it: a method's name, `partial`, or nothing."""
+    """Return what of a model's rotary settings is more than plain: a method's name, `partial`, or nothing."""
     inner = config.get("text_config")
     shape = cast("dict[str, Any]", inner) if isinstance(inner, dict) else config
     rope: Any = shape.get("rope_parameters") or shape.get("rope_scaling") or {}

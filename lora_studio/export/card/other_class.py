@@ -49,8 +49,8 @@ class OtherClass:
             f"base = {self.name}.from_pretrained({base!r}{pinned})\n"
             f"config = PeftConfig.from_pretrained({folder!r})\n"
             f"config.target_modules = {self.targets!r}\n"
-            + "".join(f"config.{name} = {value!r}\n" for name, value in self.settings.items()) +
-            "config.exclude_modules = config.layers_to_transform = None\n"
+            + "".join(f"config.{name} = {value!r}\n" for name, value in self.settings.items())
+            + "config.exclude_modules = config.layers_to_transform = None\n"
             f"model = PeftModel.from_pretrained(base, {folder!r}, config=config, key_mapping={mapping!r})\n"
         )
 

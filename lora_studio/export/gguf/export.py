@@ -70,11 +70,17 @@ def make_gguf(
     yield Phase(name="checking", message="Reading the GGUF file again")
     found = check_gguf_tensors(merged, file)
     findings = VerificationResult(
-        kind="gguf", dtype=outtype, loaded_by="its own header and weights", rounded=outtype != "f32",
-        tensors=report.checked + found.checked, wrong=[*report.wrong, *found.wrong],
+        kind="gguf",
+        dtype=outtype,
+        loaded_by="its own header and weights",
+        rounded=outtype != "f32",
+        tensors=report.checked + found.checked,
+        wrong=[*report.wrong, *found.wrong],
         update_lost=report.update_lost if outtype in ("f32", "bf16") else None,
         tokenizer_fault=tokenizer_fault(merged, work.tokenizer_files, plan.config) or gguf_tokenizer_fault(file, work.tokenizer_files),
-        **work.told_of_base, llama_limit=LLAMA_LIMITS.get(outtype, LLAMA_LIMIT_OF_OTHERS))
+        **work.told_of_base,
+        llama_limit=LLAMA_LIMITS.get(outtype, LLAMA_LIMIT_OF_OTHERS),
+    )
     shutil.rmtree(merged)
     (folder / "Modelfile").write_text(modelfile(file.name, _renderer(work), bos=_bos(work)), encoding="utf-8")
     yield from _run(context, findings, file, None, work, reference)
@@ -94,8 +100,14 @@ def make_gguf_adapter(
     write_gguf_adapter(adapter, work.base, tree, file)
     count, fault = gguf_adapter_fault(adapter, work.base, tree, file)
     findings = VerificationResult(
-        kind="gguf-adapter", dtype="f32", loaded_by="its own header and weights", tensors=2 * count, tokenizer_fault=fault,
-        held_in=work.source.held_in, llama_limit=LLAMA_LIMITS["f32"])
+        kind="gguf-adapter",
+        dtype="f32",
+        loaded_by="its own header and weights",
+        tensors=2 * count,
+        tokenizer_fault=fault,
+        held_in=work.source.held_in,
+        llama_limit=LLAMA_LIMITS["f32"],
+    )
     (folder / "Modelfile").write_text(modelfile(file.name, lambda _messages: None, base="BASE_MODEL"), encoding="utf-8")
     converter = find_converter()
     runs = llama_available() and converter is not None and not model_beyond_gguf(work.base, own_converter=converter.is_own)
@@ -110,7 +122,11 @@ def make_gguf_adapter(
 
 
 def _run(
-    context: TaskContext, findings: VerificationResult, model: Path, adapter: Path | None, work: ExportContext,
+    context: TaskContext,
+    findings: VerificationResult,
+    model: Path,
+    adapter: Path | None,
+    work: ExportContext,
     reference: Generator[RunEvent, None, Reference] | None,
 ) -> Generator[RunEvent]:
     """Run the file in llama.cpp, where that is here."""

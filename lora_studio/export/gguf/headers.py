@@ -27,9 +27,7 @@ _LARGEST_KEPT = 64 << 20
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".gguf")
 
 
-def write_header(
-    context: TaskContext, converter: Converter, folder: Path, target: Path, outtype: str, name: str
-) -> Generator[RunEvent]:
+def write_header(context: TaskContext, converter: Converter, folder: Path, target: Path, outtype: str, name: str) -> Generator[RunEvent]:
     """Write a GGUF file up to its weights: what the converter writes, or wrote the last time.
 
     Args:

@@ -61,8 +61,14 @@ def compare_in_llama(
     total = sum(len(chosen) for chosen in positions)
     comparison = LlamaComparison(rows=len(rows))
     request: dict[str, object] = {
-        "model": str(model), "adapter": str(adapter) if adapter else None, "rows": [list(row) for row in rows], "positions": positions,
-        "top": _TOP, "threads": torch.get_num_threads(), "plain": _plain_token(tokenizer), "texts": [probe.to_json() for probe in probes],
+        "model": str(model),
+        "adapter": str(adapter) if adapter else None,
+        "rows": [list(row) for row in rows],
+        "positions": positions,
+        "top": _TOP,
+        "threads": torch.get_num_threads(),
+        "plain": _plain_token(tokenizer),
+        "texts": [probe.to_json() for probe in probes],
     }
     for answer in _answers(context, request):
         if "text" in answer:

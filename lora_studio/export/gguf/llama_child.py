@@ -37,9 +37,17 @@ def main() -> int:
         answer({"text": number, "tokens": _tokens(server.listening_address, asked)})
     for number, row in enumerate(request["rows"]):
         for length in request["positions"][number]:
-            found: Any = server.handle_completions({
-                "prompt": row[:length], "n_predict": 1, "n_probs": request["top"], "temperature": 0.0, "cache_prompt": True,
-                "post_sampling_probs": False, "logit_bias": [[request["plain"], 1000.0]]})
+            found: Any = server.handle_completions(
+                {
+                    "prompt": row[:length],
+                    "n_predict": 1,
+                    "n_probs": request["top"],
+                    "temperature": 0.0,
+                    "cache_prompt": True,
+                    "post_sampling_probs": False,
+                    "logit_bias": [[request["plain"], 1000.0]],
+                }
+            )
             content = found["choices"][0]["logprobs"]["content"][0]["top_logprobs"]
             answer({"row": number, "length": length, "top": [[entry["id"], entry["logprob"]] for entry in content]})
     return 0

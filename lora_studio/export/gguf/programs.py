@@ -22,8 +22,24 @@ if TYPE_CHECKING:
     from lora_studio.core.control import TaskContext
 
 _KEPT = (
-    "PATH", "SYSTEMROOT", "LANG", "LC_ALL", "TZ", "TEMP", "TMP", "TMPDIR", "HOME", "LD_LIBRARY_PATH", "SSL_CERT_FILE", "HTTPS_PROXY",
-    "HTTP_PROXY", "NO_PROXY", "PIP_INDEX_URL", "PIP_CONFIG_FILE", "PIP_FIND_LINKS", "PIP_NO_INDEX",
+    "PATH",
+    "SYSTEMROOT",
+    "LANG",
+    "LC_ALL",
+    "TZ",
+    "TEMP",
+    "TMP",
+    "TMPDIR",
+    "HOME",
+    "LD_LIBRARY_PATH",
+    "SSL_CERT_FILE",
+    "HTTPS_PROXY",
+    "HTTP_PROXY",
+    "NO_PROXY",
+    "PIP_INDEX_URL",
+    "PIP_CONFIG_FILE",
+    "PIP_FIND_LINKS",
+    "PIP_NO_INDEX",
 )
 _LOOK_SECONDS = 0.05
 _LAST_LINES = 12
@@ -72,8 +88,13 @@ def run_program(
     last: deque[str] = deque(maxlen=_LAST_LINES)
     with tempfile.TemporaryFile() as output, (given or Path(os.devnull)).open("rb") as standard_input:
         child = subprocess.Popen(
-            [str(part) for part in command], stdin=standard_input, stdout=output, stderr=subprocess.STDOUT,
-            env={**kept, **(environment or {})}, start_new_session=sys.platform != "win32")
+            [str(part) for part in command],
+            stdin=standard_input,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env={**kept, **(environment or {})},
+            start_new_session=sys.platform != "win32",
+        )
         try:
             with os.fdopen(os.dup(output.fileno()), "rb") as reader:
                 yield from _followed(context, child, reader, last)

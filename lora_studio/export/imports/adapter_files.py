@@ -12,12 +12,25 @@ from lora_studio.export.mlx.format import MLX_WEIGHTS
 from lora_studio.inference.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 
 TAKEN = {
-    ADAPTER_CONFIG: 1_000_000, ADAPTER_WEIGHTS: 1 << 40, MLX_WEIGHTS: 1 << 40, LITGPT_WEIGHTS: 1 << 40,
-    LITGPT_SETTINGS: 1_000_000, LITGPT_MODEL: 1_000_000,
-    "tokenizer.json": 200_000_000, "tokenizer_config.json": 20_000_000,
-    "special_tokens_map.json": 1_000_000, "added_tokens.json": 20_000_000, "vocab.json": 50_000_000, "merges.txt": 50_000_000,
-    "vocab.txt": 50_000_000, "tokenizer.model": 50_000_000, "spiece.model": 50_000_000, "sentencepiece.bpe.model": 50_000_000,
-    "tekken.json": 50_000_000, "chat_template.jinja": 1_000_000, "README.md": 1_000_000,
+    ADAPTER_CONFIG: 1_000_000,
+    ADAPTER_WEIGHTS: 1 << 40,
+    MLX_WEIGHTS: 1 << 40,
+    LITGPT_WEIGHTS: 1 << 40,
+    LITGPT_SETTINGS: 1_000_000,
+    LITGPT_MODEL: 1_000_000,
+    "tokenizer.json": 200_000_000,
+    "tokenizer_config.json": 20_000_000,
+    "special_tokens_map.json": 1_000_000,
+    "added_tokens.json": 20_000_000,
+    "vocab.json": 50_000_000,
+    "merges.txt": 50_000_000,
+    "vocab.txt": 50_000_000,
+    "tokenizer.model": 50_000_000,
+    "spiece.model": 50_000_000,
+    "sentencepiece.bpe.model": 50_000_000,
+    "tekken.json": 50_000_000,
+    "chat_template.jinja": 1_000_000,
+    "README.md": 1_000_000,
 }
 """Files of an adapter that are taken, each with the most bytes it may have."""
 
@@ -76,8 +89,10 @@ def _what_it_is(names: set[str]) -> str:
     if any(name.endswith(".pth.lora") for name in names):
         return f"It was written by litgpt: give its folder, with {LITGPT_WEIGHTS}, {LITGPT_SETTINGS} and {LITGPT_MODEL}."
     if "adapter_model.pt" in names or any(name.startswith("adapter_") and name.endswith(".pt") for name in names):
-        return ("It was written by torchtune, as a pickle: save it there with FullModelHFCheckpointer and safe_serialization, which writes "
-                "PEFT's files, or take its adapter out of the merged model: lora-studio adapter extract.")
+        return (
+            "It was written by torchtune, as a pickle: save it there with FullModelHFCheckpointer and safe_serialization, which writes "
+            "PEFT's files, or take its adapter out of the merged model: lora-studio adapter extract."
+        )
     if any(name.endswith(".gguf") for name in names):
         return "A GGUF adapter cannot be turned back: give the PEFT adapter it was made from."
     if "pytorch_lora_weights.safetensors" in names:
@@ -94,5 +109,6 @@ def _refuse_no_weights(path: Path, names: set[str]) -> None:
         raise InputError(
             f"{path} holds its weights as a pickle ({pickled[0]}), which can run code when read.",
             f"{by}Ask its maker for safetensors; or, where you trust it, load and save it with PEFT: model.save_pretrained(folder).",
-            "path")
+            "path",
+        )
     raise InputError(f"{path} has no {ADAPTER_WEIGHTS}.", "Give the whole adapter.", "path")

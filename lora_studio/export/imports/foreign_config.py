@@ -23,14 +23,52 @@ _MOST_NAMES = 20_000
 _MOST_TOKENS = 500_000
 _LONGEST = 2_000
 _LARGEST_RANK = 16_384
-_KNOWN = frozenset({
-    "task_type", "peft_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision", "inference_mode", "r",
-    "target_modules", "exclude_modules", "lora_alpha", "lora_dropout", "fan_in_fan_out", "bias", "use_rslora", "modules_to_save",
-    "init_lora_weights", "layers_to_transform", "layers_pattern", "rank_pattern", "alpha_pattern", "megatron_config", "megatron_core",
-    "trainable_token_indices", "loftq_config", "eva_config", "corda_config", "lora_ga_config", "use_dora", "velora_config",
-    "alora_invocation_tokens", "use_qalora", "qalora_group_size", "monteclora_config", "layer_replication", "runtime_config", "lora_bias",
-    "target_parameters", "use_bdlora", "arrow_config", "kasa_config", "ensure_weight_tying",
-})
+_KNOWN = frozenset(
+    {
+        "task_type",
+        "peft_type",
+        "auto_mapping",
+        "peft_version",
+        "base_model_name_or_path",
+        "revision",
+        "inference_mode",
+        "r",
+        "target_modules",
+        "exclude_modules",
+        "lora_alpha",
+        "lora_dropout",
+        "fan_in_fan_out",
+        "bias",
+        "use_rslora",
+        "modules_to_save",
+        "init_lora_weights",
+        "layers_to_transform",
+        "layers_pattern",
+        "rank_pattern",
+        "alpha_pattern",
+        "megatron_config",
+        "megatron_core",
+        "trainable_token_indices",
+        "loftq_config",
+        "eva_config",
+        "corda_config",
+        "lora_ga_config",
+        "use_dora",
+        "velora_config",
+        "alora_invocation_tokens",
+        "use_qalora",
+        "qalora_group_size",
+        "monteclora_config",
+        "layer_replication",
+        "runtime_config",
+        "lora_bias",
+        "target_parameters",
+        "use_bdlora",
+        "arrow_config",
+        "kasa_config",
+        "ensure_weight_tying",
+    }
+)
 _INITS = re.compile(r"gaussian|eva|olora|pissa|pissa_niter_\d{1,4}|corda|loftq|orthogonal|mica|lora_ga")
 _CHANGES_BASE = re.compile(r"olora|pissa|pissa_niter_\d+|corda|loftq|lora_ga")
 _VARIANTS = ("alora_invocation_tokens", "use_qalora", "use_bdlora", "arrow_config", "kasa_config", "velora_config", "monteclora_config")

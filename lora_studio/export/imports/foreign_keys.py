@@ -22,7 +22,8 @@ FIELD = "path"
 _WRAPPERS = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"})
 _NAMED = re.compile(
     r"(?P<before>.+\.(?:lora_[AB]|lora_magnitude_vector|lora_embedding_[AB]|modules_to_save|trainable_tokens_delta))"
-    r"\.(?P<adapter>(?!weight$|bias$)[^.]+)(?P<after>\.(?:weight|bias))?")
+    r"\.(?P<adapter>(?!weight$|bias$)[^.]+)(?P<after>\.(?:weight|bias))?"
+)
 _FLOATS = ("F32", "F16", "BF16", "F64")
 
 
@@ -82,7 +83,9 @@ def _without_adapter(names: Mapping[str, str]) -> dict[str, str]:
     if len(adapters) > 1:
         raise InputError(
             f"{ADAPTER_WEIGHTS} holds {len(adapters)} adapters: {', '.join(adapters[:5])}.",
-            "Save them one by one with PEFT: model.save_pretrained(folder, selected_adapters=[name]).", FIELD)
+            "Save them one by one with PEFT: model.save_pretrained(folder, selected_adapters=[name]).",
+            FIELD,
+        )
     return {old: _bare(match["before"], match["after"] or "") if match else new for old, (match, new) in found.items()}
 
 

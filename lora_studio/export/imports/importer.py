@@ -60,8 +60,13 @@ class ImportedAdapter:
     def to_json(self) -> dict[str, Any]:
         """Return `import --json`."""
         return {
-            "name": self.name, "path": str(self.folder), "base": self.base, "revision": self.revision, "bytes": bytes_below(self.folder),
-            "findings": [finding.to_json() for finding in self.findings]}
+            "name": self.name,
+            "path": str(self.folder),
+            "base": self.base,
+            "revision": self.revision,
+            "bytes": bytes_below(self.folder),
+            "findings": [finding.to_json() for finding in self.findings],
+        }
 
 
 def import_task(context: TaskContext, path: str, base: str | None = None, name: str | None = None) -> Iterator[RunEvent]:
@@ -89,7 +94,11 @@ def import_task(context: TaskContext, path: str, base: str | None = None, name: 
 
 
 def import_adapter(
-    path: Path, into: Path, base: str | None = None, *, look: Callable[[], None] = lambda: None,
+    path: Path,
+    into: Path,
+    base: str | None = None,
+    *,
+    look: Callable[[], None] = lambda: None,
     tell: Callable[[str], None] = lambda _message: None,
 ) -> ImportedAdapter:
     """Take an adapter in, whole or not at all.
@@ -169,7 +178,7 @@ def _own_name(source: Path) -> str:
     ending = next((ending for ending in sorted(ARCHIVES, key=len, reverse=True) if name.lower().endswith(ending)), "")
     if not ending and source.parent.name == "snapshots":  # of the Hub's cache: its commit says nothing
         name = source.parents[1].name.rpartition("--")[2]
-    cleaned = re.sub(r"[^\w.-]+", "-", name.removesuffix(name[len(name) - len(ending):] if ending else "")).strip(".-")[:80]
+    cleaned = re.sub(r"[^\w.-]+", "-", name.removesuffix(name[len(name) - len(ending) :] if ending else "")).strip(".-")[:80]
     return cleaned if _NAME.fullmatch(cleaned) else "adapter"
 
 
@@ -230,7 +239,10 @@ def _write(folder: Path, config: dict[str, Any], base: FoundBase, named: str, fi
     known = {**config, "base_model_name_or_path": base.name, "revision": base.revision}
     (folder / ADAPTER_CONFIG).write_text(json.dumps(known, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     record = {
-        "base_named": named, "weights_sha256": sha256_of(folder / ADAPTER_WEIGHTS), "findings": [finding.to_json() for finding in findings]}
+        "base_named": named,
+        "weights_sha256": sha256_of(folder / ADAPTER_WEIGHTS),
+        "findings": [finding.to_json() for finding in findings],
+    }
     (folder / RECORD_NAME).write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

@@ -31,15 +31,18 @@ LITGPT_WEIGHTS = "lit_model.pth.lora"
 LITGPT_SETTINGS = "hyperparameters.yaml"
 LITGPT_MODEL = "model_config.yaml"
 _NAME = re.compile(
-    r"transformer\.h\.(?P<layer>\d{1,4})\.(?P<module>attn\.qkv|attn\.proj|mlp\.fc_1|mlp\.fc_2|mlp\.proj)\.(?P<part>lora_[AB])")
+    r"transformer\.h\.(?P<layer>\d{1,4})\.(?P<module>attn\.qkv|attn\.proj|mlp\.fc_1|mlp\.fc_2|mlp\.proj)\.(?P<part>lora_[AB])"
+)
 _HEAD = re.compile(r"lm_head\.(?P<part>lora_[AB])")
 _MODULES = {"attn.proj": "self_attn.o_proj", "mlp.fc_1": "mlp.gate_proj", "mlp.fc_2": "mlp.up_proj", "mlp.proj": "mlp.down_proj"}
 _PARTS = ("query", "key", "value")
 _MLPS = ("LLaMAMLP", "GemmaMLP")
 _LARGEST = 1 << 20
 FIELD = "path"
-WAY_OUT = ("Merge it there (litgpt merge_lora, litgpt convert_from_litgpt), then take its adapter out of the merged model: "
-           "lora-studio adapter extract.")
+WAY_OUT = (
+    "Merge it there (litgpt merge_lora, litgpt convert_from_litgpt), then take its adapter out of the merged model: "
+    "lora-studio adapter extract."
+)
 """What to do where an adapter of litgpt is not taken over."""
 
 
@@ -102,8 +105,17 @@ def _tensors(path: Path) -> dict[str, Tensor]:
             if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
                 raise _refused("it is packed as torch packs no file")
         raw: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except (zipfile.BadZipFile, pickle.UnpicklingError, RuntimeError, ValueError, EOFError, LookupError, TypeError, AttributeError,
-            OverflowError) as error:
+    except (
+        zipfile.BadZipFile,
+        pickle.UnpicklingError,
+        RuntimeError,
+        ValueError,
+        EOFError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        OverflowError,
+    ) as error:
         raise _refused(f"{path.name} is damaged, or more than weights", "Download or copy it again.") from error
     held: Any = raw.get("model", raw) if isinstance(raw, dict) else {}
     found: dict[str, Tensor] = {}
@@ -147,8 +159,14 @@ def _peft_config(settings: Mapping[str, Any], model: Mapping[str, Any], r: int, 
     org, name = (source.get("org"), source.get("name")) if isinstance(source, dict) else (None, None)
     base = f"{org}/{name}" if isinstance(org, str) and isinstance(name, str) and org and name else None
     return {
-        "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": base, "r": r,
-        "lora_alpha": _whole(settings, "lora_alpha", LITGPT_SETTINGS), "lora_dropout": 0.0, "target_modules": modules, "bias": "none",
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base,
+        "r": r,
+        "lora_alpha": _whole(settings, "lora_alpha", LITGPT_SETTINGS),
+        "lora_dropout": 0.0,
+        "target_modules": modules,
+        "bias": "none",
         "inference_mode": True,
     }
 

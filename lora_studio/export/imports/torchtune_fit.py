@@ -34,8 +34,10 @@ def refuse_unsaid_dora(config: Mapping[str, Any], parts: Iterable[str]) -> None:
     if config.get("use_dora") or not any(part.startswith("lora_magnitude_vector") for part in parts):
         return
     message = "It holds the lengths of a DoRA (lora_magnitude_vector), and its settings do not say use_dora: PEFT would leave them out."
-    hint = (f"torchtune writes it so, query and key in an order of its own. {_WAY_OUT} "
-            "Was it made with PEFT, write use_dora: true into its adapter_config.json.")
+    hint = (
+        f"torchtune writes it so, query and key in an order of its own. {_WAY_OUT} "
+        "Was it made with PEFT, write use_dora: true into its adapter_config.json."
+    )
     raise InputError(message, hint, FIELD)
 
 

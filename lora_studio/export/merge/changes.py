@@ -217,8 +217,11 @@ class Changes:
         self._take(parameter, AddUpdate(pair, self._is_turned(pair, module.kind)))
         if pair.bias_key:
             if not module.has_bias:
-                raise InputError(f"{pair.name} has no bias that the adapter's (lora_bias) could be merged into.",
-                                 "Export the adapter instead of merging it.", "kind")
+                raise InputError(
+                    f"{pair.name} has no bias that the adapter's (lora_bias) could be merged into.",
+                    "Export the adapter instead of merging it.",
+                    "kind",
+                )
             self._take(f"{pair.name}.bias", AddBias(pair.bias_key, pair.scale))
 
     def _is_turned(self, pair: SavedPair, kind: str) -> bool:
@@ -241,7 +244,9 @@ def refuse_changed_base(adapter: SavedAdapter) -> None:
         raise InputError(
             f"The adapter {adapter.folder} began with init_lora_weights {adapter.changed_base!r}, which changes the base before the first "
             "step.",
-            "Save it as a plain LoRA where it was trained: save_pretrained(…, path_initial_model_for_weight_conversion=…).", "source")
+            "Save it as a plain LoRA where it was trained: save_pretrained(…, path_initial_model_for_weight_conversion=…).",
+            "source",
+        )
 
 
 def in_blocks(tensor: Tensor) -> Iterator[Tensor]:
@@ -257,5 +262,9 @@ def in_blocks(tensor: Tensor) -> Iterator[Tensor]:
 def vocabulary_weights(model: PreTrainedModel) -> set[str]:
     """Name the parameters whose rows are tokens: those of embedding and head, and the head's bias."""
     ends = (model.get_input_embeddings(), model.get_output_embeddings())
-    return {f"{name}.{own}" for name, module in model.named_modules() if any(module is end for end in ends)
-            for own, _ in module.named_parameters(recurse=False, remove_duplicate=False)}
+    return {
+        f"{name}.{own}"
+        for name, module in model.named_modules()
+        if any(module is end for end in ends)
+        for own, _ in module.named_parameters(recurse=False, remove_duplicate=False)
+    }

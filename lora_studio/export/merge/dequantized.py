@@ -45,8 +45,11 @@ class DequantizedTensors(StoredTensors):
         self._quantization = quantization
         self._dtype: torch.dtype | None = None if dtype == "auto" else getattr(torch, dtype)
         modules = {f"{name}.weight": name for name in quantized_modules(tree, quantization)}
-        held = {next(iter(group.stored.values())): tree.by_name[modules[group.parameters[0]]]
-                for group in names.groups if group.converter is None and group.parameters[0] in modules}
+        held = {
+            next(iter(group.stored.values())): tree.by_name[modules[group.parameters[0]]]
+            for group in names.groups
+            if group.converter is None and group.parameters[0] in modules
+        }
         self._turned = {name for name, module in held.items() if module.kind == "conv1d"}
         self.held = frozenset(held)
         self.unpacked = self.held | stored.unpacked

@@ -213,7 +213,10 @@ class MergePlan:
         if apart and not self._are_same([*own], [*apart]):
             raise InputError(
                 f"The adapter trains rows of {head.removesuffix('.weight')} apart from those of {embedding.removesuffix('.weight')}, "
-                "to which it is tied.", _INSTEAD, "kind")
+                "to which it is tied.",
+                _INSTEAD,
+                "kind",
+            )
 
     def _settle_vocabulary(self) -> None:
         """Note a resized vocabulary."""
@@ -287,5 +290,5 @@ def _refuse_tied_adapter(embedding: str, head: str, of_embedding: list[Change], 
         if any(isinstance(change, AddUpdate) for change in own) and not trained_whole:
             module, tied_to = name.removesuffix(".weight"), partner.removesuffix(".weight")
             raise InputError(
-                f"{module} is tied to {tied_to}: an adapter here would merge wrongly; modules_to_save trains it whole.",
-                _INSTEAD, "kind")
+                f"{module} is tied to {tied_to}: an adapter here would merge wrongly; modules_to_save trains it whole.", _INSTEAD, "kind"
+            )

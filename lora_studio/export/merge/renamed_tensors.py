@@ -65,8 +65,7 @@ def _header(header: SafetensorsHeader, tensors: Sequence[Renamed]) -> dict[str, 
         entry = header.tensors[tensor.source]
         shape = entry.shape if tensor.part is None else entry.shape[1:]
         end = begin + math.prod(shape) * _WORDS[entry.dtype]().itemsize
-        found[tensor.name] = {
-            "dtype": entry.dtype, "shape": list(shape[::-1] if tensor.turned else shape), "data_offsets": [begin, end]}
+        found[tensor.name] = {"dtype": entry.dtype, "shape": list(shape[::-1] if tensor.turned else shape), "data_offsets": [begin, end]}
         begin = end
     return found
 

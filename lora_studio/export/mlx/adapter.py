@@ -61,8 +61,11 @@ def write_mlx_adapter(adapter: SavedAdapter, tree: ModuleTree, base_name: str, f
     save_file(made, folder / MLX_WEIGHTS, metadata={"format": "mlx"})
     keys, layers = _keys([pair.name for pair in pairs], tree)
     config: dict[str, Any] = {
-        "fine_tune_type": "dora" if adapter.config.get("use_dora") else "lora", "model": public_name(base_name), "num_layers": layers,
-        "lora_parameters": {"rank": rank, "scale": scale, "dropout": 0.0, "keys": keys}}
+        "fine_tune_type": "dora" if adapter.config.get("use_dora") else "lora",
+        "model": public_name(base_name),
+        "num_layers": layers,
+        "lora_parameters": {"rank": rank, "scale": scale, "dropout": 0.0, "keys": keys},
+    }
     (folder / ADAPTER_CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
@@ -92,7 +95,7 @@ def _keys(names: list[str], tree: ModuleTree) -> tuple[list[str], int]:
         by_layer.setdefault(int(found["number"]), set()).add(found["module"])
     else:
         same = {frozenset(modules) for modules in by_layer.values()}
-        if len(same) == 1 and by_layer.keys() == set(sorted(layers)[-len(by_layer):]):
+        if len(same) == 1 and by_layer.keys() == set(sorted(layers)[-len(by_layer) :]):
             return sorted(same.pop()), len(by_layer)
     return sorted(names), max(1, len(layers))
 
@@ -133,7 +136,7 @@ def _reached(config: Mapping[str, Any], tree: ModuleTree) -> Iterator[str]:
     """Name the modules that mlx-lm gives an adapter: `linear_to_lora_layers`."""
     keys: set[str] = set(config["lora_parameters"]["keys"])
     layers = {int(found["number"]) for module in tree.by_name for found in [_LAYER.fullmatch(module)] if found}
-    last = set(sorted(layers)[-max(config["num_layers"], 0):])
+    last = set(sorted(layers)[-max(config["num_layers"], 0) :])
     for module in tree.by_name:
         found = _LAYER.fullmatch(module)
         if module in keys or (found and int(found["number"]) in last and found["module"] in keys):

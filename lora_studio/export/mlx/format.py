@@ -24,10 +24,35 @@ from lora_studio.inference.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from lora_studio.models.safetensors_header import TensorEntry, read_header
 
 MLX_WEIGHTS = "adapters.safetensors"
-MLX_FAMILIES = frozenset({
-    "cohere", "cohere2", "ernie4_5", "falcon_h1", "gemma", "gemma2", "gemma3_text", "glm", "granite", "helium", "hunyuan_v1_dense", "llama",
-    "ministral3", "mistral", "mixtral", "nemotron", "olmo2", "olmoe", "phi", "phi3", "qwen2", "qwen3", "seed_oss", "smollm3", "starcoder2",
-})
+MLX_FAMILIES = frozenset(
+    {
+        "cohere",
+        "cohere2",
+        "ernie4_5",
+        "falcon_h1",
+        "gemma",
+        "gemma2",
+        "gemma3_text",
+        "glm",
+        "granite",
+        "helium",
+        "hunyuan_v1_dense",
+        "llama",
+        "ministral3",
+        "mistral",
+        "mixtral",
+        "nemotron",
+        "olmo2",
+        "olmoe",
+        "phi",
+        "phi3",
+        "qwen2",
+        "qwen3",
+        "seed_oss",
+        "smollm3",
+        "starcoder2",
+    }
+)
 """Families whose linear layers and embeddings mlx-lm 0.32.2 calls as transformers does: found by making both of each."""
 _PREFIX = "base_model.model."
 _PART = re.compile(r"(?P<module>.+)\.(?P<part>lora_a|lora_b|m)")
@@ -96,9 +121,7 @@ def _settings(path: Path) -> dict[str, Any]:
     return settings
 
 
-def _peft_config(
-    settings: dict[str, Any], modules: Mapping[str, Mapping[str, TensorEntry]]
-) -> tuple[dict[str, Any], list[Finding]]:
+def _peft_config(settings: dict[str, Any], modules: Mapping[str, Mapping[str, TensorEntry]]) -> tuple[dict[str, Any], list[Finding]]:
     """Return PEFT's settings, and what to know of them: its factor is `lora_alpha / r`, so `lora_alpha` is scale times rank."""
     ranks = {name: _rank(name, parts) for name, parts in modules.items()}
     if not ranks:
@@ -108,10 +131,18 @@ def _peft_config(
     others = {re.escape(name): rank for name, rank in ranks.items() if rank != r}
     base: Any = settings.get("model")
     return {
-        "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": base if isinstance(base, str) else None, "r": r,
-        "lora_alpha": scale * r, "rank_pattern": others, "alpha_pattern": {name: scale * rank for name, rank in others.items()},
-        "lora_dropout": 0.0, "target_modules": sorted(target for name in modules for target in _targets(name)), "bias": "none",
-        "use_dora": settings.get("fine_tune_type") == "dora" or settings.get("use_dora") is True, "inference_mode": True,
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base if isinstance(base, str) else None,
+        "r": r,
+        "lora_alpha": scale * r,
+        "rank_pattern": others,
+        "alpha_pattern": {name: scale * rank for name, rank in others.items()},
+        "lora_dropout": 0.0,
+        "target_modules": sorted(target for name in modules for target in _targets(name)),
+        "bias": "none",
+        "use_dora": settings.get("fine_tune_type") == "dora" or settings.get("use_dora") is True,
+        "inference_mode": True,
     }, told
 
 
@@ -131,8 +162,10 @@ def _scale(settings: dict[str, Any], r: int) -> tuple[float, list[Finding]]:
     if "use_dora" not in settings:
         message = f"mlx-lm up to 0.12 wrote it, which multiplies updates by scale · alpha / rank: {product:g}."
         return product, [Finding("note", "mlx_alpha", message, "", FIELD)]
-    message = (f"It was written by mlx-lm 0.13, in which updates are multiplied by scale · alpha / rank ({product:g}), or by 0.14 to 0.18, "
-               f"in which they are by scale ({scale:g}); its settings are the same in both. {scale:g} was taken.")
+    message = (
+        f"It was written by mlx-lm 0.13, in which updates are multiplied by scale · alpha / rank ({product:g}), or by 0.14 to 0.18, "
+        f"in which they are by scale ({scale:g}); its settings are the same in both. {scale:g} was taken."
+    )
     hint = f"Was it 0.13, write {product:g} as lora_parameters.scale into its {ADAPTER_CONFIG}, take alpha out, and import it again."
     return scale, [Finding("warning", "mlx_alpha", message, hint, FIELD)]
 

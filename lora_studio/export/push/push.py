@@ -57,9 +57,18 @@ def push(context: TaskContext, folder: str, repo_id: str, private: bool = True, 
         is_private = _ready_repository(api, repo_id, private=private, revision=revision)
         context.control.check()
         url, commit = yield from _upload(context, api, files, repo_id, revision)
-    yield RunFinished(result={
-        "url": url, "repo_id": repo_id, "commit": commit, "revision": revision or "main", "private": is_private,
-        "files": [file.name for file in files], "left_out": left, "bytes": sum(file.size for file in files)})
+    yield RunFinished(
+        result={
+            "url": url,
+            "repo_id": repo_id,
+            "commit": commit,
+            "revision": revision or "main",
+            "private": is_private,
+            "files": [file.name for file in files],
+            "left_out": left,
+            "bytes": sum(file.size for file in files),
+        }
+    )
 
 
 def check_push(folder: Path, repo_id: str, revision: str | None = None) -> None:
@@ -77,7 +86,8 @@ def check_push(folder: Path, repo_id: str, revision: str | None = None) -> None:
         raise InputError(f"There is no folder {folder}.", "Give the folder of an export.", "folder")
     if not is_earlier_export(folder):
         raise InputError(
-            f"{folder} is no export of LoRA Studio: it has no {CERTIFICATE_NAME} of ours.", "Export first: `lora-studio export`.", "folder")
+            f"{folder} is no export of LoRA Studio: it has no {CERTIFICATE_NAME} of ours.", "Export first: `lora-studio export`.", "folder"
+        )
     certificate: dict[str, Any] = json.loads((folder / CERTIFICATE_NAME).read_text(encoding="utf-8"))
     if certificate.get("passed") is not True:
         reason = str(certificate.get("reason") or "it does not say why")
@@ -119,8 +129,7 @@ def _ready_repository(api: Any, repo_id: str, *, private: bool, revision: str | 
         info = api.model_info(repo_id)
     is_private = bool(info.private)
     if private and not is_private:
-        raise InputError(
-            f"{repo_id} is there already, and everyone can see it.", "Push with --public, or to another name.", "repo_id")
+        raise InputError(f"{repo_id} is there already, and everyone can see it.", "Push with --public, or to another name.", "repo_id")
     if revision is not None and revision != "main":
         api.create_branch(repo_id, branch=revision, exist_ok=True)
     return is_private
@@ -161,7 +170,8 @@ def _progress(context: TaskContext, file: UploadFile, before: int, total: int) -
         context.control.check()
         if time.monotonic() - told > _TELL_SECONDS:
             told = time.monotonic()
-            context.post(Phase(
-                name="uploading", message=f"Uploading {file.name}", done=before + min(position, file.size), total=total, unit="bytes"))
+            context.post(
+                Phase(name="uploading", message=f"Uploading {file.name}", done=before + min(position, file.size), total=total, unit="bytes")
+            )
 
     return look

@@ -104,7 +104,8 @@ def _renew_hashes(folder: Path, contents: dict[str, bytes]) -> None:
     """Let the certificate and its page name the hashes of the files as they go out, where those are others than here."""
     renewed = {
         hashlib.sha256((folder / name).read_bytes()).hexdigest().encode(): hashlib.sha256(content).hexdigest().encode()
-        for name, content in contents.items()}
+        for name, content in contents.items()
+    }
     for name in (CERTIFICATE_NAME, CERTIFICATE_PAGE):
         for before, after in renewed.items():
             if name in contents and before != after:

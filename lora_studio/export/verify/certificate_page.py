@@ -7,7 +7,12 @@ from html import escape
 from typing import Any
 
 _TITLES = {
-    "adapter": "Adapter", "merged": "Merged model", "gguf": "GGUF model", "gguf-adapter": "GGUF adapter", "mlx-adapter": "MLX adapter"}
+    "adapter": "Adapter",
+    "merged": "Merged model",
+    "gguf": "GGUF model",
+    "gguf-adapter": "GGUF adapter",
+    "mlx-adapter": "MLX adapter",
+}
 _VERDICTS = {
     "exact": "The artefact is the base model and the adapter, and no more than the rounding of float32 apart.",
     "rounded": "Every tensor is the correct rounding of the exact sum.",
@@ -44,18 +49,22 @@ def certificate_page(certificate: Mapping[str, Any]) -> str:
     verdict = str(certificate["verdict"])
     title = f"{_TITLES.get(str(certificate['kind']), str(certificate['kind']))}: certificate"
     said = _VERDICTS[verdict] if not certificate["reason"] else f"{certificate['reason']}."
-    body = "".join((
-        f"<h1>{escape(title)}</h1>",
-        f"<p class='verdict {escape(verdict)}'>{_verdict(certificate)}</p><p>{escape(_capital(said))}</p>",
-        _advice(certificate),
-        _table("What was compared", _compared(certificate)),
-        _table("What was found", _found(certificate)),
-        _table("What it was made from", (*_origins(certificate), *_inputs(certificate))),
-        _table("Files (SHA-256)", ((name, f"<code>{escape(digest)}</code>") for name, digest in certificate["files"].items())),
-        f"<p class='soft'>Made with {escape(str(certificate['made_with']))}.</p>",
-    ))
-    return (f"<!doctype html>\n<html lang='en'><head><meta charset='utf-8'><meta name='viewport' content='width=device-width'>"
-            f"<title>{escape(title)}</title><style>{_STYLE}</style></head><body>{body}</body></html>\n")
+    body = "".join(
+        (
+            f"<h1>{escape(title)}</h1>",
+            f"<p class='verdict {escape(verdict)}'>{_verdict(certificate)}</p><p>{escape(_capital(said))}</p>",
+            _advice(certificate),
+            _table("What was compared", _compared(certificate)),
+            _table("What was found", _found(certificate)),
+            _table("What it was made from", (*_origins(certificate), *_inputs(certificate))),
+            _table("Files (SHA-256)", ((name, f"<code>{escape(digest)}</code>") for name, digest in certificate["files"].items())),
+            f"<p class='soft'>Made with {escape(str(certificate['made_with']))}.</p>",
+        )
+    )
+    return (
+        f"<!doctype html>\n<html lang='en'><head><meta charset='utf-8'><meta name='viewport' content='width=device-width'>"
+        f"<title>{escape(title)}</title><style>{_STYLE}</style></head><body>{body}</body></html>\n"
+    )
 
 
 def _verdict(certificate: Mapping[str, Any]) -> str:
@@ -67,8 +76,10 @@ def _advice(certificate: Mapping[str, Any]) -> str:
     if not certificate.get("offers_float32"):
         return ""
     lost = certificate["effect_lost"] if certificate["effect_lost"] is not None else certificate["update_lost"]
-    return (f"<p>Rounding to {escape(str(certificate['dtype']))} cost {lost:.1%} of what the adapter does. "
-            "Written in float32 nothing is lost.</p>")
+    return (
+        f"<p>Rounding to {escape(str(certificate['dtype']))} cost {lost:.1%} of what the adapter does. "
+        "Written in float32 nothing is lost.</p>"
+    )
 
 
 def _table(title: str, rows: Iterable[tuple[str, str]]) -> str:
@@ -111,17 +122,23 @@ def _found(certificate: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if classes and "renames" in classes:
         renames: Mapping[str, str] = classes["renames"]
         names = ", ".join(f"<code>{escape(before)}</code> is <code>{escape(after)}</code> there" for before, after in renames.items())
-        yield "Class of the base", (
-            f"names are those of {escape(str(classes['trained']))}; the base's config names {escape(str(classes['other']))}: {names}. "
-            "README.md has the lines for both.")
+        yield (
+            "Class of the base",
+            (
+                f"names are those of {escape(str(classes['trained']))}; the base's config names {escape(str(classes['other']))}: {names}. "
+                "README.md has the lines for both."
+            ),
+        )
     trained = certificate.get("trained_base")
     if trained and trained.get("merged_into"):
         yield "Merged into", escape(str(trained["merged_into"]))
     if trained and trained.get("weights_apart") is not None:
         yield "Its weights differ from those that were trained on by", f"{trained['weights_apart']:.1%} of their size"
     if trained and "top1_agreement" in trained:
-        yield (f"Against the base in {escape(str(trained['held_in']))} that it was trained on",
-               f"largest logit difference {trained['max_abs_logit_difference']:.2e}, same likeliest token {trained['top1_agreement']:.2%}")
+        yield (
+            f"Against the base in {escape(str(trained['held_in']))} that it was trained on",
+            f"largest logit difference {trained['max_abs_logit_difference']:.2e}, same likeliest token {trained['top1_agreement']:.2%}",
+        )
 
 
 def _origins(certificate: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

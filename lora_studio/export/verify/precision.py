@@ -139,7 +139,9 @@ def _turned_sum(given: Sequence[Any]) -> Iterable[Any]:
 
 
 _TURNED: dict[Any, Callable[[Sequence[Any]], Iterable[Any]]] = {
-    functional.linear: _turned_linear, torch.addmm: _turned_sum, torch.baddbmm: _turned_sum,
+    functional.linear: _turned_linear,
+    torch.addmm: _turned_sum,
+    torch.baddbmm: _turned_sum,
     **dict.fromkeys((torch.matmul, torch.mm, torch.bmm, Tensor.matmul, Tensor.mm, Tensor.bmm, Tensor.__matmul__), _turned_product),
 }
 

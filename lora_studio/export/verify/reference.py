@@ -217,9 +217,7 @@ def trained_logits(
     yield from _compute(context, model, as_trained, reference.trained, "Computing the base as it was held + adapter")
 
 
-def compare_with(
-    context: TaskContext, model: Any, reference: Reference
-) -> Generator[RunEvent, None, Compared]:
+def compare_with(context: TaskContext, model: Any, reference: Reference) -> Generator[RunEvent, None, Compared]:
     """Compare a loaded artefact, in float32, row by row."""
     compared = Compared(reference, trained=LogitComparison() if reference.trained else None)
     rows = reference.rows.rows

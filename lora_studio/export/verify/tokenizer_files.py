@@ -17,8 +17,18 @@ from lora_studio.models.load import load_tokenizer
 from lora_studio.models.spellings import CHAT_TEMPLATE_FILE, mend_tokenizer
 
 TOKENIZER_FILES = (
-    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", "vocab.txt",
-    "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "tekken.json", CHAT_TEMPLATE_FILE,
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "vocab.txt",
+    "tokenizer.model",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "tekken.json",
+    CHAT_TEMPLATE_FILE,
 )
 _PROBE = "Dear support,\n\n  it's no. 12345: naïve café, 你好 🙂\tend. "
 _BESIDE = ("generation_config.json", "LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE", "NOTICE.txt")
@@ -123,7 +133,9 @@ def _probe_ids(tokenizer: Any) -> list[int]:
 
 def end_token_in_words(tokenizer_files: TokenizerFiles) -> str:
     """Say at which tokens the artefact ends."""
-    return ", ".join(f"{tokenizer_files.tokenizer.convert_ids_to_tokens(number)} ({number})" for number in tokenizer_files.end_ids) or "none"
+    return (
+        ", ".join(f"{tokenizer_files.tokenizer.convert_ids_to_tokens(number)} ({number})" for number in tokenizer_files.end_ids) or "none"
+    )
 
 
 def _tokenizer_folder(base: Path, adapter: Path) -> Path:

@@ -29,7 +29,11 @@ class LlamaLimit:
 
 
 LLAMA_LIMITS = {
-    "f32": LlamaLimit(1e-3, 0.01), "f16": LlamaLimit(0.01), "bf16": LlamaLimit(0.02), "q8_0": LlamaLimit(0.05), "q6_k": LlamaLimit(0.1),
+    "f32": LlamaLimit(1e-3, 0.01),
+    "f16": LlamaLimit(0.01),
+    "bf16": LlamaLimit(0.02),
+    "q8_0": LlamaLimit(0.05),
+    "q6_k": LlamaLimit(0.1),
 }
 LLAMA_LIMIT_OF_OTHERS = LlamaLimit(0.5)
 
@@ -111,16 +115,30 @@ def make_certificate(
     verdict: Verdict = "failed" if fault else "rounded" if findings.rounded else "exact"
     grade: Grade = "tensors" if measured is None else "logits"
     return Certificate(
-        kind=findings.kind, dtype=findings.dtype, verdict=verdict, grade=grade, passed=not fault, reason=fault,
-        loaded_by=findings.loaded_by, rows_from=findings.rows_from, update_lost=findings.update_lost,
-        tensors_checked=findings.tensors - len(findings.wrong), end_token=end_token, chat_template=chat_template,
-        base=base, adapter=adapter,
-        rows=measured.rows if measured else 0, positions=measured.positions if measured else 0,
-        max_abs_logit_difference=measured.largest if measured else None, exact_logit_difference=exact.largest if exact else None,
+        kind=findings.kind,
+        dtype=findings.dtype,
+        verdict=verdict,
+        grade=grade,
+        passed=not fault,
+        reason=fault,
+        loaded_by=findings.loaded_by,
+        rows_from=findings.rows_from,
+        update_lost=findings.update_lost,
+        tensors_checked=findings.tensors - len(findings.wrong),
+        end_token=end_token,
+        chat_template=chat_template,
+        base=base,
+        adapter=adapter,
+        rows=measured.rows if measured else 0,
+        positions=measured.positions if measured else 0,
+        max_abs_logit_difference=measured.largest if measured else None,
+        exact_logit_difference=exact.largest if exact else None,
         computed_in=findings.compared.reference.precision.name if findings.compared else "",
         logit_noise=findings.compared.reference.noise.largest if findings.compared else None,
-        top1_agreement=measured.agreement if measured else None, kl_divergence=measured.kl_divergence if measured else None,
-        effect_lost=expected.effect_lost if expected else None, trained_base=_against_trained(findings),
+        top1_agreement=measured.agreement if measured else None,
+        kl_divergence=measured.kl_divergence if measured else None,
+        effect_lost=expected.effect_lost if expected else None,
+        trained_base=_against_trained(findings),
     )
 
 

@@ -175,11 +175,15 @@ class TemplateDialog(QDialog):
             return
         self._stop()
         config = self._workspace.draft.config.replace({"data.chat_template": self.setting})
-        arguments: dict[str, Any] = {"config": config.model_dump(mode="json"), "model_folder": str(model.source.path),
-                                     "row": self._row.to_json()}
+        arguments: dict[str, Any] = {
+            "config": config.model_dump(mode="json"),
+            "model_folder": str(model.source.path),
+            "row": self._row.to_json(),
+        }
         started: list[Job] = []
-        self._job = self._jobs.start(JobSpec(RENDER_TASK, arguments, title=tr("Render a row")),
-                                     on_done=lambda last: self._on_rendered(started, last))
+        self._job = self._jobs.start(
+            JobSpec(RENDER_TASK, arguments, title=tr("Render a row")), on_done=lambda last: self._on_rendered(started, last)
+        )
         started.append(self._job)
 
     def _waits_for(self) -> str:

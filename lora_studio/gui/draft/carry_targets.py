@@ -131,8 +131,15 @@ def _split(adapter: AdapterSettings, name: str, tree: ModuleTree) -> tuple[objec
 
 def _is_unmatched(name: str, entry: str, value: object, adapter: AdapterSettings, tree: ModuleTree) -> bool:
     """Ask the resolver about one entry alone."""
-    alone: dict[str, object] = {"target_modules": (), "target_parameters": (), "exclude_modules": (), "modules_to_save": (),
-                                "rank_pattern": {}, "alpha_pattern": {}, "layers_to_transform": None}
+    alone: dict[str, object] = {
+        "target_modules": (),
+        "target_parameters": (),
+        "exclude_modules": (),
+        "modules_to_save": (),
+        "rank_pattern": {},
+        "alpha_pattern": {},
+        "layers_to_transform": None,
+    }
     if name in _PATTERNS:
         alone["target_modules"] = tuple({module.leaf_name for module in tree.targetable if module.kind != "experts"})
         alone["target_parameters"] = tuple({module.leaf_name for module in tree.targetable if module.kind == "experts"})

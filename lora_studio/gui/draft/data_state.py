@@ -127,7 +127,8 @@ class DataState(QObject):
         spec = JobSpec(CHECK_TASK, {"settings": settings.model_dump(mode="json")}, title=tr("Check the data"))
         started: list[Job] = []
         self._check_job = self._jobs.start(
-            spec, on_event=lambda event: self._on_progress(started, event), on_done=lambda last: self._on_checked(started, last))
+            spec, on_event=lambda event: self._on_progress(started, event), on_done=lambda last: self._on_checked(started, last)
+        )
         started.append(self._check_job)
 
     def _on_progress(self, started: list[Job], event: RunEvent) -> None:
@@ -181,4 +182,3 @@ class DataState(QObject):
 
     def _fail(self, message: str, hint: str, field: str) -> None:
         self.error, self.hint, self.field = message, hint, field or "data.train"
-

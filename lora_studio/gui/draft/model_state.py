@@ -146,7 +146,8 @@ class ModelState(QObject):
         started: list[Job] = []
         self.job = self._jobs.start(
             JobSpec(task, arguments, title=title),
-            on_event=lambda event: self._on_event(started, event), on_done=lambda last: self._on_done(started, last),
+            on_event=lambda event: self._on_event(started, event),
+            on_done=lambda last: self._on_done(started, last),
         )
         started.append(self.job)
         self.changed.emit()

@@ -50,8 +50,13 @@ class ReportFigures:
         """Read them from `data --json`."""
         tokens = report["tokens"]
         counts = ReportTokens(tokens["total"], tokens["trained"], tokens["max"])
-        return cls(report["rows"], counts, report["truncated_rows"], report["untrained_rows"],
-                   tuple(Finding(**entry) for entry in report.get("findings", ())))
+        return cls(
+            report["rows"],
+            counts,
+            report["truncated_rows"],
+            report["untrained_rows"],
+            tuple(Finding(**entry) for entry in report.get("findings", ())),
+        )
 
 
 class PlanState(QObject):
@@ -135,8 +140,7 @@ class PlanState(QObject):
         assert facts is not None
         assert tree is not None
         report = self._data.report
-        return make_plan(
-            self._draft.config, facts, tree, ReportFigures.of(report) if report else None, self._device(), self.resolution)
+        return make_plan(self._draft.config, facts, tree, ReportFigures.of(report) if report else None, self._device(), self.resolution)
 
     def _device(self) -> Device:
         """Return the device a run would take; looked for once for each wish, since asking a driver takes its time."""

@@ -97,7 +97,11 @@ class JobCenter(QObject):
         return jobs[: jobs.index(job)] if job in jobs else ()
 
     def start(
-        self, spec: JobSpec, on_event: OnEvent | None = None, on_done: OnDone | None = None, host: HostName = "thread",
+        self,
+        spec: JobSpec,
+        on_event: OnEvent | None = None,
+        on_done: OnDone | None = None,
+        host: HostName = "thread",
     ) -> Job:
         """Start a task; listeners are called in this thread, events in order, the end last.
 

@@ -74,8 +74,9 @@ class AdapterImport(QObject):
         text = tr("{name} is imported, for {base}. It can be exported, or merged into that.", name=result["name"], base=base)
         told = " ".join([text, *(f"{finding['message']} {finding['hint']}".strip() for finding in found)])
         folder = Path(result["path"])
-        self._notifications.add(Notification(
-            "warning" if found else "good", told, action_text=tr("Export…"), action=lambda: self.export_asked.emit(folder)))
+        self._notifications.add(
+            Notification("warning" if found else "good", told, action_text=tr("Export…"), action=lambda: self.export_asked.emit(folder))
+        )
 
     def ask_export(self) -> None:
         """Ask for an adapter's folder, and have it exported."""
@@ -86,8 +87,11 @@ class AdapterImport(QObject):
 
     def _tell_failure(self, path: Path, failure: RunFailed) -> None:
         if failure.field == _BASE_FIELD:
-            self._notifications.add(Notification(
-                "error", f"{path.name}: {failure.message}", action_text=tr("Choose base…"), action=lambda: self._ask_base(path)))
+            self._notifications.add(
+                Notification(
+                    "error", f"{path.name}: {failure.message}", action_text=tr("Choose base…"), action=lambda: self._ask_base(path)
+                )
+            )
         else:
             self._notifications.add(Notification("error", f"{path.name}: {failure.message} {failure.hint}".strip()))
 

@@ -41,7 +41,9 @@ class ExportDialog(QDialog):
         parent: The window.
     """
 
-    def __init__(self, form: ExportFormat, subject: ExportSubject, jobs: JobCenter, asker: FileDialogs, parent: QWidget | None = None) -> None:
+    def __init__(
+        self, form: ExportFormat, subject: ExportSubject, jobs: JobCenter, asker: FileDialogs, parent: QWidget | None = None
+    ) -> None:
         super().__init__(parent)
         self.setObjectName("merge_dialog" if form == "merged" else "export_dialog")
         self.setWindowTitle(tr("Merge {run}", run=subject.name) if form == "merged" else tr("Export {run}", run=subject.name))

@@ -84,8 +84,11 @@ class FormPage(QWidget):
     def arguments(self) -> dict[str, Any]:
         """The export task's arguments."""
         return {
-            "source": str(self.source.path), "kind": self.form, "to": str(self.destination),
-            "dtype": None if self.dtype == "keep" else self.dtype, "overwrite": self._replace.isChecked(),
+            "source": str(self.source.path),
+            "kind": self.form,
+            "to": str(self.destination),
+            "dtype": None if self.dtype == "keep" else self.dtype,
+            "overwrite": self._replace.isChecked(),
             "outtype": str(self._outtype.currentData()),
             "into": str(self._into.currentData()) if self.form in ("merged", "gguf") else "auto",
         }

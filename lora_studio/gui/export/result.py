@@ -59,9 +59,16 @@ class ResultPage(QWidget):
         self._verdict.show_message("good" if certificate.passed else "error", certificate_in_words(certificate, written))
         self._where.setText(tr("{size} in {path}", size=format_bytes(float(result["bytes"])), path=self._folder))
         files = sorted(file.name for file in self._folder.glob("*.gguf"))
-        self._lines.setPlainText(loading_lines(
-            cast(ExportFormat, result["kind"]), str(self._folder), self._subject.base, files[0] if files else "", self._subject.revision or "",
-            str((result["certificate"].get("classes") or {}).get("auto", ""))))
+        self._lines.setPlainText(
+            loading_lines(
+                cast(ExportFormat, result["kind"]),
+                str(self._folder),
+                self._subject.base,
+                files[0] if files else "",
+                self._subject.revision or "",
+                str((result["certificate"].get("classes") or {}).get("auto", "")),
+            )
+        )
         self._show_programs(result.get("compatibility") or ())
         self._float32.setVisible(bool(result["certificate"].get("offers_float32")))
         self._show(exported=True)

@@ -47,8 +47,16 @@ class ExportSubject:
         config = folder.config
         told = tr("{run} · r {r} · α {alpha:g}", run=folder.name, r=config.adapter.r, alpha=config.adapter.lora_alpha)
         model = config.model
-        return cls(folder.name, told, model.name_or_path, model.revision, model.quantization, tuple(sources_of(folder)),
-                   folder.path / "exports", folder.path)
+        return cls(
+            folder.name,
+            told,
+            model.name_or_path,
+            model.revision,
+            model.quantization,
+            tuple(sources_of(folder)),
+            folder.path / "exports",
+            folder.path,
+        )
 
     @classmethod
     def of_folder(cls, folder: Path) -> ExportSubject:

@@ -30,8 +30,13 @@ class ShownCertificate:
         """Read it out of an export's result."""
         raw: Mapping[str, Any] = result["certificate"]
         figures = (raw.get(name) for name in ("max_abs_logit_difference", "top1_agreement", "effect_lost"))
-        return cls(int(raw["rows"]), *figures, passed=bool(raw["passed"]), held_in=str((raw.get("trained_base") or {}).get("held_in", "")),
-                   grade=str(raw.get("grade", "logits")))
+        return cls(
+            int(raw["rows"]),
+            *figures,
+            passed=bool(raw["passed"]),
+            held_in=str((raw.get("trained_base") or {}).get("held_in", "")),
+            grade=str(raw.get("grade", "logits")),
+        )
 
 
 @dataclass(frozen=True)

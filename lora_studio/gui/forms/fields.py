@@ -60,8 +60,15 @@ class FieldSpec:
         usual = extra.get("usual")
         bounds = _bounds_of(info.metadata)
         return cls(
-            path, tr(info.title or path), tr(info.description or ""), kind, choices, optional=optional,
-            whole_too=kind == "float" and int in get_args(info.annotation), usual=(usual[0], usual[1]) if usual else None, **bounds,
+            path,
+            tr(info.title or path),
+            tr(info.description or ""),
+            kind,
+            choices,
+            optional=optional,
+            whole_too=kind == "float" and int in get_args(info.annotation),
+            usual=(usual[0], usual[1]) if usual else None,
+            **bounds,
         )
 
     @property

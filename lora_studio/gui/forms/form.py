@@ -134,5 +134,3 @@ def shown_value(value: object) -> str:
             return tr("none")
         case _:
             return str(value)
-
-

@@ -18,7 +18,11 @@ _PADDING = {"choice": 44}  # of an editor in pixels, as the style sheet has it
 _USUAL_PADDING = 22
 _NO_LIMIT = 16777215  # Qt's QWIDGETSIZE_MAX
 _LABELS: dict[object, str] = {
-    True: "default", "sft": "SFT", "group_by_length": "by length", "nf4": "4-bit (NF4)", "int8": "8-bit",
+    True: "default",
+    "sft": "SFT",
+    "group_by_length": "by length",
+    "nf4": "4-bit (NF4)",
+    "int8": "8-bit",
 }
 
 

@@ -60,7 +60,8 @@ class AdapterPanel(Panel):
 
     def _build_variant(self) -> FieldRow:
         spec = FieldSpec(
-            "adapter.variant", tr("Variant"), "\n".join(FieldSpec.of(path).description for path in _SWITCHES), "choice", choices=_VARIANTS)
+            "adapter.variant", tr("Variant"), "\n".join(FieldSpec.of(path).description for path in _SWITCHES), "choice", choices=_VARIANTS
+        )
         self._variant = FieldRow(spec)
         self._variant.edited.connect(self._on_variant)
         return self._variant

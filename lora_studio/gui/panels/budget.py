@@ -21,8 +21,13 @@ if TYPE_CHECKING:
 
 _COLORS = ("curve_blue", "curve_orange", "curve_violet", "curve_green", "curve_red", "curve_grey")
 _TITLES = {
-    "weights": "Weights", "adapter": "Adapter and gradients", "gradients": "Adapter and gradients", "optimizer": "Optimizer",
-    "activations": "Activations", "logits_and_loss": "Logits and loss", "runtime": "Runtime",
+    "weights": "Weights",
+    "adapter": "Adapter and gradients",
+    "gradients": "Adapter and gradients",
+    "optimizer": "Optimizer",
+    "activations": "Activations",
+    "logits_and_loss": "Logits and loss",
+    "runtime": "Runtime",
 }
 
 
@@ -139,7 +144,7 @@ def share_text(part: int, whole: int) -> str:
 
 
 def _shown_parts(plan: Plan) -> dict[str, int]:
-    """Return the parts of memory under the names a person reads; those of the adapter together, and what of the layers is computed again."""
+    """Return the parts of memory under the names a person reads; the adapter's together, and what of the layers is computed again."""
     every = plan.memory.checkpointing.every
     again = tr(" · one layer in {count} computed again", count=every) if every > 1 else tr(" · computed again") if every else ""
     shown: dict[str, int] = {}

@@ -24,8 +24,16 @@ if TYPE_CHECKING:
 
 _FILTERS = ("Rows (*.jsonl *.ndjson *.json *.csv *.tsv *.parquet *.txt *.text *.md *.gz *.zst *.zstd)", "All files (*)")
 _MORE = (
-    "data.format", "data.encoding", "data.chat_template_kwargs", "data.train_on", "data.on_unwritten", "data.answer_opening",
-    "data.packing", "data.eval_fraction", "data.eval_rows", "data.on_bad_rows",
+    "data.format",
+    "data.encoding",
+    "data.chat_template_kwargs",
+    "data.train_on",
+    "data.on_unwritten",
+    "data.answer_opening",
+    "data.packing",
+    "data.eval_fraction",
+    "data.eval_rows",
+    "data.on_bad_rows",
 )
 
 
@@ -131,8 +139,11 @@ def report_text(data: DataState, config: RunConfig) -> str:
     if data.report:
         tokens = data.report["tokens"]
         share = tokens["trained"] / tokens["total"] if tokens["total"] else 0
-        parts = [tr("{count} tokens", count=format_count(tokens["total"])), tr("{share} % trained", share=f"{100 * share:.0f}"),
-                 tr("longest {count}", count=format_count(tokens["max"]))]
+        parts = [
+            tr("{count} tokens", count=format_count(tokens["total"])),
+            tr("{share} % trained", share=f"{100 * share:.0f}"),
+            tr("longest {count}", count=format_count(tokens["max"])),
+        ]
     if data.check is not None and data.check.eval_rows:
         parts.append(tr("{count} rows held out", count=format_count(data.check.eval_rows)))
     elif data.check is not None and config.data.eval_fraction:

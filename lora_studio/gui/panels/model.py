@@ -196,7 +196,11 @@ def source_text(source: ModelSource | None, facts: ModelFacts | None) -> str:
     if source is None:
         return ""
     where = {
-        "starter": tr("starter"), "folder": tr("folder"), "gguf": tr("GGUF file"), "hub_cache": tr("in cache"), "hub": tr("on the Hub"),
+        "starter": tr("starter"),
+        "folder": tr("folder"),
+        "gguf": tr("GGUF file"),
+        "hub_cache": tr("in cache"),
+        "hub": tr("on the Hub"),
     }[source.kind]
     size = facts.bytes_on_disk if facts else 0
     return f"{where} · {format_bytes(size)}" if size else where
@@ -207,9 +211,12 @@ def facts_text(facts: ModelFacts | None) -> str:
     if facts is None:
         return ""
     parts = [
-        facts.model_type, tr("{count} parameters", count=format_count(facts.parameters)) if facts.parameters else "",
-        tr("{count} layers", count=facts.layers) if facts.layers else "", tr("tied embeddings") if facts.tied_embeddings else "",
-        facts.dtype, facts.licence,
+        facts.model_type,
+        tr("{count} parameters", count=format_count(facts.parameters)) if facts.parameters else "",
+        tr("{count} layers", count=facts.layers) if facts.layers else "",
+        tr("tied embeddings") if facts.tied_embeddings else "",
+        facts.dtype,
+        facts.licence,
     ]
     return " · ".join(part for part in parts if part)
 

@@ -59,10 +59,6 @@ class Panel(Card):
         self.body.addWidget(self._more)
 
 
-
 def more_paths(section: str) -> list[str]:
     """Name the fields of a section that are meant to stand behind a disclosure."""
-    return [
-        path for path in field_paths()
-        if path.startswith(f"{section}.") and (field_info(path).json_schema_extra or {}).get("more")
-    ]
+    return [path for path in field_paths() if path.startswith(f"{section}.") and (field_info(path).json_schema_extra or {}).get("more")]

@@ -33,18 +33,27 @@ class AdapterPreset:
 
 
 PRESETS = (
+    AdapterPreset("attention_8", "Attention only, r=8", "small and hard to break", "attention", {"adapter.r": 8, "adapter.lora_alpha": 16}),
     AdapterPreset(
-        "attention_8", "Attention only, r=8", "small and hard to break", "attention", {"adapter.r": 8, "adapter.lora_alpha": 16}),
+        "all_16", "All linear, r=16", "learns most tasks well; a first run", "all_linear", {"adapter.r": 16, "adapter.lora_alpha": 32}
+    ),
     AdapterPreset(
-        "all_16", "All linear, r=16", "learns most tasks well; a first run", "all_linear", {"adapter.r": 16, "adapter.lora_alpha": 32}),
+        "all_64",
+        "All linear, r=64 with rsLoRA",
+        "room for much new knowledge, with much data",
+        "all_linear",
+        {"adapter.r": 64, "adapter.lora_alpha": 64, "adapter.use_rslora": True},
+    ),
     AdapterPreset(
-        "all_64", "All linear, r=64 with rsLoRA", "room for much new knowledge, with much data", "all_linear",
-        {"adapter.r": 64, "adapter.lora_alpha": 64, "adapter.use_rslora": True}),
+        "mlp_8", "MLP only, r=8", "facts and wording rather than where to look", "mlp", {"adapter.r": 8, "adapter.lora_alpha": 16}
+    ),
     AdapterPreset(
-        "mlp_8", "MLP only, r=8", "facts and wording rather than where to look", "mlp", {"adapter.r": 8, "adapter.lora_alpha": 16}),
-    AdapterPreset(
-        "few_rows", "Attention only, r=4, dropout", "for a few hundred rows: little to memorise with", "attention",
-        {"adapter.r": 4, "adapter.lora_alpha": 8, "adapter.lora_dropout": 0.1}),
+        "few_rows",
+        "Attention only, r=4, dropout",
+        "for a few hundred rows: little to memorise with",
+        "attention",
+        {"adapter.r": 4, "adapter.lora_alpha": 8, "adapter.lora_dropout": 0.1},
+    ),
 )
 
 

@@ -199,8 +199,12 @@ class TargetsPanel(Card):
         targets = resolution.by_name
         counts = count_by_module(resolution.adapter, tree, resolution)
         self.model.show_targets(
-            {name: target.r for name, target in targets.items()}, {name: target.lora_alpha for name, target in targets.items()},
-            counts, (adapter.r, adapter.lora_alpha), adapter.use_dora)
+            {name: target.r for name, target in targets.items()},
+            {name: target.lora_alpha for name, target in targets.items()},
+            counts,
+            (adapter.r, adapter.lora_alpha),
+            adapter.use_dora,
+        )
         self._mark_preset(resolution)
         self._error.set_error(" ".join(f"{finding.message} {finding.hint}" for finding in resolution.errors[:1]))
         self._show_note(sum(counts.values()))
@@ -217,8 +221,15 @@ class TargetsPanel(Card):
         ticked = sum(1 for target in resolution.targets if target.kind in _LINEAR)
         others = len(resolution.targets) - ticked
         more = tr(" + {count} more", count=others) if others else ""
-        self.set_note(tr("{ticked} of {linear} linear{more} · {trainable} trainable",
-                         ticked=ticked, linear=linear, more=more, trainable=format_count(trainable)))
+        self.set_note(
+            tr(
+                "{ticked} of {linear} linear{more} · {trainable} trainable",
+                ticked=ticked,
+                linear=linear,
+                more=more,
+                trainable=format_count(trainable),
+            )
+        )
 
     def _mark_preset(self, resolution: Resolution | None) -> None:
         tree = self._workspace.model.tree

@@ -60,7 +60,8 @@ def _kind_of_folder(path: Path) -> PathKind:
     if _holds_rows(path):
         return PathKind.DATA
     raise InputError(
-        f"{path.name} is no run, no model and no data: it holds no run.yaml, no config.json and no file of rows.", "Choose another folder.")
+        f"{path.name} is no run, no model and no data: it holds no run.yaml, no config.json and no file of rows.", "Choose another folder."
+    )
 
 
 def _holds_rows(folder: Path) -> bool:

@@ -109,7 +109,7 @@ class ScalarPlot(HistoryPlot):
 
     def _follow(self, history: RunHistory) -> None:
         source: Curve = getattr(history, self._field)
-        fresh = source.y[len(self.curves[self._field]):]
+        fresh = source.y[len(self.curves[self._field]) :]
         self._largest = max([self._largest, *(abs(y) for y in fresh if math.isfinite(y))])
         power = _power_of(self._largest)
         if power != self._power:

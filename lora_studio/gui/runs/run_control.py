@@ -86,10 +86,16 @@ class RunControl(QObject):
         text = tr("Start") if live is None else tr("Add to queue")
         if blocking:
             return StartState(text, "\n".join(f"{item.name}: {item.message}" for item in blocking), enabled=False)
-        place = tr("It trains in this window.") if host_of(self._workspace.draft.config, self._host) == "thread" else tr(
-            "It trains in a process of its own, which goes on when this window closes.")
-        deed = tr("Freeze this draft as a run and train it.") if live is None else tr(
-            "Freeze this draft as a run; it trains when {title} has ended.", title=live.spec.title)
+        place = (
+            tr("It trains in this window.")
+            if host_of(self._workspace.draft.config, self._host) == "thread"
+            else tr("It trains in a process of its own, which goes on when this window closes.")
+        )
+        deed = (
+            tr("Freeze this draft as a run and train it.")
+            if live is None
+            else tr("Freeze this draft as a run; it trains when {title} has ended.", title=live.spec.title)
+        )
         return StartState(text, f"{deed} {place}", enabled=True)
 
     def start_run(self) -> Path:
@@ -123,8 +129,7 @@ class RunControl(QObject):
         """
         folder = RunFolder.open(path)
         self._refuse_living(folder)
-        return self._train(
-            folder.config, folder.path, host or self._host, resume=bool(folder.checkpoints) or folder.adapter_path.exists())
+        return self._train(folder.config, folder.path, host or self._host, resume=bool(folder.checkpoints) or folder.adapter_path.exists())
 
     def follow_living(self) -> list[Path]:
         """Follow the runs that are alive in other processes; give the folders of all that live, the newest first."""

@@ -33,7 +33,7 @@ class RunLogModel(QAbstractListModel):
 
     def sync(self) -> None:
         """Append the lines that came since the last look."""
-        fresh = [line for line in self._history.log[self._taken:] if self._shows(line)]
+        fresh = [line for line in self._history.log[self._taken :] if self._shows(line)]
         self._taken = len(self._history.log)
         if fresh:
             first = len(self._lines)

@@ -33,7 +33,13 @@ class RunNews(QObject):
     """
 
     def __init__(
-        self, notifications: Notifications, starter: RunControl, queue: RunQueue, run_view: ShownRun, show: Show, show_errors: ShowErrors,
+        self,
+        notifications: Notifications,
+        starter: RunControl,
+        queue: RunQueue,
+        run_view: ShownRun,
+        show: Show,
+        show_errors: ShowErrors,
         parent: QObject,
     ) -> None:
         super().__init__(parent)
@@ -62,8 +68,11 @@ class RunNews(QObject):
         """Tell of queued runs that did not begin when the window was closed."""
         count = sum(self._queue.can_start(folder) for folder in folders)
         if count:
-            told = tr("1 run waited in the queue when the window was closed") if count == 1 else tr(
-                "{count} runs waited in the queue when the window was closed", count=count)
+            told = (
+                tr("1 run waited in the queue when the window was closed")
+                if count == 1
+                else tr("{count} runs waited in the queue when the window was closed", count=count)
+            )
             self._tell(told, tr("Start") if count == 1 else tr("Start them"), lambda: self._queue.start_again(folders))
 
     def _on_began(self, path: Path, name: str) -> None:

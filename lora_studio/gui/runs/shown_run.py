@@ -15,8 +15,18 @@ from lora_studio.gui.engine.job_center import JobCenter
 from lora_studio.jobs.job import Job
 
 ShownState = Literal[
-    "none", "new", "waiting", "loading", "running", "paused", "stopping", "abandoning",
-    "finished", "stopped", "failed", "interrupted",
+    "none",
+    "new",
+    "waiting",
+    "loading",
+    "running",
+    "paused",
+    "stopping",
+    "abandoning",
+    "finished",
+    "stopped",
+    "failed",
+    "interrupted",
 ]
 LIVE_STATES: frozenset[ShownState] = frozenset({"waiting", "loading", "running", "paused", "stopping", "abandoning"})
 

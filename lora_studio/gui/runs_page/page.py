@@ -40,7 +40,12 @@ class RunsPage(QWidget):
     run_opened = Signal()
 
     def __init__(
-        self, workspace: Workspace, jobs: JobCenter, run_view: ShownRun, starter: RunControl, queue: RunQueue,
+        self,
+        workspace: Workspace,
+        jobs: JobCenter,
+        run_view: ShownRun,
+        starter: RunControl,
+        queue: RunQueue,
         asker: FileDialogs | None = None,
     ) -> None:
         super().__init__()
@@ -179,8 +184,10 @@ class RunsPage(QWidget):
         row = QHBoxLayout()
         row.setSpacing(6)
         wishes = (
-            ("open", tr("Open"), self.open_selected, ""), ("resume", tr("Resume"), self.resume_selected, ""),
-            ("new_from", tr("New run from this"), self.new_from_selected, ""), ("reveal", tr("Show folder"), self.reveal_selected, ""),
+            ("open", tr("Open"), self.open_selected, ""),
+            ("resume", tr("Resume"), self.resume_selected, ""),
+            ("new_from", tr("New run from this"), self.new_from_selected, ""),
+            ("reveal", tr("Show folder"), self.reveal_selected, ""),
             ("delete", tr("Delete…"), self.delete_selected, "Del"),
         )
         self._buttons: dict[str, QPushButton] = {}

@@ -161,8 +161,11 @@ class QueueCard(Card):
     def _build_buttons(self) -> QHBoxLayout:
         row = QHBoxLayout()
         row.setSpacing(6)
-        wishes = (("up", tr("Move up"), self.move_up, "Alt+Up"), ("down", tr("Move down"), self.move_down, "Alt+Down"),
-                  ("remove", tr("Remove"), self.remove, "Del"))
+        wishes = (
+            ("up", tr("Move up"), self.move_up, "Alt+Up"),
+            ("down", tr("Move down"), self.move_down, "Alt+Down"),
+            ("remove", tr("Remove"), self.remove, "Del"),
+        )
         self._wishes = {name: self._add_wish(row, name, text, work, keys) for name, text, work, keys in wishes}
         row.addStretch(1)
         return row
@@ -194,7 +197,8 @@ class QueueCard(Card):
         rows = min(len(self._model.entries), _MOST_ROWS)
         frame = 2 * self.table.frameWidth() + 2
         self.table.setFixedHeight(
-            self.table.horizontalHeader().sizeHint().height() + rows * self.table.verticalHeader().defaultSectionSize() + frame)
+            self.table.horizontalHeader().sizeHint().height() + rows * self.table.verticalHeader().defaultSectionSize() + frame
+        )
 
 
 def _texts(entry: QueueEntry) -> tuple[str, ...]:

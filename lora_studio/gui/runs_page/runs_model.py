@@ -29,8 +29,14 @@ class Column:
 
 def run_columns() -> tuple[Column, ...]:
     """Return the columns, left to right."""
-    states = {"new": tr("new"), "running": tr("running"), "finished": tr("finished"), "stopped": tr("stopped"), "failed": tr("failed"),
-              "interrupted": tr("interrupted")}
+    states = {
+        "new": tr("new"),
+        "running": tr("running"),
+        "finished": tr("finished"),
+        "stopped": tr("stopped"),
+        "failed": tr("failed"),
+        "interrupted": tr("interrupted"),
+    }
     return (
         Column("name", tr("Run"), lambda run: run.name, lambda run: run.name.lower()),
         Column("state", tr("State"), lambda run: states[run.state], lambda run: run.state),

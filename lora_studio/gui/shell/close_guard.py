@@ -49,7 +49,8 @@ def ask_closing(parent: QWidget, question: ClosingQuestion) -> ClosingChoice:
     box.setObjectName("closing_question")
     box.setInformativeText(question.details)
     titles = {
-        ClosingChoice.STOP_AND_SAVE: tr("Stop and save"), ClosingChoice.KEEP_RUNNING: tr("Keep running in a process"),
+        ClosingChoice.STOP_AND_SAVE: tr("Stop and save"),
+        ClosingChoice.KEEP_RUNNING: tr("Keep running in a process"),
         ClosingChoice.CLOSE: tr("Close"),
     }
     buttons = {box.addButton(titles[choice], QMessageBox.ButtonRole.AcceptRole): choice for choice in question.choices}
@@ -148,8 +149,10 @@ class Closing(QObject):
             return []
         if all(job.spec.run_dir is None for job in at_work):
             return [tr("It is stopped, and nothing half-written is left.")]
-        return [tr("Stop and save keeps every step taken in a checkpoint; the run can be resumed later."),
-                tr("Keep running saves it too, and goes on from there in a process of its own; the next window finds it.")]
+        return [
+            tr("Stop and save keeps every step taken in a checkpoint; the run can be resumed later."),
+            tr("Keep running saves it too, and goes on from there in a process of its own; the next window finds it."),
+        ]
 
     def _stop_and_wait(self) -> None:
         self._show_dialog(tr("Saving…"), self._keep_open)

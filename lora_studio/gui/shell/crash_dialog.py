@@ -89,7 +89,8 @@ def explain(error: BaseException) -> tuple[str, str, str]:
         place = f" ({error.filename})" if error.filename else ""
         return (
             tr("A file or folder could not be used: {reason}{place}.", reason=error.strerror or str(error), place=place),
-            tr("The draft and all runs are safe on disk."), tr("Check that the place exists, may be written and has room, then try again."),
+            tr("The draft and all runs are safe on disk."),
+            tr("Check that the place exists, may be written and has room, then try again."),
         )
     return (
         without_secrets(f"{type(error).__name__}: {error}"),

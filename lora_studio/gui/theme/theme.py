@@ -99,11 +99,24 @@ def palette(colors: Colors) -> QPalette:
     result = QPalette()
     role, group = QPalette.ColorRole, QPalette.ColorGroup
     for target, color in (
-        (role.Window, colors.window), (role.Base, colors.surface), (role.AlternateBase, colors.field),
-        (role.Button, colors.field), (role.ToolTipBase, colors.field), (role.Highlight, colors.accent), (role.Link, colors.accent),
-        (role.WindowText, colors.text), (role.Text, colors.text), (role.ButtonText, colors.text), (role.ToolTipText, colors.text),
-        (role.HighlightedText, colors.on_primary), (role.PlaceholderText, colors.muted), (role.Mid, colors.border),
-        (role.Light, colors.border), (role.Dark, colors.border), (role.Midlight, colors.border), (role.Accent, colors.accent),
+        (role.Window, colors.window),
+        (role.Base, colors.surface),
+        (role.AlternateBase, colors.field),
+        (role.Button, colors.field),
+        (role.ToolTipBase, colors.field),
+        (role.Highlight, colors.accent),
+        (role.Link, colors.accent),
+        (role.WindowText, colors.text),
+        (role.Text, colors.text),
+        (role.ButtonText, colors.text),
+        (role.ToolTipText, colors.text),
+        (role.HighlightedText, colors.on_primary),
+        (role.PlaceholderText, colors.muted),
+        (role.Mid, colors.border),
+        (role.Light, colors.border),
+        (role.Dark, colors.border),
+        (role.Midlight, colors.border),
+        (role.Accent, colors.accent),
     ):
         result.setColor(target, QColor(color))
     for target in (role.WindowText, role.Text, role.ButtonText):

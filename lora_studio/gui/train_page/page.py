@@ -37,7 +37,12 @@ class TrainPage(QWidget):
     """Shows the run of the `ShownRun`, live or from disk, or the start cards while there is none."""
 
     def __init__(
-        self, workspace: Workspace, jobs: JobCenter, run_view: ShownRun, starter: RunControl, asker: FileDialogs | None = None,
+        self,
+        workspace: Workspace,
+        jobs: JobCenter,
+        run_view: ShownRun,
+        starter: RunControl,
+        asker: FileDialogs | None = None,
     ) -> None:
         super().__init__()
         self.setObjectName("train_page")

@@ -18,8 +18,14 @@ if TYPE_CHECKING:
     from lora_studio.gui.draft.workspace import Workspace
 
 TONES: dict[ShownState, str] = {
-    "running": "good", "finished": "good", "failed": "error", "interrupted": "warning", "stopped": "warning", "stopping": "warning",
-    "abandoning": "warning", "paused": "warning",
+    "running": "good",
+    "finished": "good",
+    "failed": "error",
+    "interrupted": "warning",
+    "stopped": "warning",
+    "stopping": "warning",
+    "abandoning": "warning",
+    "paused": "warning",
 }
 
 _WIDE = 1 << 16  # pixels: room for everything, while nobody can see that there is none
@@ -28,10 +34,18 @@ _WIDE = 1 << 16  # pixels: room for everything, while nobody can see that there 
 def state_text(state: ShownState) -> str:
     """Name a run's state in one word or two."""
     return {
-        "none": tr("No run"), "new": tr("Not started"), "waiting": tr("Waiting"),
-        "loading": tr("Loading"), "running": tr("Running"), "paused": tr("Paused"),
-        "stopping": tr("Stopping"), "abandoning": tr("Stopping"), "finished": tr("Finished"), "stopped": tr("Stopped"),
-        "failed": tr("Failed"), "interrupted": tr("Interrupted"),
+        "none": tr("No run"),
+        "new": tr("Not started"),
+        "waiting": tr("Waiting"),
+        "loading": tr("Loading"),
+        "running": tr("Running"),
+        "paused": tr("Paused"),
+        "stopping": tr("Stopping"),
+        "abandoning": tr("Stopping"),
+        "finished": tr("Finished"),
+        "stopped": tr("Stopped"),
+        "failed": tr("Failed"),
+        "interrupted": tr("Interrupted"),
     }[state]
 
 
@@ -214,8 +228,12 @@ class RunBar(QFrame):
         if config is None:
             return
         for path in different_fields(config, self._workspace.draft.config):
-            text = tr("{title}: {run} here, {draft} in the draft", title=field_info(path).title or path,
-                      run=_short(config.get(path)), draft=_short(self._workspace.draft.config.get(path)))
+            text = tr(
+                "{title}: {run} here, {draft} in the draft",
+                title=field_info(path).title or path,
+                run=_short(config.get(path)),
+                draft=_short(self._workspace.draft.config.get(path)),
+            )
             self._menu.addAction(text).triggered.connect(lambda _checked=False, at=path: self._workspace.draft.request_field(at))
 
     def _show_buttons(self, state: ShownState) -> None:
@@ -226,8 +244,11 @@ class RunBar(QFrame):
         self._stop.setEnabled(state != "abandoning")
         stopping = state == "stopping"
         self._stop.setText(tr("Abandon step") if stopping else tr("Stop"))
-        self._stop.setToolTip(tr("Drop the step under way and keep the last checkpoint.") if stopping
-                              else tr("End after this micro-batch and save a checkpoint."))
+        self._stop.setToolTip(
+            tr("Drop the step under way and keep the last checkpoint.")
+            if stopping
+            else tr("End after this micro-batch and save a checkpoint.")
+        )
         self._resume.setVisible(self._run_view.can_resume)
         self._resume.setText(tr("Start") if state == "new" else tr("Resume"))
         exportable = self._run_view.has_weights

@@ -58,15 +58,27 @@ class StartCards(QWidget):
         self._ways.setDirection(QBoxLayout.Direction.TopToBottom if narrow else QBoxLayout.Direction.LeftToRight)
 
     def _build_ways(self) -> None:
-        self._add_way("starter", tr("Try the starter"), tr(
-            "A small chat model learns to answer support messages with JSON. About three minutes on two CPU cores."),
-            tr("Open the starter"), self._workspace.draft.open_starter)
-        self._add_way("model", tr("Open my model"), tr(
-            "A folder with config.json and safetensors, or a GGUF file. A Hub id can be typed into the base model card."),
-            tr("Choose a folder…"), self._open_model)
-        self._add_way("data", tr("Open my data"), tr(
-            "JSONL, JSON, CSV or text: chat messages, prompt and completion, instruction and output, or plain text."),
-            tr("Choose files…"), self._open_data)
+        self._add_way(
+            "starter",
+            tr("Try the starter"),
+            tr("A small chat model learns to answer support messages with JSON. About three minutes on two CPU cores."),
+            tr("Open the starter"),
+            self._workspace.draft.open_starter,
+        )
+        self._add_way(
+            "model",
+            tr("Open my model"),
+            tr("A folder with config.json and safetensors, or a GGUF file. A Hub id can be typed into the base model card."),
+            tr("Choose a folder…"),
+            self._open_model,
+        )
+        self._add_way(
+            "data",
+            tr("Open my data"),
+            tr("JSONL, JSON, CSV or text: chat messages, prompt and completion, instruction and output, or plain text."),
+            tr("Choose files…"),
+            self._open_data,
+        )
 
     def _add_way(self, name: str, title: str, text: str, button_text: str, action: object) -> None:
         card = Card(title, name=f"{name}_card")

@@ -22,8 +22,14 @@ class TilesCard(Card):
         super().__init__(name="tiles_card")
         self._run_view = run_view
         self._machine_memory = psutil.virtual_memory().total
-        names = {"loss": tr("Loss"), "eval_loss": tr("Eval loss"), "step": tr("Step"), "speed": tr("Tokens/s"),
-                 "memory": tr("Memory, GB"), "time_left": tr("Time left")}
+        names = {
+            "loss": tr("Loss"),
+            "eval_loss": tr("Eval loss"),
+            "step": tr("Step"),
+            "speed": tr("Tokens/s"),
+            "memory": tr("Memory, GB"),
+            "time_left": tr("Time left"),
+        }
         self.tiles = {name: StatTile(title, name=f"tile_{name}") for name, title in names.items()}
         self._grid = TileGrid(list(self.tiles.values()))
         self._grid.setHorizontalSpacing(12)

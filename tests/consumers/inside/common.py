@@ -1,6 +1,6 @@
 """Shared by what runs in the readers' environments: numpy and the standard library alone.
 
-    python READER.py SUBJECTS.json RESULTS.json FORM…
+python READER.py SUBJECTS.json RESULTS.json FORM…
 """
 
 import json

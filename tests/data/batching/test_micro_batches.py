@@ -23,7 +23,9 @@ def test_no_other_way_to_cut_padded_rows_takes_less_time(lengths: list[int], siz
     assert all(len(part) <= size for part in found)
     ways = (
         [rows[start:end] for start, end in zip([0, *cuts], [*cuts, len(lengths)])]
-        for count in range(len(lengths)) for cuts in combinations(range(1, len(lengths)), count))
+        for count in range(len(lengths))
+        for cuts in combinations(range(1, len(lengths)), count)
+    )
     least = min(padded(way, lengths, pass_tokens) for way in ways if all(len(part) <= size for part in way))
     assert padded(found, lengths, pass_tokens) == least
 
@@ -31,7 +33,9 @@ def test_no_other_way_to_cut_padded_rows_takes_less_time(lengths: list[int], siz
 @settings(max_examples=150, deadline=None)
 @given(lengths=SIZES, size=st.integers(1, 8), most=st.integers(1, 100))
 def test_rows_end_to_end_are_each_taken_once_within_the_bounds_and_no_two_parts_would_make_one(
-    lengths: list[int], size: int, most: int,
+    lengths: list[int],
+    size: int,
+    most: int,
 ) -> None:
     found = cut_end_to_end(range(len(lengths)), lengths, size, most)
     assert sorted(row for part in found for row in part) == list(range(len(lengths)))
@@ -39,4 +43,5 @@ def test_rows_end_to_end_are_each_taken_once_within_the_bounds_and_no_two_parts_
     assert all(len(part) <= size and (held <= most or len(part) == 1) for part, held in zip(found, tokens))
     assert all(
         tokens[one] + tokens[other] > most or len(found[one]) + len(found[other]) > size
-        for one, other in combinations(range(len(found)), 2))
+        for one, other in combinations(range(len(found)), 2)
+    )

@@ -101,8 +101,10 @@ def test_what_a_length_would_do_is_what_cutting_every_row_does(rows: list[tuple[
     masks = [(np.arange(length) >= max(1, start)) & (np.arange(length) < start + count) for length, start, count in rows]
     longest = max(mask.size for mask in masks)
     table = LengthTable(
-        np.array([mask.size for mask in masks]), np.array([mask.argmax() if mask.any() else mask.size for mask in masks]),
-        sum((np.pad(mask.astype(np.int64), (0, longest - mask.size)) for mask in masks), np.zeros(longest, np.int64)))
+        np.array([mask.size for mask in masks]),
+        np.array([mask.argmax() if mask.any() else mask.size for mask in masks]),
+        sum((np.pad(mask.astype(np.int64), (0, longest - mask.size)) for mask in masks), np.zeros(longest, np.int64)),
+    )
     kept = [mask[:max_length] for mask in masks]
     packable = [mask.size for mask in kept if mask.any()]
     cut = table.at(max_length)

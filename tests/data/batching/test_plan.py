@@ -23,11 +23,20 @@ def plan_of(rows: int, fingerprint: str = "data", **changes: Any) -> StepPlan:
 @settings(max_examples=60, deadline=None)
 @given(
     rows=st.integers(1, 300),
-    batch=st.integers(1, 9), parts=st.integers(1, 3), strategy=st.sampled_from(STRATEGIES), seed=st.integers(0, 5),
+    batch=st.integers(1, 9),
+    parts=st.integers(1, 3),
+    strategy=st.sampled_from(STRATEGIES),
+    seed=st.integers(0, 5),
 )
 def test_an_epoch_takes_each_row_once(rows: int, batch: int, parts: int, strategy: str, seed: int) -> None:
-    plan = plan_of(rows, per_device_train_batch_size=batch, gradient_accumulation_steps=parts, num_train_epochs=2,
-                   train_sampling_strategy=strategy, seed=seed)
+    plan = plan_of(
+        rows,
+        per_device_train_batch_size=batch,
+        gradient_accumulation_steps=parts,
+        num_train_epochs=2,
+        train_sampling_strategy=strategy,
+        seed=seed,
+    )
     steps = [plan.step(number) for number in range(plan.total_steps)]
     assert plan.total_steps == 2 * plan.steps_per_epoch
     for epoch in range(2):

@@ -80,14 +80,23 @@ def test_labelled_rows_are_refused_for_sft(write_rows: Write) -> None:
         refuse_untrainable(found)
 
 
-@pytest.mark.parametrize(("names", "expected"), [
-    (["id", "Question", "Best Answer"], {"prompt": "Question", "completion": "Best Answer"}),
-    (["question", "context", "answer"], {"instruction": "question", "input": "context", "output": "answer"}),
-    (["dialogue", "topic"], {"messages": "dialogue"}),
-    (["Prompt", "winner", "loser"], {"prompt": "Prompt", "chosen": "winner", "rejected": "loser"}),
-    (["user_prompt", "model-answer", "system_prompt"], {"prompt": "user_prompt", "completion": "model-answer", "system": "system_prompt"}),
-    (["title", "body"], {"text": "body"}), (["content", "url"], {"text": "content"}), (["only"], {"text": "only"}),
-    (["x", "y", "z"], {}), ([], {}),
-])
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["id", "Question", "Best Answer"], {"prompt": "Question", "completion": "Best Answer"}),
+        (["question", "context", "answer"], {"instruction": "question", "input": "context", "output": "answer"}),
+        (["dialogue", "topic"], {"messages": "dialogue"}),
+        (["Prompt", "winner", "loser"], {"prompt": "Prompt", "chosen": "winner", "rejected": "loser"}),
+        (
+            ["user_prompt", "model-answer", "system_prompt"],
+            {"prompt": "user_prompt", "completion": "model-answer", "system": "system_prompt"},
+        ),
+        (["title", "body"], {"text": "body"}),
+        (["content", "url"], {"text": "content"}),
+        (["only"], {"text": "only"}),
+        (["x", "y", "z"], {}),
+        ([], {}),
+    ],
+)
 def test_a_mapping_is_suggested_from_the_names_of_columns(names: list[str], expected: dict[str, str]) -> None:
     assert suggest_columns(names) == expected

@@ -41,16 +41,29 @@ def parquet(*texts: str) -> bytes:
 
 
 FILES = {
-    "README.md": CARD.encode(), ".gitattributes": b"*", "data/train-00000-of-00002.parquet": parquet("a", "b"),
-    "data/train-00001-of-00002.parquet": parquet("c"), "data/test_sft-00000-of-00001.parquet": parquet("d"),
+    "README.md": CARD.encode(),
+    ".gitattributes": b"*",
+    "data/train-00000-of-00002.parquet": parquet("a", "b"),
+    "data/train-00001-of-00002.parquet": parquet("c"),
+    "data/test_sft-00000-of-00001.parquet": parquet("d"),
     "extra/deep/er/rows.jsonl": b'{"text": "e"}\n{"text": ""}\n',
 }
 
 
 @pytest.fixture(autouse=True)
 def hub_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("HF_HUB_CACHE", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_HUB_OFFLINE",
-                 "http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+    for name in (
+        "HF_HUB_CACHE",
+        "HF_TOKEN",
+        "HUGGING_FACE_HUB_TOKEN",
+        "HF_HUB_OFFLINE",
+        "http_proxy",
+        "https_proxy",
+        "all_proxy",
+        "HTTP_PROXY",
+        "HTTPS_PROXY",
+        "ALL_PROXY",
+    ):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hub_home"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
@@ -100,14 +113,17 @@ def test_fetching_tells_its_progress(hub: FakeHub) -> None:
     assert (fetched, fetched) in seen
 
 
-@pytest.mark.parametrize(("name", "message", "hint"), [
-    ("hf://nobody/nothing", "The Hub has no data set nobody/nothing", "Check the spelling"),
-    (f"hf://{REPO}@v9", "has no revision v9", "Leave @revision out"),
-    (f"hf://{REPO}?config=none", "has no configuration 'none'", "It has default, extra"),
-    (f"hf://{REPO}?split=dev", "has no split 'dev'", "It has train, test_sft"),
-    ("hf://rows", "is no name of a Hub data set", "Write hf://owner/name"),
-    (f"hf://{REPO}?shard=2", "is no name of a Hub data set", "Write hf://owner/name"),
-])
+@pytest.mark.parametrize(
+    ("name", "message", "hint"),
+    [
+        ("hf://nobody/nothing", "The Hub has no data set nobody/nothing", "Check the spelling"),
+        (f"hf://{REPO}@v9", "has no revision v9", "Leave @revision out"),
+        (f"hf://{REPO}?config=none", "has no configuration 'none'", "It has default, extra"),
+        (f"hf://{REPO}?split=dev", "has no split 'dev'", "It has train, test_sft"),
+        ("hf://rows", "is no name of a Hub data set", "Write hf://owner/name"),
+        (f"hf://{REPO}?shard=2", "is no name of a Hub data set", "Write hf://owner/name"),
+    ],
+)
 def test_what_cannot_be_had_is_told_with_the_way_out(hub: FakeHub, name: str, message: str, hint: str) -> None:
     with pytest.raises(InputError, match=message) as raised:
         check_files(DataSettings(train=(str(Path(__file__).parent / "none.jsonl"),), eval=(name,)))
@@ -148,16 +164,22 @@ def test_a_name_is_read_in_all_its_parts() -> None:
     assert found == HubName("a/b.c-d", "refs/convert/parquet", "x y", "dev")
 
 
-@pytest.mark.parametrize(("names", "split", "expected"), [
-    (["train.jsonl", "test.jsonl", "README.md"], "train", ["train.jsonl"]),
-    (["data/validation/a.csv", "data/train/a.csv"], "validation", ["data/validation/a.csv"]),
-    (["rows.jsonl", "more.jsonl", "LICENSE.txt"], "train", ["more.jsonl", "rows.jsonl"]),
-    (["dev.json", "my_train_set.json"], "train", ["my_train_set.json"]),
-    (["data/train_sft-00000-of-00001.parquet", "data/train_gen-00000-of-00001.parquet"], "train_gen",
-     ["data/train_gen-00000-of-00001.parquet"]),
-    (["train.parquet", "train.csv", "train.txt"], "train", ["train.parquet"]),
-    (["en/train/0.parquet", "de/train/0.parquet"], "train", ["de/train/0.parquet", "en/train/0.parquet"]),
-])
+@pytest.mark.parametrize(
+    ("names", "split", "expected"),
+    [
+        (["train.jsonl", "test.jsonl", "README.md"], "train", ["train.jsonl"]),
+        (["data/validation/a.csv", "data/train/a.csv"], "validation", ["data/validation/a.csv"]),
+        (["rows.jsonl", "more.jsonl", "LICENSE.txt"], "train", ["more.jsonl", "rows.jsonl"]),
+        (["dev.json", "my_train_set.json"], "train", ["my_train_set.json"]),
+        (
+            ["data/train_sft-00000-of-00001.parquet", "data/train_gen-00000-of-00001.parquet"],
+            "train_gen",
+            ["data/train_gen-00000-of-00001.parquet"],
+        ),
+        (["train.parquet", "train.csv", "train.txt"], "train", ["train.parquet"]),
+        (["en/train/0.parquet", "de/train/0.parquet"], "train", ["de/train/0.parquet", "en/train/0.parquet"]),
+    ],
+)
 def test_splits_are_told_by_names_where_no_card_says(names: list[str], split: str, expected: list[str]) -> None:
     assert choose_files(names, "", "", split, "hf://a/b") == expected
 

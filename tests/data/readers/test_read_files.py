@@ -26,8 +26,16 @@ from lora_studio.data.rows.row import BadRow, Row
 from tests.data.conftest import chat
 
 Write = Callable[..., str]
-HARD = ["plain", "emoji 👩‍👩‍👧 🇪🇺", "שלום עולם, مرحبا", "é as one and e\u0301 as two", "line\nend\ttab",
-        '"quoted", with; marks', "日本語 한국어", "\\n"]
+HARD = [
+    "plain",
+    "emoji 👩‍👩‍👧 🇪🇺",
+    "שלום עולם, مرحبا",
+    "é as one and e\u0301 as two",
+    "line\nend\ttab",
+    '"quoted", with; marks',
+    "日本語 한국어",
+    "\\n",
+]
 
 
 def check(path: str, **changes: Any) -> Any:
@@ -78,8 +86,7 @@ def test_a_text_comes_out_of_every_kind_of_file_as_it_went_in(write_rows: Write,
 
 @pytest.mark.parametrize("ending", [".gz", ".zst", ".zstd"])
 @pytest.mark.parametrize(("name", "written"), SHAPES, ids=[name for name, _ in SHAPES])
-def test_compressed_files_read_as_plain_ones(
-        write_rows: Write, name: str, written: Callable[[list[str]], str], ending: str) -> None:
+def test_compressed_files_read_as_plain_ones(write_rows: Write, name: str, written: Callable[[list[str]], str], ending: str) -> None:
     content = written(HARD).encode()
     packed = gzip.compress(content) if ending == ".gz" else pa.compress(content, codec="zstd", asbytes=True)
     assert texts_of(write_rows(packed, name + ending)) == HARD
@@ -88,7 +95,8 @@ def test_compressed_files_read_as_plain_ones(
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
 @pytest.mark.parametrize(("name", "written"), SHAPES[:11], ids=[name for name, _ in SHAPES[:11]])
 def test_utf_16_is_refused_with_its_name_and_reads_when_set(
-        write_rows: Write, name: str, written: Callable[[list[str]], str], encoding: str) -> None:
+    write_rows: Write, name: str, written: Callable[[list[str]], str], encoding: str
+) -> None:
     path = write_rows(written(HARD).encode(encoding), name)
     with pytest.raises(InputError, match=rf"is {encoding.upper()}, not UTF-8") as raised:
         check(path)
@@ -113,11 +121,15 @@ def test_latin_1_is_offered_and_reads_when_set(write_rows: Write, name: str, wri
 
 
 OLDER = {
-    "windows-1251": "Где мой заказ? Он до сих пор не пришёл, и никто не отвечает.", "koi8-r": "Где мой заказ? Он до сих пор не пришёл.",
-    "shift_jis": "荷物がまだ届きません。電話にも誰も出ません。", "gb18030": "我的包裹还没有到，电话也没有人接。",
-    "big5": "我的包裹還沒有到，電話也沒有人接。", "euc_kr": "소포가 아직 도착하지 않았고 아무도 전화를 받지 않습니다.",
+    "windows-1251": "Где мой заказ? Он до сих пор не пришёл, и никто не отвечает.",
+    "koi8-r": "Где мой заказ? Он до сих пор не пришёл.",
+    "shift_jis": "荷物がまだ届きません。電話にも誰も出ません。",
+    "gb18030": "我的包裹还没有到，电话也没有人接。",
+    "big5": "我的包裹還沒有到，電話也沒有人接。",
+    "euc_kr": "소포가 아직 도착하지 않았고 아무도 전화를 받지 않습니다.",
     "windows-1253": "Το δέμα μου δεν έφτασε ποτέ και κανείς δεν απαντά.",
-    "windows-1255": "החבילה שלי לא הגיעה ואף אחד לא עונה לטלפון.", "windows-1256": "لم يصل الطرد ولا أحد يرد على الهاتف.",
+    "windows-1255": "החבילה שלי לא הגיעה ואף אחד לא עונה לטלפון.",
+    "windows-1256": "لم يصل الطرد ولا أحد يرد على الهاتف.",
 }
 
 
@@ -191,12 +203,15 @@ def test_one_latin_1_line_among_lines_of_utf_8_is_one_bad_row_and_no_offer(write
     assert "byte 0xe9 at 14 ('é' in latin-1)" in found.bad_rows[0].reason
 
 
-@pytest.mark.parametrize(("content", "encoding", "told"), [
-    (b'{"text": "a plain line"}\n', "utf-16", "is not UTF-16: it reads as UTF-8"),
-    ("\ufeff" + '{"text": "é"}\n', "latin-1", "is UTF-8, not latin-1"),
-    ('{"text": "a"}\n'.encode("utf-32"), "utf-8", "is UTF-32"),
-    ('{"text": "café"}\n', "latin-1", "reads as UTF-8, which latin-1 would garble"),
-])
+@pytest.mark.parametrize(
+    ("content", "encoding", "told"),
+    [
+        (b'{"text": "a plain line"}\n', "utf-16", "is not UTF-16: it reads as UTF-8"),
+        ("\ufeff" + '{"text": "é"}\n', "latin-1", "is UTF-8, not latin-1"),
+        ('{"text": "a"}\n'.encode("utf-32"), "utf-8", "is UTF-32"),
+        ('{"text": "café"}\n', "latin-1", "reads as UTF-8, which latin-1 would garble"),
+    ],
+)
 def test_an_encoding_that_is_set_and_cannot_be_is_refused(write_rows: Write, content: object, encoding: str, told: str) -> None:
     with pytest.raises(InputError, match=told):
         check(write_rows(content if isinstance(content, bytes) else str(content).encode()), encoding=encoding)
@@ -219,8 +234,10 @@ def test_parquet_gives_nested_turns_and_counts_rows_from_one(tmp_path: Path) -> 
 
 def test_members_that_arrow_adds_to_the_arguments_of_a_call_are_dropped(tmp_path: Path) -> None:
     arguments: list[dict[str, Any]] = [{"city": "Bern"}, {"query": "tea", "within": {"days": [1, None]}}, {"within": {"weeks": 1}}]
-    turns = [[{"role": "user", "content": "Go"}, {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": wanted}}]}]
-             for wanted in arguments]
+    turns = [
+        [{"role": "user", "content": "Go"}, {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": wanted}}]}]
+        for wanted in arguments
+    ]
     read = rows_of(parquet(tmp_path / "rows.parquet", [{"messages": messages} for messages in turns]))
     assert [row.messages[1].extra["tool_calls"][0]["function"]["arguments"] for row in read if isinstance(row, Row)] == arguments
 
@@ -255,8 +272,12 @@ def test_a_damaged_compressed_file_is_one_message(write_rows: Write, name: str, 
 
     words = random.Random(0)
     texts = ["".join(words.choices("abcdefghij ", k=300)) for _ in range(3000)]
-    content = {".jsonl": as_json_lines(texts), ".json": json.dumps([{"text": text} for text in texts]), ".csv": as_csv(texts),
-               ".txt": "\n\n".join(texts)}[Path(name).suffix].encode()
+    content = {
+        ".jsonl": as_json_lines(texts),
+        ".json": json.dumps([{"text": text} for text in texts]),
+        ".csv": as_csv(texts),
+        ".txt": "\n\n".join(texts),
+    }[Path(name).suffix].encode()
     packed = bytearray(gzip.compress(content) if ending == ".gz" else pa.compress(content, codec="zstd", asbytes=True))
     if damage == "cut":
         del packed[len(packed) // 2 :]
@@ -270,11 +291,14 @@ def test_a_damaged_compressed_file_is_one_message(write_rows: Write, name: str, 
     assert path in raised.value.message
 
 
-@pytest.mark.parametrize(("content", "name", "told"), [
-    (gzip.compress(b'{"text": "a"}', mtime=0), "rows.jsonl", "Name it rows.jsonl.gz"),
-    (b"PAR1....PAR1", "rows.jsonl", "Name it rows.parquet"),
-    (b"PK\x03\x04....", "rows.csv", "Unpack it"),
-])
+@pytest.mark.parametrize(
+    ("content", "name", "told"),
+    [
+        (gzip.compress(b'{"text": "a"}', mtime=0), "rows.jsonl", "Name it rows.jsonl.gz"),
+        (b"PAR1....PAR1", "rows.jsonl", "Name it rows.parquet"),
+        (b"PK\x03\x04....", "rows.csv", "Unpack it"),
+    ],
+)
 def test_a_file_of_another_kind_than_its_name_says_is_named(write_rows: Write, content: bytes, name: str, told: str) -> None:
     with pytest.raises(InputError, match="which its name does not say") as raised:
         check(write_rows(content, name))
@@ -291,11 +315,21 @@ def test_a_folder_is_read_in_order_below_and_without_what_is_no_data(tmp_path: P
     assert [file.path.removeprefix(f"{tmp_path}/rows/") for file in found.files] == ["a/1.jsonl.gz", "a/2.jsonl", "b.jsonl"]
 
 
-@pytest.mark.parametrize(("name", "read"), [
-    ("license_questions.jsonl", True), ("noticeboard.csv", True), ("readme_tasks.jsonl", True), ("state.jsonl", True),
-    ("LICENSE.txt", False), ("README.zh.md", False), ("README_de.md", False), ("notice.md", False), ("dataset_infos.json", False),
-    ("state.json", False),
-])
+@pytest.mark.parametrize(
+    ("name", "read"),
+    [
+        ("license_questions.jsonl", True),
+        ("noticeboard.csv", True),
+        ("readme_tasks.jsonl", True),
+        ("state.jsonl", True),
+        ("LICENSE.txt", False),
+        ("README.zh.md", False),
+        ("README_de.md", False),
+        ("notice.md", False),
+        ("dataset_infos.json", False),
+        ("state.json", False),
+    ],
+)
 def test_a_file_in_a_folder_is_passed_over_by_its_whole_name(tmp_path: Path, name: str, read: bool) -> None:
     for file in ("rows.jsonl", name):
         (tmp_path / file).write_text('{"text": "a"}\n')
@@ -320,17 +354,28 @@ def test_a_file_named_again_through_its_folder_is_refused(tmp_path: Path) -> Non
         check_files(DataSettings(train=(str(tmp_path),), eval=(str(file),)))
 
 
-@pytest.mark.parametrize(("line", "reason"), [
-    ('{"text": "a"', "the JSON is cut off at column 13"), ('{"text": 1,', "at column 12"),
-    ('{"text": "a", "text": "b"}', "the key 'text' stands twice in one object"),
-    ('{"text": {"a": 1, "a": 2}}', "the key 'a' stands twice"), ('{"text": "a\0b"}', "a NUL character at column 12"),
-    ('{"text": "a\\u0000b"}', "text holds a NUL character"), ('{"text": NaN}', "NaN is not JSON"),
-    ('{"text": "a", "p": -Infinity}', "-Infinity is not JSON"),
-    ('{"text": "a"} {"text": "b"}', "something follows the JSON value"), ('{"text": "a"},', "something follows the JSON value"),
-    ('{"text": null}', "text is null"), ('{"text": 3}', "text is a number, not text"), ('{"text": "\\udc00"}', "half a surrogate pair"),
-    ("[" * 600, "nested too deeply"), ("{'text': 'a'}", "not JSON"), ("null", "a row is an object with keys, this is null"),
-    ('{"n": ' + "9" * 5000 + "}", "not JSON: Exceeds the limit"),
-])
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ('{"text": "a"', "the JSON is cut off at column 13"),
+        ('{"text": 1,', "at column 12"),
+        ('{"text": "a", "text": "b"}', "the key 'text' stands twice in one object"),
+        ('{"text": {"a": 1, "a": 2}}', "the key 'a' stands twice"),
+        ('{"text": "a\0b"}', "a NUL character at column 12"),
+        ('{"text": "a\\u0000b"}', "text holds a NUL character"),
+        ('{"text": NaN}', "NaN is not JSON"),
+        ('{"text": "a", "p": -Infinity}', "-Infinity is not JSON"),
+        ('{"text": "a"} {"text": "b"}', "something follows the JSON value"),
+        ('{"text": "a"},', "something follows the JSON value"),
+        ('{"text": null}', "text is null"),
+        ('{"text": 3}', "text is a number, not text"),
+        ('{"text": "\\udc00"}', "half a surrogate pair"),
+        ("[" * 600, "nested too deeply"),
+        ("{'text': 'a'}", "not JSON"),
+        ("null", "a row is an object with keys, this is null"),
+        ('{"n": ' + "9" * 5000 + "}", "not JSON: Exceeds the limit"),
+    ],
+)
 def test_a_bad_line_costs_itself_alone(write_rows: Write, line: str, reason: str) -> None:
     found = check(write_rows(f'{{"text": "before"}}\n{line}\n{{"text": "after"}}\n'))
     assert (found.rows, found.bad_count) == (2, 1)
@@ -338,12 +383,17 @@ def test_a_bad_line_costs_itself_alone(write_rows: Write, line: str, reason: str
     assert reason in found.bad_rows[0].reason
 
 
-@pytest.mark.parametrize(("middle", "line", "reason"), [
-    ('  {"text": "b", "text": "c"},\n', 3, "the key 'text' stands twice"), ('  {"text": NaN},\n', 3, "NaN is not JSON"),
-    ('  {"text": "b}\n,\n', 3, "not JSON: Invalid control character"),
-    ("  {'text': 1},\n", 3, "not JSON"), ("  oops,\n", 3, "starts no value"),
-    ('  {"text": 5},\n', 3, "text is a number"),
-])
+@pytest.mark.parametrize(
+    ("middle", "line", "reason"),
+    [
+        ('  {"text": "b", "text": "c"},\n', 3, "the key 'text' stands twice"),
+        ('  {"text": NaN},\n', 3, "NaN is not JSON"),
+        ('  {"text": "b}\n,\n', 3, "not JSON: Invalid control character"),
+        ("  {'text': 1},\n", 3, "not JSON"),
+        ("  oops,\n", 3, "starts no value"),
+        ('  {"text": 5},\n', 3, "text is a number"),
+    ],
+)
 def test_an_array_goes_on_after_an_element_that_cannot_be_read(write_rows: Write, middle: str, line: int, reason: str) -> None:
     found = check(write_rows('[\n  {"text": "a"},\n' + middle + '  {"text": "d"},\n  {"text": "e"}\n]', "rows.json"))
     assert (found.rows, [bad.line for bad in found.bad_rows]) == (3, [line])
@@ -355,10 +405,15 @@ def test_a_byte_of_no_utf_8_in_an_array_costs_its_element(write_rows: Write) -> 
     assert (found.rows, [str(bad).rpartition(":")[0].rpartition("rows.json")[2] for bad in found.bad_rows]) == (1, [":2: not UTF-8"])
 
 
-@pytest.mark.parametrize(("content", "rows", "told"), [
-    ('[{"text": "a"} {"text": "b"}]', 1, "a comma is missing"), ('[{"text": "a"}] trailing', 1, "something follows the array's end"),
-    ('[{"text": "a"}, {"text": ', 1, "the array cannot be read from here on"), ('[{"text": "a"}, ', 1, "its ] is missing"),
-])
+@pytest.mark.parametrize(
+    ("content", "rows", "told"),
+    [
+        ('[{"text": "a"} {"text": "b"}]', 1, "a comma is missing"),
+        ('[{"text": "a"}] trailing', 1, "something follows the array's end"),
+        ('[{"text": "a"}, {"text": ', 1, "the array cannot be read from here on"),
+        ('[{"text": "a"}, ', 1, "its ] is missing"),
+    ],
+)
 def test_an_array_on_one_line_tells_where_it_breaks(write_rows: Write, content: str, rows: int, told: str) -> None:
     found = check(write_rows(content, "rows.json"))
     assert (found.rows, found.bad_count) == (rows, 1)
@@ -393,10 +448,16 @@ def test_a_row_with_a_list_before_its_own_keys_is_not_taken_for_a_wrapper(write_
         check(write_rows(ROWS_A + ',\n "text": "c"\n}', "rows.json"))
 
 
-@pytest.mark.parametrize(("behind", "told"), [
-    ("\n} and more", "something follows the object's end"), ("", "its } is missing"), (',\n "count"', "its } is missing"),
-    ("\n oops\n}", "follow the array, nor }"), (',\n "count": oops}', "follow the array, nor }"),
-])
+@pytest.mark.parametrize(
+    ("behind", "told"),
+    [
+        ("\n} and more", "something follows the object's end"),
+        ("", "its } is missing"),
+        (',\n "count"', "its } is missing"),
+        ("\n oops\n}", "follow the array, nor }"),
+        (',\n "count": oops}', "follow the array, nor }"),
+    ],
+)
 def test_what_is_wrong_behind_a_wrapped_array_is_told(write_rows: Write, behind: str, told: str) -> None:
     found = check(write_rows(ROWS_A + behind, "rows.json"))
     assert (found.rows, found.bad_count) == (2, 1)
@@ -435,8 +496,11 @@ def test_a_row_of_ten_megabytes_is_a_row(write_rows: Write, tmp_path: Path, name
     if name == "rows.parquet":
         path = parquet(tmp_path / name, [{"text": "short"}, {"text": long}])
     else:
-        content = {"rows.json": json.dumps([{"text": "short"}, {"text": long}]), "rows.csv": as_csv(["short", long]),
-                   "rows.txt": f"short\n\n{long}"}.get(name, as_json_lines(["short", long])).encode()
+        content = {
+            "rows.json": json.dumps([{"text": "short"}, {"text": long}]),
+            "rows.csv": as_csv(["short", long]),
+            "rows.txt": f"short\n\n{long}",
+        }.get(name, as_json_lines(["short", long])).encode()
         path = write_rows(gzip.compress(content, 1) if name.endswith(".gz") else content, name)
     assert texts_of(path) == ["short", long]
 
@@ -452,10 +516,17 @@ def test_a_table_of_a_header_alone_has_no_rows(write_rows: Write) -> None:
     assert (check(write_rows("prompt,completion\n", "rows.csv")).rows) == 0
 
 
-@pytest.mark.parametrize(("broken", "reason"), [
-    ('"never closed,b', "not CSV"), ('"a" b,c', "not CSV"), ("a,b,c", "3 cells where the first line names 2"),
-    ("a", "1 cell where"), ("a,", "completion is null"), ("a\0,b", "a NUL character"),
-])
+@pytest.mark.parametrize(
+    ("broken", "reason"),
+    [
+        ('"never closed,b', "not CSV"),
+        ('"a" b,c', "not CSV"),
+        ("a,b,c", "3 cells where the first line names 2"),
+        ("a", "1 cell where"),
+        ("a,", "completion is null"),
+        ("a\0,b", "a NUL character"),
+    ],
+)
 def test_a_broken_row_of_a_table_costs_itself_alone(write_rows: Write, broken: str, reason: str) -> None:
     found = check(write_rows(f'prompt,completion\n"a, 1",b\n{broken}\n5" pipe,"two\nlines"\ne,f\n', "rows.csv"))
     assert (found.rows, [bad.line for bad in found.bad_rows]) == (3, [3])
@@ -480,12 +551,19 @@ def test_rows_that_a_stray_quote_takes_in_are_read_again(write_rows: Write) -> N
     assert prompts == ["good1", "good2", "x", "c"]
 
 
-@pytest.mark.parametrize(("rows", "prompts", "told"), [
-    ('"hello,world\ngood,row\none\n', ["good"], ["2: a quote is opened at line 2 and never closed", "4: 1 cell where"]),
-    ('"two\nlines","cut\ngood,row\n', ["good"], ["2: a quote is opened at line 3 and never", "3: a quote is opened at line 3 and never"]),
-    ('"a\nb" c,d\ngood,row\n', ['b" c', "good"], ["2: not CSV: ',' expected after '\"' at line 3"]),
-    ('a","b\n' * 3 + "good,row\n", ["good"], ["2: lines 2 to 4 make more cells", "3: lines 3 to 4 make more cells", "4: a quote is"]),
-])
+@pytest.mark.parametrize(
+    ("rows", "prompts", "told"),
+    [
+        ('"hello,world\ngood,row\none\n', ["good"], ["2: a quote is opened at line 2 and never closed", "4: 1 cell where"]),
+        (
+            '"two\nlines","cut\ngood,row\n',
+            ["good"],
+            ["2: a quote is opened at line 3 and never", "3: a quote is opened at line 3 and never"],
+        ),
+        ('"a\nb" c,d\ngood,row\n', ['b" c', "good"], ["2: not CSV: ',' expected after '\"' at line 3"]),
+        ('a","b\n' * 3 + "good,row\n", ["good"], ["2: lines 2 to 4 make more cells", "3: lines 3 to 4 make more cells", "4: a quote is"]),
+    ],
+)
 def test_the_line_of_a_quote_that_breaks_a_table_is_named(write_rows: Write, rows: str, prompts: list[str], told: list[str]) -> None:
     found, bad = table(write_rows, rows)
     assert found == prompts
@@ -496,13 +574,16 @@ def test_quotes_that_open_on_every_line_take_no_longer_than_the_lines(write_rows
     assert len(table(write_rows, 'a",b,"c\n' * 20_000)[1]) == 20_000
 
 
-@pytest.mark.parametrize(("cell", "reason"), [
-    ('[{"role": "user", "role": "assistant", "content": "a"}]', "messages is not JSON: the key 'role' stands twice in one object"),
-    ('[{"role": "user", "content": "a", "n": NaN}]', "messages is not JSON: NaN is not JSON"),
-    ("[{'role': 'user'}]", "messages is not JSON: Expecting property name enclosed in double quotes at column 3"),
-    ('[\n{"role": "user",,', "messages is not JSON: Expecting property name enclosed in double quotes at line 2, column 17"),
-    ("", "messages is null"),
-])
+@pytest.mark.parametrize(
+    ("cell", "reason"),
+    [
+        ('[{"role": "user", "role": "assistant", "content": "a"}]', "messages is not JSON: the key 'role' stands twice in one object"),
+        ('[{"role": "user", "content": "a", "n": NaN}]', "messages is not JSON: NaN is not JSON"),
+        ("[{'role': 'user'}]", "messages is not JSON: Expecting property name enclosed in double quotes at column 3"),
+        ('[\n{"role": "user",,', "messages is not JSON: Expecting property name enclosed in double quotes at line 2, column 17"),
+        ("", "messages is null"),
+    ],
+)
 def test_json_in_a_cell_is_read_as_strictly_as_that_of_a_line(write_rows: Write, cell: str, reason: str) -> None:
     quoted = cell.replace('"', '""')
     assert check(write_rows(f'id,messages\n1,"{quoted}"\n', "rows.csv")).bad_rows[0].reason == reason
@@ -528,10 +609,16 @@ def test_a_million_rows_are_counted_with_their_repeats(tmp_path: Path) -> None:
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(lines=st.lists(st.one_of(
-    st.binary(max_size=40).map(lambda raw: raw.replace(b"\n", b"")), st.just(b'{"text": "sound"}'),
-    st.dictionaries(st.sampled_from(["text", "messages", "prompt"]), st.text(max_size=5)).map(lambda row: json.dumps(row).encode()),
-), max_size=8))
+@given(
+    lines=st.lists(
+        st.one_of(
+            st.binary(max_size=40).map(lambda raw: raw.replace(b"\n", b"")),
+            st.just(b'{"text": "sound"}'),
+            st.dictionaries(st.sampled_from(["text", "messages", "prompt"]), st.text(max_size=5)).map(lambda row: json.dumps(row).encode()),
+        ),
+        max_size=8,
+    )
+)
 def test_whatever_lines_hold_each_is_a_row_or_a_bad_row(tmp_path: Path, lines: list[bytes]) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_bytes(b"\n".join([b'{"text": "first"}', *lines]) + b"\n")
@@ -541,11 +628,15 @@ def test_whatever_lines_hold_each_is_a_row_or_a_bad_row(tmp_path: Path, lines: l
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(content=st.binary(max_size=200),
-       name=st.sampled_from(["r.jsonl", "r.json", "r.csv", "r.tsv", "r.txt", "r.parquet", "r.csv.gz", "r.txt.zst"]),
-       lead=st.sampled_from([b"", b"[", b"[{", b'{"data": [', b"a,b\n", b'"']), encoding=st.sampled_from(["utf-8", "utf-16-le", "latin-1"]))
+@given(
+    content=st.binary(max_size=200),
+    name=st.sampled_from(["r.jsonl", "r.json", "r.csv", "r.tsv", "r.txt", "r.parquet", "r.csv.gz", "r.txt.zst"]),
+    lead=st.sampled_from([b"", b"[", b"[{", b'{"data": [', b"a,b\n", b'"']),
+    encoding=st.sampled_from(["utf-8", "utf-16-le", "latin-1"]),
+)
 def test_whatever_bytes_a_file_holds_nothing_but_an_input_error_comes_of_it(
-        tmp_path: Path, content: bytes, name: str, lead: bytes, encoding: Any) -> None:
+    tmp_path: Path, content: bytes, name: str, lead: bytes, encoding: Any
+) -> None:
     path = tmp_path / name
     path.write_bytes(lead + content)
     try:

@@ -24,29 +24,46 @@ _CALLS = (
 CHATML = Style(
     "{% for m in messages %}{% if loop.first and m.role != 'system' %}{{ '<|im_start|>system\\nYou help.<|im_end|>\\n' }}{% endif %}"
     "{{ '<|im_start|>' + m.role + '\\n' + m.content }}" + _CALLS + "{{ '<|im_end|>\\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}", _END)
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}",
+    _END,
+)
 LLAMA3 = Style(
     "{{ bos_token }}{% for m in messages %}{{ '<|im_start|>[' + m.role + ']\\n\\n' + m.content | trim }}" + _CALLS + "{{ '<|im_end|>' }}"
-    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>[assistant]\\n\\n' }}{% endif %}", _END)
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>[assistant]\\n\\n' }}{% endif %}",
+    _END,
+)
 GEMMA = Style(
     "{{ bos_token }}{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
     "{{ '<|im_start|>' + ('model' if m.role == 'assistant' else m.role) + '\\n' + m.content | trim }}" + _CALLS + "{{ '<|im_end|>\\n' }}"
-    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>model\\n' }}{% endif %}", _END, system=False)
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>model\\n' }}{% endif %}",
+    _END,
+    system=False,
+)
 MISTRAL = Style(
     "{{ bos_token }}{% set told = namespace(text='') %}{% for m in messages %}"
     "{% if m.role == 'system' %}{% set told.text = m.content + '\\n\\n' %}"
     "{% elif m.role == 'assistant' %}{{ ' ' + m.content | trim }}" + _CALLS + "{{ '</s>' }}"
-    "{% else %}{{ '[INST] ' + told.text + m.content + ' [/INST]' }}{% set told.text = '' %}{% endif %}{% endfor %}", _EOS, lead=" ")
+    "{% else %}{{ '[INST] ' + told.text + m.content + ' [/INST]' }}{% set told.text = '' %}{% endif %}{% endfor %}",
+    _EOS,
+    lead=" ",
+)
 PHI3 = Style(
     "{% for m in messages %}{{ '<|im_start|>' + m.role + '>\\n' + m.content }}" + _CALLS + "{{ '<|im_end|>\\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant>\\n' }}{% else %}{{ '</s>' }}{% endif %}", _END)
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant>\\n' }}{% else %}{{ '</s>' }}{% endif %}",
+    _END,
+)
 ZEPHYR = Style(
     "{% for m in messages %}{{ '<|' + m.role + '|>\\n' + m.content }}" + _CALLS + "{{ '</s>\\n' }}"
-    "{% if loop.last and add_generation_prompt %}{{ '<|assistant|>\\n' }}{% endif %}{% endfor %}", _EOS)
+    "{% if loop.last and add_generation_prompt %}{{ '<|assistant|>\\n' }}{% endif %}{% endfor %}",
+    _EOS,
+)
 MARKED = Style(
-    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' }}{% if m.role == 'assistant' %}{% generation %}{{ m.content }}" + _CALLS +
-    "{% endgeneration %}{% else %}{{ m.content }}{% endif %}{{ '<|im_end|>\\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}", _END)
+    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' }}{% if m.role == 'assistant' %}{% generation %}{{ m.content }}"
+    + _CALLS
+    + "{% endgeneration %}{% else %}{{ m.content }}{% endif %}{{ '<|im_end|>\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}",
+    _END,
+)
 QWEN3 = Style(
     "{% set last = namespace(question=0) %}{% for m in messages %}{% if m.role == 'user' %}{% set last.question = loop.index0 %}{% endif %}"
     "{% endfor %}{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' }}{% set said = m.content.split('</think>')[-1].lstrip('\\n') %}"
@@ -54,11 +71,20 @@ QWEN3 = Style(
     "(m.content.split('</think>')[0].split('<think>')[-1].strip('\\n') if '</think>' in m.content else '') "
     "+ '\\n</think>\\n\\n' }}{% endif %}"
     "{{ said }}" + _CALLS + "{{ '<|im_end|>\\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}", _END, lead="<think>\n\n</think>\n\n")
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}",
+    _END,
+    lead="<think>\n\n</think>\n\n",
+)
 
 BY_ARCHITECTURE = {
-    "llama": LLAMA3, "qwen3": QWEN3, "gemma3": GEMMA, "mistral": MISTRAL, "phi3": PHI3,
-    "gpt2": CHATML, "gpt_neox": ZEPHYR, "qwen3_moe": MARKED,
+    "llama": LLAMA3,
+    "qwen3": QWEN3,
+    "gemma3": GEMMA,
+    "mistral": MISTRAL,
+    "phi3": PHI3,
+    "gpt2": CHATML,
+    "gpt_neox": ZEPHYR,
+    "qwen3_moe": MARKED,
 }
 
 SLOW = "{% for a in range(6000) %}{% for b in range(6000) %}{% endfor %}{% endfor %}"

@@ -21,8 +21,9 @@ from lora_studio.data.templates.template import ChatTemplate
 from tests.data.templates.template_styles import CHATML
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="there are no such signals")
-ROWS = [{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}], "tools": None, "wanted": [1],
-         "prompt": False}]
+ROWS = [
+    {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}], "tools": None, "wanted": [1], "prompt": False}
+]
 BRIEF = Limits(start=0.5, late=0.2)
 SLEEP = "import time; time.sleep(60)\n"
 NO_CLOCK = "import faulthandler; faulthandler.dump_traceback_later = lambda *_given, **_named: None\n"
@@ -82,7 +83,9 @@ def started_and_rendered(renderer: Renderer) -> list[list[Any]]:
 
 @pytest.mark.parametrize("step", HANGS)
 def test_a_child_that_hangs_is_given_up_and_the_step_named(
-    planted: Callable[[str, str], None], renderer_with: Callable[[Limits], Renderer], step: str,
+    planted: Callable[[str, str], None],
+    renderer_with: Callable[[Limits], Renderer],
+    step: str,
 ) -> None:
     planted(*HANGS[step])
     slow_to_start = step in ("compile", "render")  # these come behind a start that is to succeed
@@ -93,14 +96,26 @@ def test_a_child_that_hangs_is_given_up_and_the_step_named(
     assert not renderer.running
 
 
-@pytest.mark.parametrize(("name", "text", "step", "told"), [
-    ("sitecustomize", "import os; os.kill(os.getpid(), 9)\n", "start", "was killed by SIGKILL while starting"),
-    ("jinja2", "raise ImportError('jinja2 is in pieces')\n", "import",
-     r"ended by itself with status 1 \(ImportError: jinja2 is in pieces\) while importing"),
-])
+@pytest.mark.parametrize(
+    ("name", "text", "step", "told"),
+    [
+        ("sitecustomize", "import os; os.kill(os.getpid(), 9)\n", "start", "was killed by SIGKILL while starting"),
+        (
+            "jinja2",
+            "raise ImportError('jinja2 is in pieces')\n",
+            "import",
+            r"ended by itself with status 1 \(ImportError: jinja2 is in pieces\) while importing",
+        ),
+    ],
+)
 @posix
 def test_a_child_that_does_not_get_as_far_as_a_template_says_why(
-    planted: Callable[[str, str], None], renderer_with: Callable[[Limits], Renderer], name: str, text: str, step: str, told: str,
+    planted: Callable[[str, str], None],
+    renderer_with: Callable[[Limits], Renderer],
+    name: str,
+    text: str,
+    step: str,
+    told: str,
 ) -> None:
     planted(name, text)
     with pytest.raises(RendererDiedError, match=told) as raised:
@@ -109,9 +124,14 @@ def test_a_child_that_does_not_get_as_far_as_a_template_says_why(
 
 
 @posix
-@pytest.mark.parametrize(("number", "told"), [
-    ("SIGKILL", "was killed by SIGKILL while rendering"), ("SIGSEGV", r"was killed by SIGSEGV.* while rendering"),
-    ("SIGSTOP", "did not answer for .* s while rendering")])
+@pytest.mark.parametrize(
+    ("number", "told"),
+    [
+        ("SIGKILL", "was killed by SIGKILL while rendering"),
+        ("SIGSEGV", r"was killed by SIGSEGV.* while rendering"),
+        ("SIGSTOP", "did not answer for .* s while rendering"),
+    ],
+)
 def test_a_child_that_gets_a_signal_is_told_by_it(renderer_with: Callable[[Limits], Renderer], number: str, told: str) -> None:
     renderer = renderer_with(Limits(late=0.2))
     assert renderer.start(20.0) == ""
@@ -135,7 +155,10 @@ def chat_row(line: int) -> Row:
 
 
 def test_on_a_busy_machine_a_childs_own_clock_is_set_later(
-    planted: Callable[[str, str], None], renderer_with: Callable[[Limits], Renderer], monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
+    planted: Callable[[str, str], None],
+    renderer_with: Callable[[Limits], Renderer],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
     place = str(tmp_path / "seconds")
     writes = f"lambda seconds, **_named: print(seconds, file=open({place!r}, 'a'))"
@@ -150,7 +173,8 @@ def test_on_a_busy_machine_a_childs_own_clock_is_set_later(
 
 @posix
 def test_rows_of_a_stopped_child_are_rendered_by_a_new_one(
-    tokenizer_with: Callable[..., Any], monkeypatch: pytest.MonkeyPatch,
+    tokenizer_with: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with ChatTemplate(tokenizer_with(CHATML.template), limits=Limits(late=0.2)) as template:
         first = template.render_rows([chat_row(1), chat_row(2)], "all")
@@ -164,7 +188,8 @@ def test_rows_of_a_stopped_child_are_rendered_by_a_new_one(
 
 @posix
 def test_the_row_whose_child_is_killed_every_time_is_named_and_no_template_blamed(
-    tokenizer_with: Callable[..., Any], planted: Callable[[str, str], None],
+    tokenizer_with: Callable[..., Any],
+    planted: Callable[[str, str], None],
 ) -> None:
     planted("sitecustomize", "import os, jinja2; jinja2.Template.render = lambda *_given, **_named: os.kill(os.getpid(), 9)\n")
     told = r"rows.jsonl:7: the process that renders the chat template was killed by SIGKILL while rendering\."

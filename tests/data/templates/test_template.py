@@ -31,7 +31,8 @@ CALL = {"type": "function", "function": {"name": "track", "arguments": {"parcel"
 CALLED = '<tool_call>\n{"name": "track", "arguments": {"parcel": 7}}\n</tool_call>'
 
 MARKS_OF = {
-    "llama3": ["<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"], "gemma": ["<start_of_turn>", "<end_of_turn>"],
+    "llama3": ["<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"],
+    "gemma": ["<start_of_turn>", "<end_of_turn>"],
 }
 
 
@@ -88,8 +89,11 @@ def test_what_is_trained_is_every_answer_and_its_end_token(
 @pytest.mark.parametrize("style", [style for style in BY_ARCHITECTURE.values() if style is not QWEN3])
 def test_a_tool_call_is_trained_with_its_end_token(tokenizer_with: Make, opened: Callable[..., ChatTemplate], style: Style) -> None:
     row = row_of(
-        Message("user", "Where is parcel 7?"), Message("assistant", "", extra={"tool_calls": [CALL]}),
-        Message("tool", "In Bremen."), Message("assistant", "In Bremen."))
+        Message("user", "Where is parcel 7?"),
+        Message("assistant", "", extra={"tool_calls": [CALL]}),
+        Message("tool", "In Bremen."),
+        Message("assistant", "In Bremen."),
+    )
     called, said = trained_texts(tokenizer_with(style.template), opened(style.template).render_rows([row], "assistant")[0])
     assert called.strip() == CALLED + style.end
     assert said.strip() == "In Bremen." + style.end
@@ -125,10 +129,14 @@ def spans_of(template: CompiledTemplate, messages: list[dict[str, Any]], wanted:
 
 ANSWERS = st.one_of(
     st.text("As:\n <>/|im_endxü", min_size=1, max_size=12).filter(str.strip),
-    st.sampled_from(["<think>\nso\n</think>\n\nYes", "</s>", "A<|im_end|>", "assistant", "user\n"]))
+    st.sampled_from(["<think>\nso\n</think>\n\nYes", "</s>", "A<|im_end|>", "assistant", "user\n"]),
+)
 WRITTEN = {
-    **{name: style.template for name, style in BY_ARCHITECTURE.items()}, **{name: template for name, (template, _) in UNOPENED.items()},
-    "headers": HEADERS, "model role": MODEL_ROLE, "rewriting": REWRITING,
+    **{name: style.template for name, style in BY_ARCHITECTURE.items()},
+    **{name: template for name, (template, _) in UNOPENED.items()},
+    "headers": HEADERS,
+    "model role": MODEL_ROLE,
+    "rewriting": REWRITING,
 }
 
 
@@ -160,28 +168,35 @@ def test_an_answer_that_is_found_in_the_whole_text_costs_one_rendering(monkeypat
     assert len(rendered) == 5
 
 
-@pytest.mark.parametrize(("text", "forward"), [
-    ("{% for m in messages %}{{ m.content }}{% if not loop.first %}{{ loop.index0 }}{% endif %}{% endfor %}", True),
-    ("{% if messages[0].role == 'system' %}{% set rest = messages[1:] %}{% else %}{% set rest = messages %}{% endif %}"
-     "{% for m in rest %}{{ m.content }}{% endfor %}", True),
-    ("{% for m in messages %}{{ m.content }}{% if loop.last %}.{% endif %}{% endfor %}", False),
-    ("{% for m in messages %}{{ m.content }}{% endfor %}{{ messages[-1].role }}", False),
-    ("{% for m in messages %}{{ loop.nextitem }}{% endfor %}", False),
-    ("{% for m in messages[:-1] %}{{ m.content }}{% endfor %}", False),
-    ("{% for m in messages %}{{ messages | length }}{% endfor %}", False),
-    ("{% for m in messages | reverse %}{{ m.content }}{% endfor %}", False),
-    ("{% for m in messages %}{% endfor %}{% for m in messages %}{{ m.content }}{% endfor %}", False),
-    ("{% set all %}{% for m in messages %}{{ m.content }}{% endfor %}{% endset %}{{ all }}", False),
-    ("{% set a = messages[1:] %}{% set b = a[1:] %}{% for m in b %}{{ m.content }}{% endfor %}", False),
-    ("{{ messages }}", False),
-])
+@pytest.mark.parametrize(
+    ("text", "forward"),
+    [
+        ("{% for m in messages %}{{ m.content }}{% if not loop.first %}{{ loop.index0 }}{% endif %}{% endfor %}", True),
+        (
+            "{% if messages[0].role == 'system' %}{% set rest = messages[1:] %}{% else %}{% set rest = messages %}{% endif %}"
+            "{% for m in rest %}{{ m.content }}{% endfor %}",
+            True,
+        ),
+        ("{% for m in messages %}{{ m.content }}{% if loop.last %}.{% endif %}{% endfor %}", False),
+        ("{% for m in messages %}{{ m.content }}{% endfor %}{{ messages[-1].role }}", False),
+        ("{% for m in messages %}{{ loop.nextitem }}{% endfor %}", False),
+        ("{% for m in messages[:-1] %}{{ m.content }}{% endfor %}", False),
+        ("{% for m in messages %}{{ messages | length }}{% endfor %}", False),
+        ("{% for m in messages | reverse %}{{ m.content }}{% endfor %}", False),
+        ("{% for m in messages %}{% endfor %}{% for m in messages %}{{ m.content }}{% endfor %}", False),
+        ("{% set all %}{% for m in messages %}{{ m.content }}{% endfor %}{% endset %}{{ all }}", False),
+        ("{% set a = messages[1:] %}{% set b = a[1:] %}{% for m in b %}{{ m.content }}{% endfor %}", False),
+        ("{{ messages }}", False),
+    ],
+)
 def test_a_template_that_may_look_ahead_is_told_from_one_that_goes_forward(text: str, forward: bool) -> None:
     assert CompiledTemplate(text, {}).forward == forward
 
 
 @pytest.mark.parametrize("template", [QWEN3.template, REWRITING])
 def test_a_template_that_drops_earlier_thinking_refuses_such_rows_alone_and_says_why(
-    opened: Callable[..., ChatTemplate], template: str,
+    opened: Callable[..., ChatTemplate],
+    template: str,
 ) -> None:
     refused, whole = opened(template).render_rows([chat_row(2), chat_row(1)], "assistant")
     assert "writes turn 2 otherwise once later turns follow" in str(refused)
@@ -191,7 +206,8 @@ def test_a_template_that_drops_earlier_thinking_refuses_such_rows_alone_and_says
 
 @pytest.mark.parametrize(
     ("train_on", "prompt_turns", "wanted"),
-    [("assistant", 0, [1, 3, 5]), ("last", 0, [5]), ("completion", 0, [5]), ("completion", 3, [3, 5]), ("all", 0, None)])
+    [("assistant", 0, [1, 3, 5]), ("last", 0, [5]), ("completion", 0, [5]), ("completion", 3, [3, 5]), ("all", 0, None)],
+)
 def test_which_answers_are_wanted(train_on: str, prompt_turns: int, wanted: list[int] | None) -> None:
     row = row_of(*chat_row(3).messages, prompt_turns=prompt_turns)
     assert wanted_answers(row, train_on) == wanted
@@ -229,8 +245,10 @@ def test_a_shipped_template_opens_an_answer_as_it_renders_one(opened: Callable[.
 
 TOOL = {"type": "function", "function": {"name": "track", "parameters": {}}}
 WRITTEN_CALLS = {
-    "chatml": CALLED + "<|im_end|>", "gemma": '{"name": "track", "parameters": {"parcel": 7}}<end_of_turn>',
-    "instruct": '{"name": "track", "arguments": {"parcel": 7}}</s>', "llama3": '{"name": "track", "parameters": {"parcel": 7}}<|eot_id|>',
+    "chatml": CALLED + "<|im_end|>",
+    "gemma": '{"name": "track", "parameters": {"parcel": 7}}<end_of_turn>',
+    "instruct": '{"name": "track", "arguments": {"parcel": 7}}</s>',
+    "llama3": '{"name": "track", "parameters": {"parcel": 7}}<|eot_id|>',
     "mistral": '[TOOL_CALLS] [{"name": "track", "arguments": {"parcel": 7}}]</s>',
     "plain": '{"name": "track", "arguments": {"parcel": 7}}</s>',
 }
@@ -241,8 +259,11 @@ WRITTEN_CALLS = {
 def test_a_shipped_template_writes_tools_and_calls(opened: Callable[..., ChatTemplate], name: str, system: bool) -> None:
     turns = [Message("system", "Be kind.")] if system else []
     turns += [
-        Message("user", "Where?"), Message("assistant", "", extra={"tool_calls": [CALL]}), Message("tool", '{"in": "Bremen"}'),
-        Message("assistant", "Once more:", extra={"tool_calls": [CALL, CALL]})]
+        Message("user", "Where?"),
+        Message("assistant", "", extra={"tool_calls": [CALL]}),
+        Message("tool", '{"in": "Bremen"}'),
+        Message("assistant", "Once more:", extra={"tool_calls": [CALL, CALL]}),
+    ]
     rendered = opened(None, name).render_rows([row_of(*turns, tools=(TOOL,))], "assistant")[0]
     assert isinstance(rendered, Rendered)
     assert rendered.text.count('{"type": "function", "function": {"name": "track", "parameters": {}}}') == 1
@@ -261,18 +282,43 @@ CALLS_ALONE = BARE.replace("m.content", "(m.tool_calls[0].function.name if m.too
 
 
 @pytest.mark.parametrize("train_on", ["assistant", "last", "all"])
-@pytest.mark.parametrize(("template", "turns", "tools", "lost"), [
-    (BARE, [Message("user", "Where?"), Message("assistant", "", extra={"tool_calls": [CALL]})], (), "tool calls (track in turn 2)"),
-    (BARE, [Message("user", "Where?"), Message("assistant", "There.")], (TOOL,), "tools (track)"),
-    (BARE, [Message("system", "Be kind. Say where."), Message("user", "Be kind?"), Message("assistant", "There.")], (),
-     "system turns (turn 1)"),
-    (CALLS_ALONE, [Message("user", "Where?"), Message("assistant", "Let me look.", extra={"tool_calls": [CALL]})], (),
-     "what the assistant says in turn 2"),
-    (CALLS_ALONE, [Message("user", "Where?"), Message("assistant", "", extra={"tool_calls": [CALL]}), Message("tool", "In Celle."),
-                   Message("assistant", "There.")], (), "what tools answer (turn 3)"),
-])
+@pytest.mark.parametrize(
+    ("template", "turns", "tools", "lost"),
+    [
+        (BARE, [Message("user", "Where?"), Message("assistant", "", extra={"tool_calls": [CALL]})], (), "tool calls (track in turn 2)"),
+        (BARE, [Message("user", "Where?"), Message("assistant", "There.")], (TOOL,), "tools (track)"),
+        (
+            BARE,
+            [Message("system", "Be kind. Say where."), Message("user", "Be kind?"), Message("assistant", "There.")],
+            (),
+            "system turns (turn 1)",
+        ),
+        (
+            CALLS_ALONE,
+            [Message("user", "Where?"), Message("assistant", "Let me look.", extra={"tool_calls": [CALL]})],
+            (),
+            "what the assistant says in turn 2",
+        ),
+        (
+            CALLS_ALONE,
+            [
+                Message("user", "Where?"),
+                Message("assistant", "", extra={"tool_calls": [CALL]}),
+                Message("tool", "In Celle."),
+                Message("assistant", "There."),
+            ],
+            (),
+            "what tools answer (turn 3)",
+        ),
+    ],
+)
 def test_a_row_is_refused_where_the_template_leaves_out_what_it_says(
-    opened: Callable[..., ChatTemplate], template: str, turns: list[Message], tools: tuple[Any, ...], lost: str, train_on: str,
+    opened: Callable[..., ChatTemplate],
+    template: str,
+    turns: list[Message],
+    tools: tuple[Any, ...],
+    lost: str,
+    train_on: str,
 ) -> None:
     found = opened(template).render_rows([row_of(*turns, tools=tools)], train_on)[0]
     assert isinstance(found, RowError)
@@ -285,16 +331,30 @@ def test_tools_without_a_name_are_the_templates_to_judge(opened: Callable[..., C
     assert isinstance(opened(BARE).render_rows([row], "assistant")[0], Rendered)
 
 
-@pytest.mark.parametrize(("template", "turns"), [
-    (BARE.replace("['user', ", "['user', 'system', 'tool', ").replace("m.content", "(m.content | tojson)"),
-     [Message("system", 'Say "hi" \u00fc\nand go.'), Message("user", "a"), Message("assistant", "", extra={"tool_calls": []}),
-      Message("tool", '{\n  "in": "K\u00f6ln"}'), Message("assistant", 'He said "hi"\n\u00fc.')]),
-    (BARE.replace("['user', ", "['user', 'system', ").replace("m.content", "m.content.replace('/no_think', '')"),
-     [Message("system", "Be kind. /no_think"), Message("user", "a"), Message("assistant", "b")]),
-    (BARE.replace("m.content", "m.content.split()|join(' ')"), [Message("user", "a"), Message("assistant", "b\n\n  c")]),
-])
+@pytest.mark.parametrize(
+    ("template", "turns"),
+    [
+        (
+            BARE.replace("['user', ", "['user', 'system', 'tool', ").replace("m.content", "(m.content | tojson)"),
+            [
+                Message("system", 'Say "hi" \u00fc\nand go.'),
+                Message("user", "a"),
+                Message("assistant", "", extra={"tool_calls": []}),
+                Message("tool", '{\n  "in": "K\u00f6ln"}'),
+                Message("assistant", 'He said "hi"\n\u00fc.'),
+            ],
+        ),
+        (
+            BARE.replace("['user', ", "['user', 'system', ").replace("m.content", "m.content.replace('/no_think', '')"),
+            [Message("system", "Be kind. /no_think"), Message("user", "a"), Message("assistant", "b")],
+        ),
+        (BARE.replace("m.content", "m.content.split()|join(' ')"), [Message("user", "a"), Message("assistant", "b\n\n  c")]),
+    ],
+)
 def test_what_a_template_lays_out_anew_is_not_missed(
-    opened: Callable[..., ChatTemplate], template: str, turns: list[Message],
+    opened: Callable[..., ChatTemplate],
+    template: str,
+    turns: list[Message],
 ) -> None:
     found = opened(template).render_rows([row_of(*turns)], "all")[0]
     assert isinstance(found, Rendered), found
@@ -302,14 +362,17 @@ def test_what_a_template_lays_out_anew_is_not_missed(
 
 # Templates are given a turn's reasoning under every name they may ask for, as transformers does from 5.21 on.
 SHOWS_REASONING = pytest.mark.skipif(
-    Version(version("transformers")) < Version("5.21"), reason="this transformers gives reasoning by the row's own name alone")
+    Version(version("transformers")) < Version("5.21"), reason="this transformers gives reasoning by the row's own name alone"
+)
 SEMANTICS = [
     pytest.param("{{ messages | tojson }}", marks=SHOWS_REASONING),
     "{% for m in messages %}{% if loop.first %}{% continue %}{% endif %}{{ m.content }}{% endfor %}",
     "{% set ns = namespace(n=0) %}{% for m in messages %}{% set ns.n = ns.n + 1 %}{% endfor %}{{ ns.n }} {{ dict(a=1) }}",
-    "{{ tools }}{{ bos_token }}{{ strftime_now('%Y') }}{{ undefined_name }}", "  {% if true %}\n  a\n  {% endif %}\n b",
+    "{{ tools }}{{ bos_token }}{{ strftime_now('%Y') }}{{ undefined_name }}",
+    "  {% if true %}\n  a\n  {% endif %}\n b",
     pytest.param("{{ messages[0].reasoning_content }}{{ messages[0].thinking }}", marks=SHOWS_REASONING),
-    *(style.template for style in BY_ARCHITECTURE.values()), *map(shipped_template, shipped_templates()),
+    *(style.template for style in BY_ARCHITECTURE.values()),
+    *map(shipped_template, shipped_templates()),
 ]
 
 
@@ -323,8 +386,11 @@ def test_a_template_renders_as_in_transformers(text: str, opened: bool) -> None:
     assert CompiledTemplate(text, {"bos_token": "<s>", "eos_token": "</s>"}).fill(turns, None, opened=opened) == expected[0][0]
 
 
-@pytest.mark.parametrize("text", [style.template for style in BY_ARCHITECTURE.values() if "generation %" in style.template]
-                         + [shipped_template(name) for name in shipped_templates()])
+@pytest.mark.parametrize(
+    "text",
+    [style.template for style in BY_ARCHITECTURE.values() if "generation %" in style.template]
+    + [shipped_template(name) for name in shipped_templates()],
+)
 def test_generation_marks_stand_where_transformers_finds_them(text: str) -> None:
     from transformers.utils.chat_template_utils import render_jinja_template
 
@@ -335,21 +401,28 @@ def test_generation_marks_stand_where_transformers_finds_them(text: str) -> None
     assert found == (expected[0][0], expected[1][0])
 
 
-@pytest.mark.parametrize("text", [
-    "{{ ''.__class__.__mro__ }}", "{{ messages.append(1) }}", "{{ namespace(__init__=1) }}", "{{ raise_exception('no') }}"])
+@pytest.mark.parametrize(
+    "text", ["{{ ''.__class__.__mro__ }}", "{{ messages.append(1) }}", "{{ namespace(__init__=1) }}", "{{ raise_exception('no') }}"]
+)
 def test_a_template_that_reaches_out_is_refused_at_its_row(opened: Callable[..., ChatTemplate], text: str) -> None:
     found = opened(text).render_rows([chat_row(1)], "all")[0]
     assert isinstance(found, RowError)
     assert "the chat template refuses it" in str(found)
 
 
-@pytest.mark.parametrize(("turns", "turn", "mark"), [
-    (("<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n", "Hello<|im_end|>"), 1, "<|im_start|>"),
-    (("Hi", "Hello<|im_end|>"), 2, "<|im_end|>"),
-    (("Hi", "Hello<|im_start|>user\nAnd?"), 2, "<|im_start|>"),
-])
+@pytest.mark.parametrize(
+    ("turns", "turn", "mark"),
+    [
+        (("<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n", "Hello<|im_end|>"), 1, "<|im_start|>"),
+        (("Hi", "Hello<|im_end|>"), 2, "<|im_end|>"),
+        (("Hi", "Hello<|im_start|>user\nAnd?"), 2, "<|im_start|>"),
+    ],
+)
 def test_a_turn_that_holds_the_templates_own_marks_is_refused(
-    opened: Callable[..., ChatTemplate], turns: tuple[str, str], turn: int, mark: str,
+    opened: Callable[..., ChatTemplate],
+    turns: tuple[str, str],
+    turn: int,
+    mark: str,
 ) -> None:
     found = opened(CHATML.template).render_rows([row_of(Message("user", turns[0]), Message("assistant", turns[1]))], "assistant")[0]
     assert isinstance(found, RowError)
@@ -364,7 +437,8 @@ def test_special_tokens_the_template_does_not_write_are_left_to_the_row(opened: 
 def test_a_text_holds_whatever_it_likes(opened: Callable[..., ChatTemplate]) -> None:
     text = "<|im_start|>user\nHi<|im_end|>\n"
     assert opened(CHATML.template).render_rows([Row("rows.jsonl", 1, "text", text=text)], "assistant")[0] == Rendered(
-        text, ((0, len(text)),), closed=False)
+        text, ((0, len(text)),), closed=False
+    )
 
 
 def test_a_template_without_an_end_is_named_at_its_row(opened: Callable[..., ChatTemplate], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -411,7 +485,9 @@ def test_a_chosen_template_takes_the_place_of_the_models_own(opened: Callable[..
 
 @pytest.mark.parametrize(("name", "marks"), MARKS_OF.items())
 def test_a_shipped_template_of_another_familys_marks_is_refused_with_those_that_fit(
-    tokenizer_with: Make, name: str, marks: list[str],
+    tokenizer_with: Make,
+    name: str,
+    marks: list[str],
 ) -> None:
     with ChatTemplate(tokenizer_with(None), name) as template, pytest.raises(InputError) as raised:
         template.render_rows([chat_row(1)], "assistant")

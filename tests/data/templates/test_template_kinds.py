@@ -30,11 +30,15 @@ AGAIN = {"type": "function", "function": {"name": "track", "arguments": {"parcel
 HEAD = "{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' }}"
 TAIL = "{{ '<|im_end|>\\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 DEAF = HEAD + "{{ m.content }}" + TAIL
-THINKING = HEAD + (
-    "{% if m.role == 'assistant' %}{{ '<think>\\n' + (m.reasoning_content or '') + '\\n</think>\\n\\n' }}{% endif %}{{ m.content }}") + TAIL
+THINKING = (
+    HEAD
+    + ("{% if m.role == 'assistant' %}{{ '<think>\\n' + (m.reasoning_content or '') + '\\n</think>\\n\\n' }}{% endif %}{{ m.content }}")
+    + TAIL
+)
 SWITCHED = THINKING.replace(
     "assistant\\n' }}{% endif %}",
-    "assistant\\n' + ('<think>\\n' if enable_thinking | default(true) else '<think>\\n\\n</think>\\n\\n') }}{% endif %}")
+    "assistant\\n' + ('<think>\\n' if enable_thinking | default(true) else '<think>\\n\\n</think>\\n\\n') }}{% endif %}",
+)
 
 
 def row_of(*messages: Message, **changes: Any) -> Row:
@@ -63,12 +67,20 @@ TAGGED = Message("assistant", "<think>\nThey ask where.\n</think>\n\nIn Celle.")
 STRIPPING = DEAF.replace("m.content", "m.content.split('</think>')[-1]")
 
 
-@pytest.mark.parametrize(("template", "answer", "lost"), [
-    (DEAF, THOUGHT, "the thoughts of turn 2"), (STRIPPING, TAGGED, "the thoughts of turn 2"),
-    (DEAF, Message("assistant", "where", extra={"thinking": "where"}), "the thoughts of turn 2"),
-    (CHATML.template.replace("m.tool_calls or []", "(m.tool_calls or [])[:1]"),
-     Message("assistant", "", extra={"tool_calls": [CALL, AGAIN]}), "tool calls (track in turn 2)"),
-], ids=["key", "tags", "same words", "second call"])
+@pytest.mark.parametrize(
+    ("template", "answer", "lost"),
+    [
+        (DEAF, THOUGHT, "the thoughts of turn 2"),
+        (STRIPPING, TAGGED, "the thoughts of turn 2"),
+        (DEAF, Message("assistant", "where", extra={"thinking": "where"}), "the thoughts of turn 2"),
+        (
+            CHATML.template.replace("m.tool_calls or []", "(m.tool_calls or [])[:1]"),
+            Message("assistant", "", extra={"tool_calls": [CALL, AGAIN]}),
+            "tool calls (track in turn 2)",
+        ),
+    ],
+    ids=["key", "tags", "same words", "second call"],
+)
 def test_what_the_template_leaves_out_refuses_the_row_with_the_ways_out(opened: Opened, template: str, answer: Message, lost: str) -> None:
     (found,) = opened(template).render_rows([row_of(ASK, answer)], "assistant")
     assert str(found).startswith(f"the chat template does not write {lost}; ")
@@ -93,17 +105,25 @@ def test_thoughts_that_the_template_takes_out_of_the_content_cannot_be_kept_ther
 TWO_ENDS = DEAF.replace("'<|im_end|>\\n'", "'<|im_end|></s>'")
 WRITTEN_LATER = (
     "{% for m in messages %}{% if m.role == 'user' %}{{ ('<|im_end|>' if not loop.first else '') + '<|im_start|>' + m.content + '</s>' }}"
-    "{% else %}{{ m.content }}{% endif %}{% endfor %}")
+    "{% else %}{{ m.content }}{% endif %}{% endfor %}"
+)
 OTHER_END = (
     "{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' + m.content + ('</s>' if loop.last and not add_generation_prompt and "
-    "m.role == 'assistant' else '<|im_end|>') }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}")
+    "m.role == 'assistant' else '<|im_end|>') }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
 ALWAYS_OPEN = DEAF.replace("{% if add_generation_prompt %}", "").replace("{% endif %}", "")
 
 
-@pytest.mark.parametrize(("template", "first", "last"), [
-    (TWO_ENDS, "<|im_end|></s>", "<|im_end|></s>"), (WRITTEN_LATER, "<|im_end|>", ""), (OTHER_END, "<|im_end|>", "</s>"),
-    (ALWAYS_OPEN, "<|im_end|>", "<|im_end|>"),
-], ids=["two ends", "written by the next turn", "another end for the last", "always opens another answer"])
+@pytest.mark.parametrize(
+    ("template", "first", "last"),
+    [
+        (TWO_ENDS, "<|im_end|></s>", "<|im_end|></s>"),
+        (WRITTEN_LATER, "<|im_end|>", ""),
+        (OTHER_END, "<|im_end|>", "</s>"),
+        (ALWAYS_OPEN, "<|im_end|>", "<|im_end|>"),
+    ],
+    ids=["two ends", "written by the next turn", "another end for the last", "always opens another answer"],
+)
 def test_the_end_of_an_answer_is_trained_whatever_it_is_made_of(opened: Opened, template: str, first: str, last: str) -> None:
     (found,) = opened(template).render_rows([row_of(ASK, SAY, ASK, SAY)], "assistant")
     assert learned(found) == ["In Celle." + first, "In Celle." + last]
@@ -118,19 +138,31 @@ def test_a_template_that_rewrites_history_and_opens_no_answer_gives_its_last_ans
 LATER_ALONE = DEAF.replace("'<|im_end|>\\n'", "('<|im_end|>' if loop.last or m.role == 'user' else '') + '\\n'")
 
 
-@pytest.mark.parametrize(("template", "train_on", "said", "field"), [
-    (LATER_ALONE, "assistant", "Set data.train_on to each, which trains every answer in a row of its own", "data.train_on"),
-    (LATER_ALONE, "each", "", ""),
-    (WRITTEN_LATER, "assistant", "set data.chat_template to instruct, which ends every answer with <|im_end|>", "data.chat_template"),
-    (ALWAYS_OPEN, "all", "", ""), (DEAF, "all", "", ""), (WRITTEN_LATER, "all", "set data.chat_template to instruct", "data.chat_template"),
-])
+@pytest.mark.parametrize(
+    ("template", "train_on", "said", "field"),
+    [
+        (LATER_ALONE, "assistant", "Set data.train_on to each, which trains every answer in a row of its own", "data.train_on"),
+        (LATER_ALONE, "each", "", ""),
+        (WRITTEN_LATER, "assistant", "set data.chat_template to instruct, which ends every answer with <|im_end|>", "data.chat_template"),
+        (ALWAYS_OPEN, "all", "", ""),
+        (DEAF, "all", "", ""),
+        (WRITTEN_LATER, "all", "set data.chat_template to instruct", "data.chat_template"),
+    ],
+)
 def test_where_answers_have_no_end_token_the_setting_that_helps_is_named_and_only_there(
-    tokenizer_with: Make, write_rows: Make, template: str, train_on: str, said: str, field: str,
+    tokenizer_with: Make,
+    write_rows: Make,
+    template: str,
+    train_on: str,
+    said: str,
+    field: str,
 ) -> None:
-    settings = DataSettings.model_validate({"train": (write_rows([chat("Who?", "He.", "Where?", "In Celle.")]),), "train_on": train_on,
-                                            "eval_fraction": 0})
-    found = [finding for finding in prepare_data(settings, tokenizer_with(template), seed=0).report.findings
-             if finding.code == "rows_unended"]
+    settings = DataSettings.model_validate(
+        {"train": (write_rows([chat("Who?", "He.", "Where?", "In Celle.")]),), "train_on": train_on, "eval_fraction": 0}
+    )
+    found = [
+        finding for finding in prepare_data(settings, tokenizer_with(template), seed=0).report.findings if finding.code == "rows_unended"
+    ]
     assert [finding.field for finding in found] == ([field] if field else [])
     assert all(said in finding.hint for finding in found)
 
@@ -147,7 +179,8 @@ def test_rows_of_text_lack_their_end_where_the_tokenizer_names_none(tokenizer_wi
 def test_white_space_behind_the_end_token_is_no_missing_end(tokenizer_with: Make, opened: Opened) -> None:
     marked = HEAD.replace("{{ '<|im_start|>'", "{{ '<|im_start|>'") + (
         "{% if m.role == 'assistant' %}{% generation %}{{ m.content + '<|im_end|>\\n' }}{% endgeneration %}"
-        "{% else %}{{ m.content + '<|im_end|>\\n' }}{% endif %}{% endfor %}")
+        "{% else %}{{ m.content + '<|im_end|>\\n' }}{% endif %}{% endfor %}"
+    )
     (found,) = opened(marked).render_rows([row_of(ASK, SAY)], "assistant")
     assert learned(found) == ["In Celle.<|im_end|>\n"]
     assert isinstance(found, Rendered)
@@ -182,17 +215,28 @@ def test_a_row_that_opens_otherwise_than_the_prompt_is_told_with_both_and_the_va
 
 PARTS = DEAF.replace("{{ m.content }}", "{% for part in m.content %}{% if part.type == 'text' %}{{ part.text }}{% endif %}{% endfor %}")
 WRITTEN_ARGUMENTS = CHATML.template.replace("({'name': f.name, 'arguments': f.arguments} | tojson)", "f.name + ' ' + f.arguments")
-NULL = CHATML.template.replace("+ m.content }}", "+ (m.content if m.content is not none else '') }}{% if m.content == '' %}"
-                               "{{ raise_exception('empty') }}{% endif %}")
+NULL = CHATML.template.replace(
+    "+ m.content }}", "+ (m.content if m.content is not none else '') }}{% if m.content == '' %}{{ raise_exception('empty') }}{% endif %}"
+)
 
 
-@pytest.mark.parametrize(("template", "answer", "said"), [
-    (PARTS, SAY, "In Celle.<|im_end|>"),
-    (WRITTEN_ARGUMENTS, Message("assistant", "", extra={"tool_calls": [CALL]}),
-     '<tool_call>\ntrack {"parcel": "seven"}\n</tool_call><|im_end|>'),
-    (NULL, Message("assistant", "", extra={"tool_calls": [CALL]}),
-     '<tool_call>\n{"name": "track", "arguments": {"parcel": "seven"}}\n</tool_call><|im_end|>'),
-], ids=["parts", "arguments as text", "null"])
+@pytest.mark.parametrize(
+    ("template", "answer", "said"),
+    [
+        (PARTS, SAY, "In Celle.<|im_end|>"),
+        (
+            WRITTEN_ARGUMENTS,
+            Message("assistant", "", extra={"tool_calls": [CALL]}),
+            '<tool_call>\ntrack {"parcel": "seven"}\n</tool_call><|im_end|>',
+        ),
+        (
+            NULL,
+            Message("assistant", "", extra={"tool_calls": [CALL]}),
+            '<tool_call>\n{"name": "track", "arguments": {"parcel": "seven"}}\n</tool_call><|im_end|>',
+        ),
+    ],
+    ids=["parts", "arguments as text", "null"],
+)
 def test_a_template_gets_what_a_row_says_in_the_shape_it_wants(opened: Opened, template: str, answer: Message, said: str) -> None:
     (found,) = opened(template).render_rows([row_of(ASK, answer)], "assistant")
     assert [text.strip() for text in learned(found)] == [said]
@@ -202,23 +246,29 @@ def test_marked_stretches_of_one_answer_are_taken_together(opened: Opened) -> No
     template = HEAD + (
         "{% if m.role == 'assistant' %}{% generation %}{{ m.content }}{% endgeneration %}{{ '\\n' }}{% generation %}{{ '<|im_end|>' }}"
         "{% endgeneration %}{% else %}{{ m.content + '<|im_end|>' }}{% endif %}{% endfor %}"
-        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}")
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+    )
     (found,) = opened(template).render_rows([row_of(ASK, SAY, ASK, SAY)], "assistant")
     assert learned(found) == ["In Celle.\n<|im_end|>"] * 2
 
 
 @pytest.mark.parametrize(
-    "messages", [(SAY, ASK, SAY), (ASK, ASK, SAY), (ASK, SAY, SAY)], ids=["answer first", "two questions", "two answers"])
+    "messages", [(SAY, ASK, SAY), (ASK, ASK, SAY), (ASK, SAY, SAY)], ids=["answer first", "two questions", "two answers"]
+)
 def test_turns_in_another_order_are_taken_where_the_template_takes_them(opened: Opened, messages: tuple[Message, ...]) -> None:
     (found,) = opened(DEAF).render_rows([row_of(*messages)], "assistant")
     assert learned(found) == ["In Celle.<|im_end|>"] * sum(message.role == "assistant" for message in messages)
 
 
-@pytest.mark.parametrize(("template", "said"), [
-    ("{{ messages[0].content + None }}", "it joins text with nothing"), ("{{ nobody.name }}", "it uses 'nobody', which nothing gives it"),
-    ("{{ messages[0].name.first }}", "it looks for 'name', which an object in the row does not have"),
-    ("\n\n{{ messages[9].content }}", "in its line 3: it looks for an element that"),
-])
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [
+        ("{{ messages[0].content + None }}", "it joins text with nothing"),
+        ("{{ nobody.name }}", "it uses 'nobody', which nothing gives it"),
+        ("{{ messages[0].name.first }}", "it looks for 'name', which an object in the row does not have"),
+        ("\n\n{{ messages[9].content }}", "in its line 3: it looks for an element that"),
+    ],
+)
 def test_what_a_template_fails_on_is_a_sentence(opened: Opened, template: str, said: str) -> None:
     (found,) = opened(template).render_rows([row_of(ASK, SAY)], "all")
     assert str(found).startswith("the chat template fails on it")

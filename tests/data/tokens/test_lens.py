@@ -154,8 +154,16 @@ def test_rows_on_one_line_of_an_array_are_told_apart(tmp_path: Path, tokenizer_f
 
 def test_a_row_comes_back_from_json_as_it_was() -> None:
     call = {"type": "function", "function": {"name": "weather", "arguments": {"city": "Rome"}}}
-    row = Row("f", 3, "messages", (Message("user", "a"), Message("assistant", "", False, {"tool_calls": [call]})), tools=(call,),
-              rejected=(Message("assistant", "c"),), label=True, prompt_turns=1)
+    row = Row(
+        "f",
+        3,
+        "messages",
+        (Message("user", "a"), Message("assistant", "", False, {"tool_calls": [call]})),
+        tools=(call,),
+        rejected=(Message("assistant", "c"),),
+        label=True,
+        prompt_turns=1,
+    )
     assert Row.from_json(json.loads(json.dumps(row.to_json()))) == row
 
 

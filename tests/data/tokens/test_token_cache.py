@@ -45,7 +45,8 @@ def test_the_second_time_reads_and_tokenizes_nothing(write_rows: Write, tokenize
 
 
 @pytest.mark.parametrize(
-    "changes", [{"max_length": 60}, {"eval_fraction": 0.5}, {"eval_rows": 5}, {"packing": True}, {"on_bad_rows": "skip"}])
+    "changes", [{"max_length": 60}, {"eval_fraction": 0.5}, {"eval_rows": 5}, {"packing": True}, {"on_bad_rows": "skip"}]
+)
 def test_cutting_splitting_and_packing_tokenize_nothing_again(write_rows: Write, tokenizer_with: Make, changes: dict[str, Any]) -> None:
     path, tokenizer = write_rows(ROWS), tokenizer_with()
     before = prepare(tokenizer, path)
@@ -148,9 +149,7 @@ def test_a_full_disk_is_told_and_leaves_nothing(write_rows: Write, tokenizer_wit
     assert entries() == []
 
 
-def test_samples_of_a_cached_set_need_the_data_files_once(
-    write_rows: Write, tokenizer_with: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_samples_of_a_cached_set_need_the_data_files_once(write_rows: Write, tokenizer_with: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     path, tokenizer = write_rows(ROWS), tokenizer_with()
     first = prepare(tokenizer, path).samples(3)
     monkeypatch.setattr("lora_studio.data.tokens.samples.file_readers", None)
@@ -185,7 +184,11 @@ def test_the_report_tells_of_another_length_without_the_tokens(write_rows: Write
     for max_length in (50, 60, 90):
         cut, told = table.at(max_length), prepare(tokenizer, path, max_length=max_length, eval_fraction=0.0).report
         assert (cut.cut_rows, cut.untrained_rows, cut.tokens, cut.trained) == (
-            told.truncated_rows, told.untrained_rows, told.tokens.total, told.tokens.trained)
+            told.truncated_rows,
+            told.untrained_rows,
+            told.tokens.total,
+            told.tokens.trained,
+        )
         assert (cut.blocks, cut.efficiency) == (told.packing["blocks"], told.packing["efficiency"])
 
 

@@ -25,7 +25,9 @@ from tests.tiny import save_tiny_model
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 KINDS: dict[str, dict[str, Any]] = {
-    "plain": {}, "rslora": {"use_rslora": True, "r": 6}, "patterns": {"rank_pattern": {"q_proj": 2}, "alpha_pattern": {"down_proj": 32}},
+    "plain": {},
+    "rslora": {"use_rslora": True, "r": 6},
+    "patterns": {"rank_pattern": {"q_proj": 2}, "alpha_pattern": {"down_proj": 32}},
     "more": {"target_modules": ["q_proj", "down_proj", "embed_tokens"]},
 }
 
@@ -38,8 +40,11 @@ def done(work: Callable[..., Any], **arguments: Any) -> dict[str, Any]:
 def updates(base: Path, adapter: Path) -> dict[str, Tensor]:
     """Return every update as PEFT makes it, by module."""
     model = with_adapter(base, adapter)
-    return {name.removeprefix("base_model.model."): layer.get_delta_weight("default").double()
-            for name, layer in model.named_modules() if isinstance(layer, LoraLayer)}
+    return {
+        name.removeprefix("base_model.model."): layer.get_delta_weight("default").double()
+        for name, layer in model.named_modules()
+        if isinstance(layer, LoraLayer)
+    }
 
 
 @pytest.fixture(scope="module")
@@ -200,10 +205,15 @@ def test_a_comparison_agrees_with_dense_updates(base: Path, adapters: dict[str, 
     assert found["only_in_one"] == ["model.embed_tokens"]
 
 
-@pytest.mark.parametrize(("settings", "told"), [
-    ({"use_dora": True}, "is a DoRA"), ({"modules_to_save": ["lm_head"]}, "trained lm_head"), ({"lora_bias": True}, "biases of B"),
-    ({"trainable_token_indices": [3]}, "trained model.embed_tokens itself"),
-])
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"use_dora": True}, "is a DoRA"),
+        ({"modules_to_save": ["lm_head"]}, "trained lm_head"),
+        ({"lora_bias": True}, "biases of B"),
+        ({"trainable_token_indices": [3]}, "trained model.embed_tokens itself"),
+    ],
+)
 def test_what_is_more_than_updates_is_refused(
     settings: dict[str, Any], told: str, base: Path, adapters: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -240,7 +250,10 @@ def test_a_right_difference_of_adapters_that_nearly_cancel_passes(nearness: floa
     """What is meant is then a millionth of what was rounded: its own size is no measure of rounding."""
     done(tasks.scale, source=str(adapters["plain"]), to=str(tmp_path / "like"), by=1 + nearness)
     certificate = done(
-        tasks.combine, sources=[str(tmp_path / "like"), str(adapters["plain"])], to=str(tmp_path / "difference"), weights=[0.3, -0.3],
+        tasks.combine,
+        sources=[str(tmp_path / "like"), str(adapters["plain"])],
+        to=str(tmp_path / "difference"),
+        weights=[0.3, -0.3],
     )["certificate"]
     assert (certificate["passed"], certificate["verdict"]) == (True, "exact")
     assert certificate["relative_error"] > 1e-6 or not nearness  # a limit of 1e-6 failed it
@@ -261,10 +274,15 @@ def test_one_wrong_element_of_one_factor_fails(
         done(tasks.combine, sources=[str(adapters["plain"]), str(adapters["rslora"])], to=str(tmp_path / "sum"), method=method)
 
 
-@pytest.mark.parametrize(("arguments", "told"), [
-    ({"method": "mean"}, "called 'mean'"), ({"weights": [1.0]}, "1 weights for 2 adapters"), ({"r": 0}, "rank of 0"),
-    ({"method": "ties", "density": 0.0}, "density of 0"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ({"method": "mean"}, "called 'mean'"),
+        ({"weights": [1.0]}, "1 weights for 2 adapters"),
+        ({"r": 0}, "rank of 0"),
+        ({"method": "ties", "density": 0.0}, "density of 0"),
+    ],
+)
 def test_a_recipe_that_cannot_be_followed_is_refused(
     arguments: dict[str, Any], told: str, adapters: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -22,16 +22,33 @@ from lora_studio.models.facts import ModelFacts
 from tests.export.handmade import write_adapter
 
 CERTIFICATE: Mapping[str, Any] = {
-    "verdict": "exact", "rows": 16, "rows_from": "held-out rows of the run", "max_abs_logit_difference": 1e-6, "top1_agreement": 1.0,
-    "effect_lost": 0.0, "passed": True}
+    "verdict": "exact",
+    "rows": 16,
+    "rows_from": "held-out rows of the run",
+    "max_abs_logit_difference": 1e-6,
+    "top1_agreement": 1.0,
+    "effect_lost": 0.0,
+    "passed": True,
+}
 FACTS = ModelFacts("LlamaForCausalLM", "llama", 1000, 2, "float32", 4000, tied_embeddings=False, licence="apache-2.0")
 KINDS = ("adapter", "merged", "gguf", "gguf-adapter")
 
 
 def step(number: int, loss: float, attempt: int = 1) -> Step:
     return Step(
-        seq=number, time=float(number), attempt=attempt, step=number, epoch=0.0, loss=loss, learning_rate=1e-3, grad_norm=1.0,
-        tokens=10 * number, trained_tokens=4 * number, tokens_per_second=1.0, seconds=1.0)
+        seq=number,
+        time=float(number),
+        attempt=attempt,
+        step=number,
+        epoch=0.0,
+        loss=loss,
+        learning_rate=1e-3,
+        grad_norm=1.0,
+        tokens=10 * number,
+        trained_tokens=4 * number,
+        tokens_per_second=1.0,
+        seconds=1.0,
+    )
 
 
 def evaluation(number: int, loss: float) -> Evaluation:
@@ -40,8 +57,18 @@ def evaluation(number: int, loss: float) -> Evaluation:
 
 def started() -> RunStarted:
     return RunStarted(
-        seq=0, time=0.0, attempt=1, step=0, total_steps=4, train_rows=8, eval_rows=2, trainable_parameters=10, all_parameters=100,
-        device="cpu", compute_dtype="float32")
+        seq=0,
+        time=0.0,
+        attempt=1,
+        step=0,
+        total_steps=4,
+        train_rows=8,
+        eval_rows=2,
+        trainable_parameters=10,
+        all_parameters=100,
+        device="cpu",
+        compute_dtype="float32",
+    )
 
 
 @pytest.fixture
@@ -52,14 +79,27 @@ def run(tmp_path: Path) -> Path:
     write_config(folder / "run.yaml", RunConfig(name="triage"))
     write_adapter(folder / "adapter")
     events: list[RunEvent] = [
-        started(), evaluation(0, 5.0), step(1, 4.0), step(2, 3.0), step(3, 9.0),
-        RunResumed(seq=5, time=5.0, attempt=2, step=2, from_step=2, total_steps=4), step(3, 2.0, 2), step(4, 1.0, 2), evaluation(4, 1.5)]
+        started(),
+        evaluation(0, 5.0),
+        step(1, 4.0),
+        step(2, 3.0),
+        step(3, 9.0),
+        RunResumed(seq=5, time=5.0, attempt=2, step=2, from_step=2, total_steps=4),
+        step(3, 2.0, 2),
+        step(4, 1.0, 2),
+        evaluation(4, 1.5),
+    ]
     (folder / "events.jsonl").write_text("".join(f"{event_to_json(event)}\n" for event in events), encoding="utf-8")
     (folder / "environment.json").write_text(json.dumps({"base": {"commit": "c0ffee" * 6 + "c0ff"}}), encoding="utf-8")
     data = {
-        "files": [{"path": str(tmp_path / "somebodys-home" / "secret plans.jsonl"), "rows": 8, "format": "messages", "split": "train"},
-                  {"path": "hf://squad/rows/train.parquet", "rows": 2, "format": "messages", "split": "eval"}],
-        "tokens": {"total": 100, "trained": 25}, "train_rows": 8, "eval_rows": 2}
+        "files": [
+            {"path": str(tmp_path / "somebodys-home" / "secret plans.jsonl"), "rows": 8, "format": "messages", "split": "train"},
+            {"path": "hf://squad/rows/train.parquet", "rows": 2, "format": "messages", "split": "eval"},
+        ],
+        "tokens": {"total": 100, "trained": 25},
+        "train_rows": 8,
+        "eval_rows": 2,
+    }
     (folder / "data.json").write_text(json.dumps(data), encoding="utf-8")
     return folder
 
@@ -72,15 +112,29 @@ def front_of(card: str) -> dict[str, Any]:
 def test_the_card_of_every_kind_says_base_commit_data_results_and_licence(kind: str, run: Path) -> None:
     card = model_card(find_source(run), kind, "float32", CERTIFICATE, FACTS)
     for told in (
-        "HuggingFaceTB/SmolLM2-135M-Instruct", "c0ffee", "`secret plans.jsonl` (8 rows, messages)", "held out", "25 of 100 tokens trained "
-        "(25.0%)", "4 steps, 16 trained tokens, last training loss 1.0000", "5.0000 at step 0, 1.5000 at step 4", "`apache-2.0`",
-        "verdict *exact*", "| `r` | 4 |"):
+        "HuggingFaceTB/SmolLM2-135M-Instruct",
+        "c0ffee",
+        "`secret plans.jsonl` (8 rows, messages)",
+        "held out",
+        "25 of 100 tokens trained (25.0%)",
+        "4 steps, 16 trained tokens, last training loss 1.0000",
+        "5.0000 at step 0, 1.5000 at step 4",
+        "`apache-2.0`",
+        "verdict *exact*",
+        "| `r` | 4 |",
+    ):
         assert told in card, told
 
 
-@pytest.mark.parametrize(("kind", "library", "relation"), [
-    ("adapter", "peft", "adapter"), ("merged", "transformers", "finetune"), ("gguf", "gguf", "finetune"),
-    ("gguf-adapter", "gguf", "adapter")])
+@pytest.mark.parametrize(
+    ("kind", "library", "relation"),
+    [
+        ("adapter", "peft", "adapter"),
+        ("merged", "transformers", "finetune"),
+        ("gguf", "gguf", "finetune"),
+        ("gguf-adapter", "gguf", "adapter"),
+    ],
+)
 def test_the_front_matter_has_the_fields_the_hub_knows(kind: str, library: str, relation: str, run: Path) -> None:
     card = model_card(find_source(run), kind, "float32", CERTIFICATE, FACTS)
     read = ModelCard(card).data.to_dict()
@@ -158,10 +212,20 @@ def test_names_that_hold_markup_are_text_in_the_card(tmp_path: Path) -> None:
     assert row.replace("\\|", "").count("|") == 3
 
 
-@pytest.mark.parametrize(("name", "public", "hub"), [
-    ("owner/model", "owner/model", "owner/model"), ("gpt2", "gpt2", "gpt2"), ("/home/jo/base", "base", ""), ("~/models/base", "base", ""),
-    (r"C:\Users\jo\base", "base", ""), ("../base", "base", ""), ("models/base.gguf", "base.gguf", ""),
-    ("starter", "HuggingFaceTB/SmolLM2-135M-Instruct", "HuggingFaceTB/SmolLM2-135M-Instruct"), ("/home/jo/base/", "base", "")])
+@pytest.mark.parametrize(
+    ("name", "public", "hub"),
+    [
+        ("owner/model", "owner/model", "owner/model"),
+        ("gpt2", "gpt2", "gpt2"),
+        ("/home/jo/base", "base", ""),
+        ("~/models/base", "base", ""),
+        (r"C:\Users\jo\base", "base", ""),
+        ("../base", "base", ""),
+        ("models/base.gguf", "base.gguf", ""),
+        ("starter", "HuggingFaceTB/SmolLM2-135M-Instruct", "HuggingFaceTB/SmolLM2-135M-Instruct"),
+        ("/home/jo/base/", "base", ""),
+    ],
+)
 def test_names_for_others_are_hub_ids_or_last_parts(name: str, public: str, hub: str) -> None:
     assert (public_name(name), hub_id(name)) == (public, hub)
 

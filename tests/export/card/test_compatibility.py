@@ -42,14 +42,17 @@ def test_a_plain_adapter_of_a_llama_is_served_by_all_by_mlx_in_its_own_format(tm
     assert all(not entry.remedy for entry in found.values() if entry.answer == "yes")
 
 
-@pytest.mark.parametrize(("changes", "reason", "remedy"), [
-    ({"use_dora": True}, "DoRA", "use_dora off"),
-    ({"modules_to_save": ["lm_head"]}, "modules_to_save", "Merge it"),
-    ({"trainable_token_indices": [1, 2]}, "trainable_token_indices", "Merge it"),
-    ({"bias": "lora_only"}, "biases", "bias none"),
-    ({"lora_bias": True}, "biases", "Merge it"),
-    ({"target_parameters": ["mlp.experts.down_proj"]}, "target_parameters", "Merge it"),
-])
+@pytest.mark.parametrize(
+    ("changes", "reason", "remedy"),
+    [
+        ({"use_dora": True}, "DoRA", "use_dora off"),
+        ({"modules_to_save": ["lm_head"]}, "modules_to_save", "Merge it"),
+        ({"trainable_token_indices": [1, 2]}, "trainable_token_indices", "Merge it"),
+        ({"bias": "lora_only"}, "biases", "bias none"),
+        ({"lora_bias": True}, "biases", "Merge it"),
+        ({"target_parameters": ["mlp.experts.down_proj"]}, "target_parameters", "Merge it"),
+    ],
+)
 def test_what_is_more_than_a_and_b_is_served_by_peft_alone_until_merged(
     changes: dict[str, Any], reason: str, remedy: str, tmp_path: Path
 ) -> None:
@@ -151,9 +154,13 @@ def test_a_measured_family_names_programs_versions_and_the_date() -> None:
     assert "measured on" in told.reason
 
 
-@pytest.mark.parametrize("config", [
-    {"model_type": "novel"}, {"model_type": "llama", "rope_parameters": {"rope_type": "unheard_of", "rope_theta": 1e4}},
-])
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"model_type": "novel"},
+        {"model_type": "llama", "rope_parameters": {"rope_type": "unheard_of", "rope_theta": 1e4}},
+    ],
+)
 def test_what_was_not_measured_is_said_to_be_so(config: dict[str, Any]) -> None:
     (found,) = merged_compatibility(config)
     assert (found.program, found.answer) == ("Other programs", "not measured")
@@ -168,10 +175,19 @@ def test_an_mlx_adapter_that_was_not_run_is_said_to_be_so(family: str, is_run: b
     assert ("it was not run" in found["MLX"].reason) != is_run
 
 
-@pytest.mark.parametrize("changes", [
-    {"use_dora": True}, {"use_rslora": True}, {"alpha_pattern": {"q_proj": 2}}, {"modules_to_save": ["lm_head"]}, {"lora_bias": True},
-    {"trainable_token_indices": [1]}, {"exclude_modules": ["k_proj"]}, {"init_lora_weights": "pissa"},
-])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"use_dora": True},
+        {"use_rslora": True},
+        {"alpha_pattern": {"q_proj": 2}},
+        {"modules_to_save": ["lm_head"]},
+        {"lora_bias": True},
+        {"trainable_token_indices": [1]},
+        {"exclude_modules": ["k_proj"]},
+        {"init_lora_weights": "pissa"},
+    ],
+)
 def test_what_was_measured_of_plain_adapters_is_said_of_no_other(changes: dict[str, Any], tmp_path: Path) -> None:
     config = {"model_type": "llama", "rope_parameters": {"rope_type": "default", "rope_theta": 1e4}}
     told = said({entry.program: entry for entry in compatibility(write_adapter(tmp_path / "plain", None), LLAMA, config)})
@@ -196,9 +212,16 @@ def test_experts_in_older_peft_are_told_of_and_attention_alone_is_not(tmp_path: 
     assert not any(entry.program.startswith("peft") for entry in plain)
 
 
-@pytest.mark.parametrize(("family", "file", "beyond"), [
-    ("llama", "", False), ("glm4", "", True), ("phi3", "", True), ("phi3", "tokenizer.model", False), ("novel", "", True),
-])
+@pytest.mark.parametrize(
+    ("family", "file", "beyond"),
+    [
+        ("llama", "", False),
+        ("glm4", "", True),
+        ("phi3", "", True),
+        ("phi3", "tokenizer.model", False),
+        ("novel", "", True),
+    ],
+)
 def test_a_model_that_the_converter_stops_at_is_not_offered_as_gguf(family: str, file: str, beyond: bool, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": family}))
     if file:

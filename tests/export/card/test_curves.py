@@ -17,12 +17,29 @@ SVG = "{http://www.w3.org/2000/svg}"
 def history(losses: list[float], evaluations: dict[int, float] | None = None) -> RunHistory:
     made = RunHistory()
     for number, loss in enumerate(losses, start=1):
-        made.add(Step(
-            seq=number, time=float(number), attempt=1, step=number, epoch=0.0, loss=loss, learning_rate=1e-3, grad_norm=1.0, tokens=1,
-            trained_tokens=1, tokens_per_second=1.0, seconds=1.0, peak_memory=0))
+        made.add(
+            Step(
+                seq=number,
+                time=float(number),
+                attempt=1,
+                step=number,
+                epoch=0.0,
+                loss=loss,
+                learning_rate=1e-3,
+                grad_norm=1.0,
+                tokens=1,
+                trained_tokens=1,
+                tokens_per_second=1.0,
+                seconds=1.0,
+                peak_memory=0,
+            )
+        )
         if evaluations and number in evaluations:
-            made.add(Evaluation(
-                seq=number, time=float(number), attempt=1, step=number, loss=evaluations[number], rows=1, trained_tokens=1, seconds=0.1))
+            made.add(
+                Evaluation(
+                    seq=number, time=float(number), attempt=1, step=number, loss=evaluations[number], rows=1, trained_tokens=1, seconds=0.1
+                )
+            )
     return made
 
 
@@ -79,7 +96,9 @@ def test_the_picture_refers_to_nothing_elsewhere() -> None:
     assert svg.count("http") == 1  # the name of its own format
 
 
-@pytest.mark.parametrize(("low", "high", "expected"), [
-    (0, 10, [0, 2, 4, 6, 8, 10]), (0.9, 2.1, [1.0, 1.5, 2.0]), (1, 72, [20, 40, 60]), (-1, 1, [-1, -0.5, 0, 0.5, 1])])
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [(0, 10, [0, 2, 4, 6, 8, 10]), (0.9, 2.1, [1.0, 1.5, 2.0]), (1, 72, [20, 40, 60]), (-1, 1, [-1, -0.5, 0, 0.5, 1])],
+)
 def test_ticks_are_round(low: float, high: float, expected: list[float]) -> None:
     assert ticks(low, high) == expected

@@ -33,15 +33,27 @@ def test_every_model_and_program_of_the_suite_has_a_figure_or_an_error() -> None
             assert {subject for name, kind, subject in found if (name, kind) == (program, form)} == {"starter", *TINY}
 
 
-@pytest.mark.parametrize(("difference", "top1", "error", "outcome"), [
-    (1e-5, 1.0, "", "same"), (1e-3, 1.0, "", "near"), (1e-3, 0.9, "", "other"), (1.0, 1.0, "", "other"), (-1.0, 0.0, "ValueError", "no"),
-])
+@pytest.mark.parametrize(
+    ("difference", "top1", "error", "outcome"),
+    [
+        (1e-5, 1.0, "", "same"),
+        (1e-3, 1.0, "", "near"),
+        (1e-3, 0.9, "", "other"),
+        (1.0, 1.0, "", "other"),
+        (-1.0, 0.0, "ValueError", "no"),
+    ],
+)
 def test_a_figure_means_one_thing(difference: float, top1: float, error: str, outcome: str) -> None:
     assert outcome_of(Measured("a", "merged", "b", difference, top1, None, error)) == outcome
 
 
 def test_no_folder_or_host_of_the_machine_that_measured_is_told() -> None:
-    found = {"program": "a", "form": "merged", "subject": "b", "error": "OSError: no file at '/root/x/merged', see https://host.example/a/b"}
+    found = {
+        "program": "a",
+        "form": "merged",
+        "subject": "b",
+        "error": "OSError: no file at '/root/x/merged', see https://host.example/a/b",
+    }
     assert Measured.of(found, "2026-01-01").error == "OSError: no file at 'merged', see https:b"
     told = [entry["error"] for entry in DOCUMENT["results"]]
     assert not [error for error in told if re.search(r"/\w[^\s/]*/|://|host=|\.py[\"']", error)]
@@ -55,8 +67,10 @@ def test_what_was_not_run_is_neither_a_yes_nor_a_no() -> None:
 
 
 def test_a_row_that_was_not_run_is_not_counted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    table = {"subjects": [{"name": "llama", "family": "llama", "rotary": "", "experts": False}],
-             "results": [Measured("a", "merged", "llama", ran=False).to_json(), Measured("b", "merged", "llama", 1e-6, 1.0).to_json()]}
+    table = {
+        "subjects": [{"name": "llama", "family": "llama", "rotary": "", "experts": False}],
+        "results": [Measured("a", "merged", "llama", ran=False).to_json(), Measured("b", "merged", "llama", 1e-6, 1.0).to_json()],
+    }
     (tmp_path / "consumers.json").write_text(json.dumps(table))
     monkeypatch.setattr("lora_studio.export.card.measured.resources_folder", lambda: tmp_path)
     assert [reader.program for reader in readers({"model_type": "llama"}, "merged")] == ["b"]

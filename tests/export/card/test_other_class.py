@@ -35,12 +35,18 @@ def logits(model: Any) -> torch.Tensor:
         return model.eval()(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
 
 
-@pytest.mark.parametrize("settings", [
-    {"target_modules": "all-linear"},
-    {"target_modules": ["model.layers.1.self_attn.q_proj", "down_proj"], "rank_pattern": {"layers.0.mlp.down_proj": 2}},
-    {"target_modules": ["q_proj", "down_proj"], "alpha_pattern": {"model.layers.1.self_attn.q_proj": 64},
-     "rank_pattern": {r"^model\.layers\.0\.mlp\.down_proj$": 3}},
-])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"target_modules": "all-linear"},
+        {"target_modules": ["model.layers.1.self_attn.q_proj", "down_proj"], "rank_pattern": {"layers.0.mlp.down_proj": 2}},
+        {
+            "target_modules": ["q_proj", "down_proj"],
+            "alpha_pattern": {"model.layers.1.self_attn.q_proj": 64},
+            "rank_pattern": {r"^model\.layers\.0\.mlp\.down_proj$": 3},
+        },
+    ],
+)
 def test_an_adapter_of_the_text_part_has_the_same_effect_in_the_class_of_the_config(tmp_path: Path, settings: dict[str, Any]) -> None:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM

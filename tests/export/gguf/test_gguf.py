@@ -114,11 +114,10 @@ def test_a_gguf_adapter_in_llama_cpp_answers_as_base_and_adapter(
 
 
 @pytest.mark.parametrize(
-    ("architecture", "variant"), [("llama", "rslora"), ("qwen3", "patterns"), ("gemma3", "rslora"), ("gpt2", "patterns")])
+    ("architecture", "variant"), [("llama", "rslora"), ("qwen3", "patterns"), ("gemma3", "rslora"), ("gpt2", "patterns")]
+)
 @pytest.mark.usefixtures("converter")
-def test_a_merged_gguf_in_llama_cpp_answers_as_base_and_adapter(
-    architecture: str, variant: str, gguf_bases: Bases, tmp_path: Path
-) -> None:
+def test_a_merged_gguf_in_llama_cpp_answers_as_base_and_adapter(architecture: str, variant: str, gguf_bases: Bases, tmp_path: Path) -> None:
     base = gguf_bases(architecture)
     folder = make_adapter(base, tmp_path / "adapter", **settings_of(architecture, variant))
     told = run_export(source=str(folder), kind="gguf", to=str(tmp_path / "made"), outtype="f32")
@@ -132,7 +131,8 @@ def test_a_merged_gguf_in_llama_cpp_answers_as_base_and_adapter(
     assert settings["tokenizer.chat_template"] == (base / "chat_template.jinja").read_text()
     assert settings["tokenizer.ggml.eos_token_id"] == 2
     assert sorted(path.name for path in (tmp_path / "made").iterdir()) == sorted(
-        [file.name, "Modelfile", "README.md", "certificate.html", "certificate.json"])
+        [file.name, "Modelfile", "README.md", "certificate.html", "certificate.json"]
+    )
 
 
 @pytest.mark.parametrize(("architecture", "outtype"), [("llama", "f16"), ("qwen3", "bf16"), ("gemma3", "f32"), ("gpt2", "f16")])
@@ -187,11 +187,16 @@ def test_an_adapter_whose_scale_was_not_folded_is_seen_without_llama_cpp(gguf_ba
     assert "is not the adapter's" in gguf_adapter_fault(sound, base, tree, tmp_path / "adapter.gguf")[1]
 
 
-@pytest.mark.parametrize(("architecture", "settings", "told"), [
-    ("llama", {"use_dora": True}, "no DoRA"), ("llama", {"modules_to_save": ["lm_head"]}, "this one trained lm_head"),
-    ("llama", {"trainable_token_indices": [5]}, "this one trained model.embed_tokens"),
-    ("gpt2", {"target_modules": ["c_attn", "wte"]}, "is tied to"), ("gpt2", {"lora_bias": True}, "no biases"),
-])
+@pytest.mark.parametrize(
+    ("architecture", "settings", "told"),
+    [
+        ("llama", {"use_dora": True}, "no DoRA"),
+        ("llama", {"modules_to_save": ["lm_head"]}, "this one trained lm_head"),
+        ("llama", {"trainable_token_indices": [5]}, "this one trained model.embed_tokens"),
+        ("gpt2", {"target_modules": ["c_attn", "wte"]}, "is tied to"),
+        ("gpt2", {"lora_bias": True}, "no biases"),
+    ],
+)
 def test_what_a_gguf_adapter_cannot_hold_is_refused_before_anything_is_written(
     architecture: str, settings: dict[str, Any], told: str, gguf_bases: Bases, tmp_path: Path
 ) -> None:

@@ -69,8 +69,9 @@ def hub_like(kind: str, folder: Path, starter: Path) -> tuple[Path, dict[str, An
 
 
 @pytest.mark.parametrize("form", ["gguf", "gguf-adapter"])
-@pytest.mark.parametrize("kind", [
-    "llama 3", "gpt2 with masks", "llama with frequencies", "llama with biases", "embeddings", "mistral", "gpt_neox"])
+@pytest.mark.parametrize(
+    "kind", ["llama 3", "gpt2 with masks", "llama with frequencies", "llama with biases", "embeddings", "mistral", "gpt_neox"]
+)
 def test_models_as_the_hub_has_them_answer_in_llama_cpp_as_base_and_adapter(
     kind: str, form: str, starter_folder: Path, tmp_path: Path
 ) -> None:

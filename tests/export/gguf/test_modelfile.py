@@ -49,15 +49,27 @@ def renderer(template: str, bos: str = "<s>") -> Callable[[Sequence[OllamaMessag
     return render
 
 
-@pytest.mark.parametrize(("template", "go"), [
-    (GEMMA_3, '{{- $system := .System }}{{- range .Messages }}{{ if eq .Role "user" }}<start_of_turn>user\n{{ if $system }}{{ $system }}'
-              '\n\n{{ $system = "" }}{{ end }}{{ .Content }}<end_of_turn>\n{{ else if eq .Role "assistant" }}<start_of_turn>model\n'
-              "{{ .Content }}<end_of_turn>\n{{ end }}{{ end }}<start_of_turn>model\n"),
-    (MISTRAL_3, '{{- range $i, $_ := .Messages }}{{ if eq .Role "user" }}[INST] {{ if and $.System (eq (len (slice $.Messages $i)) 1) }}'
-                '{{ $.System }}\n\n{{ end }}{{ .Content }}[/INST]{{ else if eq .Role "assistant" }} {{ .Content }}</s>{{ end }}{{ end }}'),
-    (MISTRAL_2, '{{- $system := .System }}{{- range .Messages }}{{ if eq .Role "user" }} [INST] {{ if $system }}{{ $system }}\n\n'
-                '{{ $system = "" }}{{ end }}{{ .Content }} [/INST]{{ else if eq .Role "assistant" }} {{ .Content }}</s>{{ end }}{{ end }}'),
-])
+@pytest.mark.parametrize(
+    ("template", "go"),
+    [
+        (
+            GEMMA_3,
+            '{{- $system := .System }}{{- range .Messages }}{{ if eq .Role "user" }}<start_of_turn>user\n{{ if $system }}{{ $system }}'
+            '\n\n{{ $system = "" }}{{ end }}{{ .Content }}<end_of_turn>\n{{ else if eq .Role "assistant" }}<start_of_turn>model\n'
+            "{{ .Content }}<end_of_turn>\n{{ end }}{{ end }}<start_of_turn>model\n",
+        ),
+        (
+            MISTRAL_3,
+            '{{- range $i, $_ := .Messages }}{{ if eq .Role "user" }}[INST] {{ if and $.System (eq (len (slice $.Messages $i)) 1) }}'
+            '{{ $.System }}\n\n{{ end }}{{ .Content }}[/INST]{{ else if eq .Role "assistant" }} {{ .Content }}</s>{{ end }}{{ end }}',
+        ),
+        (
+            MISTRAL_2,
+            '{{- $system := .System }}{{- range .Messages }}{{ if eq .Role "user" }} [INST] {{ if $system }}{{ $system }}\n\n'
+            '{{ $system = "" }}{{ end }}{{ .Content }} [/INST]{{ else if eq .Role "assistant" }} {{ .Content }}</s>{{ end }}{{ end }}',
+        ),
+    ],
+)
 def test_usual_forms_are_written_as_ollamas_template(template: str, go: str) -> None:
     written = modelfile("model.gguf", renderer(template), bos="<s>")
     assert written.startswith(f'FROM ./model.gguf\nTEMPLATE """{go}"""\nPARAMETER stop ')
@@ -71,7 +83,7 @@ def test_a_template_that_takes_no_system_is_known_by_its_other_turns() -> None:
 @pytest.mark.parametrize("template", [OF_ITS_OWN, GEMMA_3.replace("'model'", "'helper'"), MISTRAL_3.replace("'[/INST]'", "' [/INST]'")])
 def test_a_form_of_its_own_is_not_taken_for_a_usual_one(template: str) -> None:
     written = modelfile("model.gguf", renderer(template), bos="<s>")
-    assert "TEMPLATE \"\"\"" not in written
+    assert 'TEMPLATE """' not in written
     assert "none of the forms" in written
 
 

@@ -126,7 +126,11 @@ def test_a_tar_with_a_link_or_a_device_is_refused(kind: bytes, files: dict[str, 
 
 @ARCHIVES
 def test_what_would_grow_beyond_a_bound_is_refused_before_it_does(
-    make: Maker, files: dict[str, bytes], into: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    make: Maker,
+    files: dict[str, bytes],
+    into: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("lora_studio.export.imports.archive._MOST_RATIO", 3)
     monkeypatch.setattr("lora_studio.export.imports.archive._SMALL", 1000)
@@ -147,7 +151,7 @@ def test_a_zip_that_holds_more_than_it_claims_is_refused(files: dict[str, bytes]
     raw = bytearray(path.read_bytes())
     size = len(files["adapter_model.safetensors"])
     where = raw.rindex(size.to_bytes(4, "little"))  # in the central directory
-    raw[where:where + 4] = (size // 2).to_bytes(4, "little")
+    raw[where : where + 4] = (size // 2).to_bytes(4, "little")
     path.write_bytes(raw)
     with pytest.raises(InputError, match=r"damaged|more than it claims|is cut"):
         take_adapter(path, into)
@@ -186,18 +190,19 @@ def test_a_flipped_bit_in_a_zip_is_damage(files: dict[str, bytes], into: Path, t
         take_adapter(path, into)
 
 
-@pytest.mark.parametrize(("names", "told"), [
-    ({"adapter_config.json", "adapter_model.bin"}, r"pickle \(adapter_model\.bin\)"),
-    ({"adapter_config.json", "adapter_model.pt"}, r"pickle \(adapter_model\.pt\)"),
-    ({"adapter_config.json"}, r"has no adapter_model\.safetensors"),
-    ({"adapters.safetensors", "config.json"}, "adapter of mlx-lm"),
-    ({"adapter.gguf"}, "cannot be turned back"),
-    ({"notes.txt"}, r"no adapter_config\.json"),
-])
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [
+        ({"adapter_config.json", "adapter_model.bin"}, r"pickle \(adapter_model\.bin\)"),
+        ({"adapter_config.json", "adapter_model.pt"}, r"pickle \(adapter_model\.pt\)"),
+        ({"adapter_config.json"}, r"has no adapter_model\.safetensors"),
+        ({"adapters.safetensors", "config.json"}, "adapter of mlx-lm"),
+        ({"adapter.gguf"}, "cannot be turned back"),
+        ({"notes.txt"}, r"no adapter_config\.json"),
+    ],
+)
 @pytest.mark.parametrize("make", [make_zip, make_tar, make_folder])
-def test_what_is_no_adapter_we_read_is_told_with_the_way_out(
-    make: Maker, names: set[str], told: str, into: Path, tmp_path: Path
-) -> None:
+def test_what_is_no_adapter_we_read_is_told_with_the_way_out(make: Maker, names: set[str], told: str, into: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=told) as raised:
         take_adapter(make(tmp_path, dict.fromkeys(names, b"\x80\x04pickled")), into)
     assert raised.value.hint

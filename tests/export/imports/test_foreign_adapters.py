@@ -37,8 +37,9 @@ def codes(result: dict[str, Any]) -> list[str]:
     return [finding["code"] for finding in result["findings"]]
 
 
-def write_mlx(folder: Path, base: Path | str, *, layers: tuple[int, ...] = (1,), r: int = 3, dtype: torch.dtype = torch.float32,
-              **changes: Any) -> dict[str, Tensor]:
+def write_mlx(
+    folder: Path, base: Path | str, *, layers: tuple[int, ...] = (1,), r: int = 3, dtype: torch.dtype = torch.float32, **changes: Any
+) -> dict[str, Tensor]:
     """Write an adapter as mlx-lm does, on the query and value projections of some layers."""
     folder.mkdir()
     torch.manual_seed(3)
@@ -52,8 +53,14 @@ def write_mlx(folder: Path, base: Path | str, *, layers: tuple[int, ...] = (1,),
                 tensors[f"{name}.m"] = (0.5 + torch.rand(rows)).to(dtype)
     save_file(tensors, folder / "adapters.safetensors")
     config = {
-        "model": str(base), "fine_tune_type": "lora", "num_layers": len(layers), "iters": 600, "batch_size": 4,
-        "lora_parameters": {"rank": r, "dropout": 0.0, "scale": 7.0, "keys": [f"self_attn.{name}" for name in SIZES]}, **changes}
+        "model": str(base),
+        "fine_tune_type": "lora",
+        "num_layers": len(layers),
+        "iters": 600,
+        "batch_size": 4,
+        "lora_parameters": {"rank": r, "dropout": 0.0, "scale": 7.0, "keys": [f"self_attn.{name}" for name in SIZES]},
+        **changes,
+    }
     (folder / "adapter_config.json").write_text(json.dumps(config))
     return tensors
 
@@ -71,9 +78,16 @@ def plain(base: Path, tensors: dict[str, Tensor], scale: float) -> Tensor:
     return logits(model)
 
 
-@pytest.mark.parametrize("changes", [
-    {}, {"layers": (0, 1)}, {"dtype": torch.bfloat16}, {"fine_tune_type": "dora"}, {"r": 5, "lora_layers": 1},
-])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"layers": (0, 1)},
+        {"dtype": torch.bfloat16},
+        {"fine_tune_type": "dora"},
+        {"r": 5, "lora_layers": 1},
+    ],
+)
 def test_an_adapter_of_mlx_lm_does_what_it_did_there(changes: dict[str, Any], tiny_model: Tiny, tmp_path: Path) -> None:
     base = tiny_model("llama")
     tensors = write_mlx(tmp_path / "mlx", base, **changes)
@@ -138,9 +152,18 @@ def test_single_experts_of_transformers_4_become_the_fused_ones(tiny_model: Tiny
             name = f"base_model.model.model.layers.0.mlp.experts.{expert}.{which}"
             tensors[f"{name}.lora_A.weight"], tensors[f"{name}.lora_B.weight"] = a[expert].clone(), b[expert].clone()
     save_file(tensors, folder / "adapter_model.safetensors")
-    (folder / "adapter_config.json").write_text(json.dumps({
-        "peft_type": "LORA", "task_type": "CAUSAL_LM", "r": 2, "lora_alpha": 6, "base_model_name_or_path": str(base),
-        "target_modules": ["gate_proj", "up_proj", "down_proj"]}))
+    (folder / "adapter_config.json").write_text(
+        json.dumps(
+            {
+                "peft_type": "LORA",
+                "task_type": "CAUSAL_LM",
+                "r": 2,
+                "lora_alpha": 6,
+                "base_model_name_or_path": str(base),
+                "target_modules": ["gate_proj", "up_proj", "down_proj"],
+            }
+        )
+    )
     told = imported(folder)
     assert codes(told) == ["fused_experts"]
     expected = with_experts(base, 0, updates)
@@ -180,17 +203,24 @@ def test_keys_of_another_spelling_are_renamed(how: str, settings: dict[str, Any]
 
 def test_several_adapters_in_one_file_are_refused_by_name(tiny_model: Tiny, tmp_path: Path) -> None:
     folder = make_adapter(tiny_model("llama"), tmp_path / "mine", **targets_of("llama"))
-    tensors = {name.replace(".lora_A.", f".lora_A.{which}.").replace(".lora_B.", f".lora_B.{which}."): tensor + 0
-               for name, tensor in load_file(folder / "adapter_model.safetensors").items() for which in ("one", "two")}
+    tensors = {
+        name.replace(".lora_A.", f".lora_A.{which}.").replace(".lora_B.", f".lora_B.{which}."): tensor + 0
+        for name, tensor in load_file(folder / "adapter_model.safetensors").items()
+        for which in ("one", "two")
+    }
     save_file(tensors, folder / "adapter_model.safetensors")
     with pytest.raises(InputError, match="holds 2 adapters: one, two"):
         imported(folder)
 
 
-@pytest.mark.parametrize(("changes", "told"), [
-    ({"fine_tune_type": "full"}, "no LoRA but whole layers"), ({"lora_parameters": {"rank": 3}}, "names no scale"),
-    ({"lora_parameters": None}, "names no scale"),
-])
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"fine_tune_type": "full"}, "no LoRA but whole layers"),
+        ({"lora_parameters": {"rank": 3}}, "names no scale"),
+        ({"lora_parameters": None}, "names no scale"),
+    ],
+)
 def test_what_mlx_lm_wrote_and_is_no_lora_is_refused_with_its_name(changes: dict[str, Any], told: str, tmp_path: Path) -> None:
     write_mlx(tmp_path / "mlx", "somebody/tiny", **changes)
     with pytest.raises(InputError, match=f"written by mlx-lm.*{told}") as raised:
@@ -198,10 +228,15 @@ def test_what_mlx_lm_wrote_and_is_no_lora_is_refused_with_its_name(changes: dict
     assert raised.value.hint
 
 
-@pytest.mark.parametrize(("files", "told"), [
-    (["lit_model.pth.lora", "model_config.yaml"], "litgpt"), (["adapter_0.pt", "recipe_state.pt"], "torchtune"),
-    (["adapter_config.json", "adapter_model.pt"], "torchtune"), (["adapters.safetensors"], "mlx-lm"),
-])
+@pytest.mark.parametrize(
+    ("files", "told"),
+    [
+        (["lit_model.pth.lora", "model_config.yaml"], "litgpt"),
+        (["adapter_0.pt", "recipe_state.pt"], "torchtune"),
+        (["adapter_config.json", "adapter_model.pt"], "torchtune"),
+        (["adapters.safetensors"], "mlx-lm"),
+    ],
+)
 def test_what_cannot_be_taken_names_the_program_that_wrote_it_and_the_way_out(files: list[str], told: str, tmp_path: Path) -> None:
     for name in files:
         (tmp_path / name).write_bytes(b"x")
@@ -215,8 +250,11 @@ def test_an_adapter_as_torchtune_writes_it_in_safetensors_is_imported(tiny_model
     base = save_tiny_model(tmp_path / "base", "llama")
     folder = make_adapter(base, tmp_path / "mine", **targets_of("llama"))
     expected = logits(with_adapter(base, folder))
-    (folder / "adapter_config.json").write_text(json.dumps({
-        "r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "down_proj"], "peft_type": "LORA", "base_model_name_or_path": str(base)}))
+    (folder / "adapter_config.json").write_text(
+        json.dumps(
+            {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "down_proj"], "peft_type": "LORA", "base_model_name_or_path": str(base)}
+        )
+    )
     (folder / "adapter_model.pt").write_bytes(b"x")
     told = imported(folder)
     assert codes(told) == ["files_left"]
@@ -225,8 +263,11 @@ def test_an_adapter_as_torchtune_writes_it_in_safetensors_is_imported(tiny_model
 
 def as_torchtune_writes(folder: Path, base: Path, *, its_own: bool) -> Path:
     """Leave an adapter the settings that torchtune writes, and its own file beside or not."""
-    (folder / "adapter_config.json").write_text(json.dumps({
-        "r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "down_proj"], "peft_type": "LORA", "base_model_name_or_path": str(base)}))
+    (folder / "adapter_config.json").write_text(
+        json.dumps(
+            {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "down_proj"], "peft_type": "LORA", "base_model_name_or_path": str(base)}
+        )
+    )
     if its_own:
         (folder / "adapter_model.pt").write_bytes(b"x")
     return folder
@@ -253,15 +294,29 @@ def test_lengths_of_a_dora_that_does_not_say_so_are_not_left_out_in_silence(tiny
     assert "torchtune" in raised.value.hint
 
 
-@pytest.mark.parametrize(("named", "full"), [
-    ("nvidia/Llama-3.1-8B-Instruct-NVFP4", "Llama-3.1-8B-Instruct"), ("org/Model-HQQ-4bit", "Model"), ("org/Model-4bit-hqq", "Model"),
-    ("org/model-mlx-4bit", "model"), ("org/model-GPTQ-4bit-128g", "model"), ("meta/model-dynamic-bnb-4bit", "model"),
-    ("org/Llama-2-7b-AQLM-2Bit-1x16-hf", "Llama-2-7b"), ("org/model-int4-awq", "model"),
-    ("unsloth/Qwen3-8B-unsloth-bnb-4bit", "Qwen3-8B"), ("unsloth/llama-3-8b-Instruct-bnb-4bit", "llama-3-8b-Instruct"),
-    ("mlx-community/Qwen2.5-7B-Instruct-4bit", "Qwen2.5-7B-Instruct"), ("TheBloke/Mistral-7B-v0.1-GPTQ", "Mistral-7B-v0.1"),
-    ("Qwen/Qwen2.5-7B-Instruct-GPTQ-Int4", "Qwen2.5-7B-Instruct"), ("Qwen/Qwen2.5-7B-Instruct-AWQ", "Qwen2.5-7B-Instruct"),
-    ("Qwen/Qwen3-8B-FP8", "Qwen3-8B"), ("Qwen/Qwen3-8B", ""), ("meta-llama/Llama-2-7b-hf", ""), ("microsoft/bitnet-b1.58-2B-4T", ""),
-])
+@pytest.mark.parametrize(
+    ("named", "full"),
+    [
+        ("nvidia/Llama-3.1-8B-Instruct-NVFP4", "Llama-3.1-8B-Instruct"),
+        ("org/Model-HQQ-4bit", "Model"),
+        ("org/Model-4bit-hqq", "Model"),
+        ("org/model-mlx-4bit", "model"),
+        ("org/model-GPTQ-4bit-128g", "model"),
+        ("meta/model-dynamic-bnb-4bit", "model"),
+        ("org/Llama-2-7b-AQLM-2Bit-1x16-hf", "Llama-2-7b"),
+        ("org/model-int4-awq", "model"),
+        ("unsloth/Qwen3-8B-unsloth-bnb-4bit", "Qwen3-8B"),
+        ("unsloth/llama-3-8b-Instruct-bnb-4bit", "llama-3-8b-Instruct"),
+        ("mlx-community/Qwen2.5-7B-Instruct-4bit", "Qwen2.5-7B-Instruct"),
+        ("TheBloke/Mistral-7B-v0.1-GPTQ", "Mistral-7B-v0.1"),
+        ("Qwen/Qwen2.5-7B-Instruct-GPTQ-Int4", "Qwen2.5-7B-Instruct"),
+        ("Qwen/Qwen2.5-7B-Instruct-AWQ", "Qwen2.5-7B-Instruct"),
+        ("Qwen/Qwen3-8B-FP8", "Qwen3-8B"),
+        ("Qwen/Qwen3-8B", ""),
+        ("meta-llama/Llama-2-7b-hf", ""),
+        ("microsoft/bitnet-b1.58-2B-4T", ""),
+    ],
+)
 def test_the_full_precision_of_a_quantized_model_is_read_from_its_name(named: str, full: str) -> None:
     assert last_part(named_in_full_precision(named)) == full
 

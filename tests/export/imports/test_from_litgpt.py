@@ -58,9 +58,19 @@ def write_litgpt(folder: Path, which: tuple[str, ...], groups: int = 2, **model:
     torch.save({"model": tensors}, folder / "lit_model.pth.lora")
     settings = {"checkpoint_dir": "checkpoints/somebody/tiny", "lora_r": R, "lora_alpha": ALPHA, "lora_dropout": 0.05}
     (folder / "hyperparameters.yaml").write_text(yaml.safe_dump({**settings, **{f"lora_{part}": part in which for part in EVERYTHING}}))
-    (folder / "model_config.yaml").write_text(yaml.safe_dump({
-        "name": "tiny", "hf_config": {"org": "somebody", "name": "tiny"}, "n_head": 4, "n_query_groups": groups, "head_size": HEAD,
-        "mlp_class_name": "LLaMAMLP", **model}))
+    (folder / "model_config.yaml").write_text(
+        yaml.safe_dump(
+            {
+                "name": "tiny",
+                "hf_config": {"org": "somebody", "name": "tiny"},
+                "n_head": 4,
+                "n_query_groups": groups,
+                "head_size": HEAD,
+                "mlp_class_name": "LLaMAMLP",
+                **model,
+            }
+        )
+    )
     return updates
 
 
@@ -130,8 +140,10 @@ REFUSED: list[tuple[str, Callable[[Path], object]]] = [
     ("gives None as lora_alpha", lambda folder: settings_changed(folder, lora_alpha=None)),
     ("hyperparameters.yaml is not beside it", lambda folder: (folder / "hyperparameters.yaml").unlink()),
     ("hyperparameters.yaml cannot be read", lambda folder: (folder / "hyperparameters.yaml").write_text("a: [")),
-    ("of an older litgpt, which mixed query", lambda folder: changed(
-        folder, lambda tensors: tensors.update({"transformer.h.0.attn.attn.lora_A": tensors.pop(QKV)}))),
+    (
+        "of an older litgpt, which mixed query",
+        lambda folder: changed(folder, lambda tensors: tensors.update({"transformer.h.0.attn.attn.lora_A": tensors.pop(QKV)})),
+    ),
     ("no matrix of numbers", lambda folder: changed(folder, lambda tensors: tensors.update({QKV: torch.ones(3)}))),
     ("larger than the file", lambda folder: changed(folder, lambda tensors: tensors.update({QKV: torch.zeros(1).expand(6, 1 << 20)}))),
     ("damaged, or more than weights", lambda folder: (folder / "lit_model.pth.lora").write_bytes(b"x")),

@@ -107,7 +107,8 @@ def test_a_dense_layer_that_peft_takes_for_experts_is_refused(tmp_path: Path) ->
     write_mlx(tmp_path / "mlx", base)
     save_file(
         {"model.layers.0.mlp.down_proj.lora_a": torch.randn(48, 3), "model.layers.0.mlp.down_proj.lora_b": torch.randn(3, 32)},
-        tmp_path / "mlx/adapters.safetensors")
+        tmp_path / "mlx/adapters.safetensors",
+    )
     with pytest.raises(InputError, match=r"PEFT does not put it on model\.layers\.0\.mlp\.down_proj") as raised:
         imported(tmp_path / "mlx")
     assert "mlx_lm.fuse" in raised.value.hint
@@ -129,21 +130,23 @@ def test_an_update_of_a_tied_embedding_is_refused(tiny_model: Tiny, tmp_path: Pa
     write_mlx(tmp_path / "mlx", tiny_model("qwen3"))
     save_file(
         {"model.embed_tokens.lora_a": torch.randn(384, 3), "model.embed_tokens.lora_b": torch.randn(3, 32)},
-        tmp_path / "mlx/adapters.safetensors")
+        tmp_path / "mlx/adapters.safetensors",
+    )
     with pytest.raises(InputError, match=r"written by mlx-lm.*tied to lm_head.*acts in both places") as raised:
         imported(tmp_path / "mlx")
     assert "mlx_lm.fuse" in raised.value.hint
 
 
-@pytest.mark.parametrize(("settings", "scale", "told"), [
-    ({"lora_layers": 1}, 14.0, "note"),  # up to 0.12
-    ({"lora_layers": 1, "use_dora": False}, 7.0, "warning"),  # 0.13 to 0.18
-    ({"fine_tune_type": "lora", "num_layers": 1}, 7.0, ""),  # from 0.19 on
-    ({"lora_layers": 1, "use_dora": False, "lora_parameters": {**OLD, "alpha": 3}}, 7.0, ""),
-])
-def test_alpha_counts_where_mlx_lm_counted_it(
-    settings: dict[str, Any], scale: float, told: str, tiny_model: Tiny, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize(
+    ("settings", "scale", "told"),
+    [
+        ({"lora_layers": 1}, 14.0, "note"),  # up to 0.12
+        ({"lora_layers": 1, "use_dora": False}, 7.0, "warning"),  # 0.13 to 0.18
+        ({"fine_tune_type": "lora", "num_layers": 1}, 7.0, ""),  # from 0.19 on
+        ({"lora_layers": 1, "use_dora": False, "lora_parameters": {**OLD, "alpha": 3}}, 7.0, ""),
+    ],
+)
+def test_alpha_counts_where_mlx_lm_counted_it(settings: dict[str, Any], scale: float, told: str, tiny_model: Tiny, tmp_path: Path) -> None:
     base = tiny_model("llama")
     tensors = write_mlx(tmp_path / "mlx", base)
     (tmp_path / "mlx/adapter_config.json").write_text(json.dumps({"model": str(base), "lora_parameters": OLD, **settings}))
@@ -157,7 +160,8 @@ def test_a_dora_of_older_mlx_lm_is_imported(tiny_model: Tiny, tmp_path: Path) ->
     tensors = write_mlx(tmp_path / "mlx", base, fine_tune_type="dora")
     parameters = {"rank": 3, "dropout": 0.0, "scale": 7.0}
     (tmp_path / "mlx/adapter_config.json").write_text(
-        json.dumps({"model": str(base), "lora_layers": 1, "use_dora": True, "lora_parameters": parameters}))
+        json.dumps({"model": str(base), "lora_layers": 1, "use_dora": True, "lora_parameters": parameters})
+    )
     told = imported(tmp_path / "mlx")
     assert (logits(with_adapter(base, Path(told["path"]))) - plain(base, tensors, 7.0)).abs().max() < 1e-5
     kept = load_file(Path(told["path"]) / "adapter_model.safetensors")

@@ -40,8 +40,18 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A person's home with a name of its own, and a token in the environment."""
     folder = tmp_path / HOME
     folder.mkdir()
-    for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HUGGING_FACE_HUB_TOKEN", "HF_TOKEN_PATH", "http_proxy", "https_proxy",
-                 "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+    for name in (
+        "HF_HUB_OFFLINE",
+        "TRANSFORMERS_OFFLINE",
+        "HUGGING_FACE_HUB_TOKEN",
+        "HF_TOKEN_PATH",
+        "http_proxy",
+        "https_proxy",
+        "all_proxy",
+        "HTTP_PROXY",
+        "HTTPS_PROXY",
+        "ALL_PROXY",
+    ):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     for name, value in (("HOME", folder), ("USERPROFILE", folder), ("HF_HOME", folder / "hub"), ("LORA_STUDIO_HOME", folder / "studio")):
@@ -65,8 +75,9 @@ def finished_run(home: Path, rows: int = 12) -> Path:
     data = write_chat_rows(home / "plans.jsonl", rows)
     run = home / "runs" / "triage"
     run.mkdir(parents=True)
-    config = RunConfig(name="triage").replace({
-        "model.name_or_path": str(base), "data.train": (str(data),), "data.max_length": 64, "training.device": "cpu"})
+    config = RunConfig(name="triage").replace(
+        {"model.name_or_path": str(base), "data.train": (str(data),), "data.max_length": 64, "training.device": "cpu"}
+    )
     write_config(run / "run.yaml", config)
     make_adapter(base, run / "adapter", target_modules=["q_proj", "v_proj"])
     record = {"files": [{"path": str(data), "rows": rows, "format": "messages"}], "tokens": {"total": 100, "trained": 20}}
@@ -144,9 +155,7 @@ def test_an_error_that_was_not_foreseen_shows_no_token(
 
 
 @pytest.mark.parametrize("kind", ["adapter", "merged"])
-def test_a_base_whose_chat_template_is_too_slow_does_not_hold_up_an_export(
-    kind: str, home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_base_whose_chat_template_is_too_slow_does_not_hold_up_an_export(kind: str, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = finished_run(home)
     sound = run_task(export, [], source=str(run), kind=kind, to=str(home / "before"))
     assert sound["certificate"]["rows_from"] == "held-out rows of the run"
@@ -169,10 +178,14 @@ def test_an_adapter_whose_chat_template_is_too_slow_is_imported_and_exported(hom
     assert run_task(export, [], source=taken["path"], kind="merged", to=str(home / "out"))["certificate"]["passed"]
 
 
-@pytest.mark.parametrize("changes", [
-    {"auto_map": {"AutoModelForCausalLM": "evil.Evil"}}, {"_attn_implementation_internal": "evil/kernel"},
-    {"attn_implementation": "evil/kernel"},
-])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"auto_map": {"AutoModelForCausalLM": "evil.Evil"}},
+        {"_attn_implementation_internal": "evil/kernel"},
+        {"attn_implementation": "evil/kernel"},
+    ],
+)
 def test_a_base_that_asks_for_code_is_refused_by_import_and_export(changes: dict[str, Any], home: Path) -> None:
     base = save_tiny_model(home / "models" / "tiny-llama")
     adapter = make_adapter(base, home / "style", target_modules=["q_proj"])

@@ -28,6 +28,8 @@ from tests.export.handmade import LLAMA_SHAPES, tensors_of, write_adapter
 from tests.tiny import ARCHITECTURES, save_tiny_model
 
 Tiny = Callable[[str], Path]
+
+
 def imported(path: Path, context: TaskContext | None = None, **arguments: Any) -> dict[str, Any]:
     events: list[RunEvent] = list(import_task(context or TaskContext(), str(path), **arguments))
     return events[-1].result  # type: ignore[union-attr]
@@ -52,10 +54,18 @@ def test_what_peft_saved_for_every_family_is_imported_and_loads_again(architectu
     assert torch.equal(logits(with_adapter(base, Path(told["path"]))), logits(with_adapter(base, folder)))
 
 
-@pytest.mark.parametrize("settings", [
-    {"use_dora": True}, {"modules_to_save": ["lm_head"]}, {"trainable_token_indices": [1, 2]}, {"bias": "all"},
-    {"target_modules": ["embed_tokens", "q_proj"]}, {"rank_pattern": {"q_proj": 2}}, {"target_modules": r".*\.(q_proj|v_proj)"},
-])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"use_dora": True},
+        {"modules_to_save": ["lm_head"]},
+        {"trainable_token_indices": [1, 2]},
+        {"bias": "all"},
+        {"target_modules": ["embed_tokens", "q_proj"]},
+        {"rank_pattern": {"q_proj": 2}},
+        {"target_modules": r".*\.(q_proj|v_proj)"},
+    ],
+)
 def test_every_variant_of_lora_fits_its_base(settings: dict[str, Any], tmp_path: Path) -> None:
     base = save_tiny_model(tmp_path / "base", "llama", attention_bias=True, mlp_bias=True)
     told = imported(make_adapter(base, tmp_path / "mine", **{"target_modules": ["q_proj", "v_proj"], **settings}))
@@ -84,8 +94,10 @@ def test_a_name_that_is_none_is_refused(name: str) -> None:
         place_for(Path("mine"), name)
 
 
-@pytest.mark.parametrize(("source", "name"), [
-    ("/x/my lora!.tar.gz", "my-lora"), ("/x/...", "adapter"), ("/hub/models--me--style/snapshots/0123", "style"), ("/x/v1.5", "v1.5")])
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [("/x/my lora!.tar.gz", "my-lora"), ("/x/...", "adapter"), ("/hub/models--me--style/snapshots/0123", "style"), ("/x/v1.5", "v1.5")],
+)
 def test_an_adapter_is_called_as_its_source(source: str, name: str) -> None:
     assert place_for(Path(source), None).name == name
 
@@ -115,10 +127,15 @@ def test_more_layers_than_the_base_has_are_refused(tiny_model: Tiny, tmp_path: P
         imported(folder, base=str(tiny_model("llama")))
 
 
-@pytest.mark.parametrize(("name", "shape"), [
-    ("lm_head.weight", (384, 8)), ("model.embed_tokens.token_adapter.trainable_tokens_delta", (2, 8)),
-    ("model.layers.0.self_attn.q_proj.lora_magnitude_vector", (8,)), ("model.embed_tokens.lora_embedding_A", (4, 500)),
-])
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("lm_head.weight", (384, 8)),
+        ("model.embed_tokens.token_adapter.trainable_tokens_delta", (2, 8)),
+        ("model.layers.0.self_attn.q_proj.lora_magnitude_vector", (8,)),
+        ("model.embed_tokens.lora_embedding_A", (4, 500)),
+    ],
+)
 def test_every_kind_of_tensor_is_held_against_the_base(name: str, shape: tuple[int, ...], tiny_model: Tiny, tmp_path: Path) -> None:
     more = {f"base_model.model.{name}": np.zeros(shape, np.float32)}
     if name.endswith("embedding_A"):
@@ -247,11 +264,19 @@ def of_integers(path: Path) -> None:
     save_file({name: tensor.astype(np.int32) for name, tensor in tensors_of().items()}, path)
 
 
-@pytest.mark.parametrize(("spoil", "told"), [
-    (huge_header, "its header claims"), (overlapping, "overlap or leave holes"), (cut, "is cut"),
-    (pickled, "not a sound safetensors|is cut|claims"), (of_another_name, "a tensor named 'weight'"), (unpaired, "without its"),
-    (of_two_ranks, "are 8 × 32 and 32 × 4"), (of_integers, "is stored as I32"),
-])
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (huge_header, "its header claims"),
+        (overlapping, "overlap or leave holes"),
+        (cut, "is cut"),
+        (pickled, "not a sound safetensors|is cut|claims"),
+        (of_another_name, "a tensor named 'weight'"),
+        (unpaired, "without its"),
+        (of_two_ranks, "are 8 × 32 and 32 × 4"),
+        (of_integers, "is stored as I32"),
+    ],
+)
 def test_weights_that_are_not_sound_are_refused_and_not_kept(spoil: Callable[[Path], None], told: str, tmp_path: Path) -> None:
     folder = write_adapter(tmp_path / "mine")
     spoil(folder / "adapter_model.safetensors")

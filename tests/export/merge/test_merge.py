@@ -45,9 +45,18 @@ def check_bits(base: Path, adapter: Path, written: Path, rows: int = 0) -> Any:
     return found
 
 
-@pytest.mark.parametrize("settings", [
-    {}, {"use_rslora": True}, {"use_dora": True}, {"bias": "all"}, {"modules_to_save": ["embed"]}, {"trainable_token_indices": [3, 7]},
-], ids=lambda settings: next(iter(settings), "lora"))
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"use_rslora": True},
+        {"use_dora": True},
+        {"bias": "all"},
+        {"modules_to_save": ["embed"]},
+        {"trainable_token_indices": [3, 7]},
+    ],
+    ids=lambda settings: next(iter(settings), "lora"),
+)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_every_bit_is_pefts(architecture: str, settings: dict[str, Any], tiny_model: Callable[[str], Path], tmp_path: Path) -> None:
     targets, embedding = targets_of(architecture), EMBEDDINGS.get(architecture, "embed_tokens")
@@ -62,16 +71,19 @@ def test_every_bit_is_pefts(architecture: str, settings: dict[str, Any], tiny_mo
     check_bits(base, adapter, merged(base, adapter, tmp_path / "merged"))
 
 
-@pytest.mark.parametrize(("architecture", "settings", "tied"), [
-    ("qwen3", {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens"], "ensure_weight_tying": True}, True),
-    ("qwen3", {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens"]}, False),
-    ("qwen3", {"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]}, False),
-    ("qwen3", {"target_modules": ["embed_tokens"], "modules_to_save": ["lm_head"]}, False),
-    ("qwen3", {"target_modules": ["q_proj"], "trainable_token_indices": [3, 4]}, True),
-    ("gpt2", {"target_modules": ["c_attn", "wpe"], "use_dora": True, "fan_in_fan_out": True}, True),
-    ("llama", {"target_modules": ["embed_tokens", "lm_head", "q_proj"], "use_dora": True}, False),
-    ("qwen3_moe", {"target_modules": ["q_proj"], "modules_to_save": ["mlp"]}, False),
-])
+@pytest.mark.parametrize(
+    ("architecture", "settings", "tied"),
+    [
+        ("qwen3", {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens"], "ensure_weight_tying": True}, True),
+        ("qwen3", {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens"]}, False),
+        ("qwen3", {"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]}, False),
+        ("qwen3", {"target_modules": ["embed_tokens"], "modules_to_save": ["lm_head"]}, False),
+        ("qwen3", {"target_modules": ["q_proj"], "trainable_token_indices": [3, 4]}, True),
+        ("gpt2", {"target_modules": ["c_attn", "wpe"], "use_dora": True, "fan_in_fan_out": True}, True),
+        ("llama", {"target_modules": ["embed_tokens", "lm_head", "q_proj"], "use_dora": True}, False),
+        ("qwen3_moe", {"target_modules": ["q_proj"], "modules_to_save": ["mlp"]}, False),
+    ],
+)
 def test_a_head_stays_tied_only_where_it_is_still_its_embedding(
     architecture: str, settings: dict[str, Any], tied: bool, tiny_model: Callable[[str], Path], tmp_path: Path
 ) -> None:
@@ -151,8 +163,16 @@ FUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
 def save_experts(folder: Path, family: str) -> Path:
     """Make a tiny mixture of experts; all but the last two families keep them fused on disk too."""
     torch.manual_seed(0)
-    shape = {"vocab_size": 384, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
-             "num_key_value_heads": 2, "num_experts_per_tok": 2, "pad_token_id": 0}
+    shape = {
+        "vocab_size": 384,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "num_experts_per_tok": 2,
+        "pad_token_id": 0,
+    }
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **{**shape, **FUSED[family][0]}))
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.08)
@@ -247,7 +267,8 @@ def test_an_adapter_that_began_by_changing_its_base_is_refused(start: str, tiny_
 
 
 def test_a_change_of_what_is_in_none_of_the_files_is_refused_before_anything_is_written(
-    tiny_model: Callable[[str], Path], tmp_path: Path,
+    tiny_model: Callable[[str], Path],
+    tmp_path: Path,
 ) -> None:
     base = shutil.copytree(tiny_model("llama"), tmp_path / "base")
     adapter = make_adapter(base, tmp_path / "adapter", **PLAIN)

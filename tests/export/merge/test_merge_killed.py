@@ -138,4 +138,3 @@ def test_an_earlier_export_survives_one_that_fails(pair: tuple[Path, Path], smal
     with pytest.raises(StudioError):
         run_export(source=str(adapter), kind="adapter", to=str(target), overwrite=True, check="tensors")
     assert digests(target) == there
-

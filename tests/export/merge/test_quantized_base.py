@@ -36,8 +36,7 @@ def make_run(folder: Path, base: Path, quantization: str) -> Path:
 def test_merging_into_the_base_as_it_was_held_gives_what_was_trained(architecture: str, quantization: str, tmp_path: Path) -> None:
     base = save_tiny_model(tmp_path / architecture, architecture)
     run = make_run(tmp_path / "run", base, quantization)
-    trained = logits(PeftModel.from_pretrained(
-        load_model(base, torch.float32, torch.device("cpu"), quantization), str(run / "adapter")))
+    trained = logits(PeftModel.from_pretrained(load_model(base, torch.float32, torch.device("cpu"), quantization), str(run / "adapter")))
     told, apart = {}, {}
     for into in ("original", "dequantized"):
         told[into] = run_export(source=str(run), kind="merged", to=str(tmp_path / into), dtype="float32", into=into)

@@ -21,10 +21,17 @@ from tests.tiny import save_tiny_model
 pytestmark = pytest.mark.filterwarnings("ignore")
 Tiny = Callable[[str], Path]
 CASES: list[tuple[str, dict[str, Any]]] = [
-    ("llama", {}), ("phi3", {}), ("gemma3", {}), ("qwen3", {"use_rslora": True}), ("llama", {"use_dora": True}),
-    ("llama", {"rank_pattern": {"q_proj": 2}, "alpha_pattern": {"down_proj": 32}}), ("llama", {"layers_to_transform": [0]}),
-    ("llama", {"target_modules": ["lm_head", "q_proj"]}), ("llama", {"target_modules": ["embed_tokens", "lm_head"]}),
-    ("llama", {"target_modules": ["lm_head", "q_proj"], "use_dora": True}), ("llama", {"target_modules": "all-linear"}),
+    ("llama", {}),
+    ("phi3", {}),
+    ("gemma3", {}),
+    ("qwen3", {"use_rslora": True}),
+    ("llama", {"use_dora": True}),
+    ("llama", {"rank_pattern": {"q_proj": 2}, "alpha_pattern": {"down_proj": 32}}),
+    ("llama", {"layers_to_transform": [0]}),
+    ("llama", {"target_modules": ["lm_head", "q_proj"]}),
+    ("llama", {"target_modules": ["embed_tokens", "lm_head"]}),
+    ("llama", {"target_modules": ["lm_head", "q_proj"], "use_dora": True}),
+    ("llama", {"target_modules": "all-linear"}),
     ("qwen3", {"use_rslora": True, "rank_pattern": {"q_proj": 2}, "alpha_pattern": {"down_proj": 3}}),
     ("llama", {"use_dora": True, "rank_pattern": {"q_proj": 2}, "alpha_pattern": {"down_proj": 32}}),
     ("llama", {"target_modules": r"model\.layers\.(0\.mlp\.up_proj|1\.self_attn\.[qv]_proj)"}),
@@ -48,10 +55,14 @@ def test_an_adapter_for_mlx_lm_does_what_it_does_in_peft_and_comes_back(
     assert (logits(with_adapter(base, Path(back["path"]))) - expected).abs().max() < 1e-5
 
 
-@pytest.mark.parametrize(("layers", "keys", "count"), [
-    ([1], ["mlp.down_proj", "self_attn.q_proj"], 1), (None, ["mlp.down_proj", "self_attn.q_proj"], 2),
-    ([0], ["model.layers.0.mlp.down_proj", "model.layers.0.self_attn.q_proj"], 2),
-])
+@pytest.mark.parametrize(
+    ("layers", "keys", "count"),
+    [
+        ([1], ["mlp.down_proj", "self_attn.q_proj"], 1),
+        (None, ["mlp.down_proj", "self_attn.q_proj"], 2),
+        ([0], ["model.layers.0.mlp.down_proj", "model.layers.0.self_attn.q_proj"], 2),
+    ],
+)
 def test_layers_are_counted_from_the_end_and_others_named_whole(
     layers: list[int] | None, keys: list[str], count: int, tiny_model: Tiny, tmp_path: Path
 ) -> None:
@@ -61,10 +72,14 @@ def test_layers_are_counted_from_the_end_and_others_named_whole(
     assert (config["lora_parameters"]["keys"], config["num_layers"]) == (keys, count)
 
 
-@pytest.mark.parametrize(("architecture", "settings", "told"), [
-    ("gpt2", {}, "family gpt2 is not known"), ("llama", {"modules_to_save": ["lm_head"]}, "trained lm_head.weight itself"),
-    ("qwen3", {"target_modules": ["embed_tokens"]}, "acts in both places"),
-])
+@pytest.mark.parametrize(
+    ("architecture", "settings", "told"),
+    [
+        ("gpt2", {}, "family gpt2 is not known"),
+        ("llama", {"modules_to_save": ["lm_head"]}, "trained lm_head.weight itself"),
+        ("qwen3", {"target_modules": ["embed_tokens"]}, "acts in both places"),
+    ],
+)
 def test_what_mlx_lm_does_not_read_is_refused_and_not_offered(
     architecture: str, settings: dict[str, Any], told: str, tiny_model: Tiny, tmp_path: Path
 ) -> None:

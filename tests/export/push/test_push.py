@@ -24,14 +24,30 @@ from tests.models.fake_uploads import Repository, Uploads
 TOKEN = "hf_" + "Canary0" * 5
 REPO = "somebody/triage"
 CERTIFICATE: dict[str, Any] = {
-    "verdict": "exact", "rows": 2, "rows_from": "general text", "tensors_checked": 4, "passed": True, "reason": ""}
+    "verdict": "exact",
+    "rows": 2,
+    "rows_from": "general text",
+    "tensors_checked": 4,
+    "passed": True,
+    "reason": "",
+}
 
 
 @pytest.fixture(autouse=True)
 def online(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The environment of a person who may go online, has a token, and is reached by no proxy."""
-    for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HUGGING_FACE_HUB_TOKEN", "HF_TOKEN_PATH", "http_proxy", "https_proxy",
-                 "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+    for name in (
+        "HF_HUB_OFFLINE",
+        "TRANSFORMERS_OFFLINE",
+        "HUGGING_FACE_HUB_TOKEN",
+        "HF_TOKEN_PATH",
+        "http_proxy",
+        "https_proxy",
+        "all_proxy",
+        "HTTP_PROXY",
+        "HTTPS_PROXY",
+        "ALL_PROXY",
+    ):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hub_home"))
@@ -113,15 +129,18 @@ def test_a_token_of_the_hubs_own_store_will_do(uploads: Uploads, export: Path, m
     assert pushed(export)["repo_id"] == REPO
 
 
-@pytest.mark.parametrize(("spoil", "kind", "told"), [
-    (lambda uploads: setattr(uploads, "token", "hf_other"), InputError, "refuses the token"),
-    (lambda uploads: setattr(uploads, "owner", "another"), InputError, "does not let this token write to somebody/triage"),
-    (lambda uploads: uploads.fails.update({"/api/repos/create": 403}), InputError, "does not let this token write"),
-    (lambda uploads: uploads.fails.update({"/commit/main": 403}), InputError, "does not let this token write"),
-    (lambda uploads: uploads.fails.update({"/commit/main": 500}), UnreachableError, r"out of order \(500\)"),
-    (lambda uploads: uploads.fails.update({"/commit/main": 413}), StudioError, r"\(413\)"),
-    (lambda uploads: uploads.fails.update({"objects/batch": 403}), InputError, "does not let this token write"),
-])
+@pytest.mark.parametrize(
+    ("spoil", "kind", "told"),
+    [
+        (lambda uploads: setattr(uploads, "token", "hf_other"), InputError, "refuses the token"),
+        (lambda uploads: setattr(uploads, "owner", "another"), InputError, "does not let this token write to somebody/triage"),
+        (lambda uploads: uploads.fails.update({"/api/repos/create": 403}), InputError, "does not let this token write"),
+        (lambda uploads: uploads.fails.update({"/commit/main": 403}), InputError, "does not let this token write"),
+        (lambda uploads: uploads.fails.update({"/commit/main": 500}), UnreachableError, r"out of order \(500\)"),
+        (lambda uploads: uploads.fails.update({"/commit/main": 413}), StudioError, r"\(413\)"),
+        (lambda uploads: uploads.fails.update({"objects/batch": 403}), InputError, "does not let this token write"),
+    ],
+)
 def test_what_the_hub_refuses_is_said_plainly(
     spoil: Callable[[Uploads], None], kind: type[StudioError], told: str, uploads: Uploads, export: Path
 ) -> None:
@@ -152,7 +171,8 @@ def test_offline_is_said_before_anything_is_asked(export: Path, monkeypatch: pyt
 
 
 @pytest.mark.parametrize(
-    "name", ["triage", "a/b/c", "/triage", "some body/x", "somebody/", "somebody/..", "somebody/x.git", "-a/b", "a/b--c"])
+    "name", ["triage", "a/b/c", "/triage", "some body/x", "somebody/", "somebody/..", "somebody/x.git", "-a/b", "a/b--c"]
+)
 def test_a_name_that_is_no_repository_is_refused(name: str, export: Path) -> None:
     with pytest.raises(InputError, match="no name of a repository"):
         pushed(export, name)

@@ -35,12 +35,14 @@ def change_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], Non
 def unmerged(folder: Path, base: Path) -> None:
     """The base's own weights, as if nothing had been merged."""
     dtype = next(iter(load_file(folder / "model.safetensors").values())).dtype
-    change_weights(folder, lambda tensors: tensors.update(
-        {name: tensor.to(dtype) for name, tensor in load_file(base / "model.safetensors").items()}))
+    change_weights(
+        folder, lambda tensors: tensors.update({name: tensor.to(dtype) for name, tensor in load_file(base / "model.safetensors").items()})
+    )
 
 
 def wrong_scale(folder: Path, base: Path) -> None:
     """One module's update, a tenth too large."""
+
     def change(tensors: dict[str, torch.Tensor]) -> None:
         name = next(name for name in QUERY.values() if name in tensors)
         own = load_file(base / "model.safetensors")[name]
@@ -51,6 +53,7 @@ def wrong_scale(folder: Path, base: Path) -> None:
 
 def transposed(folder: Path, base: Path) -> None:
     """The update of a Conv1D the wrong way round: its module is square, so nothing else tells."""
+
     def change(tensors: dict[str, torch.Tensor]) -> None:
         name = QUERY["gpt2"]
         own = load_file(base / "model.safetensors")[name]
@@ -88,6 +91,7 @@ def one_bit(folder: Path, _base: Path) -> None:
 
 def one_element(folder: Path, _base: Path) -> None:
     """One element of one tensor, a hundredth too large."""
+
     def change(tensors: dict[str, torch.Tensor]) -> None:
         element = tensors[QUERY["llama"]][3]
         element[int(element.abs().argmax())] *= 1.01
@@ -96,8 +100,13 @@ def one_element(folder: Path, _base: Path) -> None:
 
 
 CASES: list[tuple[str, Spoil, dict[str, Any]]] = [
-    ("llama", unmerged, {}), ("llama", wrong_scale, {}), ("gpt2", transposed, {}), ("llama", other_template, {}), ("llama", other_end, {}),
-    ("qwen3", tied_again, {"modules_to_save": ["lm_head"]}), ("llama", one_bit, {}),
+    ("llama", unmerged, {}),
+    ("llama", wrong_scale, {}),
+    ("gpt2", transposed, {}),
+    ("llama", other_template, {}),
+    ("llama", other_end, {}),
+    ("qwen3", tied_again, {"modules_to_save": ["lm_head"]}),
+    ("llama", one_bit, {}),
     ("llama", one_element, {}),
 ]
 
@@ -106,8 +115,14 @@ CASES: list[tuple[str, Spoil, dict[str, Any]]] = [
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 @pytest.mark.parametrize(("architecture", "spoil", "settings"), CASES, ids=[spoil.__name__ for _, spoil, _ in CASES])
 def test_a_spoiled_merge_fails_and_is_kept_under_a_name_that_says_so(
-    architecture: str, spoil: Spoil, settings: dict[str, Any], dtype: str, check: str,
-    tiny_model: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    architecture: str,
+    spoil: Spoil,
+    settings: dict[str, Any],
+    dtype: str,
+    check: str,
+    tiny_model: Callable[[str], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     base, sound = tiny_model(architecture), task.copy_tokenizer_files
     adapter = make_adapter(base, tmp_path / "adapter", **targets_of(architecture), **settings)
@@ -175,15 +190,21 @@ def test_every_family_computes_in_float64_throughout(architecture: str, tiny_mod
 
 
 SHAPES: dict[str, dict[str, int]] = {
-    "tiny": {}, "larger": {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 6},
+    "tiny": {},
+    "larger": {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 6},
     "deep": {"num_hidden_layers": 30},  # as deep as the starter
 }
 
 
 PLANTED: list[tuple[Spoil, str, str]] = [
-    (wrong_scale, "bfloat16", "float64"), (wrong_scale, "float32", "float64"), (one_element, "bfloat16", "float64"),
-    (one_element, "float32", "float64"), (wrong_scale, "bfloat16", "float32"), (wrong_scale, "float32", "float32"),
-    (one_element, "float32", "float32"), (one_element, "float16", "float64"),
+    (wrong_scale, "bfloat16", "float64"),
+    (wrong_scale, "float32", "float64"),
+    (one_element, "bfloat16", "float64"),
+    (one_element, "float32", "float64"),
+    (wrong_scale, "bfloat16", "float32"),
+    (wrong_scale, "float32", "float32"),
+    (one_element, "float32", "float32"),
+    (one_element, "float16", "float64"),
 ]
 SIZED = [(size, *planted) for size in ("tiny", "larger", "loud") for planted in PLANTED]
 DEEP = [("deep", one_element, "float16", "float64"), ("deep", one_element, "float32", "float32")]

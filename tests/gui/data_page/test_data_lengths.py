@@ -102,8 +102,10 @@ def test_arrow_keys_move_the_line(desk: Desk, panel: LengthsPanel) -> None:
     panel.histogram.setFocus()
     seen: list[int] = []
     for key, modifier in (
-        (Qt.Key.Key_Right, Qt.KeyboardModifier.NoModifier), (Qt.Key.Key_Left, Qt.KeyboardModifier.ShiftModifier),
-        (Qt.Key.Key_End, Qt.KeyboardModifier.NoModifier), (Qt.Key.Key_Home, Qt.KeyboardModifier.NoModifier),
+        (Qt.Key.Key_Right, Qt.KeyboardModifier.NoModifier),
+        (Qt.Key.Key_Left, Qt.KeyboardModifier.ShiftModifier),
+        (Qt.Key.Key_End, Qt.KeyboardModifier.NoModifier),
+        (Qt.Key.Key_Home, Qt.KeyboardModifier.NoModifier),
     ):
         desk.qtbot.keyClick(panel.histogram, key, modifier)
         seen.append(max_length(desk.workspace))
@@ -137,11 +139,20 @@ def test_nothing_of_the_lengths_is_clipped(panel: LengthsPanel, dark: Theme, sca
 # --- problems of the rows as tokens ---
 
 
-@pytest.mark.parametrize(("tokens", "cut", "length", "found"), [
-    (900, 4, 512, ("cut", {"data.max_length": 960})), (100, 0, 1024, ("short", {"data.max_length": 128})), (500, 0, 512, None),
-])
+@pytest.mark.parametrize(
+    ("tokens", "cut", "length", "found"),
+    [
+        (900, 4, 512, ("cut", {"data.max_length": 960})),
+        (100, 0, 1024, ("short", {"data.max_length": 128})),
+        (500, 0, 512, None),
+    ],
+)
 def test_the_length_the_rows_need_is_offered(
-    desk: Desk, tokens: int, cut: int, length: int, found: tuple[str, dict[str, object]] | None,
+    desk: Desk,
+    tokens: int,
+    cut: int,
+    length: int,
+    found: tuple[str, dict[str, object]] | None,
 ) -> None:
     report = {"tokens": {"max": tokens}, "truncated_rows": cut, "untrained_rows": 0, "unended_rows": 0}
     config = desk.workspace.draft.config.replace({"data.max_length": length})
@@ -149,8 +160,13 @@ def test_the_length_the_rows_need_is_offered(
 
 
 def test_rows_that_train_nothing_are_named_and_cured_where_they_are_cut(desk: Desk) -> None:
-    report = {"tokens": {"max": 900}, "truncated_rows": 4, "untrained_rows": 2, "unended_rows": 0,
-              "untrained": ["/data/rows.jsonl:7", "/data/rows.jsonl:9"]}
+    report = {
+        "tokens": {"max": 900},
+        "truncated_rows": 4,
+        "untrained_rows": 2,
+        "unended_rows": 0,
+        "untrained": ["/data/rows.jsonl:7", "/data/rows.jsonl:9"],
+    }
     config = desk.workspace.draft.config.replace({"data.max_length": 512})
     problem = problems_of(config, None, report)[-1]
     assert problem.text.startswith("Rows that train nothing: 2 (the first is rows.jsonl:7)")
@@ -174,19 +190,40 @@ def test_beside_the_last_answer_each_in_a_row_of_its_own_is_offered_once_the_tem
 
 
 def test_a_missing_end_token_is_cured_by_the_setting_that_helps(desk: Desk) -> None:
-    report = {"tokens": {"max": 900}, "truncated_rows": 0, "untrained_rows": 0, "unended_rows": 2, "findings": [
-        {"code": "rows_unended", "level": "warning", "message": "2 rows.", "hint": "Set data.train_on to each.", "field": "data.train_on"}]}
+    report = {
+        "tokens": {"max": 900},
+        "truncated_rows": 0,
+        "untrained_rows": 0,
+        "unended_rows": 2,
+        "findings": [
+            {
+                "code": "rows_unended",
+                "level": "warning",
+                "message": "2 rows.",
+                "hint": "Set data.train_on to each.",
+                "field": "data.train_on",
+            }
+        ],
+    }
     (problem,) = problems_of(desk.workspace.draft.config, None, report)
     assert (problem.text, problem.changes) == ("2 rows. Set data.train_on to each.", {"data.train_on": "each"})
 
 
-@pytest.mark.parametrize(("reason", "cures"), [
-    ("it writes turn 2 otherwise; data.train_on: last or each", [{"data.train_on": "last"}, {"data.train_on": "each"}]),
-    ("turn 2 holds <|im_end|>", [{"data.on_bad_rows": "skip"}]),
-])
+@pytest.mark.parametrize(
+    ("reason", "cures"),
+    [
+        ("it writes turn 2 otherwise; data.train_on: last or each", [{"data.train_on": "last"}, {"data.train_on": "each"}]),
+        ("turn 2 holds <|im_end|>", [{"data.on_bad_rows": "skip"}]),
+    ],
+)
 def test_rows_that_only_the_template_refuses_are_told_with_their_cures(desk: Desk, reason: str, cures: list[dict[str, str]]) -> None:
-    report = {"tokens": {"max": 900}, "truncated_rows": 0, "untrained_rows": 0, "unended_rows": 0,
-              "bad_rows": [{"file": "/data/rows.jsonl", "line": 7, "reason": reason}]}
+    report = {
+        "tokens": {"max": 900},
+        "truncated_rows": 0,
+        "untrained_rows": 0,
+        "unended_rows": 0,
+        "bad_rows": [{"file": "/data/rows.jsonl", "line": 7, "reason": reason}],
+    }
     desk.until(lambda: desk.workspace.data.check is not None)
     check = desk.workspace.data.check
     (problem,) = problems_of(desk.workspace.draft.config, check, report)

@@ -18,8 +18,10 @@ from lora_studio.gui.data_page.lens.lens_view import LensView
 from lora_studio.gui.theme import DARK, LIGHT, Colors, Theme
 
 TOKENS = LensTokens(
-    ids=(1, 50, 198, 51, 52, 2, 53, 0), texts=("<|im_start|>", "user", "\n", "Hi", " there", "<|im_end|>", " more", "<pad>"),
-    states=("context", "context", "context", "trained", "trained", "trained", "cut", "padding"))
+    ids=(1, 50, 198, 51, 52, 2, 53, 0),
+    texts=("<|im_start|>", "user", "\n", "Hi", " there", "<|im_end|>", " more", "<pad>"),
+    states=("context", "context", "context", "trained", "trained", "trained", "cut", "padding"),
+)
 
 
 def many(count: int) -> LensTokens:

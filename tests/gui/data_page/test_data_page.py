@@ -174,7 +174,9 @@ def test_files_of_a_hub_data_set_belong_to_its_name() -> None:
     settings = DataSettings(train=("hf://owner/name", "other.jsonl"))
     lines = named_files(settings, DataCheck(3, "text", (), (file,)))
     assert [(line.name, line.title) for line in lines] == [
-        ("hf://owner/name", "hf://owner/name/data/train.parquet"), ("other.jsonl", "other.jsonl")]
+        ("hf://owner/name", "hf://owner/name/data/train.parquet"),
+        ("other.jsonl", "other.jsonl"),
+    ]
 
 
 @pytest.fixture
@@ -384,7 +386,9 @@ def bad_list(page: DataPage) -> QListView:
 def test_bad_rows_are_listed_by_file_and_line_with_the_reason(mixed: DataPage) -> None:
     shown = bad_list(mixed).model()
     assert [shown.index(row, 0).data() for row in range(2)] == [
-        "rows.jsonl:4 · the conversation is empty", "rows.jsonl:5 · not JSON: Expecting ':' delimiter at column 23"]
+        "rows.jsonl:4 · the conversation is empty",
+        "rows.jsonl:5 · not JSON: Expecting ':' delimiter at column 23",
+    ]
 
 
 def test_a_bad_row_shows_its_raw_line_with_the_spot_marked(desk: Desk, mixed: DataPage) -> None:
@@ -398,13 +402,16 @@ def test_a_bad_row_shows_its_raw_line_with_the_spot_marked(desk: Desk, mixed: Da
     assert marked.cursor.selectionStart() - detail.toPlainText().rindex("\n") - 1 == 22
 
 
-@pytest.mark.parametrize(("reason", "line", "spot"), [
-    ("the JSON is cut off at column 5", '{"a"', (3, 1)),
-    ("not UTF-8: byte 0xe9 at 4 ('é' in latin-1)", "caf\ufffd", (3, 1)),
-    ("completion is null", '{"completion": null}', (1, 12)),
-    ("the conversation is empty", '{"messages": []}', None),
-    ("the JSON is cut off at column 5", "", None),
-])
+@pytest.mark.parametrize(
+    ("reason", "line", "spot"),
+    [
+        ("the JSON is cut off at column 5", '{"a"', (3, 1)),
+        ("not UTF-8: byte 0xe9 at 4 ('é' in latin-1)", "caf\ufffd", (3, 1)),
+        ("completion is null", '{"completion": null}', (1, 12)),
+        ("the conversation is empty", '{"messages": []}', None),
+        ("the JSON is cut off at column 5", "", None),
+    ],
+)
 def test_the_spot_is_found_where_the_reason_names_one(reason: str, line: str, spot: tuple[int, int] | None) -> None:
     assert spot_of(reason, line) == spot
 
@@ -425,7 +432,9 @@ def test_bad_rows_are_exported_to_a_file(desk: Desk, mixed: DataPage, tmp_path: 
     desk.answers.saved = tmp_path / "bad.csv"
     desk.qtbot.mouseClick(button(mixed, "export_bad_rows_button"), LEFT)
     assert desk.answers.saved.read_text(encoding="utf-8").splitlines()[:2] == [
-        "file,line,reason", f"{tmp_path / 'rows.jsonl'},4,the conversation is empty"]
+        "file,line,reason",
+        f"{tmp_path / 'rows.jsonl'},4,the conversation is empty",
+    ]
     assert desk.notices[-1] == ("good", "2 bad rows written to bad.csv.")
 
 
@@ -519,7 +528,12 @@ def test_a_search_for_what_no_row_holds_says_so(desk: Desk, mixed: DataPage) -> 
 @pytest.mark.parametrize("scale", [1.0, 1.3])
 @pytest.mark.parametrize("mode", ["dark", "light"])
 def test_nothing_on_the_page_is_clipped_with_everything_wrong(
-    desk: Desk, page: DataPage, dark: Theme, tmp_path: Path, mode: str, scale: float,
+    desk: Desk,
+    page: DataPage,
+    dark: Theme,
+    tmp_path: Path,
+    mode: str,
+    scale: float,
 ) -> None:
     rows = [json.dumps({"nr": 1, "Question": "Hi", "Answer key": "Ho"}), "cut", '{"nr": "\u00e9"}'.encode("latin-1")]
     look_at(desk, page, train=(write(tmp_path / "rows.jsonl", rows),), eval=(write(tmp_path / "held.jsonl", [chat(1), chat(1)]),))

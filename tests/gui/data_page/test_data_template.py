@@ -22,8 +22,14 @@ from tests.gui.desk import Desk
 from tests.tiny import save_tiny_tokenizer
 
 LEFT = Qt.MouseButton.LeftButton
-TALK = {"messages": [*({"role": role, "content": said} for role, said in (
-    ("user", "Hello there"), ("assistant", "Good day"), ("user", "And now"), ("assistant", "Good night")))]}
+TALK = {
+    "messages": [
+        *(
+            {"role": role, "content": said}
+            for role, said in (("user", "Hello there"), ("assistant", "Good day"), ("user", "And now"), ("assistant", "Good night"))
+        )
+    ]
+}
 ROW = {"messages": [{"role": "user", "content": "Hello there"}, {"role": "assistant", "content": "Good day"}]}
 
 
@@ -151,8 +157,15 @@ def test_where_each_answer_is_a_row_of_its_own_lens_and_preview_go_from_one_to_t
 def test_a_template_that_rewrites_history_is_cured_by_a_row_for_each_answer(desk: Desk, page: DataPage, rows: Path) -> None:
     rewriting = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content if loop.last or m.role == 'user' else 'said' }}<|im_end|>\n"
     rows.with_name("talks.jsonl").write_text(json.dumps(TALK) + "\n", encoding="utf-8")
-    desk.workspace.draft.edit({"data.train": (str(rows.with_name("talks.jsonl")),), "data.chat_template": rewriting + "{% endfor %}",
-                         "data.on_bad_rows": "stop", "data.eval_fraction": 0.0}, "rewriting")
+    desk.workspace.draft.edit(
+        {
+            "data.train": (str(rows.with_name("talks.jsonl")),),
+            "data.chat_template": rewriting + "{% endfor %}",
+            "data.on_bad_rows": "stop",
+            "data.eval_fraction": 0.0,
+        },
+        "rewriting",
+    )
     banner = page.findChild(Banner, "data_error")
     desk.until(banner.other.isVisible, 60_000)
     assert "to last" in banner.text
@@ -165,7 +178,10 @@ def test_a_template_that_rewrites_history_is_cured_by_a_row_for_each_answer(desk
 
 
 def test_a_base_model_without_a_template_gets_a_choice(
-    desk: Desk, page: DataPage, tmp_path: Path, tiny_model: Callable[[str], Path],
+    desk: Desk,
+    page: DataPage,
+    tmp_path: Path,
+    tiny_model: Callable[[str], Path],
 ) -> None:
     bare = tmp_path / "bare"
     bare.mkdir()
@@ -175,8 +191,12 @@ def test_a_base_model_without_a_template_gets_a_choice(
     for name in ("chat_template.jinja", "chat_template.json"):
         (bare / name).unlink(missing_ok=True)
     desk.workspace.draft.edit({"model.name_or_path": str(bare)}, "model")
-    desk.until(lambda: any(problem.leads_to == "template" for problem in page.problems.shown)
-               or "chat template" in page.findChild(Banner, "data_error").text)
+    desk.until(
+        lambda: (
+            any(problem.leads_to == "template" for problem in page.problems.shown)
+            or "chat template" in page.findChild(Banner, "data_error").text
+        )
+    )
     banner = next(banner for banner in page.findChildren(Banner) if banner.isVisible() and "chat template" in banner.text)
     desk.qtbot.mouseClick(banner.action, LEFT)
     dialog = page.findChild(TemplateDialog)

@@ -188,9 +188,17 @@ def test_another_model_keeps_a_preset_in_one_undo_step(desk: Desk, tiny_model: C
 
 
 def test_on_another_model_what_matches_stays_and_the_rest_is_listed(tiny_model: Callable[[str], Path]) -> None:
-    adapter = RunConfig().replace({
-        "adapter.target_modules": ("q_proj", "c_attn", "down_proj"), "adapter.rank_pattern": {"layers.1.mlp.down_proj": 4, "wte": 2},
-        "adapter.layers_to_transform": (0, 1, 40)}).adapter
+    adapter = (
+        RunConfig()
+        .replace(
+            {
+                "adapter.target_modules": ("q_proj", "c_attn", "down_proj"),
+                "adapter.rank_pattern": {"layers.1.mlp.down_proj": 4, "wte": 2},
+                "adapter.layers_to_transform": (0, 1, 40),
+            }
+        )
+        .adapter
+    )
     result = carried_over(adapter, inspect_model(tiny_model("llama")))
     assert result.lost == ("target_modules: c_attn", "rank_pattern: wte", "layers_to_transform: 40")
     assert result.changes["adapter.target_modules"] == ("q_proj", "down_proj")

@@ -73,7 +73,9 @@ def test_the_ends_of_device_jobs_are_kept_as_notifications_and_small_ones_are_no
     desk.jobs.start(JobSpec("tests.gui.tasks:fail", title="Bad", device=True), on_done=ended.append)
     desk.until(lambda: len(ended) == 3)
     assert [(note.level, note.text) for note in notes.entries] == [
-        ("error", "Bad: There is no such thing. Give another."), ("good", "Big finished")]
+        ("error", "Bad: There is no such thing. Give another."),
+        ("good", "Big finished"),
+    ]
     assert notes.data(notes.index(1, 0)).endswith("Big finished")
 
 

@@ -82,9 +82,7 @@ def test_a_dropped_adapter_is_imported_and_can_be_exported(studio: Studio, windo
         dialog.accept()
 
 
-def test_any_adapters_folder_can_be_exported_from_the_menu(
-    studio: Studio, window: MainWindow, adapter: Path, answers: Answers
-) -> None:
+def test_any_adapters_folder_can_be_exported_from_the_menu(studio: Studio, window: MainWindow, adapter: Path, answers: Answers) -> None:
     studio.make_pages()
     answers.folder = adapter
     window.actions_["export_adapter"].trigger()

@@ -82,7 +82,9 @@ def test_the_size_of_a_merge_follows_the_dtype(trained: RunFolder, dialog_of: Ca
 
 
 def test_an_earlier_export_is_replaced_only_when_asked(
-    desk: Desk, trained: RunFolder, dialog_of: Callable[..., ExportDialog],
+    desk: Desk,
+    trained: RunFolder,
+    dialog_of: Callable[..., ExportDialog],
 ) -> None:
     dialog = dialog_of("merged", trained)
     dialog.form.destination.mkdir(parents=True)
@@ -110,7 +112,10 @@ def test_a_folder_that_is_no_export_cannot_be_replaced(desk: Desk, trained: RunF
 
 @pytest.mark.parametrize("place", ["", "  ", ".", "some/folder"])
 def test_no_destination_or_a_relative_one_is_said_at_its_field(
-    place: str, desk: Desk, trained: RunFolder, dialog_of: Callable[..., ExportDialog],
+    place: str,
+    desk: Desk,
+    trained: RunFolder,
+    dialog_of: Callable[..., ExportDialog],
 ) -> None:
     dialog = dialog_of("merged", trained)
     dialog.findChild(LineEdit, "export_place").setText(place)
@@ -120,7 +125,9 @@ def test_no_destination_or_a_relative_one_is_said_at_its_field(
 
 
 def test_the_certificate_is_told_in_words_with_folder_and_loading_lines(
-    desk: Desk, trained: RunFolder, dialog_of: Callable[..., ExportDialog],
+    desk: Desk,
+    trained: RunFolder,
+    dialog_of: Callable[..., ExportDialog],
 ) -> None:
     dialog = dialog_of("merged", trained)
     press(desk, dialog, "begin_button")
@@ -166,7 +173,9 @@ def test_an_export_behind_a_run_says_what_it_waits_for(desk: Desk, trained: RunF
 
 
 def test_an_export_keeps_the_runs_settings_when_the_draft_changes(
-    desk: Desk, trained: RunFolder, dialog_of: Callable[..., ExportDialog],
+    desk: Desk,
+    trained: RunFolder,
+    dialog_of: Callable[..., ExportDialog],
 ) -> None:
     dialog = dialog_of("adapter", trained)
     desk.workspace.draft.edit({"adapter.r": 64, "model.name_or_path": "someone/else"}, "other")
@@ -174,13 +183,20 @@ def test_an_export_keeps_the_runs_settings_when_the_draft_changes(
     assert repr(trained.config.model.name_or_path) in loading_lines("adapter", str(dialog.form.destination), dialog.subject.base)
 
 
-@pytest.mark.parametrize(("certificate", "words"), [
-    (ShownCertificate(8, 3e-5, 1.0, 0.0, passed=True),
-     "Passed: largest logit difference 3e-05 over 8 held-out rows; the likeliest token agrees on 100.0%."),
-    (ShownCertificate(8, 0.5, 0.98, 0.12, passed=True),
-     "the likeliest token agrees on 98.0%; rounding to bfloat16 cost 12.0% of the adapter's effect."),
-    (ShownCertificate(0, None, None, None, passed=False), "Did not pass."),
-])
+@pytest.mark.parametrize(
+    ("certificate", "words"),
+    [
+        (
+            ShownCertificate(8, 3e-5, 1.0, 0.0, passed=True),
+            "Passed: largest logit difference 3e-05 over 8 held-out rows; the likeliest token agrees on 100.0%.",
+        ),
+        (
+            ShownCertificate(8, 0.5, 0.98, 0.12, passed=True),
+            "the likeliest token agrees on 98.0%; rounding to bfloat16 cost 12.0% of the adapter's effect.",
+        ),
+        (ShownCertificate(0, None, None, None, passed=False), "Did not pass."),
+    ],
+)
 def test_a_certificate_reads_as_a_sentence(certificate: ShownCertificate, words: str) -> None:
     assert certificate_in_words(certificate, "bfloat16").endswith(words)
 
@@ -199,7 +215,10 @@ def test_loading_lines_are_python_that_names_a_pinned_base(kind: str, tmp_path: 
 
 
 def test_only_what_can_work_is_offered_and_the_rest_says_why(
-    desk: Desk, tiny_model: Callable[[str], Path], tmp_path: Path, dialog_of: Callable[..., ExportDialog],
+    desk: Desk,
+    tiny_model: Callable[[str], Path],
+    tmp_path: Path,
+    dialog_of: Callable[..., ExportDialog],
 ) -> None:
     base = tiny_model("qwen3")
     inspect_model(base)
@@ -214,7 +233,9 @@ def test_only_what_can_work_is_offered_and_the_rest_says_why(
 
 
 def test_an_adapter_on_a_tied_head_is_offered_as_an_adapter_alone(
-    desk: Desk, tiny_model: Callable[[str], Path], dialog_of: Callable[..., ExportDialog],
+    desk: Desk,
+    tiny_model: Callable[[str], Path],
+    dialog_of: Callable[..., ExportDialog],
 ) -> None:
     base = tiny_model("qwen3")
     inspect_model(base)
@@ -246,7 +267,10 @@ def test_each_form_shows_its_own_fields_with_size_and_time(trained: RunFolder, d
 
 
 def test_a_missing_converter_is_fetched_first(
-    desk: Desk, tiny_model: Callable[[str], Path], dialog_of: Callable[..., ExportDialog], monkeypatch: pytest.MonkeyPatch,
+    desk: Desk,
+    tiny_model: Callable[[str], Path],
+    dialog_of: Callable[..., ExportDialog],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     base = tiny_model("llama")
     folder = desk.past_run([RunFinished()], **{"model.name_or_path": str(base)})
@@ -261,7 +285,9 @@ def test_a_missing_converter_is_fetched_first(
 
 
 def test_where_rounding_cost_too_much_float32_is_a_button_away(
-    desk: Desk, trained: RunFolder, dialog_of: Callable[..., ExportDialog],
+    desk: Desk,
+    trained: RunFolder,
+    dialog_of: Callable[..., ExportDialog],
 ) -> None:
     dialog = dialog_of("merged", trained)
     dtype = dialog.findChild(ComboBox, "export_dtype")

@@ -61,11 +61,21 @@ def test_a_whole_alpha_stays_whole(desk: Desk, form: Form, qtbot: QtBot) -> None
     assert "lora_alpha: 48\n" in desk.workspace.draft.yaml
 
 
-@pytest.mark.parametrize(("path", "text"), [
-    ("adapter.r", "0"), ("adapter.r", "8.5"), ("adapter.lora_dropout", "1"), ("training.learning_rate", "fast"),
-])
+@pytest.mark.parametrize(
+    ("path", "text"),
+    [
+        ("adapter.r", "0"),
+        ("adapter.r", "8.5"),
+        ("adapter.lora_dropout", "1"),
+        ("training.learning_rate", "fast"),
+    ],
+)
 def test_what_the_draft_cannot_take_stays_as_typed_with_its_error_beside_it(
-    desk: Desk, form: Form, qtbot: QtBot, path: str, text: str,
+    desk: Desk,
+    form: Form,
+    qtbot: QtBot,
+    path: str,
+    text: str,
 ) -> None:
     before = desk.workspace.draft.config
     row = shown(desk, form, path)

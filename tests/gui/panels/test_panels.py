@@ -88,9 +88,16 @@ def test_a_batch_that_makes_no_sense_is_refused_at_its_field(desk: Desk, text: s
 def test_the_number_of_steps_is_known_before_a_run(desk: Desk, chat_rows: Path) -> None:
     panel = TrainingPanel(desk.workspace, desk.jobs)
     desk.shown(panel, 300, 400)
-    desk.workspace.draft.edit({
-        "data.train": (str(chat_rows),), "data.eval_fraction": 0.0, "training.per_device_train_batch_size": 4,
-        "training.gradient_accumulation_steps": 2, "training.num_train_epochs": 2}, "Steps")
+    desk.workspace.draft.edit(
+        {
+            "data.train": (str(chat_rows),),
+            "data.eval_fraction": 0.0,
+            "training.per_device_train_batch_size": 4,
+            "training.gradient_accumulation_steps": 2,
+            "training.num_train_epochs": 2,
+        },
+        "Steps",
+    )
     desk.until(lambda: panel._epochs.hint.text() == "6 steps")
 
 
@@ -157,8 +164,11 @@ def test_the_budget_says_what_of_the_layers_is_computed_again(desk: Desk) -> Non
     desk.shown(panel, 300, 300)
     for degree, told in (("off", "Activations"), ("layers", "one layer in 2 computed again"), ("full", "computed again")):
         desk.workspace.draft.edit({"training.gradient_checkpointing": degree}, "Degree")
-        desk.until(lambda degree=degree: desk.workspace.plan.plan and desk.workspace.plan.plan.memory.checkpointing.settings()[
-            "gradient_checkpointing"] == degree)
+        desk.until(
+            lambda degree=degree: (
+                desk.workspace.plan.plan and desk.workspace.plan.plan.memory.checkpointing.settings()["gradient_checkpointing"] == degree
+            )
+        )
         assert any(segment.label.endswith(told) for segment in panel._bar.segments)
 
 
@@ -182,13 +192,22 @@ def test_the_budget_of_a_run_is_not_the_drafts(desk: Desk) -> None:
     assert panel._trainable.value == draft
 
 
-@pytest.mark.parametrize(("field", "panel_class", "editor"), [
-    ("model.name_or_path", ModelPanel, "model_choice"), ("data.train", DataPanel, "data_choice"),
-    ("adapter.bias", AdapterPanel, "edit_adapter_bias"), ("training.seed", TrainingPanel, "edit_training_seed"),
-    ("adapter.target_modules", TargetsPanel, "target_tree"),
-])
+@pytest.mark.parametrize(
+    ("field", "panel_class", "editor"),
+    [
+        ("model.name_or_path", ModelPanel, "model_choice"),
+        ("data.train", DataPanel, "data_choice"),
+        ("adapter.bias", AdapterPanel, "edit_adapter_bias"),
+        ("training.seed", TrainingPanel, "edit_training_seed"),
+        ("adapter.target_modules", TargetsPanel, "target_tree"),
+    ],
+)
 def test_a_requested_field_has_the_focus_and_shows(
-    desk: Desk, qtbot: QtBot, field: str, panel_class: type[ModelPanel], editor: str,
+    desk: Desk,
+    qtbot: QtBot,
+    field: str,
+    panel_class: type[ModelPanel],
+    editor: str,
 ) -> None:
     panel = panel_class(desk.workspace, desk.jobs)
     desk.shown(panel, 440, 700)

@@ -73,7 +73,8 @@ def test_the_model_keeps_qts_rules(panel: TargetsPanel, grouping: str, text: str
 def test_a_tick_is_one_undoable_edit_of_the_draft(desk: Desk, panel: TargetsPanel) -> None:
     assert panel.model.setData(at(panel, "model.layers.0"), Qt.CheckState.Checked, CHECK)
     assert {target.name for target in desk.workspace.plan.resolution.targets if ".0." in target.name} == {  # type: ignore[union-attr]
-        name for name in panel.model.nodes.names if name.startswith("model.layers.0.") and name.endswith("_proj")}
+        name for name in panel.model.nodes.names if name.startswith("model.layers.0.") and name.endswith("_proj")
+    }
     assert desk.workspace.draft.undo_stack.count() == 1
     desk.workspace.draft.undo_stack.undo()
     assert desk.workspace.draft.config.adapter.target_modules == ("q_proj", "v_proj")
@@ -126,9 +127,14 @@ def test_the_note_counts_what_the_plan_counts(desk: Desk, panel: TargetsPanel) -
 
 
 def test_settings_typed_as_yaml_show_as_ticks(desk: Desk, panel: TargetsPanel) -> None:
-    desk.workspace.draft.edit({
-        "adapter.target_modules": ("mlp.up_proj", "k_proj"), "adapter.layers_to_transform": (1, 2),
-        "adapter.rank_pattern": {"layers.1.self_attn.k_proj": 32}}, "YAML")
+    desk.workspace.draft.edit(
+        {
+            "adapter.target_modules": ("mlp.up_proj", "k_proj"),
+            "adapter.layers_to_transform": (1, 2),
+            "adapter.rank_pattern": {"layers.1.self_attn.k_proj": 32},
+        },
+        "YAML",
+    )
     assert state(panel, "model.layers.1.mlp.up_proj") == Qt.CheckState.Checked
     assert state(panel, "model.layers.3.mlp.up_proj") == Qt.CheckState.Unchecked
     assert at(panel, "model.layers.1.self_attn.k_proj", RANK).data() == "32"
@@ -216,12 +222,22 @@ def test_alpha_of_a_layer_is_that_of_all_ticked_in_it(desk: Desk, panel: Targets
     panel.model.setData(at(panel, "model.layers.4", ALPHA), "12.5")
     values = {target.name: target.lora_alpha for target in desk.workspace.plan.resolution.targets}  # type: ignore[union-attr]
     assert {name for name, alpha in values.items() if alpha == 12.5} == {
-        "model.layers.4.self_attn.q_proj", "model.layers.4.self_attn.v_proj"}
+        "model.layers.4.self_attn.q_proj",
+        "model.layers.4.self_attn.v_proj",
+    }
 
 
-@pytest.mark.parametrize(("text", "count"), [
-    ("Q_PROJ", LAYERS), ("layers.2?.self_attn.k_proj", 10), ("*.up_proj", LAYERS), ("(q|k)_proj$", 2 * LAYERS), ("/^lm_/", 1), ("zzz", 0),
-])
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("Q_PROJ", LAYERS),
+        ("layers.2?.self_attn.k_proj", 10),
+        ("*.up_proj", LAYERS),
+        ("(q|k)_proj$", 2 * LAYERS),
+        ("/^lm_/", 1),
+        ("zzz", 0),
+    ],
+)
 def test_the_filter_takes_a_name_a_glob_or_a_regex(panel: TargetsPanel, text: str, count: int) -> None:
     panel._filter.setText(text)
     nodes = panel.model.nodes

@@ -35,8 +35,16 @@ def series_of(y: Floats) -> Series:
 
 def step(number: int, loss: float, **fields: float) -> Step:
     return Step(
-        step=number, time=float(number), loss=loss, learning_rate=fields.get("learning_rate", 1e-4),
-        grad_norm=fields.get("grad_norm", 1.0), tokens=1, trained_tokens=1, tokens_per_second=100.0, epoch=0.1, seconds=1.0,
+        step=number,
+        time=float(number),
+        loss=loss,
+        learning_rate=fields.get("learning_rate", 1e-4),
+        grad_norm=fields.get("grad_norm", 1.0),
+        tokens=1,
+        trained_tokens=1,
+        tokens_per_second=100.0,
+        epoch=0.1,
+        seconds=1.0,
     )
 
 
@@ -54,7 +62,8 @@ def plot(qtbot: QtBot, dark: Theme) -> CurvePlot:
 @settings(deadline=None, max_examples=60)
 @given(
     st.lists(st.floats(-1e6, 1e6) | st.just(math.nan), min_size=1, max_size=3000),
-    st.integers(1, 200), st.integers(1, 4),
+    st.integers(1, 200),
+    st.integers(1, 4),
 )
 def test_thinning_keeps_the_extremes_however_points_came(values: list[float], columns: int, pieces: int) -> None:
     series = Series()

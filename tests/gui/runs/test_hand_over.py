@@ -178,7 +178,8 @@ def test_saving_taken_back_lets_the_queue_go_on(desk: Desk, window: Window) -> N
 
 @pytest.mark.usefixtures("quick_training")
 def test_a_process_that_cannot_start_keeps_the_window_and_the_run_can_be_resumed(
-        desk: Desk, window: Window, monkeypatch: pytest.MonkeyPatch) -> None:
+    desk: Desk, window: Window, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("lora_studio.jobs.process.child_command", lambda _spec: ["/nowhere/python"])
     run = start(desk)
     training(desk, 6)
@@ -190,12 +191,23 @@ def test_a_process_that_cannot_start_keeps_the_window_and_the_run_can_be_resumed
 
 
 def test_a_run_that_was_handed_over_ends_bit_for_bit_as_one_that_was_not(
-        desk: Desk, window: Window, tiny_model: TinyModel, chat_rows: Path) -> None:
-    config = RunConfig().replace({
-        "name": "moved", "model.name_or_path": str(tiny_model("llama")), "data.train": (str(chat_rows),), "data.max_length": 128,
-        "adapter.lora_dropout": 0.2, "adapter.target_modules": ("q_proj", "v_proj"), "training.max_steps": 24,
-        "training.per_device_train_batch_size": 2, "training.gradient_accumulation_steps": 2, "training.sample_rows": 0,
-        "training.device": "cpu"})
+    desk: Desk, window: Window, tiny_model: TinyModel, chat_rows: Path
+) -> None:
+    config = RunConfig().replace(
+        {
+            "name": "moved",
+            "model.name_or_path": str(tiny_model("llama")),
+            "data.train": (str(chat_rows),),
+            "data.max_length": 128,
+            "adapter.lora_dropout": 0.2,
+            "adapter.target_modules": ("q_proj", "v_proj"),
+            "training.max_steps": 24,
+            "training.per_device_train_batch_size": 2,
+            "training.gradient_accumulation_steps": 2,
+            "training.sample_rows": 0,
+            "training.device": "cpu",
+        }
+    )
     whole = RunFolder(desk.starter.start_new(config, "thread"))
     desk.until(lambda: whole.state == "finished" and not desk.jobs.jobs, timeout=120_000)
     moved = RunFolder(desk.starter.start_new(config, "thread"))

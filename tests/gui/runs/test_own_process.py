@@ -236,7 +236,8 @@ def test_a_run_that_is_alive_is_not_started_twice(process_desk: Desk, next_windo
 
 
 def test_a_living_run_is_listed_as_running_and_offers_neither_resume_nor_delete(
-        process_desk: Desk, next_window: Callable[[], Desk]) -> None:
+    process_desk: Desk, next_window: Callable[[], Desk]
+) -> None:
     process_desk.starter.start_run()
     training(process_desk)
     other = next_window()

@@ -12,8 +12,9 @@ from lora_studio.gui.runs.shown_run import ShownRun
 from tests.gui.desk import Desk
 from tests.gui.tasks import samples, step_event
 
-STARTED = RunStarted(total_steps=10, train_rows=8, eval_rows=2, trainable_parameters=4, all_parameters=40, device="cpu",
-                     compute_dtype="float32")
+STARTED = RunStarted(
+    total_steps=10, train_rows=8, eval_rows=2, trainable_parameters=4, all_parameters=40, device="cpu", compute_dtype="float32"
+)
 
 
 @pytest.fixture(autouse=True)
@@ -41,10 +42,15 @@ def test_opening_a_run_leaves_the_draft_alone(desk: Desk) -> None:
     assert not desk.workspace.draft.undo_stack.canUndo()
 
 
-@pytest.mark.parametrize(("events", "state"), [
-    ([], "new"), ([STARTED, step_event(1)], "interrupted"), ([STARTED, RunStopped()], "stopped"),
-    ([STARTED, RunFinished()], "finished"),
-])
+@pytest.mark.parametrize(
+    ("events", "state"),
+    [
+        ([], "new"),
+        ([STARTED, step_event(1)], "interrupted"),
+        ([STARTED, RunStopped()], "stopped"),
+        ([STARTED, RunFinished()], "finished"),
+    ],
+)
 def test_the_state_of_a_run_on_disk_is_what_its_last_event_says(desk: Desk, events: list[object], state: str) -> None:
     desk.run_view.open(desk.past_run(events).path)  # type: ignore[arg-type]
     assert desk.run_view.state == state

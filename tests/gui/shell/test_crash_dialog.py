@@ -98,8 +98,13 @@ def test_each_kind_of_problem_has_a_meaning_and_a_cure(error: BaseException, sai
 @pytest.mark.parametrize(
     "secret",
     [
-        "hf_AbCdEfGhIjKlMnOpQrStUv", "ghp_0123456789abcdefghij", "Authorization: Bearer abcdef123456", "token=supersecretvalue",
-        "https://user:hunter22@host/repo", 'HF_TOKEN = "hf_AbCdEfGhIjKl"', "password: swordfish99",
+        "hf_AbCdEfGhIjKlMnOpQrStUv",
+        "ghp_0123456789abcdefghij",
+        "Authorization: Bearer abcdef123456",
+        "token=supersecretvalue",
+        "https://user:hunter22@host/repo",
+        'HF_TOKEN = "hf_AbCdEfGhIjKl"',
+        "password: swordfish99",
     ],
 )
 def test_details_carry_no_secret(secret: str) -> None:

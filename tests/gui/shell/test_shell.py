@@ -67,7 +67,8 @@ def press(window: QWidget, key: Qt.Key, modifiers: Qt.KeyboardModifier = Qt.Keyb
 
 
 @pytest.mark.parametrize(
-    ("width", "left", "right"), [(1440, True, True), (1360, True, True), (1359, True, False), (1120, True, False), (1119, False, False)],
+    ("width", "left", "right"),
+    [(1440, True, True), (1360, True, True), (1359, True, False), (1120, True, False), (1119, False, False)],
 )
 def test_panels_fold_into_rails_right_before_left(window: MainWindow, width: int, left: bool, right: bool) -> None:
     window.resize(width, 700)
@@ -153,7 +154,12 @@ def test_nothing_in_the_window_is_clipped(studio: Studio, window: MainWindow, da
 
 @pytest.mark.parametrize("scale", [1.0, 1.3])
 def test_nothing_is_clipped_while_a_run_lives_in_a_process_and_others_wait(
-    studio: Studio, window: MainWindow, dark: Theme, scale: float, qtbot: QtBot, monkeypatch: pytest.MonkeyPatch,
+    studio: Studio,
+    window: MainWindow,
+    dark: Theme,
+    scale: float,
+    qtbot: QtBot,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(run_control, "TRAIN_TASK", "tests.gui.tasks:train")
     dark.set_scale(scale)
@@ -228,7 +234,8 @@ def test_pages_are_reached_by_ctrl_and_their_number(studio: Studio, window: Main
 
 
 @pytest.mark.parametrize(
-    ("query", "found"), [("lgt", True), ("LIGHT", True), ("light theme", True), ("xyz", False), ("", True), ("thgil", False)],
+    ("query", "found"),
+    [("lgt", True), ("LIGHT", True), ("light theme", True), ("xyz", False), ("", True), ("thgil", False)],
 )
 def test_the_palette_matches_letters_in_their_order(query: str, found: bool) -> None:
     assert matches(query, "Light theme") is found
@@ -307,8 +314,7 @@ def test_the_command_of_the_draft_is_copied(studio: Studio, window: MainWindow, 
     studio.workspace.draft.edit({"training.num_processes": 4}, "Four processes")
     window.actions_["copy_command"].trigger()
     *command, train, config = shlex.split(QGuiApplication.clipboard().text())
-    assert command == [
-        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "4", "-m", "lora_studio"]
+    assert command == [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "4", "-m", "lora_studio"]
     assert read_config(Path(config)).training.num_processes == 4
 
 
@@ -390,9 +396,19 @@ def test_what_is_nothing_to_open_is_told(studio: Studio, window: MainWindow, tmp
 
 @pytest.mark.parametrize(
     ("made", "kind"),
-    [("a.yaml", PathKind.CONFIG), ("a.yml", PathKind.CONFIG), ("a.jsonl", PathKind.DATA), ("a.csv", PathKind.DATA), ("a.gguf", PathKind.MODEL),
-     ("run/run.yaml", PathKind.RUN), ("model/config.json", PathKind.MODEL), ("adapter/adapter_config.json", PathKind.ADAPTER),
-     ("a.zip", PathKind.ADAPTER), ("a.TAR.GZ", PathKind.ADAPTER), ("rows.jsonl.gz", PathKind.DATA)],
+    [
+        ("a.yaml", PathKind.CONFIG),
+        ("a.yml", PathKind.CONFIG),
+        ("a.jsonl", PathKind.DATA),
+        ("a.csv", PathKind.DATA),
+        ("a.gguf", PathKind.MODEL),
+        ("run/run.yaml", PathKind.RUN),
+        ("model/config.json", PathKind.MODEL),
+        ("adapter/adapter_config.json", PathKind.ADAPTER),
+        ("a.zip", PathKind.ADAPTER),
+        ("a.TAR.GZ", PathKind.ADAPTER),
+        ("rows.jsonl.gz", PathKind.DATA),
+    ],
 )
 def test_paths_are_told_apart(tmp_path: Path, made: str, kind: PathKind) -> None:
     path = tmp_path / made
@@ -402,7 +418,8 @@ def test_paths_are_told_apart(tmp_path: Path, made: str, kind: PathKind) -> None
 
 
 @pytest.mark.parametrize(
-    ("made", "said"), [("a.exe", "nothing that can be opened"), (None, "no ")],
+    ("made", "said"),
+    [("a.exe", "nothing that can be opened"), (None, "no ")],
 )
 def test_what_cannot_be_opened_is_refused_with_a_way_out(tmp_path: Path, made: str | None, said: str) -> None:
     path = tmp_path / (made or "missing.yaml")
@@ -564,7 +581,10 @@ def running(studio: Studio, qtbot: QtBot, prompts: int) -> Generator[ShownRun]:
 
 
 def test_a_run_is_asked_for_a_checkpoint_and_for_samples_now(
-    studio: Studio, window: MainWindow, qtbot: QtBot, monkeypatch: pytest.MonkeyPatch,
+    studio: Studio,
+    window: MainWindow,
+    qtbot: QtBot,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(run_control, "TRAIN_TASK", "tests.gui.tasks:train")
     checkpoint, sample = window.actions_["checkpoint_now"], window.actions_["sample_now"]
@@ -579,7 +599,10 @@ def test_a_run_is_asked_for_a_checkpoint_and_for_samples_now(
 
 
 def test_without_prompts_to_answer_none_are_asked_for(
-    studio: Studio, window: MainWindow, qtbot: QtBot, monkeypatch: pytest.MonkeyPatch,
+    studio: Studio,
+    window: MainWindow,
+    qtbot: QtBot,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(run_control, "TRAIN_TASK", "tests.gui.tasks:train")
     with running(studio, qtbot, 0):

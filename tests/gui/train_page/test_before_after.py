@@ -14,11 +14,19 @@ def sample(text: str, reference: str = REFERENCE) -> Sample:
     return Sample(label="after", row=0, prompt="p", reference=reference, text=text)
 
 
-@pytest.mark.parametrize(("text", "right"), [
-    ('{"urgency": "high", "queue": "x"}', True), (' {"queue": 1, "urgency": 2}\n', True), ('{"queue": "x"}', False),
-    ('{"queue": 1, "urgency": 2, "more": 3}', False),
-    ('Sure: {"queue": 1, "urgency": 2}', False), ("", False), ("[1]", False), ("[" * 9000, False),
-])
+@pytest.mark.parametrize(
+    ("text", "right"),
+    [
+        ('{"urgency": "high", "queue": "x"}', True),
+        (' {"queue": 1, "urgency": 2}\n', True),
+        ('{"queue": "x"}', False),
+        ('{"queue": 1, "urgency": 2, "more": 3}', False),
+        ('Sure: {"queue": 1, "urgency": 2}', False),
+        ("", False),
+        ("[1]", False),
+        ("[" * 9000, False),
+    ],
+)
 def test_an_answer_counts_when_it_is_json_with_exactly_the_references_keys(text: str, right: bool) -> None:
     assert has_reference_keys(sample(text)) is right
 

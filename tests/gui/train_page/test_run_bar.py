@@ -10,8 +10,9 @@ from lora_studio.gui.train_page.run_bar import RunBar
 from tests.gui.desk import Desk
 from tests.gui.tasks import step_event
 
-STARTED = RunStarted(total_steps=10, train_rows=8, eval_rows=2, trainable_parameters=4, all_parameters=40, device="cpu",
-                     compute_dtype="float32")
+STARTED = RunStarted(
+    total_steps=10, train_rows=8, eval_rows=2, trainable_parameters=4, all_parameters=40, device="cpu", compute_dtype="float32"
+)
 
 
 @pytest.fixture(autouse=True)

@@ -37,8 +37,14 @@ from lora_studio.gui.widgets.number_edit import format_number, parse_number
 def wheel(widget: QWidget, notches: int = 1) -> None:
     middle = QPointF(widget.rect().center())
     event = QWheelEvent(
-        middle, widget.mapToGlobal(middle), QPoint(), QPoint(0, 120 * notches), Qt.MouseButton.NoButton, Qt.KeyboardModifier.NoModifier,
-        Qt.ScrollPhase.NoScrollPhase, False,
+        middle,
+        widget.mapToGlobal(middle),
+        QPoint(),
+        QPoint(0, 120 * notches),
+        Qt.MouseButton.NoButton,
+        Qt.KeyboardModifier.NoModifier,
+        Qt.ScrollPhase.NoScrollPhase,
+        False,
     )
     QApplication.sendEvent(widget, event)
 
@@ -63,7 +69,8 @@ def test_an_integer_beyond_32_bits_arrives_whole(qtbot: QtBot, dark: Theme) -> N
 
 
 @pytest.mark.parametrize(
-    ("typed", "value"), [("2e-4", 2e-4), (" 0.05 ", 0.05), ("1e3", 1000.0), ("1,024", 1024.0), ("−1", -1.0), ("1_000", 1000.0)],
+    ("typed", "value"),
+    [("2e-4", 2e-4), (" 0.05 ", 0.05), ("1e3", 1000.0), ("1,024", 1024.0), ("−1", -1.0), ("1_000", 1000.0)],
 )
 def test_numbers_are_read_as_people_write_them(typed: str, value: float) -> None:
     assert parse_number(typed, whole=False) == value
@@ -72,8 +79,15 @@ def test_numbers_are_read_as_people_write_them(typed: str, value: float) -> None
 @pytest.mark.parametrize(
     ("typed", "whole", "said"),
     [
-        ("", True, "needed"), ("8x", True, "not a number"), ("0,05", False, "point"), ("2.5", True, "whole"), ("1e400", True, "64 bits"),
-        ("nan", False, "finite"), ("inf", True, "finite"), ("1e999", False, "too large"), ("9223372036854775808", True, "64 bits"),
+        ("", True, "needed"),
+        ("8x", True, "not a number"),
+        ("0,05", False, "point"),
+        ("2.5", True, "whole"),
+        ("1e400", True, "64 bits"),
+        ("nan", False, "finite"),
+        ("inf", True, "finite"),
+        ("1e999", False, "too large"),
+        ("9223372036854775808", True, "64 bits"),
     ],
 )
 def test_what_is_no_number_is_refused_with_a_reason(typed: str, whole: bool, said: str) -> None:
@@ -345,8 +359,18 @@ def test_escape_closes_an_overlay(qtbot: QtBot, dark: Theme) -> None:
 
 def test_every_widget_has_a_name(qtbot: QtBot, dark: Theme) -> None:
     widgets = [
-        Card("A"), Disclosure("B"), ComboBox(), Pills([("a", "A")]), NumberEdit(), ElidedLabel("x"), ErrorLabel(), StatTile("S"),
-        ProgressLine(), SegmentBar(), Banner(), Rail([]),
+        Card("A"),
+        Disclosure("B"),
+        ComboBox(),
+        Pills([("a", "A")]),
+        NumberEdit(),
+        ElidedLabel("x"),
+        ErrorLabel(),
+        StatTile("S"),
+        ProgressLine(),
+        SegmentBar(),
+        Banner(),
+        Rail([]),
     ]
     for widget in widgets:
         qtbot.addWidget(widget)

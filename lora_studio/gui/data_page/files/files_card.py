@@ -83,8 +83,12 @@ class FilesCard(Card):
         self.add_header_widget(self._add_folder)
         self.model = FilesModel(self)
         self._table = self._build_table()
-        self._empty = label(tr("Drop files or folders here, add them with the buttons, or name a data set of the Hub below."),
-                            "note", "files_empty", wrap=True)
+        self._empty = label(
+            tr("Drop files or folders here, add them with the buttons, or name a data set of the Hub below."),
+            "note",
+            "files_empty",
+            wrap=True,
+        )
         self._error = ErrorLabel("files_error")
         for widget in (self._table, self._empty, self._build_progress()):
             self.body.addWidget(widget)
@@ -217,5 +221,7 @@ class FilesCard(Card):
         row = self._table.verticalHeader().defaultSectionSize()
         self._table.setFixedHeight(self._table.horizontalHeader().sizeHint().height() + lines * row + 2)
         narrow = self.width() < 46 * self.fontMetrics().horizontalAdvance("0")
-        self._table.setColumnHidden(ENCODING, narrow and not any(
-            (file := self.model.file(row).file) is not None and file.encoding for row in range(self.model.rowCount())))
+        self._table.setColumnHidden(
+            ENCODING,
+            narrow and not any((file := self.model.file(row).file) is not None and file.encoding for row in range(self.model.rowCount())),
+        )

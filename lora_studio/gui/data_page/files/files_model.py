@@ -82,8 +82,14 @@ def _cells(named: NamedFile, settings: DataSettings, waiting: str) -> tuple[str,
     if file is None:
         return named.title, waiting, "", "", "", use
     read_as = " · ".join(part for part in (file.format, file.reason) if part)
-    return (named.title, format_count(file.rows), format_count(file.bad_rows), read_as or tr("no row says how"),
-            _encoding(named, settings), use)
+    return (
+        named.title,
+        format_count(file.rows),
+        format_count(file.bad_rows),
+        read_as or tr("no row says how"),
+        _encoding(named, settings),
+        use,
+    )
 
 
 def _encoding(named: NamedFile, settings: DataSettings) -> str:

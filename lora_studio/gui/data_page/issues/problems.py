@@ -104,8 +104,11 @@ def _unknown_keys(config: RunConfig, check: DataCheck) -> list[Problem]:
     keys = first_keys(check, config.data) if unknown and not config.data.columns and config.data.format == "auto" else []
     if not keys:
         return []
-    told = tr("No row of {name} has a key that says how it is read; its columns are {keys}.",
-              name=Path(unknown[0].path).name, keys=", ".join(keys[:8]))
+    told = tr(
+        "No row of {name} has a key that says how it is read; its columns are {keys}.",
+        name=Path(unknown[0].path).name,
+        keys=", ".join(keys[:8]),
+    )
     suggested = suggest_columns(keys)
     if not suggested:
         return [Problem("columns", "error", told, tr("Map the columns"), leads_to=COLUMNS)]
@@ -129,8 +132,9 @@ def _bad_rows(config: RunConfig, check: DataCheck) -> list[Problem]:
         return []
     first = check.bad_rows[0]
     count = tr("1 bad row stops") if check.bad_count == 1 else tr("{count} bad rows stop", count=format_count(check.bad_count))
-    text = tr("{count} a run; the first: {file}:{line}: {reason}.", count=count, file=Path(first.file).name, line=first.line,
-              reason=first.reason)
+    text = tr(
+        "{count} a run; the first: {file}:{line}: {reason}.", count=count, file=Path(first.file).name, line=first.line, reason=first.reason
+    )
     if not check.train_rows:
         return [Problem("bad_rows", "error", text, tr("Show bad rows"), leads_to=BAD_ROWS)]
     return [Problem("bad_rows", "warning", text, tr("Skip bad rows"), {"data.on_bad_rows": "skip"})]
@@ -175,12 +179,15 @@ def _of_history(identity: str, level: str, text: str) -> Problem:
 def _repeats(check: DataCheck) -> list[Problem]:
     found: list[Problem] = []
     if check.shared_rows:
-        text = tr("Training rows that stand in the evaluation data, too: {count}. Its loss will look better than it is.",
-                  count=format_count(check.shared_rows))
+        text = tr(
+            "Training rows that stand in the evaluation data, too: {count}. Its loss will look better than it is.",
+            count=format_count(check.shared_rows),
+        )
         found.append(Problem("shared", "warning", text, tr("Hold out training rows instead"), {"data.eval": ()}))
     if check.duplicate_rows:
-        text = tr("Training rows that repeat one before them: {count}. They weigh more than once.",
-                  count=format_count(check.duplicate_rows))
+        text = tr(
+            "Training rows that repeat one before them: {count}. They weigh more than once.", count=format_count(check.duplicate_rows)
+        )
         found.append(Problem("duplicates", "info", text))
     return found
 
@@ -188,8 +195,10 @@ def _repeats(check: DataCheck) -> list[Problem]:
 def _unended(report: Mapping[str, Any]) -> list[Problem]:
     if not report["unended_rows"]:
         return []
-    text = tr("Rows that train no end token: {count}. The chat template writes none, and the model would not learn to stop.",
-              count=format_count(int(report["unended_rows"])))
+    text = tr(
+        "Rows that train no end token: {count}. The chat template writes none, and the model would not learn to stop.",
+        count=format_count(int(report["unended_rows"])),
+    )
     told = next((entry for entry in report.get("findings", ()) if entry["code"] == "rows_unended"), None)
     if told is None or told["field"] == "data.chat_template":
         return [Problem("unended", "warning", text, tr("Choose a chat template"), leads_to=TEMPLATE)]
@@ -202,8 +211,16 @@ def _unended(report: Mapping[str, Any]) -> list[Problem]:
 def _of_template(report: Mapping[str, Any]) -> list[Problem]:
     """What the chat template left out, and where it opens answers otherwise than the prompt at inference."""
     found = [entry for entry in report.get("findings", ()) if entry["code"] != "rows_unended"]
-    return [Problem(entry["code"], "info" if entry["level"] == "note" else entry["level"], f"{entry['message']} {entry['hint']}".strip(),
-                    tr("Go to the setting"), leads_to=SETTING) for entry in found]
+    return [
+        Problem(
+            entry["code"],
+            "info" if entry["level"] == "note" else entry["level"],
+            f"{entry['message']} {entry['hint']}".strip(),
+            tr("Go to the setting"),
+            leads_to=SETTING,
+        )
+        for entry in found
+    ]
 
 
 def _lengths(report: Mapping[str, Any], max_length: int) -> list[Problem]:
@@ -212,12 +229,19 @@ def _lengths(report: Mapping[str, Any], max_length: int) -> list[Problem]:
     change: dict[str, object] = {"data.max_length": wanted}
     action = tr("Set max_length to {length}", length=format_count(wanted))
     if cut and longest > max_length:
-        text = tr("Rows cut at max_length {length}: {count}. The longest has {longest} tokens.",
-                  count=format_count(cut), length=format_count(max_length), longest=format_count(longest))
+        text = tr(
+            "Rows cut at max_length {length}: {count}. The longest has {longest} tokens.",
+            count=format_count(cut),
+            length=format_count(max_length),
+            longest=format_count(longest),
+        )
         return [Problem("cut", "warning", text, action, change)]
     if longest and longest * 2 <= max_length:
-        text = tr("No row is longer than {longest} tokens: a max_length of {wanted} cuts none, and memory is estimated closer.",
-                  longest=format_count(longest), wanted=format_count(wanted))
+        text = tr(
+            "No row is longer than {longest} tokens: a max_length of {wanted} cuts none, and memory is estimated closer.",
+            longest=format_count(longest),
+            wanted=format_count(wanted),
+        )
         return [Problem("short", "info", text, action, change)]
     return []
 
@@ -228,8 +252,11 @@ def _untrained(report: Mapping[str, Any], max_length: int) -> list[Problem]:
         return []
     first = next(iter(report.get("untrained", ())), "")
     named = tr(" (the first is {place})", place=Path(first).name) if first else ""
-    text = tr("Rows that train nothing: {count}{named}. They are cut before their answer, or none of their turns is trained.",
-              count=format_count(count), named=named)
+    text = tr(
+        "Rows that train nothing: {count}{named}. They are cut before their answer, or none of their turns is trained.",
+        count=format_count(count),
+        named=named,
+    )
     longest = int(report["tokens"]["max"])
     if longest <= max_length:
         return [Problem("untrained", "warning", text)]

@@ -111,8 +111,10 @@ class LengthHistogram(QWidget):
         """Left and Right move the line, with Shift further; Home and End bring it to the shortest and the longest row."""
         step = _LARGE_STEP if event.modifiers() & Qt.KeyboardModifier.ShiftModifier else _STEP
         wanted = {
-            Qt.Key.Key_Left: self._max_length - step, Qt.Key.Key_Right: self._max_length + step,
-            Qt.Key.Key_Home: int(self._lengths.min(initial=_MOST)), Qt.Key.Key_End: int(self._lengths.max(initial=0)),
+            Qt.Key.Key_Left: self._max_length - step,
+            Qt.Key.Key_Right: self._max_length + step,
+            Qt.Key.Key_Home: int(self._lengths.min(initial=_MOST)),
+            Qt.Key.Key_End: int(self._lengths.max(initial=0)),
         }.get(Qt.Key(event.key()))
         if wanted is None or not self._lengths.size:
             super().keyPressEvent(event)
@@ -195,10 +197,22 @@ class LengthHistogram(QWidget):
         number = int(np.searchsorted(self._edges, self.length_at(x), side="right")) - 1
         if self._lengths.size and 0 <= number < _BARS:
             low, high, count = self.bars[number]
-            self.setToolTip(tr("{low} to {high} tokens: {count} rows", low=format_count(int(np.ceil(low))),
-                               high=format_count(int(np.ceil(high)) - 1), count=format_count(count)))
+            self.setToolTip(
+                tr(
+                    "{low} to {high} tokens: {count} rows",
+                    low=format_count(int(np.ceil(low))),
+                    high=format_count(int(np.ceil(high)) - 1),
+                    count=format_count(count),
+                )
+            )
 
     def _describe(self) -> None:
         rows, cut = self._lengths.size, int((self._lengths > self._max_length).sum())
-        self.setAccessibleName(tr("Lengths of {rows} rows; max_length {length} cuts {cut}. Arrow keys move it.", rows=format_count(rows),
-                                  length=format_count(self._max_length), cut=format_count(cut)))
+        self.setAccessibleName(
+            tr(
+                "Lengths of {rows} rows; max_length {length} cuts {cut}. Arrow keys move it.",
+                rows=format_count(rows),
+                length=format_count(self._max_length),
+                cut=format_count(cut),
+            )
+        )

@@ -108,8 +108,11 @@ class LengthsPanel(QWidget):
     def _show_cut(self, cut: Cut) -> None:
         share = cut.cut_rows / cut.rows if cut.rows else 0
         texts = (
-            f"{format_count(cut.cut_rows)} ({share:.0%})", format_count(cut.untrained_rows), f"{cut.share_trained:.0%}",
-            f"{cut.efficiency:.0%}")
+            f"{format_count(cut.cut_rows)} ({share:.0%})",
+            format_count(cut.untrained_rows),
+            f"{cut.share_trained:.0%}",
+            f"{cut.efficiency:.0%}",
+        )
         for name, text in zip(_FIGURES, texts):
             self.figures[name].setText(text)
         for name, count in ((_FIGURES[0], cut.cut_rows), (_FIGURES[1], cut.untrained_rows)):

@@ -32,8 +32,13 @@ class TokensCard(Card):
     def __init__(self, workspace: Workspace) -> None:
         super().__init__(tr("Tokens"), name="tokens_card")
         self._workspace = workspace
-        titles = {"total": tr("Tokens"), "trained": tr("Trained"), "p50": tr("Median row"), "p95": tr("95% of rows"),
-                  "max": tr("Longest row")}
+        titles = {
+            "total": tr("Tokens"),
+            "trained": tr("Trained"),
+            "p50": tr("Median row"),
+            "p95": tr("95% of rows"),
+            "max": tr("Longest row"),
+        }
         self.tiles = {name: StatTile(title, name=f"tokens_{name}") for name, title in titles.items()}
         self._grid = TileGrid(list(self.tiles.values()))
         self.lengths = LengthsPanel(workspace)

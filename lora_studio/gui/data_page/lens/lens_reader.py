@@ -110,12 +110,16 @@ class LensReader(QObject):
         if self._job is not None:
             self._job.control.stop()
         self._asked = self._key
-        arguments: dict[str, Any] = {"config": config.model_dump(mode="json"), "model_folder": str(model.source.path),
-                                     "rows": [row.to_json()]}
+        arguments: dict[str, Any] = {
+            "config": config.model_dump(mode="json"),
+            "model_folder": str(model.source.path),
+            "rows": [row.to_json()],
+        }
         self._show(self.tokens, tr("reading the tokens…"))
         started: list[Job] = []
-        self._job = self._jobs.start(JobSpec(LENS_TASK, arguments, title=tr("Read the tokens of a row")),
-                                     on_done=lambda last: self._on_done(started, last))
+        self._job = self._jobs.start(
+            JobSpec(LENS_TASK, arguments, title=tr("Read the tokens of a row")), on_done=lambda last: self._on_done(started, last)
+        )
         started.append(self._job)
 
     def _on_done(self, started: list[Job], last: LastEvent) -> None:
@@ -139,8 +143,11 @@ class LensReader(QObject):
         if len(self._parts) < 2:
             return ""
         trained = sum(int(part.get("trained", 0)) for part in self._parts)
-        return tr("Each answer is trained in a row of its own: {trained} tokens in {count} rows.", trained=format_count(trained),
-                  count=format_count(len(self._parts)))
+        return tr(
+            "Each answer is trained in a row of its own: {trained} tokens in {count} rows.",
+            trained=format_count(trained),
+            count=format_count(len(self._parts)),
+        )
 
     def _show(self, tokens: LensTokens | None, note: str) -> None:
         if tokens is not self.tokens or note != self.note:

@@ -50,8 +50,14 @@ class LensTokens:
 
     def told(self, place: int) -> str:
         """Say all about a token."""
-        return tr("token {place} of {count} · id {id} · {text} · {state}", place=f"{place + 1:,}", count=f"{len(self):,}",
-                  id=self.ids[place], text=repr(self.texts[place]), state=state_name(self.states[place]))
+        return tr(
+            "token {place} of {count} · id {id} · {text} · {state}",
+            place=f"{place + 1:,}",
+            count=f"{len(self):,}",
+            id=self.ids[place],
+            text=repr(self.texts[place]),
+            state=state_name(self.states[place]),
+        )
 
 
 def state_name(state: str) -> str:

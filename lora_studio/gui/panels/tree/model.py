@@ -19,8 +19,10 @@ MODULE, SHAPE, RANK, ALPHA, TRAINABLE = range(5)
 COLUMNS = 5
 
 _MEANINGS = (
-    "Tick a module to give it an adapter; Space ticks every selected row.", "Of its weight, as it is stored.",
-    "Rank of its update; F2 sets another than the adapter's.", "Its lora_alpha; a double click sets another than the adapter's.",
+    "Tick a module to give it an adapter; Space ticks every selected row.",
+    "Of its weight, as it is stored.",
+    "Rank of its update; F2 sets another than the adapter's.",
+    "Its lora_alpha; a double click sets another than the adapter's.",
     "Parameters that train in it and below it.",
 )
 
@@ -106,7 +108,11 @@ class TargetModel(QAbstractItemModel):
         return ""
 
     def show_targets(
-        self, ranks: Mapping[str, Number], alphas: Mapping[str, Number], trainable: Mapping[str, int], defaults: tuple[Number, Number],
+        self,
+        ranks: Mapping[str, Number],
+        alphas: Mapping[str, Number],
+        trainable: Mapping[str, int],
+        defaults: tuple[Number, Number],
         use_dora: bool = False,
     ) -> None:
         """Show what the draft's adapter comes to.
@@ -259,9 +265,13 @@ class TargetModel(QAbstractItemModel):
         self._number_rows()
         self._sum_ticks()
         self._answers: dict[int, Callable[[int, int], Any]] = {
-            Qt.ItemDataRole.DisplayRole: self._text, Qt.ItemDataRole.CheckStateRole: self._check, Qt.ItemDataRole.EditRole: self._number,
-            Qt.ItemDataRole.ToolTipRole: self._tooltip, Qt.ItemDataRole.TextAlignmentRole: self._alignment,
-            Qt.ItemDataRole.AccessibleTextRole: self._spoken, Qt.ItemDataRole.ForegroundRole: self._color,
+            Qt.ItemDataRole.DisplayRole: self._text,
+            Qt.ItemDataRole.CheckStateRole: self._check,
+            Qt.ItemDataRole.EditRole: self._number,
+            Qt.ItemDataRole.ToolTipRole: self._tooltip,
+            Qt.ItemDataRole.TextAlignmentRole: self._alignment,
+            Qt.ItemDataRole.AccessibleTextRole: self._spoken,
+            Qt.ItemDataRole.ForegroundRole: self._color,
         }
 
     def _number_rows(self) -> None:
