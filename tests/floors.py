@@ -56,7 +56,7 @@ OPTIONS = ("-n", "2", "--dist", "loadfile", "-o", "addopts=--import-mode=importl
 PROBE = """
 import importlib, json, sys
 from importlib.metadata import version
-for name in ("accelerate", "datasets", "huggingface_hub", "peft", "pydantic", "safetensors", "transformers"):
+for name in ("accelerate", "huggingface_hub", "peft", "pydantic", "safetensors", "transformers"):
     assert importlib.import_module(name).__version__ == version(name), name
 print(json.dumps({name: version(name) for name in sys.argv[1:]}))
 """

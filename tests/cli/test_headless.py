@@ -1,4 +1,4 @@
-"""A machine that only trains needs torch, transformers, peft, accelerate, datasets, pydantic and PyYAML: no Qt."""
+"""A machine that only trains needs torch, transformers, peft, accelerate, pyarrow, pydantic and PyYAML: no Qt."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from packaging.requirements import Requirement
 from lora_studio.core.config_files import write_config
 from tests.train.helpers import run_config
 
-NEEDED = ("torch", "transformers", "peft", "accelerate", "datasets", "pydantic", "PyYAML")
+NEEDED = ("torch", "transformers", "peft", "accelerate", "pyarrow", "pydantic", "PyYAML")
 REPOSITORY = Path(__file__).parents[2]
 
 
