@@ -15,7 +15,7 @@ from lora_studio.core.control import TaskContext
 from lora_studio.core.events import RunFinished
 from lora_studio.core.runs import RunFolder
 from lora_studio.data.prepare import prepare_data
-from lora_studio.data.report import load_tokenizer
+from lora_studio.data.tokenizer import read_tokenizer
 from lora_studio.inference import chat as chatting
 from tests.export.adapters import run_export
 from tests.train.helpers import all_events, new_run, run_config
@@ -69,7 +69,7 @@ def test_samples_chats_exports_and_cards_have_the_values_of_the_run(
 ) -> None:
     config: RunConfig = run.config
     base = tiny_model("llama")
-    tokenizer = load_tokenizer(str(base))
+    tokenizer = read_tokenizer(str(base))
     (sample,) = prepare_data(config.data, tokenizer, config.training.seed).samples(1)
     assert tokenizer.decode(sample.prompt_ids) == ASKED
     for kind in ("adapter", "merged"):

@@ -123,7 +123,7 @@ def test_rows_are_answered_in_the_order_asked_with_errors_of_their_own(write_row
 
 def test_where_each_answer_is_a_row_of_its_own_the_lens_shows_the_rows_that_train(write_rows: Write, tokenizer_folder: Path) -> None:
     from lora_studio.data.prepare import prepare_data
-    from lora_studio.data.report import load_tokenizer
+    from lora_studio.data.tokenizer import read_tokenizer
 
     path = write_rows([chat("Hi?", "Ja.", "And?", "No."), chat("Where?", "Over there.")])
     rows = look(tokenizer_folder, path, [1, 2], train_on="each")
@@ -131,7 +131,7 @@ def test_where_each_answer_is_a_row_of_its_own_the_lens_shows_the_rows_that_trai
     assert trained == ["Ja.<|im_end|>", "No.<|im_end|>", "Over there.<|im_end|>"]
     assert [(row["line"], row["answer"], row["answers"]) for row in rows] == [(1, 1, 2), (1, 2, 2), (2, 1, 1)]
     settings = RunConfig().replace({"data.train": (path,), "data.train_on": "each", "data.eval_fraction": 0}).data
-    report = prepare_data(settings, load_tokenizer(str(tokenizer_folder)), seed=0).report
+    report = prepare_data(settings, read_tokenizer(str(tokenizer_folder)), seed=0).report
     assert (report.rows, report.tokens.trained) == (len(rows), sum(row["trained"] for row in rows))
 
 
