@@ -72,7 +72,13 @@ def losses_of(
     if answers is not None:
         said = {place: "".join(text[start:end] for start, end in spans) for place, spans in answers.items()}
         context = _outside(text, sorted(span for spans in answers.values() for span in spans))
-    return [*_of_answers(messages, said, text, fill), *_of_names(messages, tools, text), *_of_context(messages, context)]
+    found = [
+        *_of_answers(messages, said, text, fill),
+        *_of_calls(messages, said, fill),
+        *_of_names(messages, tools, text),
+        *_of_context(messages, context),
+    ]
+    return list({(loss.kind, loss.said): loss for loss in reversed(found)}.values())[::-1]
 
 
 def _of_answers(messages: Turns, said: dict[int, str], text: str, fill: Callable[[Turns], str]) -> Iterator[Loss]:
@@ -98,14 +104,27 @@ def _of_answers(messages: Turns, said: dict[int, str], text: str, fill: Callable
 
 
 def _of_answer(message: dict[str, Any], said: str, place: int) -> Iterator[Loss]:
-    names = [call["function"]["name"] for call in message.get("tool_calls") or ()]
-    for name in dict.fromkeys(names):
-        if not _stands(name, said) or said.count(name) < names.count(name):
-            yield Loss("calls", f"tool calls ({name} in turn {place + 1})", place)
     found = TAGGED.match(message["content"] or "")
     for part in (found[1], found[5]) if found else (message["content"] or "",):
         if not _stands(part.strip(), said):
             yield Loss("answers", f"what the assistant says in turn {place + 1}", place)
+
+
+def _of_calls(messages: Turns, said: Mapping[int, str], fill: Callable[[Turns], str]) -> Iterator[Loss]:
+    """Look for calls by other names, each its own: a name may stand in what is said beside the call, and be called twice."""
+    calls = [(place, call["function"]["name"]) for place in said for call in messages[place].get("tool_calls") or ()]
+    if not calls:
+        return
+    words = [stand_in() for _ in calls]
+    turns, left = list(messages), iter(words)
+    for place in said:
+        renamed = [{**call, "function": {**call["function"], "name": next(left)}} for call in messages[place].get("tool_calls") or ()]
+        turns[place] = {**messages[place], "tool_calls": renamed} if renamed else messages[place]
+    other = _rendered(turns, fill)
+    for (place, name), word in zip(calls, words):
+        stands = len(re.findall(rf"(?<!\w){re.escape(name)}(?!\w)", said[place]))  # where the template takes no other names
+        if word not in other if other is not None else stands < calls.count((place, name)):
+            yield Loss("calls", f"tool calls ({name} in turn {place + 1})", place)
 
 
 def _of_names(messages: Turns, tools: Sequence[Any] | None, text: str) -> Iterator[Loss]:
@@ -192,7 +211,7 @@ def _system_stands(content: str, text: str) -> bool:
 
 def _longest_stands(content: str, text: str) -> bool:
     """Look for the longest word: a result may be JSON that the template lays out anew."""
-    return _stands(max(_WORDS.findall(content), key=len, default=""), text)
+    return _stands(max(_WORDS.findall(content), key=len, default=content.strip()), text)
 
 
 def _stands(piece: str, text: str) -> bool:

@@ -285,7 +285,8 @@ class ChatTemplate:
         if kind == "memory":
             return "the chat template takes too much memory for it"
         if kind == "unwritten":
-            return f"the chat template does not write {said}; {_suggestions(more[0], more[1])}"
+            ways = _suggestions(more[0], more[1], str(self._options["on_unwritten"]))
+            return f"the chat template does not write {said}; {ways}"
         return f"the chat template {said}"
 
     def _without_template(self, row: Row) -> Rendered:
@@ -304,12 +305,12 @@ class ChatTemplate:
         return Rendered(prompt + completion, ((start, len(prompt) + len(completion)),), closed=False)
 
 
-def _suggestions(kinds: Sequence[str], cure: Mapping[str, Any] | None) -> str:
+def _suggestions(kinds: Sequence[str], cure: Mapping[str, Any] | None, on_unwritten: str) -> str:
     """Say what helps a row of which something is left out."""
     ways = ["take that out of the row"]
     if cure:
         ways.append(f"set data.chat_template_kwargs to {dict(cure)}, which keeps it")
-    if set(kinds) <= {"thoughts", "calls"}:
+    if set(kinds) <= {"thoughts", "calls"} and on_unwritten != "content":
         ways.append("set data.on_unwritten to content to keep it in the answer's text, or to without to train without it")
     else:
         ways.append("set data.on_unwritten to without to train without it")
@@ -318,11 +319,10 @@ def _suggestions(kinds: Sequence[str], cure: Mapping[str, Any] | None) -> str:
 
 
 def per_answer(row: Row) -> Iterator[Row]:
-    """Return a conversation as rows that each end with one of its answers; a row without several answers to learn stays as it is."""
+    """Return a conversation as rows that each end with one of its answers; a row without an answer to learn stays as it is."""
     wanted = wanted_answers(row, "assistant") or []
-    if len(wanted) < 2:
+    if not wanted:
         yield row
-        return
     for place in wanted:
         yield replace(row, messages=row.messages[: place + 1])
 

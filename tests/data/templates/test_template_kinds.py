@@ -87,6 +87,55 @@ def test_what_the_template_leaves_out_refuses_the_row_with_the_ways_out(opened: 
     assert "data.on_unwritten" in str(found)
 
 
+ADD = {"type": "function", "function": {"name": "add", "arguments": {"x": 11111}}}
+BARE = {"type": "function", "function": {"name": "add", "arguments": {}}}
+CALLS = "{% for c in m.tool_calls or [] %}{{ c.function.name ~ (c.function.arguments | tojson) }}{% endfor %}"
+PICKY = (
+    HEAD
+    + "{{ m.content }}{% for c in m.tool_calls or [] %}{% if c.function.name != 'add' %}{{ raise_exception('no') }}{% endif %}{% endfor %}"
+    + TAIL
+)
+
+
+@pytest.mark.parametrize(
+    ("template", "calls", "refused"),
+    [
+        (DEAF, [ADD], True),
+        (DEAF, [BARE], True),
+        (PICKY, [ADD], True),
+        (HEAD + "{{ m.content }}" + CALLS + TAIL, [ADD], False),
+        (HEAD + "{{ m.content }}" + CALLS + TAIL, [ADD, ADD], False),
+        (HEAD + "{{ m.content }}" + CALLS.replace("m.tool_calls or []", "(m.tool_calls or [])[:1]") + TAIL, [ADD, ADD], True),
+    ],
+)
+def test_a_call_whose_name_stands_in_what_is_said_is_no_written_call(
+    opened: Opened, template: str, calls: list[Any], refused: bool
+) -> None:
+    answer = Message("assistant", "Now adding these.", extra={"tool_calls": calls})
+    found = opened(template).render_rows([row_of(ASK, answer)], "assistant")[0]
+    assert isinstance(found, RowError) == refused
+    assert not refused or "does not write tool calls (add in turn 2)" in str(found)
+
+
+def test_a_question_of_marks_alone_is_missed_where_it_is_left_out(opened: Opened) -> None:
+    silent = HEAD + "{% if m.role != 'user' %}{{ m.content }}{% endif %}" + TAIL
+    found = opened(silent).render_rows([row_of(Message("user", "???"), SAY)], "assistant")[0]
+    assert isinstance(found, RowError)
+    assert "what the user says in turn 1" in str(found)
+
+
+def test_the_only_answer_to_learn_is_learned_wherever_it_stands() -> None:
+    row = row_of(ASK, SAY, ASK, Message("assistant", "No.", trained=False))
+    (part,) = per_answer(row)
+    assert part.messages == (ASK, SAY)
+
+
+def test_advice_that_is_followed_already_is_not_given_again(opened: Opened) -> None:
+    found = opened(STRIPPING, on_unwritten="content").render_rows([row_of(ASK, TAGGED)], "assistant")[0]
+    assert isinstance(found, RowError)
+    assert "to content" not in str(found)
+
+
 def test_what_is_left_out_is_trained_without_or_kept_in_the_content_as_the_settings_say(opened: Opened) -> None:
     rows = [row_of(ASK, THOUGHT)]
     (without,) = opened(DEAF, on_unwritten="without").render_rows(rows, "assistant")
