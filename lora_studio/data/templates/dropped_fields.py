@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from lora_studio.data.templates.jinja_env import REASONING, Span
-from lora_studio.data.templates.shapes import FAILURES, Turns, stand_in
+from lora_studio.data.templates.shapes import OF_A_TRIAL, Turns, stand_in
 
 DroppedKind = Literal[
     "thoughts", "calls", "answers", "questions", "system turns", "results", "tools", "earlier thoughts", "earlier answers"
@@ -152,7 +152,7 @@ def _of_context(messages: Turns, context: str) -> Iterator[Loss]:
 def _rendered(turns: Turns, fill: Callable[[Turns], str]) -> str | None:
     try:
         return fill(turns)
-    except FAILURES:
+    except OF_A_TRIAL:
         return None
 
 

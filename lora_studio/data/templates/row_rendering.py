@@ -8,7 +8,7 @@ from typing import Any
 
 from lora_studio.data.templates.dropped_fields import CONTEXT, Loss, losses_of
 from lora_studio.data.templates.jinja_env import REASONING
-from lora_studio.data.templates.shapes import FAILURES, Turns
+from lora_studio.data.templates.shapes import OF_A_TRIAL, Turns
 from lora_studio.data.templates.spans import AnswerFinder, Found
 from lora_studio.data.templates.turn_ends import RewrittenError
 
@@ -82,7 +82,7 @@ class RowRenderer:
         turns = messages[: loss.place + 1]
         try:
             text = finder.fill(turns, tools)
-        except FAILURES:
+        except OF_A_TRIAL:
             return False
         return any(
             other.place == loss.place and other.kind == loss.kind
@@ -132,7 +132,7 @@ class RowRenderer:
             return False
         try:
             alone = self._finder.find(messages, tools, [last])
-        except FAILURES:
+        except OF_A_TRIAL:
             return False
         return alone.text == found.text and all(self._finder.ended(alone)) and bool(found.text[alone.spans[-1][1] :].strip())
 
@@ -142,7 +142,7 @@ class RowRenderer:
             places = found.answers or {}
             try:
                 self._ends_last = all(all(self._finder.ended(self._finder.find(messages[: place + 1], tools, [place]))) for place in places)
-            except FAILURES:
+            except OF_A_TRIAL:
                 self._ends_last = False
         return self._ends_last
 
@@ -160,7 +160,7 @@ class RowRenderer:
     def _helps(self, values: dict[str, Any], helps: Callable[[AnswerFinder], bool]) -> bool:
         try:
             return helps(self._finder.given(values))
-        except FAILURES:
+        except OF_A_TRIAL:
             return False
 
     def _tags(self) -> tuple[str, str]:

@@ -19,6 +19,8 @@ from lora_studio.data.templates.jinja_env import REASONING, CompiledTemplate
 Turns = list[dict[str, Any]]
 FAILURES = (TemplateError, TypeError, ValueError, LookupError, ArithmeticError, AttributeError, RecursionError)
 """What rendering may raise."""
+OF_A_TRIAL = (*FAILURES, MemoryError)
+"""What a template may raise where it is only tried out on other turns than a row's: the row is not refused for it."""
 
 
 def stand_in() -> str:
@@ -120,5 +122,5 @@ def _takes_thought(template: CompiledTemplate, shape: Shape) -> bool:
 def _tried(template: CompiledTemplate, shape: Shape, turns: Turns, tools: list[Any] | None = None) -> str:
     try:
         return template.fill(shape.of(turns), tools)
-    except (*FAILURES, MemoryError):
+    except OF_A_TRIAL:
         return ""

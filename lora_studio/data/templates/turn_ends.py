@@ -9,7 +9,7 @@ from typing import Any
 from lora_studio.data.templates.dropped_fields import TAGGED
 from lora_studio.data.templates.jinja_env import REASONING, CompiledTemplate
 from lora_studio.data.templates.openings import Marks
-from lora_studio.data.templates.shapes import FAILURES, Shape, Turns, shape_of, stand_in
+from lora_studio.data.templates.shapes import OF_A_TRIAL, Shape, Turns, shape_of, stand_in
 
 
 class RewrittenError(ValueError):
@@ -39,7 +39,7 @@ class TemplateAtWork:
     def _tried(self, messages: Turns, tools: list[Any] | None, *, opened: bool = False) -> str | None:
         try:
             return self.fill(messages, tools, opened=opened)
-        except FAILURES:
+        except OF_A_TRIAL:
             return None
 
 
@@ -57,7 +57,7 @@ class TurnEnds(TemplateAtWork):
                 alone = text if behind is None else self.fill(turns[:2], None)
                 close = self._end(turns[:2], None, alone, text, behind)
                 found.append(text[text.rindex(said["content"]) + len(said["content"]) : close])
-            except FAILURES:
+            except OF_A_TRIAL:
                 continue
         return tuple(sorted({closing for closing in found if closing.strip()}, key=len, reverse=True))
 

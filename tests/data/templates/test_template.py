@@ -453,8 +453,8 @@ def test_a_template_without_an_end_is_named_at_its_row(opened: Callable[..., Cha
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the system does not bound a process's memory so")
 def test_a_template_that_takes_more_memory_than_the_child_may_have_is_refused_at_its_row(tokenizer_with: Make) -> None:
-    text = "{% if messages|length > 2 %}{{ ('a' * 200_000_000)|length }}{% endif %}" + CHATML.template  # no more than 200 MB
-    with ChatTemplate(tokenizer_with(text), limits=Limits(memory=200_000_000)) as template:
+    text = "{% if messages|length > 2 %}{{ ('a' * 400_000_000)|length }}{% endif %}" + CHATML.template  # no more than 400 MB
+    with ChatTemplate(tokenizer_with(text), limits=Limits(memory=400_000_000)) as template:
         small, large = template.render_rows([chat_row(1), chat_row(2)], "all")
     assert isinstance(small, Rendered)
     assert "too much memory" in str(large)

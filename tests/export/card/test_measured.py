@@ -15,7 +15,7 @@ from tests.consumers.readers import READERS
 from tests.consumers.subjects import TINY, Subject, shape_of
 from tests.consumers.table import page, write_results
 
-_ROOT = Path(__file__).resolve().parents[2]
+_ROOT = Path(__file__).resolve().parents[3]
 DOCUMENT: dict[str, Any] = json.loads((resources_folder() / "consumers.json").read_text(encoding="utf-8"))
 
 

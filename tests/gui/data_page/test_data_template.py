@@ -234,7 +234,7 @@ def refused(desk: Desk, page: DataPage, tmp_path: Path) -> DataPage:
 
 
 def data_item(desk: Desk) -> ReadyItem:
-    return next(item for item in desk.workspace.readiness if item.name == "data")
+    return next(item for item in desk.workspace.readiness.items if item.name == "data")
 
 
 def banner_of_refused(page: DataPage) -> Banner:

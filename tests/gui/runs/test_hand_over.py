@@ -50,7 +50,7 @@ def quick_training(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(autouse=True)
 def no_child_left(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """End the runs that outlive a test's window, and their processes."""
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[3]))
     with ended_runs():
         yield
 

@@ -27,7 +27,7 @@ LONG = 50_000
 @pytest.fixture(autouse=True)
 def quick_training(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run_control, "TRAIN_TASK", "tests.gui.tasks:train")
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[3]))
 
 
 @pytest.fixture(autouse=True)
