@@ -31,7 +31,7 @@ _PARTS = (
     "transformers",
     "peft",
     "accelerate",
-    "datasets",
+    "tokenizers",
     "safetensors",
     "huggingface_hub",
     "pydantic",
