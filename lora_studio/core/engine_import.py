@@ -10,13 +10,16 @@ meanwhile, and is told afterwards that these objects are here to stay, so that n
 libraries are opened by a call that lets other threads run.
 
 peft brings bitsandbytes in where it is installed, and that fetches compiled code from the Hub while it is imported if the package
-`kernels` is there. No code is taken from the Hub here, so both are told that there is no such package.
+`kernels` is there. No code is taken from the Hub here, so both are told that there is no such package. bitsandbytes also has four of its
+functions compiled as it is imported, which brings torch's whole compiler in, a fifth of the time of an engine's start; they are compiled
+when they are first called.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import gc
 import importlib
 import importlib.util
@@ -24,9 +27,10 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 ENGINE_PARTS = (
     ("torch", "torch"),
@@ -46,7 +50,7 @@ def import_part(module: str) -> ModuleType:
     with _IMPORTING:
         if module in sys.modules:
             return importlib.import_module(module)
-        with _no_collection(keep=module in _NAMES), _no_fetched_kernels():
+        with _no_collection(keep=module in _NAMES), _no_fetched_kernels(), compiled_when_called(module):
             if module == "torch":
                 _open_libraries()
             return importlib.import_module(module)
@@ -90,6 +94,26 @@ def _no_fetched_kernels() -> Generator[None]:
     finally:
         if hidden:
             sys.modules.pop("kernels", None)
+
+
+@contextlib.contextmanager
+def compiled_when_called(module: str) -> Generator[None]:
+    """Have `torch.compile` wait for a function's first call, while peft brings bitsandbytes in."""
+    torch: Any = sys.modules.get("torch")
+    if module != "peft" or torch is None:
+        yield
+        return
+    compile_now: Callable[..., Callable[..., Any]] = torch.compile
+
+    def compile_later(function: Callable[..., Any], **settings: Any) -> Callable[..., Any]:
+        compiled = functools.cache(lambda: compile_now(function, **settings))
+        return functools.wraps(function)(lambda *given, **named: compiled()(*given, **named))
+
+    torch.compile = compile_later
+    try:
+        yield
+    finally:
+        torch.compile = compile_now
 
 
 def _open_libraries() -> None:

@@ -47,17 +47,19 @@ passes = []
 gc.callbacks.append(lambda phase, info: passes.append(info["generation"]) if phase == "start" else None)
 import_engine()
 during = passes.count(2)
+import sys
+compiler = "torch._inductor.compile_fx" in sys.modules
 model = [0]
 model.append(model)
 import_part("lora_studio.models.load")
-print(during, gc.isenabled(), len(gc.get_objects()) < 50_000, gc.is_tracked(model) and any(found is model for found in gc.get_objects()))
+print(during, compiler, gc.isenabled(), len(gc.get_objects()) < 50_000, gc.is_tracked(model) and any(found is model for found in gc.get_objects()))
 """
 
 
-def test_the_collector_rests_while_the_engine_is_imported_and_leaves_it_alone_afterwards() -> None:
+def test_the_collector_rests_and_the_compiler_stays_out_while_the_engine_is_imported() -> None:
     done = subprocess.run([sys.executable, "-c", QUIET], capture_output=True, text=True, check=True, timeout=120)
-    passes, enabled, few_to_go_through, later_ones_collectable = done.stdout.split()
-    assert passes == "0"
+    passes, compiler, enabled, few_to_go_through, later_ones_collectable = done.stdout.split()
+    assert (passes, compiler) == ("0", "False")
     assert (enabled, few_to_go_through, later_ones_collectable) == ("True", "True", "True")
 
 
@@ -69,3 +71,24 @@ def test_no_package_that_fetches_code_is_asked_while_the_engine_comes_in(tmp_pat
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
     ended = subprocess.run([sys.executable, "-c", code], check=False, env=environment, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
+
+
+def test_a_function_that_is_compiled_as_peft_comes_in_is_compiled_once_when_it_is_called() -> None:
+    import torch
+
+    from lora_studio.core.engine_import import compiled_when_called
+
+    graphs: list[object] = []
+
+    def backend(graph: torch.fx.GraphModule, _inputs: object) -> object:
+        graphs.append(graph)
+        return graph.forward
+
+    compile_now = torch.compile
+    with compiled_when_called("peft"):
+        twice = torch.compile(lambda tensor: 2 * tensor, backend=backend)
+    assert torch.compile is compile_now
+    assert graphs == []
+    for _ in range(2):
+        assert twice(torch.ones(3)).tolist() == [2.0, 2.0, 2.0]
+    assert len(graphs) == 1
