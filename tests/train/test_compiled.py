@@ -16,7 +16,7 @@ from lora_studio.core.events import Notice, RunEvent, Step
 from lora_studio.inference.loaded_model import LoadedModel
 from lora_studio.train.compiled import refuse_without_compiler
 from lora_studio.train.interrupt import decoder_layers
-from tests.tiny import write_chat_rows
+from tests.tiny import save_tiny_model, write_chat_rows
 from tests.train.helpers import all_events, losses, new_run, run_config
 
 TinyModel = Callable[[str], Path]
@@ -45,17 +45,19 @@ def events_of(folder: Path, model: Path, changes: Mapping[str, object], context:
     )
 
 
+@pytest.fixture(scope="module")
+def shallow(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of one layer: each layer is compiled by itself, which takes long."""
+    return save_tiny_model(tmp_path_factory.mktemp("shallow") / "llama", "llama", num_hidden_layers=1)
+
+
 @pytest.mark.usefixtures("compiler")
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_compiled_layers_give_the_same_losses_and_are_gone_after_the_run(
-    tiny_model: TinyModel,
-    tmp_path: Path,
-    checkpointing: bool,
-) -> None:
+def test_compiled_layers_give_the_same_losses_and_are_gone_after_the_run(shallow: Path, tmp_path: Path, checkpointing: bool) -> None:
     changes = {"training.gradient_checkpointing": checkpointing, "training.train_sampling_strategy": "random"}
-    plain = events_of(tmp_path / "plain", tiny_model("llama"), changes)
+    plain = events_of(tmp_path / "plain", shallow, changes)
     context = TaskContext()
-    compiled = events_of(tmp_path / "compiled", tiny_model("llama"), {**changes, "training.torch_compile": True}, context)
+    compiled = events_of(tmp_path / "compiled", shallow, {**changes, "training.torch_compile": True}, context)
 
     assert losses(compiled) == pytest.approx(losses(plain), rel=1e-5)
     assert not any(isinstance(event, Notice) for event in plain)
