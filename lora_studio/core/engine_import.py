@@ -107,7 +107,12 @@ def compiled_when_called(module: str) -> Generator[None]:
 
     def compile_later(function: Callable[..., Any], **settings: Any) -> Callable[..., Any]:
         compiled = functools.cache(lambda: compile_now(function, **settings))
-        return functools.wraps(function)(lambda *given, **named: compiled()(*given, **named))
+
+        @functools.wraps(function)
+        def called(*given: Any, **named: Any) -> Any:
+            return compiled()(*given, **named)
+
+        return called
 
     torch.compile = compile_later
     try:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from os.path import commonpath
 from pathlib import Path
 from typing import Any
@@ -24,17 +25,35 @@ Strengths = Mapping[str, tuple[int, float]]
 """Rank and scale by module, as saved."""
 
 
-def strengths_of(folder: Path, config: Mapping[str, Any]) -> Strengths:
+def strengths_of(folder: Path, config: Mapping[str, Any], tree: ModuleTree | None = None) -> Strengths:
     """Return what an adapter's settings mean for each of its modules, once they are written into its folder.
+
+    Args:
+        folder: The adapter's.
+        config: Its settings.
+        tree: The base model's: with it what is on parameters goes by their names, else by their modules' as saved.
 
     Raises:
         InputError: Config and tensors contradict each other.
     """
     (folder / ADAPTER_CONFIG).write_text(json.dumps(config), encoding="utf-8")
-    return {name: (pair.r, pair.scale) for name, pair in SavedAdapter.open(folder).pairs.items()}
+    return {name: (pair.r, pair.scale) for name, pair in SavedAdapter.open(folder, tree).pairs.items()}
 
 
-def moved_settings(folder: Path, config: dict[str, Any], before: Strengths, names: Mapping[str, str], tree: ModuleTree) -> dict[str, Any]:
+def renamed(strengths: Strengths, names: Mapping[str, str]) -> Strengths:
+    """Return rank and scale by the new names of modules and of what lies in them."""
+    return {names.get(name) or _name(name, names): strength for name, strength in strengths.items()}
+
+
+def moved_settings(
+    folder: Path,
+    config: dict[str, Any],
+    before: Strengths,
+    names: Mapping[str, str],
+    tree: ModuleTree,
+    *,
+    on_parameters: bool = False,
+) -> dict[str, Any]:
     """Bring an adapter's settings to new names of its modules.
 
     Args:
@@ -43,11 +62,12 @@ def moved_settings(folder: Path, config: dict[str, Any], before: Strengths, name
         before: What they meant; see `strengths_of`.
         names: New names of modules by the old ones.
         tree: The base model's.
+        on_parameters: Whether `before` names parameters, not the modules as saved that stand for them.
 
     Raises:
         InputError: No settings under the new names mean the same.
     """
-    wanted = {names.get(name, name): strength for name, strength in before.items()}
+    wanted = renamed(before, names)
     modules = [name for name in sorted(wanted) if name in tree.by_name and tree.by_name[name].kind in _MODULES]
     changed = {
         **config,
@@ -58,9 +78,9 @@ def moved_settings(folder: Path, config: dict[str, Any], before: Strengths, name
         **{key: _renamed(config.get(key), names) for key in ("target_parameters", "modules_to_save", "trainable_token_indices")},
         **{key: _renamed(config.get(key) or {}, names) for key in ("rank_pattern", "alpha_pattern")},
     }
-    for settings in (changed, {**changed, **_patterns(changed, {name: wanted[name] for name in modules})}):
+    for settings in (changed, {**changed, **pattern_tables(changed, {name: wanted[name] for name in modules})}):
         with contextlib.suppress(InputError):  # ranks that are not those of the file
-            if strengths_of(folder, settings) == wanted:
+            if strengths_of(folder, settings, tree if on_parameters else None) == wanted:
                 return settings
     raise InputError(
         "The settings of rank and alpha cannot be brought to the names of the base's modules.",
@@ -92,12 +112,26 @@ def _parents(names: Mapping[str, str]) -> set[tuple[str, str]]:
     return found
 
 
-def _patterns(config: Mapping[str, Any], wanted: Strengths) -> dict[str, dict[str, float]]:
-    """Say rank and alpha of each module by its whole name, where they are not the common ones."""
+def pattern_tables(
+    config: Mapping[str, Any], wanted: Strengths, key: Callable[[str], str] = lambda name: f"^{re.escape(name)}$"
+) -> dict[str, dict[str, float]]:
+    """Return `rank_pattern` and `alpha_pattern` that say rank and scale of each module by its whole name, where not the common ones.
+
+    Args:
+        config: The adapter's settings: `r`, `lora_alpha` and `use_rslora`.
+        wanted: What each module is to have.
+        key: How a name is written as a pattern.
+    """
     rooted = bool(config.get("use_rslora"))
     ranks = {name: r for name, (r, _) in wanted.items() if r != config.get("r")}
-    alphas = {name: scale * (r**0.5 if rooted else r) for name, (r, scale) in wanted.items()}
+    alphas = {name: _whole(scale * (r**0.5 if rooted else r)) for name, (r, scale) in wanted.items()}
     return {
-        "rank_pattern": {f"^{re.escape(name)}$": r for name, r in ranks.items()},
-        "alpha_pattern": {f"^{re.escape(name)}$": alpha for name, alpha in alphas.items() if alpha != config.get("lora_alpha")},
+        "rank_pattern": {key(name): r for name, r in ranks.items()},
+        "alpha_pattern": {key(name): alpha for name, alpha in alphas.items() if alpha != config.get("lora_alpha")},
     }
+
+
+def _whole(alpha: float) -> float:
+    """Return an alpha that a product of roots missed by a rounding as the whole number it is."""
+    nearest = round(alpha)
+    return nearest if nearest > 0 and math.isclose(alpha, nearest, rel_tol=1e-14) else alpha

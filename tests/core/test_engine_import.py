@@ -52,7 +52,8 @@ compiler = "torch._inductor.compile_fx" in sys.modules
 model = [0]
 model.append(model)
 import_part("lora_studio.models.load")
-print(during, compiler, gc.isenabled(), len(gc.get_objects()) < 50_000, gc.is_tracked(model) and any(found is model for found in gc.get_objects()))
+later = gc.is_tracked(model) and any(found is model for found in gc.get_objects())
+print(during, compiler, gc.isenabled(), len(gc.get_objects()) < 50_000, later)
 """
 
 

@@ -23,11 +23,11 @@ from lora_studio.export.imports.base_fit import adapted_names, adapter_tensors, 
 from lora_studio.export.imports.base_search import FoundBase, find_base
 from lora_studio.export.imports.foreign_config import read_foreign_config, replace_patterns
 from lora_studio.export.imports.foreign_keys import fit_keys, rename_keys
-from lora_studio.export.imports.fused_experts import MERGE, fuse_experts, is_on_parameters, refuse_lost
+from lora_studio.export.imports.fused_experts import MERGE, FusedExperts, fuse_experts, is_on_parameters, refuse_lost, see_strengths
 from lora_studio.export.imports.litgpt_format import from_litgpt, is_litgpt
 from lora_studio.export.imports.torchtune_fit import refuse_unsaid_dora, torchtune_findings
 from lora_studio.export.mlx.format import FUSE, from_mlx, is_mlx, refuse_tied
-from lora_studio.export.moved_settings import moved_settings, strengths_of
+from lora_studio.export.moved_settings import moved_settings, renamed, strengths_of
 from lora_studio.inference.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, base_of
 from lora_studio.models.check import read_json, read_model_config, refuse_code
 
@@ -194,22 +194,25 @@ def _looked_at(folder: Path) -> tuple[dict[str, Any], list[Finding]]:
 def _fitted(folder: Path, base: FoundBase, config: dict[str, Any], *, by_mlx: bool) -> tuple[dict[str, Any], list[Finding]]:
     """Bring an adapter's names and experts to what its base has."""
     assert base.folder is not None
-    fused: list[Finding] = []
     tree = tree_of(base.folder)
     way_out = FUSE if by_mlx else MERGE
+    fused: FusedExperts | None = None
     if is_on_parameters(folder, config, tree):
-        config, fused = fuse_experts(folder, base.folder, config, way_out)
-    before = strengths_of(folder, config)
+        fused = fuse_experts(folder, base.folder, config, tree, way_out)
+        config = fused.config
+    before = fused.strengths if fused else strengths_of(folder, config)
     moved, names = fit_keys(folder, tree)
     if names:
-        config = moved_settings(folder, config, before, names, tree)
+        config = moved_settings(folder, config, before, names, tree, on_parameters=fused is not None)
+    if fused:
+        see_strengths(folder, config, renamed(before, names), tree, way_out)
     adapted = adapted_names(adapter_tensors(folder))
     if by_mlx:
         refuse_tied(adapted, tree)
     if any(module.kind == "experts" for module in tree.modules):
         (folder / ADAPTER_CONFIG).write_text(json.dumps(config), encoding="utf-8")
         refuse_lost(folder, base.folder, way_out)
-    return config, [*fused, *moved]
+    return config, [*(fused.findings if fused else ()), *moved]
 
 
 def _without_code(folder: Path) -> list[Finding]:

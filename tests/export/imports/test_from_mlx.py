@@ -94,11 +94,11 @@ def test_a_router_from_mlx_lm_merges(tiny_model: Tiny, tmp_path: Path) -> None:
     assert (logits(AutoModelForCausalLM.from_pretrained(tmp_path / "merged")) - with_updates(base, updates)).abs().max() < 1e-5
 
 
-def test_a_part_of_fused_experts_is_refused_with_the_way_out_of_mlx_lm(tiny_model: Tiny, tmp_path: Path) -> None:
-    write_experts(tmp_path / "mlx", tiny_model("qwen3_moe"), "mlp", ("up_proj",))
-    with pytest.raises(InputError, match="cannot carry it") as raised:
-        imported(tmp_path / "mlx")
-    assert "mlx_lm.fuse" in raised.value.hint
+def test_a_part_of_fused_experts_leaves_the_other_part_as_it_is(tiny_model: Tiny, tmp_path: Path) -> None:
+    base = tiny_model("qwen3_moe")
+    updates = write_experts(tmp_path / "mlx", base, "mlp", ("up_proj",))
+    expected = with_updates(base, {**updates, "gate_proj": torch.zeros_like(updates["up_proj"])})
+    assert (logits(with_adapter(base, Path(imported(tmp_path / "mlx")["path"]))) - expected).abs().max() < 1e-5
 
 
 def test_a_dense_layer_that_peft_takes_for_experts_is_refused(tmp_path: Path) -> None:
