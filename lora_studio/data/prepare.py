@@ -138,26 +138,30 @@ def split_rows(store: TokenStore, settings: DataSettings, seed: int) -> tuple[Nu
     rows = np.flatnonzero(~of_eval)
     held_out = of_eval.copy()
     if not of_eval.any():
-        held_out[rows[choose_held_out(kept_together(store, rows), settings.eval_fraction, seed, settings.eval_rows)]] = True
+        held_out[rows[_held_out_of(store, rows, settings, seed)]] = True
     trains = store.lengths.trains(settings.max_length)
     return np.flatnonzero(~held_out & trains), np.flatnonzero(held_out & trains)
 
 
-def kept_together(store: TokenStore, rows: Numbers) -> Numbers:
-    """Return a number for each row that it shares with rows of the same content, and with other rows of the same conversation."""
-    labels = np.unique(store.contents[rows], return_inverse=True)[1].astype(np.int64)
-    if not store.places[2, rows].any():
-        return labels
-    groups = np.unique(store.places[:2, rows], axis=1, return_inverse=True)[1].reshape(-1)
-    contents = labels
-    while True:
-        before = labels
-        for parts in (groups, contents):
-            least = np.full(int(parts.max()) + 1, labels.size, np.int64)
-            np.minimum.at(least, parts, labels)
-            labels = least[parts]
-        if np.array_equal(before, labels):
-            return labels
+def _held_out_of(store: TokenStore, rows: Numbers, settings: DataSettings, seed: int) -> Numbers:
+    """Choose among the rows of the files: what training makes of one (`train_on: each`) is held out whole, or not at all.
+
+    Conversations that begin alike share rows: of one that is held out, what others are trained on is no test.
+    """
+    conversation = _conversations(store.places[:, rows])
+    last = np.zeros(int(conversation[-1]) + 1 if rows.size else 0, np.int64)
+    last[conversation] = np.arange(rows.size)  # of several the last: the whole conversation
+    contents = store.contents[rows]
+    chosen = choose_held_out(contents[last], settings.eval_fraction, seed, settings.eval_rows)
+    held_out = np.isin(conversation, chosen)
+    return np.flatnonzero(held_out & ~np.isin(contents, contents[~held_out]))
+
+
+def _conversations(places: Numbers) -> Numbers:
+    """Return a number for each row that it shares with the other rows made of the same row of a file, counted in their order."""
+    turns = places[2]
+    same = (places[:2, 1:] == places[:2, :-1]).all(axis=0) & (turns[:-1] > 0) & ((turns[1:] > turns[:-1]) | (turns[1:] == 0))
+    return np.concatenate([np.zeros(min(1, turns.size), np.int64), np.cumsum(~same)])
 
 
 def choose_held_out(contents: Numbers, fraction: float, seed: int, count: int = 0) -> Numbers:

@@ -390,3 +390,45 @@ def test_a_folder_without_a_tokenizer_is_refused(write_rows: Write, tmp_path: Pa
     config = RunConfig().replace({"data.train": (write_rows([chat(QUESTION, ANSWER)]),)}).model_dump(mode="json")
     with pytest.raises(InputError, match="has no tokenizer that can be read"):
         list(report(TaskContext(), config, str(tmp_path)))
+
+
+def answers_of(tokenizer: Any, rows: Any) -> list[str]:
+    return [tokenizer.decode(rows[number].input_ids) for number in range(len(rows))]
+
+
+def split_by_answer(tokenizer: Any, path: str, seed: int = 0, **changes: Any) -> tuple[list[str], list[str]]:
+    prepared = prepare_data(DataSettings(train=(path,), train_on="each", **changes), tokenizer, seed=seed)
+    return answers_of(tokenizer, prepared.train), answers_of(tokenizer, prepared.evaluation)
+
+
+def test_with_a_row_for_each_answer_long_conversations_are_held_out_as_often_as_short_ones(write_rows: Write, tokenizer_with: Make) -> None:
+    long = [chat(f"Ask {number}", "One.", f"More {number}", "Two.", "And?", "Three.") for number in range(6)]
+    short = [chat(f"Once {number}", "Only.") for number in range(6)]
+    path, tokenizer = write_rows([row for pair in zip(long, short) for row in pair]), tokenizer_with()
+    held_out = [split_by_answer(tokenizer, path, seed, eval_rows=4)[1] for seed in range(8)]
+    heads = [{text.partition("Ask ")[2][:1] for text in texts if "Ask " in text} for texts in held_out]
+    assert all(sum("Ask " in text for text in texts) == 3 * len(found) for texts, found in zip(held_out, heads))
+    assert all(len(found) + sum("Once " in text for text in texts) == 4 for texts, found in zip(held_out, heads))
+    assert 8 <= sum(map(len, heads)) <= 24
+
+
+def test_conversations_of_more_answers_than_rows_are_held_out_are_held_out_all_the_same(write_rows: Write, tokenizer_with: Make) -> None:
+    path = write_rows([chat(f"Ask {number}", "One.", "More", "Two.", "And?", "Three.") for number in range(5)])
+    train, held_out = split_by_answer(tokenizer_with(), path, eval_rows=1)
+    assert (len(train), len(held_out)) == (12, 3)
+
+
+def test_conversations_that_begin_alike_are_held_out_without_what_is_trained_on(write_rows: Write, tokenizer_with: Make) -> None:
+    path = write_rows([chat("Hi", "Hello!", f"Ask {number}", "Two.") for number in range(10)])
+    train, held_out = split_by_answer(tokenizer_with(), path, eval_fraction=0.3)
+    assert len(held_out) == 3
+    assert not set(train) & set(held_out)
+    assert len(train) == 17  # what they begin with is the same row ten times, and trained on
+
+
+def test_rows_of_one_line_are_conversations_of_their_own(tmp_path: Path, tokenizer_with: Make) -> None:
+    rows = [chat(f"Ask {number}", "One.", "More", "Two.") for number in range(4)]
+    path = tmp_path / "rows.json"
+    path.write_text(json.dumps(rows), encoding="utf-8")
+    train, held_out = split_by_answer(tokenizer_with(), str(path), eval_fraction=0.25)
+    assert (len(train), len(held_out)) == (6, 2)
