@@ -80,10 +80,18 @@ def before_thought(text: str, place: int) -> int:
     return place
 
 
-def endings(row: str, prompt: str, place: int) -> tuple[str, str]:
-    """Return both ways to open an answer, from a little before where they part."""
+def endings(row: str, prompt: str, place: int, said: int) -> tuple[str, str]:
+    """Return both ways to open an answer, from a little before where they part, without a word of the turns before.
+
+    Args:
+        row: The row up to the first word of the answer.
+        prompt: The prompt at inference.
+        place: Where they part.
+        said: Where the last word of the turns before ends; 0 where that is not known, and only what parts them is shown.
+    """
     start = max(0, place - _SHOWN // 3)
     start = max([start - _SHOWN, 0, *(row.rfind(mark, 0, start + 1) for mark in "\n<[")])  # no mark is cut
+    start = max(start, min(said, place) if said else place)
     return row[start:], prompt[start:]
 
 

@@ -75,7 +75,7 @@ def _reply(renderer: RowRenderer, row: dict[str, Any]) -> list[Any]:
     """Return [text, spans, notes], or [None, kind of fault, what it says]."""
     try:
         if row["prompt"]:
-            return [renderer.prompt(row["messages"], row["tools"]), [], {}]
+            return [renderer.prompt(row["messages"], row["tools"], row["wanted"]), [], {}]
         return renderer.render(row["messages"], row["tools"], row["wanted"])
     except RewrittenError as error:
         return [None, "rewritten", _said(error)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -35,9 +36,19 @@ class RowRenderer:
         self._cures: dict[str, dict[str, Any] | None] = {}
         self._ends_last: bool | None = None
 
-    def prompt(self, messages: Turns, tools: list[Any] | None) -> str:
-        """Render a conversation with the opening of the answer that is due."""
-        return self._finder.fill(messages, tools, opened=True)
+    def prompt(self, messages: Turns, tools: list[Any] | None, wanted: Sequence[int] | None) -> str:
+        """Render what stands before the last turn of a conversation as training has it there, with the opening of the answer that is due.
+
+        Args:
+            messages: The turns, the answer among them.
+            tools: Tools that may be called; None for none.
+            wanted: Places of the answers that training learns among the turns; None where it learns everything.
+        """
+        if self._on_unwritten == "content":
+            with contextlib.suppress(RewrittenError, UnwrittenError, *OF_A_TRIAL):
+                _, losses = self._looked_at(self._finder, messages, tools, wanted)
+                messages = _in_content(messages, _of_answers(losses), self._tags()) or messages
+        return self._finder.fill(messages[:-1], tools, opened=True)
 
     def render(self, messages: Turns, tools: list[Any] | None, wanted: Sequence[int] | None) -> list[Any]:
         """Return [text, spans, notes]; notes are {} for a row about which there is nothing to say.
@@ -47,11 +58,11 @@ class RowRenderer:
             UnwrittenError: The template leaves out something that the row says, and the settings refuse that.
         """
         found, losses = self._looked_at(self._finder, messages, tools, wanted)
-        lost = [loss for loss in losses if loss.kind not in CONTEXT]
+        lost = _of_answers(losses)
         if lost and self._on_unwritten == "content" and (kept := _in_content(messages, lost, self._tags())) is not None:
             messages = kept
             found, losses = self._looked_at(self._finder, messages, tools, wanted)
-            lost = [loss for loss in losses if loss.kind not in CONTEXT]
+            lost = _of_answers(losses)
         if lost and self._on_unwritten != "without":
             raise UnwrittenError(lost, self._cure("lost " + lost[0].kind, lambda finder: self._keeps(finder, messages, tools, wanted)))
         return [found.text, found.spans, self._notes(found, losses, messages, tools, wanted)]
@@ -166,6 +177,11 @@ class RowRenderer:
     def _tags(self) -> tuple[str, str]:
         """Return the tags between which the template itself would write thoughts."""
         return next((tags for tags in _TAGS if tags[0] in self._finder.template.text), _TAGS[-1])
+
+
+def _of_answers(losses: Sequence[Loss]) -> list[Loss]:
+    """Return what is lost of more than context."""
+    return [loss for loss in losses if loss.kind not in CONTEXT]
 
 
 def _in_content(messages: Turns, lost: Sequence[Loss], tags: tuple[str, str]) -> Turns | None:

@@ -106,6 +106,9 @@ class AnswerFinder(TurnEnds):
         if not all(place in by_answer for place in wanted):
             return None
         found = Found(text, {place: by_answer[place] for place in wanted})
+        if not self._train_opening:
+            for place in wanted:
+                self._leave_opening(found, messages, tools, place)
         if wanted and not self._known(messages, tools, wanted[-1]):
             self._compare_opening(found, messages, tools, wanted[-1])
         return found
@@ -144,11 +147,23 @@ class AnswerFinder(TurnEnds):
         opened = self._tried(messages[:place], tools, opened=True)
         assert found.answers is not None
         start = found.answers[place][0][0]
-        if opened is None or (found.text.startswith(opened) and not found.text[len(opened) : start].strip()):
+        if opened is None or _opens_so(found.text, opened, start):
             return
         self._seen.clear()
         parted = self._marks.shared(found.text, opened)
-        found.opening = endings(self._header(messages[: place + 1], tools, found.text, start), opened, min(parted, start))
+        header = self._header(messages[: place + 1], tools, found.text, start)
+        found.opening = endings(header, opened, min(parted, start), _said_before(messages[:place], opened))
+
+    def _leave_opening(self, found: Found, messages: Turns, tools: list[Any] | None, place: int) -> None:
+        """Begin a marked answer with what the row itself says, where the row opens it otherwise than the prompt at inference."""
+        assert found.answers is not None
+        (start, end), *others = found.answers[place]
+        opened = self._tried(messages[:place], tools, opened=True)
+        if opened is None or _opens_so(found.text, opened, start):
+            return
+        turns = messages[: place + 1]
+        said = self._said_from(turns, tools, found.text, self._plain_header(turns, tools))
+        found.answers[place] = [(min(max(start, said), end), end), *others]
 
     # ------------------------------------------------------------------ by rendering on
 
@@ -170,7 +185,7 @@ class AnswerFinder(TurnEnds):
         start, parted = self._start(turns, tools, text[:end], opened, answer)
         found.answers[place] = [(start, end)]
         if opened is not None and parted is not None:
-            found.opening = endings(self._header(turns, tools, text, start), opened, parted)
+            found.opening = endings(self._header(turns, tools, text, start), opened, parted, _said_before(turns[:-1], opened))
 
     def _in_place(self, messages: Turns, tools: list[Any] | None, text: str, place: int) -> Span:
         """Find an answer by putting another word in its place."""
@@ -265,6 +280,17 @@ class AnswerFinder(TurnEnds):
         """Return the text up to the first word of the answer that the row itself says, as far as it can be told."""
         header = self._plain_header(turns, tools)
         return text[: max(start, self._said_from(turns, tools, text, header))]
+
+
+def _opens_so(text: str, opened: str, start: int) -> bool:
+    """Return whether nothing but white space stands between the opened prompt and an answer."""
+    return text.startswith(opened) and not text[len(opened) : start].strip()
+
+
+def _said_before(turns: Turns, opened: str) -> int:
+    """Return where the last thing that a row says before an answer ends in the opened prompt; 0 where it is not found."""
+    said = str(turns[-1]["content"] or "").strip() if turns else ""
+    return max(0, opened.rfind(said) + len(said)) if said in opened else 0
 
 
 def _join(spans: list[Span], span: Span, text: str) -> None:

@@ -22,7 +22,7 @@ from lora_studio.data.templates.template_source import FIELD, TemplateSource, ch
 COMPILE_SECONDS = 20.0
 BLOCK_SECONDS = 20.0
 ROW_SECONDS = 5.0
-_RULES = 4  # raised whenever the same template makes another text, other spans or other faults of a row
+_RULES = 5  # raised whenever the same template makes another text, other spans or other faults of a row
 _WRITTEN_BY_HAND = re.compile("tool|think", re.IGNORECASE)  # an answer may call a tool or think in its text alone
 
 
@@ -70,6 +70,7 @@ class ChatTemplate:
         variables: Mapping[str, Any] | None = None,
         on_unwritten: str = "refuse",
         answer_opening: str = "trained",
+        train_on: str = "assistant",
         limits: Limits | None = None,
     ) -> None:
         """Take the template that the setting means; without any, only prompts with completions and text can be rendered.
@@ -80,6 +81,7 @@ class ChatTemplate:
             variables: `data.chat_template_kwargs`.
             on_unwritten: `data.on_unwritten`.
             answer_opening: `data.answer_opening`.
+            train_on: `data.train_on`: what a prompt keeps of the answers before it is what training keeps of them.
             limits: What the child that renders may take, where that is not the usual.
 
         Raises:
@@ -97,7 +99,7 @@ class ChatTemplate:
         self._limits = limits
         self._renderer: Renderer | None = None
         self._sent: tuple[Sequence[Row], list[dict[str, Any]]] | None = None
-        self._train_on = ""
+        self._train_on = train_on
 
     @classmethod
     def of(cls, tokenizer: Any, settings: DataSettings) -> Self:
@@ -112,6 +114,7 @@ class ChatTemplate:
             variables=settings.chat_template_kwargs,
             on_unwritten=settings.on_unwritten,
             answer_opening=settings.answer_opening,
+            train_on=settings.train_on,
         )
 
     def __enter__(self) -> Self:
@@ -159,7 +162,7 @@ class ChatTemplate:
         """
         if not self.present:
             return [Rendered(_seam(row.messages[0].content, row.messages[1].content)[0], (), closed=False) for row in rows]
-        self._send(rows, [_request(row, row.messages[:-1], None, prompt=True) for row in rows])
+        self._send(rows, [_request(row, row.messages, wanted_answers(row, self._train_on), prompt=True) for row in rows])
         return self.receive()
 
     def send(self, rows: Sequence[Row], train_on: str) -> None:

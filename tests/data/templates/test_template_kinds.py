@@ -414,3 +414,53 @@ def test_a_chat_and_an_adapters_folder_use_the_values_of_the_run(tokenizer_with:
     copy_template(tmp_path, TokenizerFiles(tokenizer, with_variables(SWITCHED, settings.chat_template_kwargs), "", ()))
     carried = adapters_template(tmp_path)
     assert prompt_ids(tokenizer, "Where is it?", DataSettings(chat_template=carried)) == asked
+
+
+OPENS_INSIDE = HEAD + (
+    "{% if m.role == 'assistant' %}{% generation %}{{ '<think>\\n\\n</think>\\n\\n' + m.content + '<|im_end|>' }}{% endgeneration %}"
+    "{% else %}{{ m.content + '<|im_end|>' }}{% endif %}{{ '\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n<think>\\nHm' }}{% endif %}"
+)
+
+
+def test_the_opening_of_marked_answers_is_context_where_the_settings_say_so(opened: Opened) -> None:
+    rows = [row_of(ASK, SAY, ASK, SAY), row_of(ASK, SAY)]
+    for found in opened(OPENS_INSIDE, answer_opening="context").render_rows(rows, "assistant"):
+        assert set(learned(found)) == {"In Celle.<|im_end|>"}
+        assert isinstance(found, Rendered)
+        assert found.opening is not None
+    (trained, _) = opened(OPENS_INSIDE).render_rows(rows, "assistant")
+    assert learned(trained) == ["<think>\n\n</think>\n\nIn Celle.<|im_end|>"] * 2
+
+
+def test_the_opening_that_marked_answers_share_with_the_prompt_stays_as_it_is(opened: Opened) -> None:
+    alike = OPENS_INSIDE.replace("<think>\\n\\n</think>\\n\\n", "").replace("<think>\\nHm", "")
+    (found,) = opened(alike, answer_opening="context").render_rows([row_of(ASK, SAY)], "assistant")
+    assert learned(found) == ["In Celle.<|im_end|>"]
+
+
+@pytest.mark.parametrize("template", [OPENS_INSIDE, SWITCHED.replace("'<think>\\n' if enable", "'<think>\\nHm' if enable")])
+def test_openings_are_counted_by_what_the_template_writes_without_a_word_of_the_rows(
+    template: str, tokenizer_with: Make, write_rows: Make
+) -> None:
+    rows = [chat(f"Is it <{name}>[{name}]?\n{name}", "In Celle.") for name in ("Anna", "Berta", "Carla", "Dora")]
+    settings = RunConfig().replace({"data.train": (write_rows(rows),), "data.eval_fraction": 0}).data
+    (found,) = prepare_data(settings, tokenizer_with(template), seed=0).report.findings
+    assert found.code == "opening_differs"
+    assert found.message.startswith("4 rows open their answers with ")
+    assert not any(name in found.message for name in ("Anna", "Berta", "Carla", "Dora", "Celle"))
+    assert "<|im_start|>assistant" in found.message
+
+
+@pytest.mark.parametrize("train_on", ["assistant", "last", "all"])
+@pytest.mark.parametrize("answer", [THOUGHT, Message("assistant", "", extra={"tool_calls": [CALL]})], ids=["thoughts", "calls"])
+def test_a_prompt_keeps_of_earlier_answers_what_training_keeps(opened: Opened, answer: Message, train_on: str) -> None:
+    template = opened(DEAF, on_unwritten="content", train_on=train_on)
+    row = row_of(ASK, answer, ASK, SAY)
+    (trained,) = template.render_rows([row], train_on)
+    (prompt,) = template.prompts([row])
+    assert isinstance(trained, Rendered)
+    assert isinstance(prompt, Rendered)
+    assert trained.text == prompt.text + "In Celle.<|im_end|>\n"
+    assert ("They ask where." in prompt.text) == (answer is THOUGHT and train_on != "last")
+    assert ("track" in prompt.text) == (answer is not THOUGHT)
