@@ -24,6 +24,7 @@ from lora_studio.data.templates.task import RENDER_TASK
 from lora_studio.data.templates.template_source import shipped_template, shipped_templates
 from lora_studio.gui.data_page.answer_choice import AnswerChoice
 from lora_studio.gui.data_page.lens.lens_colors import chip_styles
+from lora_studio.gui.engine.latest_job import LatestJob
 from lora_studio.gui.platform.text import tr
 from lora_studio.gui.theme import colors
 from lora_studio.gui.widgets import ComboBox, ErrorLabel, label
@@ -32,7 +33,6 @@ from lora_studio.jobs.spec import JobSpec
 if TYPE_CHECKING:
     from lora_studio.gui.draft.workspace import Workspace
     from lora_studio.gui.engine.job_center import JobCenter
-    from lora_studio.jobs.job import Job
 
 _RENDER_AFTER_MS = 300
 _OWN, _WRITTEN = "", "written"
@@ -59,9 +59,8 @@ class TemplateDialog(QDialog):
         self.setWindowTitle(tr("Chat template"))
         self.resize(920, 560)
         self._workspace = workspace
-        self._jobs = jobs
         self._row = row
-        self._job: Job | None = None
+        self._job = LatestJob(jobs)
         self._filling = False
         self._parts: list[dict[str, Any]] = []
         self._timer = QTimer(self, singleShot=True, interval=_RENDER_AFTER_MS)
@@ -87,7 +86,7 @@ class TemplateDialog(QDialog):
     def done(self, result: int) -> None:
         """Stop rendering."""
         self._timer.stop()
-        self._stop()
+        self._job.drop()
         super().done(result)
 
     def _build(self) -> None:
@@ -173,18 +172,13 @@ class TemplateDialog(QDialog):
         self._note.setText(waits or tr("rendering…"))
         if waits or self._row is None or model.source is None:
             return
-        self._stop()
         config = self._workspace.draft.config.replace({"data.chat_template": self.setting})
         arguments: dict[str, Any] = {
             "config": config.model_dump(mode="json"),
             "model_folder": str(model.source.path),
             "row": self._row.to_json(),
         }
-        started: list[Job] = []
-        self._job = self._jobs.start(
-            JobSpec(RENDER_TASK, arguments, title=tr("Render a row")), on_done=lambda last: self._on_rendered(started, last)
-        )
-        started.append(self._job)
+        self._job.start(JobSpec(RENDER_TASK, arguments, title=tr("Render a row")), self._on_rendered)
 
     def _waits_for(self) -> str:
         model = self._workspace.model
@@ -194,10 +188,7 @@ class TemplateDialog(QDialog):
             return tr("The row is rendered when the engine is loaded.")
         return "" if model.source and model.source.ready else tr("The row is rendered when the base model is ready.")
 
-    def _on_rendered(self, started: list[Job], last: LastEvent) -> None:
-        if self._job not in started:
-            return
-        self._job = None
+    def _on_rendered(self, last: LastEvent) -> None:
         if isinstance(last, RunFinished):
             self._show_result(last.result)
         elif isinstance(last, RunFailed):
@@ -233,8 +224,3 @@ class TemplateDialog(QDialog):
         selection.cursor = cursor  # pyright: ignore[reportAttributeAccessIssue]
         selection.format = form  # pyright: ignore[reportAttributeAccessIssue]
         return selection
-
-    def _stop(self) -> None:
-        if self._job is not None:
-            self._job.control.stop()
-            self._job = None

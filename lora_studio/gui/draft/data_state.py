@@ -14,6 +14,7 @@ from lora_studio.data.bad_rows import with_refused
 from lora_studio.data.check import DataCheck, check_files
 from lora_studio.data.readers.files import quick_bytes
 from lora_studio.data.tasks import CHECK_TASK
+from lora_studio.gui.engine.latest_job import LatestJob
 from lora_studio.gui.platform.text import tr
 from lora_studio.jobs.spec import JobSpec
 
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from lora_studio.gui.draft.draft_store import DraftStore
     from lora_studio.gui.draft.model_state import ModelState
     from lora_studio.gui.engine.job_center import JobCenter
-    from lora_studio.jobs.job import Job
 
 REPORT_TASK = "lora_studio.data.tasks:report"
 _READ_HERE_BYTES = 1_000_000  # smaller files are read within a few milliseconds
@@ -53,14 +53,13 @@ class DataState(QObject):
         super().__init__(draft)
         self._draft = draft
         self._model = model
-        self._jobs = jobs
         self.check: DataCheck | None = None
         self.report: dict[str, Any] | None = None
         self.error = self.hint = self.field = ""
         self.progress: tuple[float, float] = (0, 0)
         self.stopped = False
-        self._check_job: Job | None = None
-        self._report_job: Job | None = None
+        self._check_job = LatestJob(jobs)
+        self._report_job = LatestJob(jobs)
         self._reported: object = None
         self._timer = QTimer(self, singleShot=True, interval=0)
         self._timer.timeout.connect(self.look)
@@ -73,12 +72,12 @@ class DataState(QObject):
     @property
     def reading(self) -> bool:
         """Whether the rows are being read."""
-        return self._check_job is not None or self._timer.isActive()
+        return self.checking or self._timer.isActive()
 
     @property
     def checking(self) -> bool:
         """Whether a job reads the rows, which can be cancelled."""
-        return self._check_job is not None
+        return self._check_job.job is not None
 
     @property
     def judged(self) -> DataCheck | None:
@@ -87,18 +86,16 @@ class DataState(QObject):
 
     def cancel(self) -> None:
         """Stop reading the rows; `look` begins anew."""
-        if self._check_job is not None:
-            self._stop(self._check_job)
-            self._check_job = None
+        if self.checking:
+            self._check_job.drop()
             self.stopped = True
             self.changed.emit()
 
     def look(self) -> None:
         """Check the draft's files now; large ones in a job."""
         self._timer.stop()
-        self._stop(self._check_job)
-        self._stop(self._report_job)
-        self._check_job = self._report_job = None
+        self._check_job.drop()
+        self._report_job.drop()
         self.stopped = False
         self.check = self.report = self._reported = None  # a report of other rows would tell of their lengths
         self.error = self.hint = self.field = ""
@@ -125,21 +122,14 @@ class DataState(QObject):
     def _start_check(self, settings: DataSettings) -> None:
         self.progress = (0, 0)
         spec = JobSpec(CHECK_TASK, {"settings": settings.model_dump(mode="json")}, title=tr("Check the data"))
-        started: list[Job] = []
-        self._check_job = self._jobs.start(
-            spec, on_event=lambda event: self._on_progress(started, event), on_done=lambda last: self._on_checked(started, last)
-        )
-        started.append(self._check_job)
+        self._check_job.start(spec, self._on_checked, self._on_progress)
 
-    def _on_progress(self, started: list[Job], event: RunEvent) -> None:
-        if isinstance(event, Phase) and event.total and self._check_job in started:
+    def _on_progress(self, event: RunEvent) -> None:
+        if isinstance(event, Phase) and event.total:
             self.progress = (event.done or 0, event.total)
             self.progressed.emit()
 
-    def _on_checked(self, started: list[Job], last: LastEvent) -> None:
-        if self._check_job not in started:
-            return  # the draft has other data by now
-        self._check_job = None
+    def _on_checked(self, last: LastEvent) -> None:
         if isinstance(last, RunFinished):
             self.check = DataCheck.from_json(last.result)
         elif isinstance(last, RunFailed):
@@ -157,28 +147,18 @@ class DataState(QObject):
             return
         if wanted == self._reported:
             return
-        self._stop(self._report_job)
         self._reported = wanted
         arguments = {"config": config.model_dump(mode="json"), "model_folder": str(model.source.path)}
         spec = JobSpec(REPORT_TASK, arguments, title=tr("Count the tokens"))
-        started: list[Job] = []
-        self._report_job = self._jobs.start(spec, on_done=lambda last: self._on_report(started, last))
-        started.append(self._report_job)
+        self._report_job.start(spec, self._on_report)
 
-    def _on_report(self, started: list[Job], last: LastEvent) -> None:
-        if self._report_job not in started:
-            return
-        self._report_job = None
+    def _on_report(self, last: LastEvent) -> None:
         self.report = last.result if isinstance(last, RunFinished) else None
         if isinstance(last, RunFinished):
             self.error = self.hint = self.field = ""  # an earlier report's; without a check there is no report
         if isinstance(last, RunFailed):
             self._fail(last.message, last.hint, last.field or "data.train")
         self.changed.emit()
-
-    def _stop(self, job: Job | None) -> None:
-        if job is not None:
-            job.control.stop()
 
     def _fail(self, message: str, hint: str, field: str) -> None:
         self.error, self.hint, self.field = message, hint, field or "data.train"

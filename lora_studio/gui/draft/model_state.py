@@ -10,6 +10,7 @@ from lora_studio.core.config import RunConfig
 from lora_studio.core.errors import InputError
 from lora_studio.core.events import LastEvent, Phase, RunEvent, RunFailed
 from lora_studio.gui.draft.carry_targets import TargetCarrier
+from lora_studio.gui.engine.latest_job import LatestJob
 from lora_studio.gui.platform.text import tr
 from lora_studio.jobs.spec import JobSpec
 from lora_studio.models.facts import read_facts
@@ -40,7 +41,6 @@ class ModelState(QObject):
         tree: Its modules; None until they are known.
         error: Why there is no usable model; empty when there is.
         hint: The way out of the error.
-        job: The job that makes the model or its tree ready; None when none runs.
         phase: How far that job is.
     """
 
@@ -51,19 +51,23 @@ class ModelState(QObject):
         super().__init__(draft)
         self._draft = draft
         self._targets = TargetCarrier(draft)
-        self._jobs = jobs
         self._automatic = False
         self._failed = ""  # the model whose job failed or was cancelled: it is not tried again by itself
         self.source: ModelSource | None = None
         self.facts: ModelFacts | None = None
         self.tree: ModuleTree | None = None
         self.error = self.hint = ""
-        self.job: Job | None = None
+        self._latest = LatestJob(jobs)
         self.phase: Phase | None = None
         self._timer = QTimer(self, singleShot=True, interval=0)
         self._timer.timeout.connect(self.look)
         self._timer.start()
         draft.config_changed.connect(self._on_config)
+
+    @property
+    def job(self) -> Job | None:
+        """The job that makes the model or its tree ready; None when none runs."""
+        return self._latest.job
 
     @property
     def engine(self) -> bool:
@@ -119,15 +123,14 @@ class ModelState(QObject):
 
     def cancel(self) -> None:
         """Ask the job under way to stop."""
-        if self.job is not None:
-            self.job.control.stop()
+        self._latest.stop()
 
     def _on_config(self, before: RunConfig, after: RunConfig) -> None:
         named = (before.model.name_or_path, before.model.revision)
         if named != (after.model.name_or_path, after.model.revision):
             self._failed = ""
-            self.cancel()
-            self.job = self.phase = None
+            self._latest.drop()
+            self.phase = None
             self._timer.start()
 
     def _start_what_is_missing(self) -> None:
@@ -143,24 +146,16 @@ class ModelState(QObject):
         settings = self._draft.config.model
         arguments = {"name_or_path": settings.name_or_path, "revision": settings.revision}
         self.phase = None
-        started: list[Job] = []
-        self.job = self._jobs.start(
-            JobSpec(task, arguments, title=title),
-            on_event=lambda event: self._on_event(started, event),
-            on_done=lambda last: self._on_done(started, last),
-        )
-        started.append(self.job)
+        self._latest.start(JobSpec(task, arguments, title=title), self._on_done, self._on_event)
         self.changed.emit()
 
-    def _on_event(self, started: list[Job], event: RunEvent) -> None:
-        if self.job in started and isinstance(event, Phase):
+    def _on_event(self, event: RunEvent) -> None:
+        if isinstance(event, Phase):
             self.phase = event
             self.progressed.emit()
 
-    def _on_done(self, started: list[Job], last: LastEvent) -> None:
-        if self.job not in started:
-            return  # the draft names another model by now
-        self.job = self.phase = None
+    def _on_done(self, last: LastEvent) -> None:
+        self.phase = None
         if last.event != "run_finished":
             self._failed = self.source.name if self.source else ""
         self.look()

@@ -15,8 +15,8 @@ from lora_studio.data.rows.row import BadRow
 from lora_studio.data.tasks import RAW_LINE_TASK
 from lora_studio.gui.data_page.row_models import raw_lines
 from lora_studio.gui.engine.job_center import JobCenter
+from lora_studio.gui.engine.latest_job import LatestJob
 from lora_studio.gui.platform.text import tr
-from lora_studio.jobs.job import Job
 from lora_studio.jobs.spec import JobSpec
 
 _COLUMN = re.compile(r" at column (\d+)")
@@ -52,8 +52,7 @@ class BadLines(QObject):
     def __init__(self, jobs: JobCenter, parent: QObject) -> None:
         super().__init__(parent)
         self.setObjectName("bad_lines")
-        self._jobs = jobs
-        self._job: Job | None = None
+        self._job = LatestJob(jobs)
 
     def read(self, row: BadRow, check: DataCheck | None, encoding: str, show: Callable[[str], None]) -> None:
         """Return a row's line to `show`, now or as soon as it is read; only the row asked for last is shown."""
@@ -64,19 +63,14 @@ class BadLines(QObject):
             show(raw_lines(where, row.line, encoding))
             return
         show(tr("reading…"))
-        started: list[Job] = []
         arguments: dict[str, Any] = {"path": where, "line": row.line, "encoding": encoding}
         spec = JobSpec(RAW_LINE_TASK, arguments, title=tr("Read line {line}", line=row.line))
-        self._job = self._jobs.start(spec, on_done=lambda last: self._on_read(started, last, show))
-        started.append(self._job)
+        self._job.start(spec, lambda last: self._on_read(last, show))
 
     def stop(self) -> None:
         """Show no line that is still to come."""
-        if self._job is not None:
-            self._job.control.stop()
-            self._job = None
+        self._job.drop()
 
-    def _on_read(self, started: list[Job], last: LastEvent, show: Callable[[str], None]) -> None:
-        if self._job in started and isinstance(last, RunFinished):
-            self._job = None
+    def _on_read(self, last: LastEvent, show: Callable[[str], None]) -> None:
+        if isinstance(last, RunFinished):
             show(str(last.result["text"]))

@@ -9,6 +9,7 @@ from PySide6.QtCore import QObject, QTimer, Signal
 from lora_studio.core.events import LastEvent, RunFailed, RunFinished
 from lora_studio.data.rows.row import Row
 from lora_studio.gui.data_page.lens.lens_tokens import LensTokens
+from lora_studio.gui.engine.latest_job import LatestJob
 from lora_studio.gui.platform.formatting import format_count
 from lora_studio.gui.platform.text import tr
 from lora_studio.jobs.spec import JobSpec
@@ -16,7 +17,6 @@ from lora_studio.jobs.spec import JobSpec
 if TYPE_CHECKING:
     from lora_studio.gui.draft.workspace import Workspace
     from lora_studio.gui.engine.job_center import JobCenter
-    from lora_studio.jobs.job import Job
 
 LENS_TASK = "lora_studio.data.tokens.lens:lens"
 _ASK_AFTER_MS = 120  # walking through rows with the arrow keys tokenizes those one rests at
@@ -41,11 +41,10 @@ class LensReader(QObject):
         super().__init__(parent)
         self.setObjectName("lens_reader")
         self._workspace = workspace
-        self._jobs = jobs
         self._row: Row | None = None
         self._wanted = False
         self._asked: object = None
-        self._job: Job | None = None
+        self._job = LatestJob(jobs)
         self.tokens: LensTokens | None = None
         self.note = ""
         self._parts: list[dict[str, Any]] = []
@@ -107,8 +106,6 @@ class LensReader(QObject):
         row, config, model = self._row, self._workspace.draft.config, self._workspace.model
         if row is None or self._waits_for() or model.source is None:
             return
-        if self._job is not None:
-            self._job.control.stop()
         self._asked = self._key
         arguments: dict[str, Any] = {
             "config": config.model_dump(mode="json"),
@@ -116,22 +113,18 @@ class LensReader(QObject):
             "rows": [row.to_json()],
         }
         self._show(self.tokens, tr("reading the tokens…"))
-        started: list[Job] = []
-        self._job = self._jobs.start(
-            JobSpec(LENS_TASK, arguments, title=tr("Read the tokens of a row")), on_done=lambda last: self._on_done(started, last)
-        )
-        started.append(self._job)
+        self._job.start(JobSpec(LENS_TASK, arguments, title=tr("Read the tokens of a row")), self._on_done)
 
-    def _on_done(self, started: list[Job], last: LastEvent) -> None:
-        if self._job not in started:
-            return
-        self._job = None
+    def _on_done(self, last: LastEvent) -> None:
         if isinstance(last, RunFinished):
             self._parts = last.result["rows"]
             self._show_part()
         elif isinstance(last, RunFailed):
             self._parts = []
             self._show(None, f"{last.message} {last.hint}".strip())
+        else:
+            self._parts, self._asked = [], None
+            self._show(None, tr("Reading the tokens was stopped."))
 
     def _show_part(self) -> None:
         seen = self._parts[min(self.answer, len(self._parts) - 1)]
