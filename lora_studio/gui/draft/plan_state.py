@@ -13,6 +13,7 @@ from lora_studio.core.findings import Finding
 from lora_studio.core.settings import AdapterSettings
 from lora_studio.core.targets import Resolution, Selection, resolve, selection_of
 from lora_studio.data.batching.plan import StepPlan
+from lora_studio.inference.warm_start import NewAdapter, warm_start_findings
 from lora_studio.planning.device import Device, find_device
 from lora_studio.planning.plan import make_plan
 
@@ -139,8 +140,11 @@ class PlanState(QObject):
         facts, tree = self._model.facts, self._model.tree
         assert facts is not None
         assert tree is not None
-        report = self._data.report
-        return make_plan(self._draft.config, facts, tree, ReportFigures.of(report) if report else None, self._device(), self.resolution)
+        assert self.resolution is not None
+        report, config, source = self._data.report, self._draft.config, self._model.source
+        new = NewAdapter(config.adapter, tree, self.resolution, source.path if source else None)
+        found = warm_start_findings(new, hashed=False)  # a start reads the weights too, which takes too long here
+        return make_plan(config, facts, tree, ReportFigures.of(report) if report else None, self._device(), self.resolution, found)
 
     def _device(self) -> Device:
         """Return the device a run would take; looked for once for each wish, since asking a driver takes its time."""
