@@ -7,12 +7,12 @@ from pathlib import Path
 
 from lora_studio.core.errors import InputError, StudioError
 from lora_studio.export.redact import public_name
-from lora_studio.models.check import read_model_config
 from lora_studio.models.full_precision import full_precision_of
 from lora_studio.models.quantization import NONE
+from lora_studio.models.quantized_folders import folder_quantization
 from lora_studio.models.reading import facing_right
 from lora_studio.models.sources import find_model
-from lora_studio.models.stored_quantization import stored_finding, stored_quantization
+from lora_studio.models.stored_quantization import stored_finding
 from lora_studio.models.unpacked import UnpackedTensors
 
 _LOOKED_AT = 6
@@ -41,7 +41,7 @@ def full_precision_here(name: str, base: Path) -> FullPrecision | None:
         base: Its folder.
     """
     named = full_precision_of(name, base)
-    if not named or stored_finding(stored_quantization(read_model_config(base)), NONE, "cpu") is not None:
+    if not named or stored_finding(folder_quantization(base), NONE, "cpu") is not None:
         return None
     try:
         found = find_model(named)
@@ -60,7 +60,7 @@ def weights_apart(quantized: Path, original: Path) -> float:
     Raises:
         InputError: It is quantized itself, of another family or size, or not the model that was quantized.
     """
-    if stored_quantization(read_model_config(original)) is not None:
+    if folder_quantization(original) is not None:
         raise InputError(f"{original.name} is quantized itself.", "Name the model in full precision.", "into")
     packed, names, _ = facing_right(quantized)
     plain, plain_names, _ = facing_right(original)
