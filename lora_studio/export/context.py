@@ -65,7 +65,7 @@ class ExportContext:
             unpacked = self.trained_base == self.base
         how = f"unpacked to {plan.dtype if plan else 'float32'}" if unpacked else "in full precision"
         told = {"held_in": source.held_in, "compared_with": f"{self.merged_into}, {how}", "weights_apart": self.weights_apart}
-        if plan is not None and source.stored is not None:
+        if plan is not None:
             told["merged_into"] = told["compared_with"]
         return {**told, "full_precision": self.full_precision}
 

@@ -122,9 +122,8 @@ def _attempt(context: TaskContext, ranks: Ranks, run: RunFolder, resume: bool) -
     costs = costs_of(config, folder)
     refuse(base_finding(config, costs.facts, costs.device.kind))
     refuse(saved_modules_finding(config.model.quantization, costs.tree, costs.resolution.saved_modules, costs.facts.stored))
-    if not (resume and run.checkpoints):
-        for finding in warm_start_findings(NewAdapter(config.adapter, costs.tree, costs.resolution, folder)):
-            refuse(finding)
+    begins = ranks.is_main_process and not (resume and run.checkpoints)
+    _refuse_warm_start(ranks, NewAdapter(config.adapter, costs.tree, costs.resolution, folder) if begins else None)
     # before the model: what is wrong with the data shows first
     data = yield from ranks.main_process_first(lambda: _prepared(context, config, folder))
     if sharded:
@@ -170,6 +169,14 @@ def _adapted(base: ReadyBase, config: RunConfig, checkpointing: Checkpointing) -
         warm_up = held.enter_context(compiled_layers(model, config.training.torch_compile))
         held.enter_context(checkpointed(model, checkpointing))
         yield model, warm_up
+
+
+def _refuse_warm_start(ranks: Ranks, new: NewAdapter | None) -> None:
+    """Refuse, on all ranks alike, an adapter to begin from that does not fit; the first rank alone reads it, and gives `new`."""
+    found = warm_start_findings(new) if new else []
+    errors = [(finding.message, finding.hint, finding.field) for finding in found if finding.level == "error"]
+    for message, hint, field in ranks.broadcast_object(errors):
+        raise InputError(message, hint, field)
 
 
 def _peak_of(ranks: Ranks, precision: Precision) -> float | None:

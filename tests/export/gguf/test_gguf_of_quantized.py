@@ -70,6 +70,10 @@ def tensor_of(file: Path, name: str) -> torch.Tensor:
     return torch.from_numpy(unpack(map_tensor(file, header, entry), entry.dtype).astype(np.float32))
 
 
+def card(folder: Path) -> str:
+    return (folder / "README.md").read_text()
+
+
 def meant_weight(base: Path, kind: str) -> torch.Tensor:
     """Return what the packed numbers of a layer stand for, by a sum of the tests' own."""
     if kind not in BITSANDBYTES:
@@ -135,11 +139,13 @@ def test_what_the_base_was_quantized_from_is_told_with_how_far_it_is_where_it_is
     told = run_export(source=str(adapter), kind="gguf", to=str(tmp_path / "unpacked"), outtype="f32")["certificate"]["trained_base"]
     assert told["full_precision"]["name"] == "tiny"
     assert 0.03 < told["full_precision"]["weights_apart"] < 0.15
+    assert "It is merged into tiny-bnb-4bit, unpacked to float32. The base was quantized from tiny;" in card(tmp_path / "unpacked")
     assert "The base was quantized from tiny" in (tmp_path / "unpacked/certificate.html").read_text()
 
     into = run_export(source=str(adapter), kind="gguf", to=str(tmp_path / "original"), outtype="f32", into="original")["certificate"]
     assert into["trained_base"]["compared_with"] == "tiny, in full precision"
     assert into["trained_base"]["weights_apart"] == told["full_precision"]["weights_apart"]
+    assert "It is merged into tiny, in full precision, whose weights differ from those by" in card(tmp_path / "original")
     trained = PeftModel.from_pretrained(load_model(base, torch.float32, torch.device("cpu")), str(adapter))
     meant = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(original), str(adapter))
     assert 0.2 < into["trained_base"]["max_abs_logit_difference"] / float((logits(trained) - logits(meant)).abs().max()) < 5
