@@ -119,21 +119,18 @@ def delta_of(adapter: SavedAdapter, tensors: AdapterTensors, name: str) -> Delta
 
 
 def refuse_beyond_deltas(adapter: SavedAdapter) -> None:
-    """See that an adapter is its updates and nothing else.
+    """See that an adapter's A and B add up to a fixed update; what it has beside them is `adapters.carried`'s to look at.
 
     Raises:
-        InputError: It trains more than A and B, or A and B do not add up to a fixed update.
+        InputError: They do not.
     """
-    name = adapter.folder.name
-    trained = adapter.trained_whole or list(adapter.token_rows)
+    name = str(adapter.folder)
     merge = "Merge it into its base instead."
     if adapter.changed_base:
         message = f"{name} began by changing its base (init_lora_weights {adapter.changed_base})."
         raise InputError(message, "Convert it to a plain LoRA first.", FIELD)
     if adapter.config.get("use_dora"):
         raise InputError(f"{name} is a DoRA: what it does to a weight depends on the weight, so it adds to no other.", merge, FIELD)
-    if trained:
-        raise InputError(f"{name} trained {trained[0]} itself, which is no low-rank update.", merge, FIELD)
     if any(pair.bias_key for pair in adapter.pairs.values()):
         raise InputError(f"{name} trained biases of B (lora_bias), which are no low-rank update.", merge, FIELD)
     if adapter.config.get("target_parameters"):

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lora_studio.adapters.combine import from_dense
 from lora_studio.adapters.deltas import Delta, rank_for_energy
+from lora_studio.adapters.vocabulary import vocabulary_ends
 from lora_studio.core.errors import InputError
 from lora_studio.core.modules import ModuleTree
 from lora_studio.models.checkpoint_names import CheckpointNames
@@ -48,7 +49,7 @@ class TwoModels:
         Raises:
             InputError: They are not of one architecture and size.
         """
-        model = empty_model(base)
+        self.model = model = empty_model(base)
         self.tree: ModuleTree = tree_of(model)
         other_model = empty_model(tuned)
         opened = open_tensors(base), open_tensors(tuned)
@@ -60,7 +61,22 @@ class TwoModels:
             first = sorted(own ^ other)[0]
             message = f"{tuned} is not tuned from {base}: only one of them has {first}."
             raise InputError(message, "Give two models of one family and size.", FIELD)
+        self._refuse_new_tokens(base, tuned)
         self.conv1d = any(module.kind == "conv1d" for module in self.tree.modules)
+
+    def _refuse_new_tokens(self, base: Path, tuned: Path) -> None:
+        """Refuse a vocabulary of another size: a LoRA of matrices has no place for it. Told by shapes alone."""
+        for end in (f"{end.name}.weight" for end in vocabulary_ends(self.tree) if end is not None):
+            if end not in self._names[0].by_parameter or self._names[0].by_parameter[end].converter is not None:
+                continue
+            own, other = (
+                stored.by_name[next(iter(names.by_parameter[end].stored.values()))].entry.shape
+                for stored, names in zip(self._stored, self._names, strict=True)
+            )
+            if own[0] != other[0] and own[1:] == other[1:]:
+                message = f"{tuned} has {other[0]:,} tokens and {base} {own[0]:,} ({end}): a LoRA has no place for new tokens."
+                hint = "Give a base with as many (resize_token_embeddings); what else changed in its embeddings is then told as left out."
+                raise InputError(message, hint, FIELD)
 
     @property
     def matrices(self) -> list[str]:

@@ -25,10 +25,17 @@ _UNUSED_KEYS = r"The following (rank|alpha)_pattern keys did not match any targe
 
 @dataclass(frozen=True)
 class Wrapped:
-    """What PEFT made of one module: its rank and the scale of its update."""
+    """What PEFT made of one module.
+
+    Attributes:
+        r: Its rank.
+        scaling: The scale of its update.
+        path: The wrapped module's name in the model with the adapter, which its tensors' names begin with.
+    """
 
     r: int
     scaling: float
+    path: str = ""
 
 
 def inject(model: PreTrainedModel, adapter: AdapterSettings, seed: int | None = None) -> PeftModel:
@@ -82,7 +89,7 @@ def wrapped_modules(model: nn.Module) -> dict[str, Wrapped]:
         base_name = name.removeprefix("base_model.model.").replace(".base_layer", "")
         own = f".{module.parameter_name}" if isinstance(module, ParamWrapper) else ""
         adapter_name = next(iter(module.r))
-        found[base_name + own] = Wrapped(module.r[adapter_name], module.scaling[adapter_name])
+        found[base_name + own] = Wrapped(module.r[adapter_name], module.scaling[adapter_name], name)
     return found
 
 

@@ -190,6 +190,11 @@ def parted(key: str) -> tuple[str, str] | None:
     return (found["module"], found["part"]) if found else None
 
 
+def parameter_of(key: str) -> str:
+    """Return the name, in the base model, of the parameter that a weight saved whole stands for, such as `lm_head.weight`."""
+    return _WRAPS.sub("", key.removeprefix(PREFIX))
+
+
 def is_trained(key: str) -> bool:
     """Return whether a weight saved whole was trained itself; what PEFT saves from beneath an adapter was not, but for its bias."""
     return f"{_WRAPPED}." not in key
@@ -253,7 +258,7 @@ class _Reading:
 
         `original_module` is what it was before it was trained; `modules_to_save` is a second copy of what PEFT reads by its plain name.
         """
-        parameter = _WRAPS.sub("", key.removeprefix(PREFIX))
+        parameter = parameter_of(key)
         copied = ".modules_to_save." in key and parameter in self._whole
         if ".original_module." not in key and not copied:
             self._whole[parameter] = key

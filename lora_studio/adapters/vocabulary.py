@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -182,8 +183,15 @@ def _added_tokens(adapter: Path, base: Path | None) -> int:
 def _tokens_in(path: Path) -> int:
     """Count a tokenizer's tokens by the highest number; 0 where the file is not read here."""
     try:
-        if path.stat().st_size > _MOST_BYTES:
-            return 0
+        stat = path.stat()
+        return _counted(path, stat.st_mtime_ns) if stat.st_size <= _MOST_BYTES else 0
+    except OSError:
+        return 0
+
+
+@lru_cache(maxsize=8)  # a file of 17 MB takes longer to read than the window may wait at each change of a setting
+def _counted(path: Path, _changed: int) -> int:
+    try:
         raw: Any = json.loads(path.read_text(encoding="utf-8"))
         vocabulary: Any = raw["model"]["vocab"]
         numbers = vocabulary.values() if isinstance(vocabulary, dict) else range(len(vocabulary))

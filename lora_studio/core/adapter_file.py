@@ -37,6 +37,14 @@ def adapter_bytes(adapter: AdapterSettings, tree: ModuleTree, resolution: Resolu
     return _file_bytes([*_matrices(adapter, tree, resolution, adapter_size), *_base_tensors(adapter, tree, resolution, base_size)])
 
 
+def whole_shapes(adapter: AdapterSettings, tree: ModuleTree, resolution: Resolution) -> dict[str, tuple[int, ...]]:
+    """Return the shape of each parameter of the base that is trained itself and stored whole, by its name, such as `lm_head.weight`."""
+    saved = (tensor for name in resolution.saved_modules for module in _at_or_below(name, tree) for tensor in _own_tensors(module, 0))
+    shapes = {tensor.name.removeprefix(_PREFIX): tensor.shape for tensor in saved}
+    biases = {f"{module.name}.bias": (bias_parameters(module),) for module in _stored_biases(adapter, tree, resolution)}
+    return {**biases, **shapes}
+
+
 def _file_bytes(tensors: list[_Tensor]) -> int:
     header, end = _HEADER, 0
     for tensor in tensors:

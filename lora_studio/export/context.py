@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_studio.core.events import Notice, RunEvent
 from lora_studio.export.merge.changes import Changes
-from lora_studio.export.merge.dequantized import hold
+from lora_studio.export.merge.dequantized import DequantizedTensors, hold
 from lora_studio.export.merge.merge_plan import MergePlan
+from lora_studio.export.merge.original import FullPrecision
 from lora_studio.export.source import AdapterSource
 from lora_studio.export.verify.reference import Reference, ReferenceParts, most_tokens, reference_of, trained_logits
 from lora_studio.export.verify.rows import comparison_rows
@@ -39,6 +40,7 @@ class ExportContext:
         trained_base: Folder of the base that the adapter was trained on; another than `base` where that was quantized from this.
         merged_into: What is merged into, by its name.
         weights_apart: How far the two are apart; see `VerificationResult`.
+        full_precision: What the base was quantized from, where that is here and the base itself is gone by.
     """
 
     source: AdapterSource
@@ -50,16 +52,27 @@ class ExportContext:
     trained_base: Path
     merged_into: str
     weights_apart: float | None = None
+    full_precision: FullPrecision | None = None
 
     @property
     def told_of_base(self) -> dict[str, Any]:
         """What a certificate tells of the base, where it was quantized while the adapter was trained: fields of `VerificationResult`."""
-        source = self.source
-        if self.plan is None or source.stored is None:
-            return {"held_in": source.held_in}
-        if self.trained_base != self.base:
-            return {"held_in": source.held_in, "merged_into": f"{self.merged_into}, in full precision", "weights_apart": self.weights_apart}
-        return {"held_in": source.held_in, "merged_into": f"{self.merged_into}, unpacked to {self.plan.dtype}"}
+        source, plan = self.source, self.plan
+        if not source.held_in:
+            return {}
+        unpacked = isinstance(plan.stored, DequantizedTensors) if plan else False
+        if source.stored is not None:
+            unpacked = self.trained_base == self.base
+        how = f"unpacked to {plan.dtype if plan else 'float32'}" if unpacked else "in full precision"
+        told = {"held_in": source.held_in, "compared_with": f"{self.merged_into}, {how}", "weights_apart": self.weights_apart}
+        if plan is not None:
+            told["merged_into"] = told["compared_with"]
+        return {**told, "full_precision": self.full_precision}
+
+    def base_alone(self) -> MergePlan:
+        """Plan to write the base by itself, unpacked to float32: for programs that do not read how it is quantized."""
+        nothing = replace(self.changes.adapter, pairs={}, whole={}, token_rows={})
+        return MergePlan.of(self.base, Changes(nothing, self.changes.tree, self.changes.model, self.base), "float32")
 
     def reference(
         self, context: TaskContext, dtypes: Mapping[str, torch.dtype] | None = None, *, exact: bool = True

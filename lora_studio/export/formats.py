@@ -20,7 +20,8 @@ from lora_studio.export.mlx.fit import beyond_mlx
 from lora_studio.models.check import read_model_config
 from lora_studio.models.facts import read_facts
 from lora_studio.models.quantization import NONE
-from lora_studio.models.stored_quantization import stored_finding, stored_quantization
+from lora_studio.models.quantized_folders import folder_quantization
+from lora_studio.models.stored_quantization import stored_finding
 from lora_studio.models.tree_cache import cached_tree
 
 # Seconds for each GB of the base in float32, certificate and all: two cores, until this machine's own exports tell.
@@ -84,7 +85,7 @@ def offers(adapter: Path, base: Path | None) -> dict[ExportFormat, Offer]:
 
 def _unread(base: Path | None) -> str:
     """Say why a base that is quantized already is not merged into, unpacked; empty where it can be."""
-    found = stored_finding(stored_quantization(read_model_config(base)), NONE, "cpu") if base and base.is_dir() else None
+    found = stored_finding(folder_quantization(base), NONE, "cpu") if base and base.is_dir() else None
     return f"{found.message} {found.hint}" if found else ""
 
 

@@ -13,7 +13,7 @@ from lora_studio.export.gguf.model import check_outtype, refuse_model_beyond_ggu
 from lora_studio.export.merge.changes import Changes
 from lora_studio.export.merge.into import Original
 from lora_studio.export.merge.merge_plan import BaseQuantization, MergePlan
-from lora_studio.export.merge.original import weights_apart
+from lora_studio.export.merge.original import full_precision_here, weights_apart
 from lora_studio.export.mlx.adapter import refuse_beyond_mlx
 from lora_studio.export.readable_names import refuse_unread
 from lora_studio.export.redact import public_name
@@ -39,6 +39,7 @@ def prepare(
     """
     trained_base, base = base, original.folder if original else base
     apart = weights_apart(trained_base, base) if original else None
+    made_from = full_precision_here(source.base_name, base) if source.stored and not original else None
     name = public_name(original.name if original else source.base_name)
     changes = Changes.of(base, source.adapter)
     if kind == "gguf":
@@ -55,5 +56,5 @@ def prepare(
     held = BaseQuantization(source.base_quantization, source.config.model.dtype) if into == "dequantized" and source.config else None
     plan = MergePlan.of(base, changes, dtype, held) if kind in ("merged", "gguf") else None
     return ExportContext(
-        source, base, changes, plan, tokenizer_files_of(base, source.adapter, source.config), run, trained_base, name, apart
+        source, base, changes, plan, tokenizer_files_of(base, source.adapter, source.config), run, trained_base, name, apart, made_from
     )

@@ -10,10 +10,10 @@ from lora_studio.adapters.saved_adapter import CONFIG_NAME, WEIGHTS_NAME, read_a
 from lora_studio.core.config import RunConfig
 from lora_studio.core.errors import InputError
 from lora_studio.inference.adapters import whole_adapter
-from lora_studio.models.check import read_model_config
 from lora_studio.models.quantization import NONE, SAID
+from lora_studio.models.quantized_folders import folder_quantization
 from lora_studio.models.safetensors_header import read_header
-from lora_studio.models.stored_quantization import StoredQuantization, stored_quantization
+from lora_studio.models.stored_quantization import StoredQuantization
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class AdapterSource:
 
     def with_base(self, folder: Path) -> AdapterSource:
         """Return the same, knowing the base's folder."""
-        return replace(self, stored=stored_quantization(read_model_config(folder)))
+        return replace(self, stored=folder_quantization(folder))
 
 
 def find_source(path: str | Path) -> AdapterSource:

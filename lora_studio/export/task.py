@@ -199,8 +199,9 @@ def _make(
 def _bytes_needed(work: ExportContext, kind: ExportFormat) -> int:
     """Say what the files will weigh at most, those in between among them."""
     if work.plan is None:
-        checked = kind == "gguf-adapter" and work.run and work.source.stored is None
-        return sum(stored.bytes for stored in open_tensors(work.base).by_name.values()) if checked else 0
+        if kind != "gguf-adapter" or not work.run:
+            return 0
+        return work.base_alone().bytes * 2 if work.source.stored else sum(one.bytes for one in open_tensors(work.base).by_name.values())
     return work.plan.bytes * (3 if kind == "gguf" else 1)  # merged, converted and, of K-quants, what is quantized
 
 
@@ -210,7 +211,7 @@ def _make_adapter(context: TaskContext, work: ExportContext, folder: Path) -> Ge
     wrong = write_readable(work.changes, folder)
     copy_own_tokenizer(work.source.adapter, folder)
     copy_template(folder, work.tokenizer_files)
-    findings = VerificationResult(kind="adapter", dtype=_adapter_dtype(work), loaded_by=f"peft {peft_version}")
+    findings = VerificationResult(kind="adapter", dtype=_adapter_dtype(work), loaded_by=f"peft {peft_version}", **work.told_of_base)
     findings.tensors, findings.wrong = len(work.changes.adapter.header.tensors), wrong
     if work.run:
         reference = yield from work.reference(context)
@@ -230,7 +231,7 @@ def _make_mlx_adapter(work: ExportContext, folder: Path) -> VerificationResult:
         loaded_by="its own config and weights",
         tensors=2 * count,
         tokenizer_fault=fault,
-        held_in=work.source.held_in,
+        **work.told_of_base,
     )
 
 

@@ -73,6 +73,15 @@ def whole_adapter(path: Path) -> tuple[Path, RunFolder | None] | None:
     return path, run
 
 
+def adapter_unread(path: Path) -> Path | None:
+    """Return the adapter's folder that a path means, its weights not read to see that they are as written; None where there is none."""
+    if not (path / "run.yaml").is_file():
+        return path if (path / ADAPTER_CONFIG).is_file() else None
+    run = RunFolder.open(path)
+    final = run.adapter_path
+    return final if (final / ADAPTER_CONFIG).is_file() else next(reversed(run.checkpoints), None)
+
+
 def base_of(adapter: Path) -> tuple[str, str | None]:
     """Read an adapter's base model and revision.
 

@@ -15,7 +15,7 @@ import re
 import shutil
 import time
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -29,12 +29,17 @@ from lora_studio.hub.client import ask_json, endpoint, file_address, is_switched
 from lora_studio.hub.errors import UnreachableError
 from lora_studio.models.check import FIELD, INDEX_NAME, WEIGHTS_NAME, check_folder, read_json, read_model_config, weight_files
 from lora_studio.models.errors import IncompleteModelError
+from lora_studio.models.full_precision import full_precision_of
+from lora_studio.models.quantization import NONE
+from lora_studio.models.quantized_folders import QUANTO_MAP, folder_quantization
+from lora_studio.models.stored_quantization import stored_finding
 
 _SMALL_FILES = frozenset(
     {
         "config.json",
         "generation_config.json",
         INDEX_NAME,
+        QUANTO_MAP,
         "tokenizer.json",
         "tokenizer_config.json",
         "special_tokens_map.json",
@@ -188,7 +193,7 @@ def _download(model: HubModel, context: TaskContext) -> Iterator[RunEvent]:
     """Fetch the small files, look at them, then the weights; the revision is noted last, when all is there."""
     small = [model.files[name] for name in sorted(model.files) if name in _SMALL_FILES]
     yield from _fetch_all(model, small, context, _Progress(total=sum(file.size for file in small)))
-    read_model_config(model.snapshot)
+    _refuse_unread(model)
     weights = _weights(model)
     _check_disk(model, weights)
     progress = _Progress(done=sum(file.size for file in small), total=sum(file.size for file in (*small, *weights)))
@@ -196,6 +201,16 @@ def _download(model: HubModel, context: TaskContext) -> Iterator[RunEvent]:
     check_folder(model.snapshot)
     if not is_commit(model.revision):
         write_atomically(repo_folder(model.repo_id) / "refs" / model.revision, model.commit)
+
+
+def _refuse_unread(model: HubModel) -> None:
+    """Refuse, before the weights are fetched, a model whose weights are quantized in a way that is not read here."""
+    stored = folder_quantization(model.snapshot, read_model_config(model.snapshot), {})
+    if stored is not None and stored.unread:
+        named = full_precision_of(model.repo_id, model.snapshot)
+        refused = stored_finding(replace(stored, full_precision=named), NONE, "cpu")
+        assert refused is not None
+        raise refused.as_error()
 
 
 def _weights(model: HubModel) -> list[HubFile]:

@@ -13,8 +13,9 @@ from lora_studio.models.check import FIELD, check_folder, read_headers, read_mod
 from lora_studio.models.converted import ConvertedFrom
 from lora_studio.models.full_precision import front_matter, full_precision_of
 from lora_studio.models.gguf_header import GgufHeader, read_gguf
+from lora_studio.models.quantized_folders import folder_quantization
 from lora_studio.models.safetensors_header import SafetensorsHeader, TensorEntry
-from lora_studio.models.stored_quantization import StoredQuantization, stored_quantization
+from lora_studio.models.stored_quantization import StoredQuantization
 from lora_studio.models.stored_tensors import StoredTensors
 from lora_studio.models.unpacked import UnpackedTensors
 
@@ -127,7 +128,7 @@ def _as_meant(
     folder: Path, config: dict[str, Any], headers: Mapping[Path, SafetensorsHeader]
 ) -> tuple[StoredQuantization | None, dict[str, TensorEntry]]:
     """Return how weights are quantized, and all tensors as they would be in full precision."""
-    stored = stored_quantization(config)
+    stored = folder_quantization(folder, config, headers)
     if stored is None:
         return None, {name: entry for header in headers.values() for name, entry in header.tensors.items()}
     unpacked = UnpackedTensors(StoredTensors(folder, headers), stored, config)

@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_studio.core.errors import InputError, StudioError
-from lora_studio.models.check import FIELD, check_folder, read_json, read_model_config, refuse_code
+from lora_studio.models.check import FIELD, check_folder, read_json, refuse_code
 from lora_studio.models.device import has_quick_bfloat16, pick_device, pick_dtype
 from lora_studio.models.engine import quieten
 from lora_studio.models.inspect import auto_class, load_config
 from lora_studio.models.quantization import NONE, quantization_finding
-from lora_studio.models.stored_quantization import stored_finding, stored_quantization
+from lora_studio.models.quantized_folders import folder_quantization
+from lora_studio.models.stored_quantization import stored_finding
 
 if TYPE_CHECKING:
     import torch
@@ -56,7 +57,7 @@ def load_model(
         raise refused.as_error()
     if not check_folder(folder):
         raise InputError(f"{folder} has a config.json but no weights.", "Put the model's *.safetensors files beside it.", FIELD)
-    stored = stored_quantization(read_model_config(folder))
+    stored = folder_quantization(folder)
     refused = stored_finding(stored, quantization, device.type)
     if refused is not None:
         raise refused.as_error()

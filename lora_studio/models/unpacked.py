@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 from lora_studio.core.errors import InputError
 from lora_studio.models.check import read_model_config
 from lora_studio.models.packed_names import PackedWeight, helper_names, packed_weights
+from lora_studio.models.quantized_folders import folder_quantization
 from lora_studio.models.safetensors_header import FIELD, TensorEntry
-from lora_studio.models.stored_quantization import StoredQuantization, stored_quantization
+from lora_studio.models.stored_quantization import StoredQuantization
 from lora_studio.models.stored_tensors import StoredTensor, StoredTensors
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ def open_tensors(folder: Path) -> StoredTensors:
         InputError: It has no safetensors weights, damaged ones, or ones quantized in a way that is not read here.
     """
     tensors = StoredTensors.open(folder)
-    stored = stored_quantization(read_model_config(folder))
+    stored = folder_quantization(folder, headers=tensors.headers)
     if stored is None:
         return tensors
     if stored.unread:

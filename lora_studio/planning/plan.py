@@ -121,6 +121,7 @@ def make_plan(
     data: DataFigures | None = None,
     device: Device | None = None,
     resolution: Resolution | None = None,
+    found: Sequence[Finding] = (),
 ) -> Plan:
     """Work out what a config comes to on a model; what is wrong is in `findings`, nothing is raised.
 
@@ -131,6 +132,7 @@ def make_plan(
         data: Token counts of the data, where known; without them rows of `max_length` are assumed.
         device: Where it would run; None looks for the one the config means.
         resolution: What the adapter's settings come to, where known.
+        found: What is known already and told with the rest, such as that of the adapter to begin from.
     """
     resolution = resolution or resolve(config.adapter, tree)
     device = device or find_device(config.training.device)
@@ -142,6 +144,7 @@ def make_plan(
     longest = min(data.tokens.max, config.data.max_length) if data else 0
     findings = [
         *resolution.findings,
+        *found,
         *limit_findings(precisions.base, precisions.compute, facts, tree, longest),
         *_quantization_findings(costs, memory),
         *_settings_findings(config, tree, resolution),

@@ -17,11 +17,13 @@ from lora_studio.core.errors import InputError
 from lora_studio.core.events import Notice, Phase, RunEvent, RunResumed, RunStarted
 from lora_studio.core.files import sweep
 from lora_studio.core.findings import Finding
+from lora_studio.core.modules import ModuleTree
 from lora_studio.core.runs import RunFolder
 from lora_studio.core.world import World, refuse_other_world
 from lora_studio.data.prepare import PreparedData, prepare_data
 from lora_studio.inference.loaded_model import LoadedModel
 from lora_studio.inference.ready import ReadyBase, folder_of, load_base
+from lora_studio.inference.warm_start import NewAdapter, warm_start_findings
 from lora_studio.kernels.fused_model import fused_layers
 from lora_studio.models.held_weights import saved_modules_finding
 from lora_studio.models.load import has_quick_bfloat16, pick_device
@@ -120,6 +122,8 @@ def _attempt(context: TaskContext, ranks: Ranks, run: RunFolder, resume: bool) -
     costs = costs_of(config, folder)
     refuse(base_finding(config, costs.facts, costs.device.kind))
     refuse(saved_modules_finding(config.model.quantization, costs.tree, costs.resolution.saved_modules, costs.facts.stored))
+    begins = ranks.is_main_process and not (resume and run.checkpoints)
+    _refuse_warm_start(ranks, NewAdapter(config.adapter, costs.tree, costs.resolution, folder) if begins else None)
     # before the model: what is wrong with the data shows first
     data = yield from ranks.main_process_first(lambda: _prepared(context, config, folder))
     if sharded:
@@ -144,7 +148,7 @@ def _attempt(context: TaskContext, ranks: Ranks, run: RunFolder, resume: bool) -
         if resume and ranks.is_main_process:
             yield from loop.restore()
         if config.adapter.warm_start and loop.step == 0 and ranks.is_main_process:
-            yield _warmed(model, config.adapter.warm_start)
+            yield _warmed(model, config.adapter.warm_start, costs.tree)
         loop.stand_with_first()
         if resume:
             yield RunResumed(step=loop.step, from_step=loop.step, total_steps=loop.plan.total_steps)
@@ -165,6 +169,14 @@ def _adapted(base: ReadyBase, config: RunConfig, checkpointing: Checkpointing) -
         warm_up = held.enter_context(compiled_layers(model, config.training.torch_compile))
         held.enter_context(checkpointed(model, checkpointing))
         yield model, warm_up
+
+
+def _refuse_warm_start(ranks: Ranks, new: NewAdapter | None) -> None:
+    """Refuse, on all ranks alike, an adapter to begin from that does not fit; the first rank alone reads it, and gives `new`."""
+    found = warm_start_findings(new) if new else []
+    errors = [(finding.message, finding.hint, finding.field) for finding in found if finding.level == "error"]
+    for message, hint, field in ranks.broadcast_object(errors):
+        raise InputError(message, hint, field)
 
 
 def _peak_of(ranks: Ranks, precision: Precision) -> float | None:
@@ -228,9 +240,9 @@ def _prepared(context: TaskContext, config: RunConfig, folder: Path) -> Generato
     return data
 
 
-def _warmed(model: PeftModel, source: str) -> Notice:
+def _warmed(model: PeftModel, source: str, tree: ModuleTree) -> Notice:
     """Begin from an adapter that is there; say which modules it left at zero."""
-    fresh = warm_up(model, source)
+    fresh = warm_up(model, source, tree)
     hint = f"{len(fresh)} modules that it does not have start from zero, first {fresh[0]}." if fresh else ""
     return Notice(code="warm_start", message=f"The adapter begins from {source}.", hint=hint)
 

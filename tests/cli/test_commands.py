@@ -14,6 +14,7 @@ from lora_studio.cli.parser import COMMANDS
 from lora_studio.core.paths import studio_paths
 from lora_studio.core.runs import RunFolder
 from tests.cli.conftest import Command, WriteConfig
+from tests.export.handmade import tensors_of, write_adapter
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +89,18 @@ def test_plan_needs_no_weights_tokenizer_or_data(
     outcome = command("plan", write_config(model__name_or_path=str(bare), data__train=[]))
     assert outcome.status == 0
     assert "896 of 40,992 parameters" in outcome.out
+
+
+def test_plan_refuses_an_adapter_to_begin_from_that_does_not_fit(command: Command, write_config: WriteConfig, tmp_path: Path) -> None:
+    source = write_adapter(tmp_path / "large", tensors_of(16), r=16)
+    outcome = command("plan", write_config(adapter__warm_start=str(source)))
+    assert outcome.status == 2
+    assert f"The adapter to begin from, {source}, has rank 16" in outcome.err
+    assert "Set r to 16 or more." in outcome.err
+    refused = command("train", write_config(adapter__warm_start=str(source)), "--output", tmp_path / "run")
+    assert refused.status == 2
+    assert f"The adapter to begin from, {source}, has rank 16" in refused.err
+    assert not (tmp_path / "run").exists()
 
 
 def test_data_reports_rows_and_tokens(command: Command, write_config: WriteConfig) -> None:

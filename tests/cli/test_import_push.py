@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from lora_studio.adapters.saved_adapter import SavedAdapter
 from lora_studio.core.paths import studio_paths
 from tests.cli.conftest import Command
-from tests.export.handmade import write_adapter
+from tests.export.handmade import save_image_adapter, write_adapter
 
 Tiny = Callable[[str], Path]
 
@@ -88,3 +89,14 @@ def test_what_did_not_pass_is_not_pushed(command: Command, adapter: Path) -> Non
     done = command("push", adapter, "me/triage")
     assert done.status == 2
     assert "did not pass its certificate: logits differ" in done.err
+
+
+def test_import_takes_the_text_part_alone_of_an_adapter_for_images_where_it_is_asked_to(command: Command, tmp_path: Path) -> None:
+    adapter = save_image_adapter(tmp_path / "style", tmp_path / "base")
+    refused = command("import", adapter)
+    assert refused.status == 2
+    assert "model.visual.blocks.0.attn.qkv" in refused.err
+    assert "--text-only" in refused.err
+    taken = command("import", adapter, "--text-only", "--json").document
+    assert [finding["code"] for finding in taken["findings"]] == ["other_class", "text_only"]
+    assert list(SavedAdapter.open(Path(taken["path"])).pairs) == ["model.layers.1.mlp.down_proj"]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import Command
+from tests.cli.conftest import Command, WriteConfig
 from tests.models.packed_folders import save_packed_model, tell
 from tests.tiny import save_tiny_model
 
@@ -29,3 +29,18 @@ def test_inspect_of_weights_that_are_not_read_shows_the_tree_and_the_way_out(com
     assert "error: The base model is quantized already: weights quantized by quanto are not read here." in told.out
     assert "Choose the model in full precision" in told.out
     assert "q_proj" in told.out
+
+
+@pytest.mark.parametrize("method", ["hqq", "quanto", "torchao"])
+def test_plan_and_train_refuse_weights_that_are_not_read_here_by_the_same_words(
+    command: Command, write_config: WriteConfig, tmp_path: Path, method: str
+) -> None:
+    folder = save_tiny_model(tmp_path / "tiny")
+    tell(folder, {"quant_method": method})
+    config = write_config(model__name_or_path=str(folder))
+    planned, refused = command("plan", config), command("train", config, "--output", tmp_path / "run")
+    for told in (planned, refused):
+        assert told.status == 2
+        assert f"The base model is quantized already: weights quantized by {method} are not read here." in told.err
+        assert "Choose the model in full precision." in told.err
+    assert not (tmp_path / "run").exists()

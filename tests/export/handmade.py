@@ -49,3 +49,18 @@ def write_adapter(folder: Path, tensors: dict[str, np.ndarray] | None = None, **
     (folder / "adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
     save_file(tensors or tensors_of(changes.get("r", 4)), folder / "adapter_model.safetensors", metadata={"format": "pt"})
     return folder
+
+
+def save_image_adapter(folder: Path, base: Path) -> Path:
+    """Write an adapter made with Qwen3.5's class with images, on a layer of text and one of images; `base` gets that model's config."""
+    from tests.odd_families import family_config
+
+    config = family_config("qwen3_5")
+    config.architectures = ["Qwen3_5ForConditionalGeneration"]
+    config.save_pretrained(base)
+    names = {"model.language_model.layers.1.mlp.down_proj": (32, 48), "model.visual.blocks.0.attn.qkv": (48, 16)}
+    tensors: dict[str, np.ndarray] = {}
+    for name, (rows, columns) in names.items():
+        tensors[f"base_model.model.{name}.lora_A.weight"] = np.full((4, columns), 0.01, dtype=np.float32)
+        tensors[f"base_model.model.{name}.lora_B.weight"] = np.full((rows, 4), 0.01, dtype=np.float32)
+    return write_adapter(folder, tensors, base_model_name_or_path=str(base), target_modules=["down_proj", "qkv"])

@@ -186,13 +186,13 @@ def tell(folder: Path, settings: dict[str, Any], dtype: str = "bfloat16") -> Non
     (folder / "config.json").write_text(json.dumps({**config, "dtype": dtype, "quantization_config": settings}, indent=1))
 
 
-def save_gpt_oss(folder: Path) -> dict[str, Tensor]:
+def save_gpt_oss(folder: Path, vocab_size: int = 384) -> dict[str, Tensor]:
     """Make a tiny gpt-oss with experts in MXFP4, as it is published, and `<folder>-plain`; give the experts by name."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     config = AutoConfig.for_model(
         "gpt_oss",
-        vocab_size=384,
+        vocab_size=vocab_size,
         hidden_size=32,
         intermediate_size=64,
         num_hidden_layers=2,
@@ -239,11 +239,11 @@ BITSANDBYTES: dict[str, dict[str, Any]] = {
 }
 
 
-def save_bitsandbytes(folder: Path, kind: str, architecture: str = "llama") -> Path:
+def save_bitsandbytes(folder: Path, kind: str, architecture: str = "llama", **changes: Any) -> Path:
     """Make a tiny model quantized and saved by transformers and bitsandbytes in `folder`; give the one it was made from."""
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-    plain = save_tiny_model(folder.with_name(f"{folder.name}-plain"), architecture)
+    plain = save_tiny_model(folder.with_name(f"{folder.name}-plain"), architecture, **changes)
     model = AutoModelForCausalLM.from_pretrained(plain, quantization_config=BitsAndBytesConfig(**BITSANDBYTES[kind]), dtype=torch.bfloat16)
     model.save_pretrained(folder)
     save_tiny_tokenizer(folder)

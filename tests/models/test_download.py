@@ -233,6 +233,20 @@ def test_config_that_asks_for_code_is_refused_before_the_weights(hub: FakeHub) -
     assert not hub.asked_for("model.safetensors")
 
 
+@pytest.mark.parametrize("method", ["hqq", "quanto", "torchao"])
+def test_weights_quantized_in_a_way_that_is_not_read_here_are_not_fetched(hub: FakeHub, method: str) -> None:
+    if method == "quanto":
+        hub.files["quanto_qmap.json"] = b"{}"
+    else:
+        config = json.loads(hub.files["config.json"])
+        hub.files["config.json"] = json.dumps({**config, "quantization_config": {"quant_method": method}}).encode()
+    hub.files["README.md"] = b"---\nbase_model: somebody/whole\n---\n"
+    with pytest.raises(InputError, match=f"(?i)quantized by {method} are not read here") as caught:
+        download()
+    assert caught.value.hint == "Choose the model in full precision, somebody/whole."
+    assert not hub.asked_for("model.safetensors")
+
+
 def test_sharded_model_is_fetched_by_its_index(hub: FakeHub, tiny_model: Callable[[str], Path], tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM
 

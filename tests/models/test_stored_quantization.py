@@ -221,3 +221,31 @@ def test_text_models_inside_others_say_it_too() -> None:
     found = stored_quantization({"text_config": {"quantization_config": {"quant_method": "fp8"}}})
     assert found is not None
     assert found.layout == "fp8"
+
+
+@pytest.mark.parametrize(
+    ("ending", "said"),
+    [
+        ("quanto_qmap.json", "Quanto"),
+        ("weight._data", "Quanto"),
+        ("_weight_qdata", "TorchAO"),
+        ("W_q", "HQQ"),
+        ("qweight", "GPTQ or AWQ of which config.json says nothing"),
+    ],
+)
+def test_a_folder_that_shows_by_its_files_alone_how_it_is_quantized_is_refused_by_name(ending: str, said: str, tmp_path: Path) -> None:
+    folder = save_tiny_model(tmp_path / "tiny-int8")
+    save_tiny_model(tmp_path / "tiny")
+    if ending.endswith(".json"):
+        (folder / ending).write_text("{}")
+    else:
+        tensors = load_file(folder / "model.safetensors")
+        named = {name: name.removesuffix("weight") + ending if "q_proj" in name else name for name in tensors}
+        save_file({named[name]: tensor for name, tensor in tensors.items()}, folder / "model.safetensors", {"format": "pt"})
+    found = stored_finding(read_facts(folder).stored, "none", "cpu")
+    assert found is not None
+    assert f"weights quantized by {said} are not read here" in found.message
+    assert found.hint == "Choose the model in full precision, tiny."
+    for use in (lambda: load_model(folder, torch.float32, CPU), lambda: open_tensors(folder)):
+        with pytest.raises(InputError, match=f"quantized by {said}"):
+            use()

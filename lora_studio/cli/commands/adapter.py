@@ -82,6 +82,8 @@ def _made(result: dict[str, Any]) -> Iterator[str]:
     least = certificate.get("least_possible_error")
     if certificate["verdict"] == "approximate" and least is not None:
         yield f"No update of these ranks is nearer than {least:.2e}"
+    if certificate.get("carried"):
+        yield f"Gone along unchanged: {', '.join(certificate['carried'])}"
     left = certificate.get("left_out")
     if left and left["parameters"]:
         names = ", ".join(left["parameters"][:3])

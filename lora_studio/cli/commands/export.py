@@ -116,6 +116,11 @@ def _told(result: dict[str, Any]) -> Iterator[str]:
         if "merged_into" in trained:
             apart = f", whose weights differ by {trained['weights_apart']:.1%}" if "weights_apart" in trained else ""
             yield f"Merged into {trained['merged_into']}{apart}"
+        elif "compared_with" in trained:
+            yield f"Compared on {trained['compared_with']}"
+        if "full_precision" in trained:
+            made_from = trained["full_precision"]
+            yield f"That base was quantized from {made_from['name']}; their weights differ by {made_from['weights_apart']:.1%}"
     if result["kind"] == "merged":
         for program in result.get("compatibility", ()):
             if program["answer"] != "yes":

@@ -16,12 +16,14 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("path", metavar="PATH", type=Path, help="an adapter folder of PEFT, mlx-lm or litgpt, or a .zip or .tar.gz of one")
     parser.add_argument("--base", metavar="MODEL", help="the base model it was trained on; by default the one it names")
     parser.add_argument("--name", help="what to call it here; by default its own name")
+    parser.add_argument("--text-only", action="store_true", help="leave out what it changes of a part for images that is not used here")
     parser.add_argument("--json", action="store_true", help="one JSON document")
 
 
 def run(console: Console, arguments: Namespace) -> int:
     """Import, and print where it is kept and what to know about it."""
-    task = {"path": str(arguments.path.expanduser().absolute()), "base": arguments.base, "name": arguments.name}
+    path = str(arguments.path.expanduser().absolute())
+    task = {"path": path, "base": arguments.base, "name": arguments.name, "text_only": arguments.text_only}
     with open_host("thread") as host:
         spec = JobSpec("lora_studio.export.imports.importer:import_task", task, title=f"Import {arguments.path.name}")
         result = run_job(console, host, spec)

@@ -13,10 +13,12 @@ from lora_studio.core.config import RunConfig
 from lora_studio.core.config_files import read_config
 from lora_studio.core.errors import InputError
 from lora_studio.core.findings import Finding
+from lora_studio.core.targets import resolve
 from lora_studio.core.world import launch_command
 from lora_studio.data.check import bad_rows_finding
 from lora_studio.data.report import DataReport, TokenCounts
 from lora_studio.data.rows.row import BadRow
+from lora_studio.inference.warm_start import NewAdapter, warm_start_findings
 from lora_studio.jobs.host import Host
 from lora_studio.jobs.spec import JobSpec
 from lora_studio.models.facts import read_facts
@@ -38,7 +40,9 @@ def run(console: Console, arguments: Namespace) -> int:
     with open_host("thread") as host:
         folder, tree = ready_tree(console, host, config.model.name_or_path, config.model.revision)
         data = _data_figures(console, host, config, folder)
-    plan = make_plan(config, read_facts(folder), tree, data)
+    resolution = resolve(config.adapter, tree)
+    warm_start = warm_start_findings(NewAdapter(config.adapter, tree, resolution, folder))
+    plan = make_plan(config, read_facts(folder), tree, data, resolution=resolution, found=warm_start)
     if arguments.json:
         console.json(plan.to_json())
     else:

@@ -41,6 +41,7 @@ class Errors:
         rounded: What rounding may cost at most, as ‖error‖² over all.
         beyond: Modules with an entry further from what was meant than rounding can have put it.
         changed: The same, from what was worked out and given to be written.
+        altered: Keys of what goes along and is not bit for bit as it was.
         least: The least ‖written − meant‖² possible at the ranks written, where it is known of all modules.
         finite: Whether every figure is a number.
     """
@@ -52,6 +53,7 @@ class Errors:
     rounded: float = 0.0
     beyond: list[str] = field(default_factory=list[str])
     changed: list[str] = field(default_factory=list[str])
+    altered: list[str] = field(default_factory=list[str])
     least: float | None = 0.0
     finite: bool = True
 
@@ -136,6 +138,8 @@ def write_arithmetic_certificate(folder: Path, certificate: dict[str, Any]) -> d
 def _fault(errors: Errors, *, exact: bool) -> str:
     if errors.missing:
         return f"{len(errors.missing)} updates were not written, the first is that of {errors.missing[0]}"
+    if errors.altered:
+        return f"{len(errors.altered)} weights that go along are not as they were, the first is {errors.altered[0]}"
     if not errors.finite:
         return "an update is not finite"
     astray = errors.changed or (errors.beyond if exact else [])

@@ -11,12 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lora_studio.adapters.carried import Carried, all_of, refuse_trained, untrained_of
 from lora_studio.adapters.combine import Recipe, combined, dense_combination
 from lora_studio.adapters.deltas import Delta, delta_of, effective_rank, rank_for_energy, read_deltas, refuse_beyond_deltas
 from lora_studio.adapters.extract import Left, TwoModels
 from lora_studio.adapters.interference import interference, verdict
-from lora_studio.adapters.saved_adapter import SavedAdapter
-from lora_studio.adapters.write_adapter import write_adapter
+from lora_studio.adapters.saved_adapter import SavedAdapter, parameter_of
+from lora_studio.adapters.write_adapter import keys_of, write_adapter
 from lora_studio.core.control import TaskContext
 from lora_studio.core.errors import InputError, StudioError
 from lora_studio.core.events import Phase, RunEvent, RunFinished
@@ -25,6 +26,8 @@ from lora_studio.export.arithmetic.certificate import ArithmeticCertificate, Err
 from lora_studio.export.destination import alone_at, check_destination, keep_as_failed
 from lora_studio.export.redact import public_name
 from lora_studio.export.source import WEIGHTS_NAME, AdapterSource, find_source
+from lora_studio.export.verify.tokenizer_files import copy_own_tokenizer
+from lora_studio.models.peft_names import names_for_peft
 from lora_studio.models.prepare import ready_model
 
 Expected = Callable[[str], Tensor]
@@ -66,6 +69,7 @@ def combine(
     recipe.check()
     found = [_opened(source) for source in sources]
     _refuse_other_base(found)
+    carried = untrained_of([one.adapter for one in found])
     names = sorted({name for one in found for name in one.adapter.pairs})
     deltas: dict[str, Delta] = {}
     for place, name in enumerate(names):
@@ -80,7 +84,17 @@ def combine(
     exact = method == "cat" and (r is None or all(rank <= r for rank in ranks))
     yield from _written(
         context,
-        _Result(to, overwrite, found[0].adapter.config, deltas, expected, f"combined by {method}", exact, _inputs(found, recipe.weights)),
+        _Result(
+            to,
+            overwrite,
+            found[0].adapter.config,
+            deltas,
+            expected,
+            f"combined by {method}",
+            exact,
+            _inputs(found, recipe.weights),
+            carried=carried,
+        ),
     )
 
 
@@ -117,6 +131,7 @@ def cut(
             exact=False,
             inputs=_inputs([one], (1.0,)),
             more={"spectra": spectra},
+            carried=all_of(one.adapter),
         ),
     )
 
@@ -131,6 +146,7 @@ def scale(context: TaskContext, source: str, to: str, by: float = 1.0, overwrite
     if not math.isfinite(by):
         raise InputError(f"{by} is no strength.", "Give a number, such as 0.5.", "by")
     one = _opened(source)
+    carried = untrained_of([one.adapter])
     deltas = {name: delta.times(by) for name, delta in read_deltas(one.adapter)}
     yield Phase(name="merging", message="Scaling")
     yield from _written(
@@ -144,6 +160,7 @@ def scale(context: TaskContext, source: str, to: str, by: float = 1.0, overwrite
             f"scaled by {by:g}",
             exact=True,
             inputs=_inputs([one], (by,)),
+            carried=carried,
         ),
     )
 
@@ -172,9 +189,12 @@ def extract(
     config = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": base, "fan_in_fan_out": models.conv1d}
     more = {"left_out": {"parameters": left.names, "change": math.sqrt(left.change), "carried": math.sqrt(left.carried)}}
     inputs = [{"name": public_name(name), "weight": weight} for name, weight in ((tuned, 1.0), (base, -1.0))]
+    told = "extracted by singular values"
+    names = names_for_peft(models.model, [key for name in deltas for key in keys_of(name)])
+    carried = Carried(names={key: name for key, name in names.items() if name})
     yield from _written(
         context,
-        _Result(to, overwrite, config, deltas, models.module_change, "extracted by singular values", exact=False, inputs=inputs, more=more),
+        _Result(to, overwrite, config, deltas, models.module_change, told, exact=False, inputs=inputs, more=more, carried=carried),
     )
 
 
@@ -186,6 +206,8 @@ def compare(context: TaskContext, first: str, second: str) -> Iterator[RunEvent]
     """
     one, other = _opened(first), _opened(second)
     _refuse_other_base([one, other])
+    for opened in (one, other):
+        refuse_trained(opened.adapter)
     common = [name for name in one.adapter.pairs if name in other.adapter.pairs]
     found = []
     for place, name in enumerate(common):
@@ -232,6 +254,7 @@ class _Result:
     exact: bool
     inputs: Sequence[Mapping[str, Any]]
     more: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    carried: Carried = field(default_factory=Carried)
 
 
 def _opened(source: str) -> _Opened:
@@ -249,7 +272,7 @@ def _refuse_other_base(found: Sequence[_Opened]) -> None:
             raise InputError(
                 f"{other.source.label} is an adapter of {public_name(other.source.base_name)}, {first.source.label} of "
                 f"{public_name(first.source.base_name)}.",
-                "Combine adapters of one base model.",
+                "Combine adapters of one base model and vocabulary.",
                 "source",
             )
         for name in first.adapter.pairs.keys() & other.adapter.pairs.keys():
@@ -257,7 +280,7 @@ def _refuse_other_base(found: Sequence[_Opened]) -> None:
             if mine != theirs:
                 raise InputError(
                     f"{name} is {mine} in {first.source.label} and {theirs} in {other.source.label}.",
-                    "Combine adapters of one base model.",
+                    "Combine adapters of one base model and vocabulary.",
                     "source",
                 )
 
@@ -292,13 +315,15 @@ def _written(context: TaskContext, result: _Result) -> Iterator[RunEvent]:
     try:
         with alone_at(target), whole_folder(target, overwrite=result.overwrite) as folder:
             yield Phase(name="saving", message="Writing the adapter")
-            write_adapter(folder, result.config, result.deltas)
-            errors = Errors()
+            write_adapter(folder, result.config, result.deltas, result.carried)
+            if result.carried.tokenizer is not None:
+                copy_own_tokenizer(result.carried.tokenizer, folder)
+            errors = Errors(altered=_altered(folder, result.carried))
             for done in _compared(folder, result, errors):
                 context.control.check()
                 yield Phase(name="checking", message="Reading the updates again", done=done, total=len(result.deltas), unit="modules")
             certificate = write_arithmetic_certificate(
-                folder, ArithmeticCertificate.of(result.method, errors, exact=result.exact, inputs=result.inputs, more=result.more)
+                folder, ArithmeticCertificate.of(result.method, errors, exact=result.exact, inputs=result.inputs, more=_more(result))
             )
             if not certificate["passed"]:
                 kept = keep_as_failed(folder, target)
@@ -307,6 +332,22 @@ def _written(context: TaskContext, result: _Result) -> Iterator[RunEvent]:
     except OSError as error:
         raise StudioError(f"Writing {target} failed: {error.strerror or error}.", "Free some space or choose another disk.") from error
     yield RunFinished(result={"path": str(target), "bytes": size, "certificate": certificate})
+
+
+def _more(result: _Result) -> dict[str, Any]:
+    along = sorted(parameter_of(key) for key in result.carried.tensors)
+    return {**result.more, **({"carried": along} if along else {})}
+
+
+def _altered(folder: Path, carried: Carried) -> list[str]:
+    """Name what goes along and is not bit for bit as it was in the written file."""
+    found: list[str] = []
+    with SavedAdapter.open(folder).reading() as tensors:
+        for key, (adapter, own) in carried.tensors.items():
+            with adapter.reading() as file:
+                if not tensors.get(key).equal(file.get(own)):
+                    found.append(key)
+    return found
 
 
 def _compared(folder: Path, result: _Result, errors: Errors) -> Iterator[int]:

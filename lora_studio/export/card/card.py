@@ -107,7 +107,7 @@ def model_card(
         file: Name of the GGUF file; empty for the usual one.
         served: Which programs serve it; None to find out here, for an adapter.
     """
-    parts = [front_matter(source, kind, facts), _title(source, kind, facts), _loading(source, kind, file, certificate)]
+    parts = [front_matter(source, kind, facts), _title(source, kind, facts, certificate), _loading(source, kind, file, certificate)]
     if served is None and kind == "adapter":
         served = compatibility(source.adapter, facts)
     if served:
@@ -143,7 +143,7 @@ def history_of(source: AdapterSource) -> RunHistory:
     return history
 
 
-def _title(source: AdapterSource, kind: ExportFormat, facts: ModelFacts | None) -> str:
+def _title(source: AdapterSource, kind: ExportFormat, facts: ModelFacts | None, certificate: Mapping[str, Any]) -> str:
     base = code(public_name(source.base_name))
     revision = _revision(source)
     base += f" (revision {code(revision)})" if revision else ""
@@ -156,7 +156,7 @@ def _title(source: AdapterSource, kind: ExportFormat, facts: ModelFacts | None) 
         "mlx-adapter": f"A LoRA adapter for {base}, for mlx-lm.",
     }[kind]
     licence = licence_note(facts)
-    return f"# {plain(source.label)}\n\n{what}{_trained_on(source, kind)}\n" + (f"\n{licence}\n" if licence else "")
+    return f"# {plain(source.label)}\n\n{what}{_trained_on(source, certificate)}\n" + (f"\n{licence}\n" if licence else "")
 
 
 def _revision(source: AdapterSource) -> str:
@@ -172,14 +172,20 @@ def _revision(source: AdapterSource) -> str:
     return source.base_revision or ""
 
 
-def _trained_on(source: AdapterSource, kind: ExportFormat) -> str:
-    """Say, with a space before it, that an adapter was trained on a quantized base; empty where it was not."""
-    held = source.held_in
-    if not held:
+def _trained_on(source: AdapterSource, certificate: Mapping[str, Any]) -> str:
+    """Say, with a space before it, that an adapter was trained on a quantized base, and what it is merged into; empty where it was not."""
+    told: Mapping[str, Any] = certificate.get("trained_base") or {}
+    if not source.held_in:
         return ""
-    is_merged = kind in ("merged", "gguf")
-    merged = " It is merged into the weights in full precision, which differ a little from those." if is_merged else ""
-    return f" The adapter was trained on the base held in {held}.{merged}"
+    said = f" The adapter was trained on the base held in {source.held_in}."
+    if told.get("merged_into"):
+        apart = told.get("weights_apart")
+        differ = f", whose weights differ from those by {apart:.1%}" if apart is not None else ""
+        said += f" It is merged into {plain(told['merged_into'])}{differ}."
+    if told.get("full_precision"):
+        name, apart = plain(told["full_precision"]["name"]), told["full_precision"]["weights_apart"]
+        said += f" The base was quantized from {name}; the weights differ by {apart:.1%}."
+    return said
 
 
 def _loading(source: AdapterSource, kind: ExportFormat, file: str, certificate: Mapping[str, Any]) -> str:

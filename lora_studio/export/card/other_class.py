@@ -13,9 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_studio.core.modules import ModuleInfo, ModuleTree
-from lora_studio.models.check import read_model_config
-from lora_studio.models.inspect import load_config, tree_of
+from lora_studio.core.modules import ModuleTree
+from lora_studio.export.class_trees import named_class, renamed, renames_to, tree_as
 
 if TYPE_CHECKING:
     from lora_studio.adapters.saved_adapter import SavedAdapter
@@ -67,17 +66,15 @@ def other_class(base: Path, tree: ModuleTree, adapter: SavedAdapter) -> OtherCla
         tree: Its modules, of the class adapters are trained in.
         adapter: The adapter.
     """
-    named: Any = (read_model_config(base).get("architectures") or [""])[0]
-    if not isinstance(named, str) or named == tree.architecture:
-        return None
-    other = _tree_as(base, named)
+    named = named_class(base)
+    other = tree_as(base, named) if named != tree.architecture else None
     if other is None:
         return None
-    renames = _renames(tree, other)
+    renames = renames_to(tree, other)
     if not renames or all(before == after for before, after in renames.items()):
         return None
     modules = [name for name in adapter.pairs if tree.by_name[name].kind != "experts"]
-    moved = [_renamed(name, renames) for name in modules]
+    moved = [renamed(name, renames) for name in modules]
     changed = {before: after for before, after in renames.items() if before != after}
     return OtherClass(tree.architecture, named, changed, _expression(moved), _settings(adapter, renames, modules))
 
@@ -85,65 +82,15 @@ def other_class(base: Path, tree: ModuleTree, adapter: SavedAdapter) -> OtherCla
 def _settings(adapter: SavedAdapter, renames: dict[str, str], modules: Iterable[str]) -> dict[str, Any]:
     """Return the settings that name modules, as they are in the other class: ranks and alphas by whole names, so that none is missed."""
     config, found = adapter.config, dict[str, Any]()
-    pairs = {f"^{re.escape(_renamed(name, renames))}$": adapter.pairs[name] for name in modules}
+    pairs = {f"^{re.escape(renamed(name, renames))}$": adapter.pairs[name] for name in modules}
     if config.get("rank_pattern"):
         found["rank_pattern"] = {name: pair.r for name, pair in pairs.items() if pair.r != config.get("r")}
     if config.get("alpha_pattern"):
         alphas = {name: pair.scale * (pair.r**0.5 if config.get("use_rslora") else pair.r) for name, pair in pairs.items()}
         found["alpha_pattern"] = {name: alpha for name, alpha in alphas.items() if alpha != config.get("lora_alpha")}
     if config.get("target_parameters"):
-        found["target_parameters"] = [_renamed(name, renames) for name in config["target_parameters"]]
+        found["target_parameters"] = [renamed(name, renames) for name in config["target_parameters"]]
     return found
-
-
-def _tree_as(base: Path, name: str) -> ModuleTree | None:
-    """Describe a base's modules as a class of transformers makes them; None where it cannot."""
-    import torch
-    import transformers
-
-    made: Any = getattr(transformers, name, None)
-    if not (isinstance(made, type) and issubclass(made, transformers.PreTrainedModel)):
-        return None
-    try:
-        with torch.device("meta"):
-            model: Any = made(load_config(base))
-        model.tie_weights()
-        return tree_of(model)
-    except Exception:  # a config that another class cannot be made of: then there is no other class to tell of
-        return None
-
-
-def _renames(tree: ModuleTree, other: ModuleTree) -> dict[str, str]:
-    """Return for each module at the top of one tree what its name is in the other, both with their dot; empty where something has none."""
-    found: dict[str, str] = {}
-    for top in tree.children.get("", ()):
-        below = [module for module in tree.modules if module.name.startswith(f"{top.name}.") and module.shape]
-        if not below:  # a head is in place of all that is below it
-            place = next((module for module in other.modules if _is_like(top, module)), None)
-            found |= {top.name: place.name} if place and top.shape else {}
-            continue
-        place = next((at.name for at in other.modules if all(_is_there(module, top.name, at.name, other) for module in below)), None)
-        if place is None:
-            return {}
-        found[f"{top.name}."] = f"{place}." if place else ""
-    return found
-
-
-def _is_like(top: ModuleInfo, module: ModuleInfo) -> bool:
-    return module.leaf_name == top.name and module.shape == top.shape
-
-
-def _is_there(module: ModuleInfo, top: str, place: str, other: ModuleTree) -> bool:
-    tail = module.name.removeprefix(f"{top}.")
-    found = other.by_name.get(f"{place}.{tail}" if place else tail)
-    return found is not None and found.shape == module.shape
-
-
-def _renamed(name: str, renames: dict[str, str]) -> str:
-    for before, after in renames.items():
-        if name == before or (before.endswith(".") and name.startswith(before)):
-            return after + name.removeprefix(before)
-    return name
 
 
 def _expression(names: Iterable[str]) -> str:

@@ -22,6 +22,7 @@ from lora_studio.export.gguf.model import write_gguf_model
 from lora_studio.export.gguf.modelfile import modelfile
 from lora_studio.export.merge.merge import merge_into
 from lora_studio.export.redact import last_part, public_name
+from lora_studio.export.verify.comparison import LogitComparison
 from lora_studio.export.verify.tensor_check import TensorReport, check_tensors
 from lora_studio.export.verify.tokenizer_files import copy_tokenizer_files, tokenizer_fault
 from lora_studio.export.verify.verdict import LLAMA_LIMIT_OF_OTHERS, LLAMA_LIMITS, VerificationResult
@@ -105,20 +106,37 @@ def make_gguf_adapter(
         loaded_by="its own header and weights",
         tensors=2 * count,
         tokenizer_fault=fault,
-        held_in=work.source.held_in,
         llama_limit=LLAMA_LIMITS["f32"],
+        **work.told_of_base,
     )
     (folder / "Modelfile").write_text(modelfile(file.name, lambda _messages: None, base="BASE_MODEL"), encoding="utf-8")
     converter = find_converter()
     runs = llama_available() and converter is not None and not model_beyond_gguf(work.base, own_converter=converter.is_own)
-    if reference is not None and work.source.stored is None and runs:
+    if reference is not None and runs:
         base = folder / "base.gguf"
         try:
-            yield from write_gguf_model(context, work.base, base, "f32")
+            yield from _write_base(context, work, base)
             yield from _run(context, findings, base, file, work, reference)
         finally:
             base.unlink(missing_ok=True)
     return findings
+
+
+def _write_base(context: TaskContext, work: ExportContext, target: Path) -> Generator[RunEvent]:
+    """Write the adapter's base as GGUF in float32; one that is quantized by way of a folder of its weights unpacked."""
+    if work.source.stored is None:
+        yield from write_gguf_model(context, work.base, target, "f32")
+        return
+    plan, unpacked = work.base_alone(), target.with_name(MERGED_NAME)
+    unpacked.mkdir()
+    try:
+        for done in merge_into(plan, unpacked):
+            context.control.check()
+            yield Phase(name="converting", message="Unpacking the base", done=done, total=plan.bytes, unit="bytes")
+        copy_tokenizer_files(work.base, work.base, unpacked, work.tokenizer_files)
+        yield from write_gguf_model(context, unpacked, target, "f32")
+    finally:
+        shutil.rmtree(unpacked)
 
 
 def _run(
@@ -134,6 +152,10 @@ def _run(
         return
     expected = yield from reference
     rows = expected.rows.rows
+    if expected.trained:
+        findings.trained = LogitComparison()
+        for trained, found in zip(expected.trained, expected.expected, strict=True):
+            findings.trained.add(trained, found)
     findings.llama = yield from compare_in_llama(context, model, adapter, rows, expected.expected, work.tokenizer_files.tokenizer)
     findings.loaded_by, findings.rows_from = llama_version(), expected.rows.origin
 

@@ -21,6 +21,7 @@ from lora_studio.export.imports.adapter_files import TAKEN, take_adapter
 from lora_studio.export.imports.archive import ARCHIVES
 from lora_studio.export.imports.base_fit import adapted_names, adapter_tensors, check_base, tree_of
 from lora_studio.export.imports.base_search import FoundBase, find_base
+from lora_studio.export.imports.class_keys import fit_class
 from lora_studio.export.imports.foreign_config import read_foreign_config, replace_patterns
 from lora_studio.export.imports.foreign_keys import fit_keys, rename_keys
 from lora_studio.export.imports.fused_experts import MERGE, FusedExperts, fuse_experts, is_on_parameters, refuse_lost, see_strengths
@@ -69,7 +70,9 @@ class ImportedAdapter:
         }
 
 
-def import_task(context: TaskContext, path: str, base: str | None = None, name: str | None = None) -> Iterator[RunEvent]:
+def import_task(
+    context: TaskContext, path: str, base: str | None = None, name: str | None = None, text_only: bool = False
+) -> Iterator[RunEvent]:
     """Task: import an adapter; the result is `ImportedAdapter.to_json()`.
 
     Args:
@@ -77,6 +80,7 @@ def import_task(context: TaskContext, path: str, base: str | None = None, name: 
         path: A PEFT adapter folder, or a zip or tar of one.
         base: The base model it was trained on; None for what it says itself.
         name: What to call it here; None for the name it has, with a number behind where that is taken.
+        text_only: See `import_adapter`.
     """
     source = Path(path).expanduser().absolute()
     yield Phase(name="checking", message=f"Looking at {source.name}")
@@ -89,7 +93,7 @@ def import_task(context: TaskContext, path: str, base: str | None = None, name: 
         context.control.check()
         context.post(Phase(name="checking", message=message))
 
-    found = import_adapter(source, into, base, look=look, tell=told)
+    found = import_adapter(source, into, base, text_only=text_only, look=look, tell=told)
     yield RunFinished(result=found.to_json())
 
 
@@ -98,6 +102,7 @@ def import_adapter(
     into: Path,
     base: str | None = None,
     *,
+    text_only: bool = False,
     look: Callable[[], None] = lambda: None,
     tell: Callable[[str], None] = lambda _message: None,
 ) -> ImportedAdapter:
@@ -107,11 +112,13 @@ def import_adapter(
         path: A PEFT adapter folder, or a zip or tar of one.
         into: The folder to make.
         base: The base model it was trained on; None for what it says itself.
+        text_only: Whether what it changes of a part for images, which the class used here has not, is left out.
         look: Called between blocks of files; may raise to end it.
         tell: Told what comes next.
 
     Raises:
-        InputError: It is no adapter, or a hostile or damaged one; or its base model is wrong, or not here (field `base`).
+        InputError: It is no adapter, or a hostile or damaged one; or its base model is wrong, or not here (field `base`); or it changes
+            a part for images that has no place here (field `text_only`).
         StudioError: The disk does not take it.
     """
     try:
@@ -128,7 +135,7 @@ def import_adapter(
                 tell(f"Comparing with {found.name}")
                 family = str(read_model_config(found.folder).get("model_type", ""))
                 findings += torchtune_findings(config, adapted_names(adapter_tensors(folder)), left, family)
-                config, fitted = _fitted(folder, found, config, by_mlx=by_mlx)
+                config, fitted = _fitted(folder, found, config, by_mlx=by_mlx, text_only=text_only)
                 findings += [*fitted, *check_base(folder, found.folder, found.name, named)]
             refuse_unsaid_dora(config, (tensor.part for tensor in adapter_tensors(folder)))
             _write(folder, config, found, named, findings)
@@ -191,11 +198,14 @@ def _looked_at(folder: Path) -> tuple[dict[str, Any], list[Finding]]:
     return config, [*findings, *replaced]
 
 
-def _fitted(folder: Path, base: FoundBase, config: dict[str, Any], *, by_mlx: bool) -> tuple[dict[str, Any], list[Finding]]:
+def _fitted(
+    folder: Path, base: FoundBase, config: dict[str, Any], *, by_mlx: bool, text_only: bool
+) -> tuple[dict[str, Any], list[Finding]]:
     """Bring an adapter's names and experts to what its base has."""
     assert base.folder is not None
     tree = tree_of(base.folder)
     way_out = FUSE if by_mlx else MERGE
+    config, of_class = fit_class(folder, base.folder, config, tree, text_only=text_only)
     fused: FusedExperts | None = None
     if is_on_parameters(folder, config, tree):
         fused = fuse_experts(folder, base.folder, config, tree, way_out)
@@ -212,7 +222,7 @@ def _fitted(folder: Path, base: FoundBase, config: dict[str, Any], *, by_mlx: bo
     if any(module.kind == "experts" for module in tree.modules):
         (folder / ADAPTER_CONFIG).write_text(json.dumps(config), encoding="utf-8")
         refuse_lost(folder, base.folder, way_out)
-    return config, [*(fused.findings if fused else ()), *moved]
+    return config, [*of_class, *(fused.findings if fused else ()), *moved]
 
 
 def _without_code(folder: Path) -> list[Finding]:

@@ -129,14 +129,22 @@ def _found(certificate: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
                 "README.md has the lines for both."
             ),
         )
-    trained = certificate.get("trained_base")
-    if trained and trained.get("merged_into"):
+    yield from _of_trained_base(certificate.get("trained_base") or {})
+
+
+def _of_trained_base(trained: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    if trained.get("merged_into"):
         yield "Merged into", escape(str(trained["merged_into"]))
-    if trained and trained.get("weights_apart") is not None:
+    elif trained.get("compared_with"):
+        yield "Base it was compared on", escape(str(trained["compared_with"]))
+    if trained.get("weights_apart") is not None:
         yield "Its weights differ from those that were trained on by", f"{trained['weights_apart']:.1%} of their size"
-    if trained and "top1_agreement" in trained:
+    if trained.get("full_precision"):
+        name, apart = trained["full_precision"]["name"], trained["full_precision"]["weights_apart"]
+        yield f"The base was quantized from {name}", f"their weights differ by {apart:.1%} of their size"
+    if "top1_agreement" in trained:
         yield (
-            f"Against the base in {escape(str(trained['held_in']))} that it was trained on",
+            f"Against the base in {trained['held_in']} that it was trained on",
             f"largest logit difference {trained['max_abs_logit_difference']:.2e}, same likeliest token {trained['top1_agreement']:.2%}",
         )
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from lora_studio.export.export_format import ExportFormat
+from lora_studio.export.merge.original import FullPrecision
 from lora_studio.export.verify.certificate import Certificate, Grade, Verdict
 from lora_studio.export.verify.comparison import Comparison, LlamaComparison
 from lora_studio.export.verify.reference import Compared
@@ -54,6 +55,9 @@ class VerificationResult:
         compared: Its logits against others, where the artefact was run.
         held_in: What the base was held in while the adapter was trained, in words; empty where in full precision.
         merged_into: Which full precision it was merged into, where there was a choice.
+        compared_with: Which base base + adapter were computed on, where there was a choice.
+        full_precision: What the base was quantized from, where that was found and not gone by.
+        trained: How far base + adapter, as it was compared with, is from base + adapter as it was trained; for what is not run in torch.
         weights_apart: How far that one's weights are from those it was trained on, relative to them; None where they are the same.
         rows_from: See `Certificate`.
         llama: Its log-probabilities in llama.cpp against base + adapter, where it was run there.
@@ -71,6 +75,9 @@ class VerificationResult:
     compared: Compared | None = None
     held_in: str = ""
     merged_into: str = ""
+    compared_with: str = ""
+    full_precision: FullPrecision | None = None
+    trained: Comparison | None = None
     weights_apart: float | None = None
     rows_from: str = ""
     llama: LlamaComparison | None = None
@@ -149,9 +156,13 @@ def _against_trained(findings: VerificationResult) -> dict[str, Any] | None:
     told: dict[str, Any] = {"held_in": findings.held_in}
     if findings.merged_into:
         told["merged_into"] = findings.merged_into
+    if findings.compared_with and (findings.compared or findings.llama):
+        told["compared_with"] = findings.compared_with
     if findings.weights_apart is not None:
         told["weights_apart"] = findings.weights_apart
-    found = findings.compared.trained if findings.compared else None
+    if findings.full_precision is not None:
+        told["full_precision"] = asdict(findings.full_precision)
+    found = findings.compared.trained if findings.compared else findings.trained
     if found is not None:
         told |= {"max_abs_logit_difference": found.largest, "top1_agreement": found.agreement, "kl_divergence": found.kl_divergence}
     return told

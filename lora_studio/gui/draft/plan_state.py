@@ -13,8 +13,9 @@ from lora_studio.core.findings import Finding
 from lora_studio.core.settings import AdapterSettings
 from lora_studio.core.targets import Resolution, Selection, resolve, selection_of
 from lora_studio.data.batching.plan import StepPlan
+from lora_studio.inference.warm_start import NewAdapter, warm_start_findings
 from lora_studio.planning.device import Device, find_device
-from lora_studio.planning.plan import make_plan
+from lora_studio.planning.plan import base_finding, make_plan
 
 if TYPE_CHECKING:
     from lora_studio.core.modules import ModuleTree
@@ -118,6 +119,20 @@ class PlanState(QObject):
         rows = [1] * max(1, count)
         return StepPlan(rows, rows, config.training).total_steps
 
+    @property
+    def device(self) -> Device:
+        """The device a run would take; looked for once for each wish, since asking a driver takes its time."""
+        wanted = self._draft.config.training.device
+        if wanted not in self._devices:
+            self._devices[wanted] = find_device(wanted)
+        return self._devices[wanted]
+
+    @property
+    def base_refused(self) -> Finding | None:
+        """Why the base model, as its files have it, cannot be trained on here; known before its modules are."""
+        facts = self._model.facts
+        return base_finding(self._draft.config, facts, self.device.kind) if facts else None
+
     def replan(self) -> None:
         """Work out the plan now."""
         self._timer.stop()
@@ -139,15 +154,11 @@ class PlanState(QObject):
         facts, tree = self._model.facts, self._model.tree
         assert facts is not None
         assert tree is not None
-        report = self._data.report
-        return make_plan(self._draft.config, facts, tree, ReportFigures.of(report) if report else None, self._device(), self.resolution)
-
-    def _device(self) -> Device:
-        """Return the device a run would take; looked for once for each wish, since asking a driver takes its time."""
-        wanted = self._draft.config.training.device
-        if wanted not in self._devices:
-            self._devices[wanted] = find_device(wanted)
-        return self._devices[wanted]
+        assert self.resolution is not None
+        report, config, source = self._data.report, self._draft.config, self._model.source
+        new = NewAdapter(config.adapter, tree, self.resolution, source.path if source else None)
+        found = warm_start_findings(new, hashed=False)  # a start reads the weights too, which takes too long here
+        return make_plan(config, facts, tree, ReportFigures.of(report) if report else None, self.device, self.resolution, found)
 
     def _on_config(self, before: RunConfig, after: RunConfig) -> None:
         if before.name != after.name and before.replace({"name": after.name}) == after:

@@ -76,9 +76,11 @@ class Readiness(QObject):
             self.changed.emit()
 
     def _look(self) -> list[ReadyItem]:
-        plan = self._plan.plan
-        items = [_model(self._model), _targets(self._plan, self._model), _data(self._data, self._draft.config), _memory(plan)]
+        plan, refused = self._plan.plan, self._plan.base_refused
+        items = [_model(self._model, refused), _targets(self._plan, self._model), _data(self._data, self._draft.config), _memory(plan)]
         for finding in _faults(plan):
+            if finding == refused:
+                continue  # told of the model
             items.append(ReadyItem(tr("settings"), False, f"{finding.message} {finding.hint}".strip(), finding.field))
         for path, message in self._draft.invalid.items():
             items.append(ReadyItem(tr("settings"), False, f"{path}: {message}", path))
@@ -91,7 +93,7 @@ def _faults(plan: Plan | None) -> list[Finding]:
     return [finding for finding in plan.findings if finding.level == "error" and finding not in told] if plan else []
 
 
-def _model(model: ModelState) -> ReadyItem:
+def _model(model: ModelState, refused: Finding | None) -> ReadyItem:
     name, field = tr("model"), "model.name_or_path"
     if model.error:
         return ReadyItem(name, False, f"{model.error} {model.hint}".strip(), field)
@@ -103,6 +105,8 @@ def _model(model: ModelState) -> ReadyItem:
         return ReadyItem(name, False, tr("The base model has to be converted first."), field)
     if model.source is None:
         return ReadyItem(name, False, tr("Looking for the base model…"), field, pending=True)
+    if refused is not None:
+        return ReadyItem(name, False, f"{refused.message} {refused.hint}".strip(), refused.field)
     return ReadyItem(name, True, tr("The base model is ready."), field)
 
 

@@ -19,6 +19,7 @@ from lora_studio.jobs.spec import JobSpec
 IMPORT_TASK = "lora_studio.export.imports.importer:import_task"
 _FILTER = "adapter_config.json *.zip *.tar *.tar.gz *.tgz"
 _BASE_FIELD = "base"
+_TEXT_FIELD = "text_only"
 
 
 class AdapterImport(QObject):
@@ -56,17 +57,18 @@ class AdapterImport(QObject):
         if chosen is not None:
             self.start(chosen.parent if chosen.name == "adapter_config.json" else chosen)
 
-    def start(self, path: Path, base: str | None = None) -> None:
-        """Import the adapter in a folder or an archive, for the base model it names or for `base`."""
-        spec = JobSpec(IMPORT_TASK, {"path": str(path), "base": base, "name": None}, title=tr("Import {name}", name=path.name))
-        self._jobs.start(spec, on_done=lambda last: self._on_done(path, last))
+    def start(self, path: Path, base: str | None = None, *, text_only: bool = False) -> None:
+        """Import the adapter in a folder or an archive, for the base model it names or for `base`; of one for images, the text part."""
+        arguments = {"path": str(path), "base": base, "name": None, "text_only": text_only}
+        spec = JobSpec(IMPORT_TASK, arguments, title=tr("Import {name}", name=path.name))
+        self._jobs.start(spec, on_done=lambda last: self._on_done(path, base, last))
 
-    def _on_done(self, path: Path, last: LastEvent) -> None:
+    def _on_done(self, path: Path, base: str | None, last: LastEvent) -> None:
         if isinstance(last, RunFinished):
             self._tell(last.result)
             self.imported.emit(last.result)
         elif isinstance(last, RunFailed) and not last.details:  # one that was not foreseen is told with its traceback, as any job's
-            self._tell_failure(path, last)
+            self._tell_failure(path, base, last)
 
     def _tell(self, result: dict[str, Any]) -> None:
         found = [finding for finding in result["findings"] if finding["level"] != "note"]
@@ -85,11 +87,20 @@ class AdapterImport(QObject):
         if chosen is not None:
             self.export_asked.emit(chosen)
 
-    def _tell_failure(self, path: Path, failure: RunFailed) -> None:
+    def _tell_failure(self, path: Path, base: str | None, failure: RunFailed) -> None:
         if failure.field == _BASE_FIELD:
             self._notifications.add(
                 Notification(
                     "error", f"{path.name}: {failure.message}", action_text=tr("Choose base…"), action=lambda: self._ask_base(path)
+                )
+            )
+        elif failure.field == _TEXT_FIELD:
+            self._notifications.add(
+                Notification(
+                    "error",
+                    f"{path.name}: {failure.message}",
+                    action_text=tr("Import the text part"),
+                    action=lambda: self.start(path, base, text_only=True),
                 )
             )
         else:

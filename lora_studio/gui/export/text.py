@@ -23,6 +23,7 @@ class ShownCertificate:
     effect_lost: float | None
     passed: bool
     held_in: str = ""
+    compared_with: str = ""
     grade: str = "logits"
 
     @classmethod
@@ -35,6 +36,7 @@ class ShownCertificate:
             *figures,
             passed=bool(raw["passed"]),
             held_in=str((raw.get("trained_base") or {}).get("held_in", "")),
+            compared_with=str((raw.get("trained_base") or {}).get("compared_with", "")),
             grade=str(raw.get("grade", "logits")),
         )
 
@@ -93,6 +95,8 @@ def certificate_in_words(certificate: ShownCertificate, dtype: str) -> str:
     if certificate.effect_lost:
         parts.append(tr("rounding to {dtype} cost {share:.1%} of the adapter's effect", dtype=dtype, share=certificate.effect_lost))
     if certificate.held_in:
-        parts.append(tr("compared in full precision, while the adapter was trained on a base in {held}", held=certificate.held_in))
+        parts.append(tr("the adapter was trained on a base in {held}", held=certificate.held_in))
+        if certificate.compared_with:
+            parts.append(tr("compared on {base}", base=certificate.compared_with))
     verdict = tr("Passed") if certificate.passed else tr("Did not pass")
     return f"{verdict}: {'; '.join(parts)}." if parts else f"{verdict}."

@@ -130,6 +130,7 @@ class ModelPanel(Panel):
         self._act.clicked.connect(self._on_act)
         model.changed.connect(self._on_model)
         model.progressed.connect(self._on_progress)
+        self._workspace.plan.changed.connect(self._show_error)
         self.form.shown.connect(self._show_name)
         theme().changed.connect(self._recolor)
 
@@ -157,7 +158,7 @@ class ModelPanel(Panel):
         self._show_name()
         self.set_note(source_text(model.source, model.facts))
         self._facts.setText(facts_text(model.facts))
-        self._error.set_error(f"{model.error} {model.hint}".strip())
+        self._show_error()
         needed = {"convert": tr("Convert"), "download": tr("Download")}.get(model.needs, "")
         self._progress.setVisible(model.job is not None or bool(needed))
         self._act.setEnabled(True)
@@ -179,6 +180,12 @@ class ModelPanel(Panel):
             told = tr("{told} · {done} of {total}", told=told, done=format_bytes(phase.done), total=format_bytes(phase.total))
         if self._act.isEnabled():
             self._progress_text.setText(told)
+
+    def _show_error(self) -> None:
+        """Say what is wrong with the model, or why this one cannot be trained on, with the way out."""
+        model, refused = self._workspace.model, self._workspace.plan.base_refused
+        told = f"{model.error} {model.hint}" if model.error or refused is None else f"{refused.message} {refused.hint}"
+        self._error.set_error(told.strip())
 
     def _show_name(self) -> None:
         edit = self._choice.lineEdit()
@@ -215,7 +222,7 @@ def facts_text(facts: ModelFacts | None) -> str:
         tr("{count} parameters", count=format_count(facts.parameters)) if facts.parameters else "",
         tr("{count} layers", count=facts.layers) if facts.layers else "",
         tr("tied embeddings") if facts.tied_embeddings else "",
-        facts.dtype,
+        facts.stored.said if facts.stored else facts.dtype,
         facts.licence,
     ]
     return " · ".join(part for part in parts if part)

@@ -235,7 +235,7 @@ def test_adapters_of_other_bases_are_refused(adapters: dict[str, Path], tmp_path
 def test_a_wrong_result_fails_and_is_kept_under_a_name_that_says_so(
     method: str, adapters: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def spoiled(folder: Path, config: Any, deltas: Any) -> None:
+    def spoiled(folder: Path, config: Any, deltas: Any, carried: Any) -> None:
         write_adapter(folder, config, {name: delta.times(1.01) for name, delta in deltas.items()})
 
     monkeypatch.setattr(tasks, "write_adapter", spoiled)
@@ -263,7 +263,7 @@ def test_a_right_difference_of_adapters_that_nearly_cancel_passes(nearness: floa
 def test_one_wrong_element_of_one_factor_fails(
     method: str, adapters: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def spoiled(folder: Path, config: Any, deltas: Any) -> None:
+    def spoiled(folder: Path, config: Any, deltas: Any, carried: Any) -> None:
         name, delta = next(iter(deltas.items()))
         b = delta.b.clone()
         b[3, 1] += 0.05 * b.abs().max()

@@ -19,6 +19,7 @@ from lora_studio.gui.draft.carry_targets import carried_over
 from lora_studio.gui.draft.workspace import open_workspace
 from lora_studio.gui.shell.yaml_view import YamlDialog
 from lora_studio.models.inspect import inspect_model
+from tests.export.handmade import tensors_of, write_adapter
 from tests.gui.desk import Desk
 
 
@@ -244,3 +245,19 @@ def test_a_quantized_base_without_bitsandbytes_is_not_ready_and_the_way_to_it_is
     desk.until(lambda: any(item.field == "model.quantization" for item in desk.workspace.readiness.items))
     told = next(item.message for item in desk.workspace.readiness.items if item.field == "model.quantization")
     assert "pip install 'bitsandbytes" in told
+
+
+def test_an_adapter_to_begin_from_that_does_not_fit_keeps_the_draft_from_starting(
+    desk: Desk, tiny_model: Callable[[str], Path], tmp_path: Path
+) -> None:
+    inspect_model(tiny_model("llama"))
+    source = write_adapter(tmp_path / "large", tensors_of(16), r=16)
+    changes = {"model.name_or_path": str(tiny_model("llama")), "adapter.warm_start": str(source), "adapter.r": 8}
+    assert desk.workspace.draft.edit(changes, "Begin") == {}
+    desk.until(lambda: any(item.field == "adapter.r" for item in desk.workspace.readiness.items))
+    told = next(item for item in desk.workspace.readiness.items if item.field == "adapter.r")
+    assert not told.ok
+    assert str(source) in told.message
+    assert told.message.endswith("Set r to 16 or more.")
+    desk.workspace.draft.edit({"adapter.r": 16}, "Rank")
+    desk.until(lambda: not any(item.field == "adapter.r" for item in desk.workspace.readiness.items))

@@ -16,7 +16,7 @@ from lora_studio.gui.platform.window_state import WindowState
 from lora_studio.gui.shell.main_window import MainWindow
 from lora_studio.gui.theme import Theme
 from lora_studio.gui.widgets import Banner
-from tests.export.handmade import write_adapter
+from tests.export.handmade import save_image_adapter, write_adapter
 from tests.gui.desk import Answers
 
 Tiny = Callable[[str], Path]
@@ -133,3 +133,16 @@ def test_a_pickled_adapter_is_told_once_and_nothing_is_kept(studio: Studio, qtbo
     assert "pickle" in text
     assert len(studio.notifications.entries) == 1
     assert imported_adapters() == []
+
+
+def test_of_an_adapter_for_images_the_text_part_is_offered(studio: Studio, qtbot: QtBot, tmp_path: Path) -> None:
+    adapter = save_image_adapter(tmp_path / "style", tmp_path / "base")
+    level, text, action = next_told(studio, qtbot, lambda: studio.open_paths([str(adapter)]))
+    assert (level, action) == ("error", "Import the text part")
+    assert "model.visual.blocks.0.attn.qkv" in text
+    take = studio.notifications.entries[0].action
+    assert take is not None
+    level, text, _action = next_told(studio, qtbot, take)
+    assert level == "warning"
+    assert "left out" in text
+    assert [found.name for found in imported_adapters()] == ["style"]

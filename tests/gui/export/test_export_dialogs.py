@@ -194,6 +194,10 @@ def test_an_export_keeps_the_runs_settings_when_the_draft_changes(
             ShownCertificate(8, 0.5, 0.98, 0.12, passed=True),
             "the likeliest token agrees on 98.0%; rounding to bfloat16 cost 12.0% of the adapter's effect.",
         ),
+        (
+            ShownCertificate(8, 3e-5, None, None, passed=True, held_in="4 bits (NF4)", compared_with="tiny, unpacked to float32"),
+            "; the adapter was trained on a base in 4 bits (NF4); compared on tiny, unpacked to float32.",
+        ),
         (ShownCertificate(0, None, None, None, passed=False), "Did not pass."),
     ],
 )

@@ -13,7 +13,10 @@ from pytestqt.qtbot import QtBot
 from lora_studio.gui.panels import AdapterPanel, BudgetPanel, DataPanel, ModelPanel, TargetsPanel, TrainingPanel
 from lora_studio.gui.panels.adapter import scale_text
 from lora_studio.gui.panels.presets import PRESETS
+from lora_studio.gui.widgets import ErrorLabel
 from tests.gui.desk import Desk
+from tests.models.packed_folders import tell
+from tests.tiny import save_tiny_model
 
 PANELS = (ModelPanel, DataPanel, TargetsPanel, AdapterPanel, TrainingPanel, BudgetPanel)
 
@@ -224,3 +227,21 @@ def test_every_widget_of_a_panel_has_a_name(desk: Desk, panel_class: type[ModelP
     desk.shown(panel, 440, 500)
     nameless = [child for child in panel.findChildren(QWidget, options=Qt.FindChildOption.FindDirectChildrenOnly) if not child.objectName()]
     assert not nameless
+
+
+@pytest.mark.parametrize("method", ["hqq", "quanto", "torchao"])
+def test_the_model_card_says_that_a_quantized_base_is_not_read_here_and_the_way_out(desk: Desk, tmp_path: Path, method: str) -> None:
+    folder, whole = save_tiny_model(tmp_path / "tiny-8bit"), save_tiny_model(tmp_path / "tiny")
+    tell(folder, {"quant_method": method})
+    panel = ModelPanel(desk.workspace, desk.jobs)
+    desk.shown(panel, 300, 400)
+    panel.choose(str(folder))
+    error = panel.findChild(ErrorLabel, "model_error")
+    assert error is not None
+    desk.until(error.isVisible)
+    assert f"weights quantized by {method} are not read here" in error.text()
+    assert f"Choose the model in full precision, {whole}." in error.text()
+    told = [item for item in desk.workspace.readiness.items if item.field == "model.name_or_path" and not item.ok]
+    assert [item.name for item in told] == ["model"]
+    panel.choose(str(whole))
+    desk.until(lambda: not error.isVisible())
