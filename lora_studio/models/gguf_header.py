@@ -21,8 +21,8 @@ _MAX_STRING = 16_000_000
 _MAX_ARRAY = 16_000_000
 _STRING, _ARRAY = 8, 9
 _NUMBERS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
-# Type number: name, elements a block, bytes a block (ggml's type traits).
-_TYPES = {
+
+TENSOR_TYPES = {
     0: ("F32", 1, 4),
     1: ("F16", 1, 2),
     2: ("Q4_0", 32, 18),
@@ -54,7 +54,11 @@ _TYPES = {
     30: ("BF16", 1, 2),
     34: ("TQ1_0", 256, 54),
     35: ("TQ2_0", 256, 66),
+    39: ("MXFP4", 32, 17),
+    40: ("NVFP4", 64, 36),
+    41: ("Q1_0", 128, 18),
 }
+"""Name, elements a block and bytes a block by a type's number (ggml's type traits)."""
 
 Value = str | int | float | bool
 
@@ -229,8 +233,8 @@ def _tensor(path: Path, file: BinaryIO) -> GgufTensor:
         raise OverflowError(dimensions)
     shape = tuple(int(_number(file, "<Q")) for _ in range(dimensions))
     kind, offset = int(_number(file, "<I")), int(_number(file, "<Q"))
-    if kind not in _TYPES:
+    if kind not in TENSOR_TYPES:
         message = f"{path} stores {name} as type {kind}, which is not known."
         raise InputError(message, "Choose a file of a common type, such as Q8_0 or F16.", FIELD)
-    dtype, block, block_bytes = _TYPES[kind]
+    dtype, block, block_bytes = TENSOR_TYPES[kind]
     return GgufTensor(name, dtype, shape, math.prod(shape) // block * block_bytes, offset)

@@ -26,7 +26,7 @@ from lora_studio.jobs.telemetry import MemorySampler
 from lora_studio.models.quantization import INSTALL
 
 _QT_SECONDS = 120.0
-_PARTS = (
+REQUIRED = (
     "torch",
     "transformers",
     "peft",
@@ -63,7 +63,7 @@ def run(console: Console, arguments: Namespace) -> int:
 def examine(console: Console) -> dict[str, Any]:
     """Look at the machine."""
     problems: list[str] = []
-    versions = {name: _version(name) for name in _PARTS}
+    versions = {name: _version(name) for name in REQUIRED}
     problems += [f"{name} is not installed: install the project again." for name, version in versions.items() if version is None]
     engine: dict[str, Any] = {}
     try:

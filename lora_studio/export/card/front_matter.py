@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import yaml
+from huggingface_hub import ModelCardData
 
 from lora_studio.export.card.data_summary import hub_datasets
 from lora_studio.export.export_format import ExportFormat
@@ -90,7 +90,7 @@ def front_matter(source: AdapterSource, kind: ExportFormat, facts: ModelFacts | 
     if datasets:
         fields["datasets"] = datasets
     fields |= _licence_fields(facts, base)
-    return f"---\n{yaml.safe_dump(fields, sort_keys=False, allow_unicode=True)}---\n"
+    return f"---\n{ModelCardData(**fields).to_yaml()}\n---\n"
 
 
 def licence_note(facts: ModelFacts | None) -> str:
