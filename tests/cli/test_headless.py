@@ -1,4 +1,4 @@
-"""A machine that only trains needs torch, transformers, peft, accelerate, pyarrow, pydantic and PyYAML: no Qt."""
+"""The wheel, on a machine that only trains: it needs torch, transformers, peft, accelerate, pyarrow, pydantic and PyYAML, no Qt."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def with_what_they_need(names: tuple[str, ...]) -> set[str]:
 
 @pytest.fixture(scope="module")
 def small_installation(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of links to these distributions alone."""
+    """A folder of links to these distributions alone, and the program as its wheel installs it."""
     if sys.platform == "win32":
         pytest.skip("links need a privilege on Windows")
     folder = tmp_path_factory.mktemp("installed")
@@ -51,18 +51,21 @@ def small_installation(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for top in {file.parts[0] for file in dist.files or () if file.parts[0] not in ("..", "__pycache__")}:
             if not (folder / top).exists():
                 (folder / top).symlink_to(Path(str(dist.locate_file(top))).resolve())
+    install = ["-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--no-build-isolation", "--target", str(folder / "program")]
+    done = subprocess.run([sys.executable, *install, str(REPOSITORY)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
     return folder
 
 
 @pytest.fixture
 def headless(small_installation: Path, studio_home: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Run Python with that installation and the checkout, and nothing else."""
+    """Run Python with that installation, and nothing else, away from the checkout."""
     environment = {name: value for name, value in os.environ.items() if name not in ("DISPLAY", "WAYLAND_DISPLAY", "QT_QPA_PLATFORM")}
-    environment |= {"PYTHONPATH": f"{small_installation}{os.pathsep}{REPOSITORY}", "LORA_STUDIO_HOME": str(studio_home)}
+    environment |= {"PYTHONPATH": f"{small_installation}{os.pathsep}{small_installation / 'program'}", "LORA_STUDIO_HOME": str(studio_home)}
 
     def run(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-S", *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=False, env=environment | more)
+        return subprocess.run(command, capture_output=True, text=True, check=False, env=environment | more, cwd=studio_home.parent)
 
     return run
 
@@ -76,6 +79,18 @@ def test_the_small_installation_has_no_qt_and_nothing_else(
         done = headless("-c", f"import {module}")
         assert "ModuleNotFoundError" in done.stderr, module
     assert str(sysconfig.get_paths()["purelib"]) not in headless("-c", "import sys; print(sys.path)").stdout
+
+
+def test_the_program_and_all_its_resources_come_from_the_wheel(
+    headless: Callable[..., subprocess.CompletedProcess[str]],
+    small_installation: Path,
+) -> None:
+    told = headless("-c", "from lora_studio.core.paths import resources_folder; print(resources_folder())").stdout.strip()
+    assert Path(told) == small_installation / "program/lora_studio/resources"
+    files = {path.relative_to(told) for path in Path(told).rglob("*") if path.is_file()}
+    wanted = {path.relative_to(REPOSITORY / "resources") for path in (REPOSITORY / "resources").rglob("*") if path.is_file()}
+    assert wanted <= files
+    assert (small_installation / "program/bin/lora-studio").is_file()
 
 
 def test_a_run_is_planned_trained_and_exported_without_a_screen(
