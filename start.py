@@ -55,7 +55,7 @@ def main(arguments: Sequence[str]) -> int:
     testing = list(arguments[:1]) == ["test"]
     try:
         check_python()
-        set_up(extras=("test", "lint", "quantization", "gguf-check") if testing else ())
+        set_up(extras=("test", "lint", "docs", "quantization", "gguf-check") if testing else ())
     except SetupError as error:
         say(f"Set-up stopped: {error}")
         return 1
