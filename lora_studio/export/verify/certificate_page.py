@@ -66,8 +66,12 @@ def _template() -> Template:
     environment = Environment(
         loader=FileSystemLoader(resources_folder()), autoescape=True, undefined=StrictUndefined, keep_trailing_newline=True
     )
-    environment.tests["code"] = lambda part: isinstance(part, Code)
+    environment.tests["code"] = _is_code
     return environment.get_template(_TEMPLATE)
+
+
+def _is_code(value: Any) -> bool:
+    return isinstance(value, Code)
 
 
 def _compared(certificate: Mapping[str, Any]) -> Iterator[Line]:
