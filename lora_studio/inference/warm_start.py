@@ -63,6 +63,9 @@ def warm_start_findings(new: NewAdapter, *, hashed: bool = True) -> list[Finding
         vocabulary = Vocabulary.of(adapter, new.tree, new.base)
     except InputError as error:
         return [Finding("error", "warm_start_unreadable", error.message, error.hint, FIELD)]
+    except OSError as error:
+        message = f"The adapter to begin from, {source}, cannot be read: {error.strerror or error}."
+        return [Finding("error", "warm_start_unreadable", message, "Check the folder's permissions.", FIELD)]
     first = next(_misfits(adapter, vocabulary, new), None)
     if first is not None:
         return [first]
@@ -76,6 +79,8 @@ def open_warm(source: str, tree: ModuleTree, *, hashed: bool = True) -> SavedAda
         InputError: There is none, or one that is broken or is no LoRA that can be gone on with.
     """
     folder = find_adapter(source).adapter if hashed else adapter_unread(Path(source).expanduser())
+    if folder is None and (Path(source).expanduser() / "run.yaml").is_file():
+        raise InputError(f"The run {source} has no adapter yet.", "Let it take a step and save, or resume it.", FIELD)
     if folder is None:
         message = f"{source} is no run and holds no PEFT adapter to begin from."
         raise InputError(message, "Give a run, a checkpoint or an adapter folder.", FIELD)

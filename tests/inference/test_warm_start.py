@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from lora_studio.core.config import RunConfig
+from lora_studio.core.config_files import write_config
 from lora_studio.core.findings import Finding
 from lora_studio.core.modules import ModuleTree
 from lora_studio.core.settings import AdapterSettings
@@ -91,6 +93,23 @@ def test_a_folder_without_an_adapter_is_said_to_have_none(tree: ModuleTree, tmp_
     (finding,) = found(tree, tmp_path)
     assert (finding.level, finding.field) == ("error", "adapter.warm_start")
     assert f"{tmp_path} is no run and holds no PEFT adapter" in finding.message
+
+
+@pytest.mark.parametrize("hashed", [True, False])
+def test_a_run_without_an_adapter_yet_is_said_to_have_none(tree: ModuleTree, tmp_path: Path, hashed: bool) -> None:
+    write_config(tmp_path / "run" / "run.yaml", RunConfig())
+    adapter = AdapterSettings(warm_start=str(tmp_path / "run"))
+    (finding,) = warm_start_findings(NewAdapter(adapter, tree, resolve(adapter, tree)), hashed=hashed)
+    assert finding.message == f"The run {tmp_path / 'run'} has no adapter yet."
+
+
+def test_the_newest_checkpoint_stands_for_a_run_that_is_not_finished(tree: ModuleTree, tmp_path: Path) -> None:
+    write_config(tmp_path / "run" / "run.yaml", RunConfig())
+    for step, rank in ((2, 4), (10, 16)):
+        write_adapter(tmp_path / "run" / "checkpoints" / f"step-{step:06}", tensors_of(rank), r=rank)
+    adapter = AdapterSettings(r=4, warm_start=str(tmp_path / "run"))
+    (finding,) = warm_start_findings(NewAdapter(adapter, tree, resolve(adapter, tree)), hashed=False)
+    assert "has rank 16" in finding.message
 
 
 def test_weights_saved_as_they_were_from_beneath_an_adapter_are_no_obstacle(tree: ModuleTree, tmp_path: Path) -> None:

@@ -82,20 +82,8 @@ def combine(
 
     ranks = (sum(one.adapter.pairs[name].r for one in found if name in one.adapter.pairs) for name in names)
     exact = method == "cat" and (r is None or all(rank <= r for rank in ranks))
-    yield from _written(
-        context,
-        _Result(
-            to,
-            overwrite,
-            found[0].adapter.config,
-            deltas,
-            expected,
-            f"combined by {method}",
-            exact,
-            _inputs(found, recipe.weights),
-            carried=carried,
-        ),
-    )
+    config, inputs, told = found[0].adapter.config, _inputs(found, recipe.weights), f"combined by {method}"
+    yield from _written(context, _Result(to, overwrite, config, deltas, expected, told, exact, inputs, carried=carried))
 
 
 def cut(
