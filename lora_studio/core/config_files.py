@@ -189,5 +189,5 @@ def _key_lines(text: str) -> dict[str, int]:
                 lines[path] = key.start_mark.line + 1
                 walk(value, f"{path}.")
 
-    walk(yaml.compose(text, Loader=yaml.SafeLoader) if text else None, "")
+    walk(yaml.compose(text, Loader=_SAFE_LOADER) if text else None, "")  # as it was read: the two loaders differ over tabs
     return lines

@@ -58,7 +58,18 @@ def read_model_config(folder: Path) -> dict[str, Any]:
     if not isinstance(config.get("model_type"), str) or not config["model_type"]:
         hint = "The config.json of a transformers model says which family it is, such as llama."
         raise InputError(f"{path} names no model_type.", hint, FIELD)
+    _check_names(config, path)
     return config
+
+
+def _check_names(config: dict[str, Any], path: Path) -> None:
+    """See that what is gone by as a name is one."""
+    listed: Any = config.get("architectures") or []
+    if not isinstance(listed, list) or not all(isinstance(name, str) for name in listed):
+        raise InputError(f"{path}: architectures is no list of names.", _AGAIN, FIELD)
+    for key, part in config.items():
+        if isinstance(part, dict) and not isinstance(part.get("model_type", ""), str):
+            raise InputError(f"{path}: model_type of {key} is no name.", _AGAIN, FIELD)
 
 
 def refuse_code(config: Any, path: Path) -> None:

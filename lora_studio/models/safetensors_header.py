@@ -120,7 +120,7 @@ def _entry(path: Path, name: str, fields: Any) -> TensorEntry:
         numbers_are_sound = len(shape) <= _MAX_DIMENSIONS and all(type(number) is int and number >= 0 for number in (*shape, start, end))
     except (TypeError, KeyError, ValueError) as error:
         raise _damaged(path, f"the entry of {name!r} is malformed") from error
-    if not numbers_are_sound or dtype not in _BITS:
+    if not numbers_are_sound or not isinstance(dtype, str) or dtype not in _BITS:
         raise _damaged(path, f"the entry of {name!r} is malformed")
     entry = TensorEntry(dtype, tuple(shape), start, end)
     if (entry.elements * _BITS[dtype] + 7) // 8 != end - start:

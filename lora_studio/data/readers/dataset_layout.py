@@ -68,10 +68,14 @@ def _configs_of(card: str) -> list[dict[str, Any]]:
     head = re.match(r"\ufeff?---\s*\n(.*?)\n---\s*(\n|$)", card, re.DOTALL)
     try:
         tree = yaml.safe_load(head[1]) if head else None
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):  # an impossible date, brackets without end
         return []
     configs = tree.get("configs") if isinstance(tree, dict) else None
-    return [config for config in configs or [] if isinstance(config, dict) and ("data_files" in config or "data_dir" in config)]
+    return [
+        config
+        for config in (configs if isinstance(configs, list) else [])
+        if isinstance(config, dict) and ("data_files" in config or "data_dir" in config)
+    ]
 
 
 def _config_named(configs: list[dict[str, Any]], wanted: str, repo: str) -> dict[str, Any]:
@@ -100,16 +104,25 @@ def _declared_splits(config: dict[str, Any], names: list[str]) -> dict[str, list
 
 
 def _matching(patterns: Any, names: list[str], folder: str) -> list[str]:
-    wanted = [patterns] if isinstance(patterns, str) else list(patterns)
-    rules = [re.compile(_as_regex(f"{folder}/{pattern}" if folder else str(pattern))) for pattern in wanted]
+    wanted: list[Any] = patterns if isinstance(patterns, list) else [patterns]
+    rules = [_as_regex(f"{folder}/{pattern}" if folder else pattern) for pattern in wanted if isinstance(pattern, str)]
     return [name for name in names if any(rule.fullmatch(name) for rule in rules)]
 
 
-def _as_regex(pattern: str) -> str:
-    """Translate a glob in which ** crosses folders and * does not."""
+def _as_regex(pattern: str) -> re.Pattern[str]:
+    """Translate a glob in which ** crosses folders and * does not.
+
+    Raises:
+        InputError: It is none.
+    """
     parts = re.split(r"(\*\*/|\*\*|\*|\?|\[[^\]]+\])", pattern.removeprefix("./"))
     stars = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
-    return "".join(stars.get(part) or (part.replace("[!", "[^") if part.startswith("[") else re.escape(part)) for part in parts)
+    regex = "".join(stars.get(part) or (part.replace("[!", "[^") if part.startswith("[") else re.escape(part)) for part in parts)
+    try:
+        return re.compile(regex)
+    except re.error as error:
+        message = f"The data set's card names its files by a pattern that is none: {pattern!r} ({error})."
+        raise InputError(message, "Download the data set and name its files in data.train.", FIELD) from error
 
 
 def _below(names: list[str], config: str, repo: str) -> list[str]:
