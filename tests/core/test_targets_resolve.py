@@ -66,6 +66,28 @@ def test_experts_refuse_dropout_and_dora() -> None:
     assert [finding.field for finding in resolve(settings, tree).errors] == ["adapter.lora_dropout", "adapter.use_dora"]
 
 
+@pytest.mark.parametrize(
+    ("entries", "told_of"),
+    [
+        (["m.h.0.mlp.down_proj"], "no adapter goes on m.h.0.mlp.down_proj: "),
+        (["mlp.down_proj"], "no adapter goes on m.h.0.mlp.down_proj and 1 more: "),
+        (["down_proj"], None),
+        (["experts.down_proj"], None),
+        (["m.h.0.q_proj"], None),
+    ],
+)
+def test_a_module_that_peft_takes_for_the_experts_is_told_of(entries: list[str], told_of: str | None) -> None:
+    """PEFT 0.21 puts the adapter on the experts of all layers and none on the dense layer that is named."""
+    names = ["m.h.0.q_proj", "m.h.0.mlp.down_proj", "m.h.1.mlp.down_proj"]
+    tree = tree_from(names, parameters=["m.h.2.mlp.experts.down_proj", "m.h.2.mlp.experts.gate_up_proj"], model_type="qwen3_moe")
+    resolution = resolve(adapter(target_modules=entries), tree)
+    told = [finding for finding in resolution.findings if finding.code == "taken_for_experts"]
+    assert [finding.subject for finding in told] == (entries if told_of else [])
+    assert told_of is None or f"target_modules: {told_of}" in told[0].message
+    if entries != ["m.h.0.q_proj"]:
+        assert [target.name for target in resolution.targets] == ["m.h.2.mlp.experts.down_proj"]
+
+
 def test_presets_part_the_linear_layers_into_attention_and_mlp() -> None:
     tree = transformer(3)
     assert attention(tree) | mlp(tree) == all_linear(tree)

@@ -11,7 +11,7 @@ from lora_studio.core.errors import InputError
 from lora_studio.core.findings import Finding, Level
 from lora_studio.core.modules import ModuleInfo, ModuleKind, ModuleTree
 from lora_studio.core.settings import AdapterSettings
-from lora_studio.core.targets.fused import rewrite_for_fused_experts
+from lora_studio.core.targets.fused import rewrite_for_fused_experts, rewritten_name, rewritten_names
 from lora_studio.core.targets.index import index_of
 from lora_studio.core.targets.matching import (
     endings_of,
@@ -105,6 +105,7 @@ def resolve(adapter: AdapterSettings, tree: ModuleTree) -> Resolution:
     saved = saved_modules(effective.modules_to_save, tree, names, findings)
     if not chosen and not any(finding.level == "error" for finding in findings):
         findings.append(_nothing_targeted())
+    findings.extend(_taken_for_experts(adapter, tree))
     findings.extend(_experts_findings(effective, targets))
     findings.extend(reach_findings(adapter, tree, [target.name for target in targets], saved))
     findings.extend(_pattern_findings(effective, targets))
@@ -243,6 +244,26 @@ def _wrappable(chosen: list[ModuleInfo], findings: list[Finding]) -> list[Module
             )
         )
     return [module for module in chosen if module.targetable] if refused else chosen
+
+
+def _taken_for_experts(adapter: AdapterSettings, tree: ModuleTree) -> Iterator[Finding]:
+    """Tell of modules that are named with their parents and of which PEFT reads only the end of the name, as that of the experts."""
+    names = rewritten_names(tree.model_type)
+    for entry in () if adapter.target_modules == "all-linear" else adapter.target_modules:
+        old = rewritten_name(entry, names)
+        named = sorted(name for name in names_matching(entry, tree) if tree.by_name[name].kind != "experts") if old else []
+        if old is None or not named or entry == old:
+            continue
+        others = f" and {len(named) - 1:,} more" if len(named) > 1 else ""
+        yield Finding(
+            "warning",
+            "taken_for_experts",
+            f"target_modules: no adapter goes on {named[0]}{others}: PEFT reads {entry!r} as {names[old]} of the experts in all layers, "
+            "which gets one instead.",
+            f"Take it out; where the experts are meant, name {names[old]} in target_parameters.",
+            _MODULES,
+            entry,
+        )
 
 
 def _experts_findings(adapter: AdapterSettings, targets: tuple[Target, ...]) -> Iterator[Finding]:
