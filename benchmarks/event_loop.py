@@ -110,27 +110,27 @@ def measure(arguments: argparse.Namespace, home: Path) -> dict[str, list[float]]
 
 
 def _go_through(opened: Opened, meter: DelayMeter, arguments: argparse.Namespace, changes: dict[str, object] | None) -> None:
-    wait_until(lambda: opened.studio is not None and getattr(opened.studio, "train_page", None) is not None, "the pages")
-    studio = opened.studio
-    assert studio is not None
+    wait_until(lambda: opened.services is not None and hasattr(opened.services.pages, "train"), "the pages")
+    services = opened.services
+    assert services is not None
     meter.phase = lambda: "import"
     if changes is None:
-        studio.workspace.draft.open_starter()
+        services.workspace.draft.open_starter()
     else:
-        studio.workspace.draft.edit(changes, "tiny")
+        services.workspace.draft.edit(changes, "tiny")
     if arguments.steps:
-        studio.workspace.draft.edit({"training.max_steps": arguments.steps}, "steps")
-    wait_until(lambda: studio.engine.ready, "the engine")
+        services.workspace.draft.edit({"training.max_steps": arguments.steps}, "steps")
+    wait_until(lambda: services.engine.ready, "the engine")
     meter.phase = lambda: "prepare"
-    wait_until(lambda: studio.workspace.readiness.ready and not studio.jobs.jobs, "a draft that can start")
-    run_view = studio.run_view
+    wait_until(lambda: services.workspace.readiness.ready and not services.jobs.jobs, "a draft that can start")
+    run_view = services.run_view
     meter.phase = lambda: _phase_of(run_view)
-    studio.starter.start_run()
+    services.starter.start_run()
     wait_until(lambda: not run_view.is_live, "the run")
     if run_view.state != "finished":
         raise RuntimeError(f"the run ended as {run_view.state}: {run_view.failure}")
     meter.phase = lambda: "merge"
-    dialog = studio.train_page.export("merged")
+    dialog = services.pages.train.export("merged")
     assert dialog is not None
     dialog.begin()
     wait_until(lambda: dialog.job is None, "the merge")

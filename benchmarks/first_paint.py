@@ -55,7 +55,7 @@ def told(opened, target):
         opened.window.close()
         opened.app.quit()
     times.update(panels=time.time(), panels_cpu=time.process_time())
-    opened.studio.plots_ready.connect(ready)
+    opened.services.pages.made.connect(ready)
 
 fill, app._fill = app._fill, told
 from lora_studio.cli.main import main

@@ -13,7 +13,7 @@ from lora_studio.core.errors import InputError, StudioError
 if TYPE_CHECKING:
     from PySide6.QtWidgets import QApplication
 
-    from lora_studio.gui.compose import Studio
+    from lora_studio.gui.compose import Services
     from lora_studio.gui.platform.single_instance import InstanceServer
     from lora_studio.gui.shell.crash_dialog import ExceptionHook
     from lora_studio.gui.shell.main_window import MainWindow
@@ -21,20 +21,20 @@ if TYPE_CHECKING:
 
 @dataclass
 class Opened:
-    """A window that is on its way: `studio` comes after the first paint, once the event loop runs.
+    """A window that is on its way: `services` come after the first paint, once the event loop runs.
 
     Attributes:
         app: The application.
         window: The window, shown.
         catcher: Shows what falls through.
-        studio: What fills the window; None before it has painted.
+        services: What is behind the window; None before it has painted.
         server: Hears of second launches; None before the window has painted.
     """
 
     app: QApplication
     window: MainWindow
     catcher: ExceptionHook
-    studio: Studio | None = None
+    services: Services | None = None
     server: InstanceServer | None = None
 
     def close(self) -> None:
@@ -42,8 +42,8 @@ class Opened:
         self.catcher.remove()
         if self.server is not None:
             self.server.close()
-        if self.studio is not None:
-            self.studio.close()
+        if self.services is not None:
+            self.services.close()
 
 
 def run(argv: Sequence[str]) -> int:
@@ -125,30 +125,32 @@ def _show_window(app: QApplication, target: str | None) -> Opened:
 
 def _fill(opened: Opened, target: str | None) -> None:
     """Second stage: the draft and the panels; the pages follow once those have painted."""
-    from lora_studio.gui.compose import Studio
+    from PySide6.QtCore import QTimer
+
+    from lora_studio.gui.compose import build
     from lora_studio.gui.platform.single_instance import InstanceServer
     from lora_studio.gui.shell.help import attach_help
 
-    studio = opened.studio = Studio(opened.window)
-    attach_help(opened.window, studio.notifications)
+    services = opened.services = build(opened.window)
+    attach_help(opened.window, services.notifications)
     opened.server = InstanceServer(opened.window)
 
     def on_asked(path: str | None) -> None:
         opened.window.bring_forward()
         if path:
-            studio.open_paths([path])
+            services.opening.open_paths([path])
 
     opened.server.asked.connect(on_asked)
-    studio.filled.connect(studio.make_pages)
-    studio.plots_ready.connect(lambda: _ready(studio, target))
+    services.pages.made.connect(lambda: _ready(services, target))
+    QTimer.singleShot(0, services.pages, services.pages.make)
 
 
-def _ready(studio: Studio, target: str | None) -> None:
+def _ready(services: Services, target: str | None) -> None:
     """Third stage is over: open what was asked for, then let the engine load."""
     if target:
-        studio.open_paths([target])
+        services.opening.open_paths([target])
     if os.environ.get("LORA_STUDIO_NO_ENGINE") != "1":
-        studio.begin()
+        services.begin()
 
 
 def _target(argv: Sequence[str]) -> str | None:

@@ -36,7 +36,7 @@ def told(opened, target):
         seen["pages"] = opened.window.tabs.count()
         opened.window.close()
         opened.app.quit()
-    opened.studio.plots_ready.connect(ready)
+    opened.services.pages.made.connect(ready)
 
 fill, app._fill = app._fill, told
 status = app.run([])

@@ -9,6 +9,8 @@ from PySide6.QtCore import QUrl
 from PySide6.QtGui import QDesktopServices
 from PySide6.QtWidgets import QFileDialog, QMessageBox, QWidget
 
+CONFIG_FILTER = "Configs (*.yaml *.yml)"
+
 
 class FileDialogs:
     """Asks with the system's own dialogs; every answer is None when the person cancels."""

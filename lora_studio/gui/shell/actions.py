@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from PySide6.QtCore import QObject
@@ -76,8 +76,25 @@ ACTIONS = (
 )
 
 
+@dataclass(frozen=True)
+class Command:
+    """What an action does, and how it stands.
+
+    Attributes:
+        handler: Does it.
+        enabled: Whether it can be done now; None for always.
+        checked: Whether it is on, where it is checkable.
+        text: What it is called now, where that changes.
+    """
+
+    handler: Callable[[], object]
+    enabled: Callable[[], bool] | None = None
+    checked: Callable[[], bool] | None = None
+    text: Callable[[], str] | None = None
+
+
 class Actions(QObject):
-    """The window's actions by id. One without a handler is disabled.
+    """The window's actions by id. One without a command is disabled.
 
     Attributes:
         specs: The specifications, in the order of the menus, pages last.
@@ -88,6 +105,7 @@ class Actions(QObject):
         self.setObjectName("actions")
         self._window = window
         self._actions: dict[str, QAction] = {}
+        self._commands: dict[str, Command] = {}
         self.specs: list[ActionSpec] = []
         self._menus = {name: window.menuBar().addMenu(tr(name)) for name in MENUS}
         for name, menu in self._menus.items():
@@ -115,14 +133,45 @@ class Actions(QObject):
         return action
 
     def on(self, identity: str, handler: Callable[[], object]) -> None:
-        """Attach what an action does, and enable it.
+        """Attach what an action does that can always be done.
 
         Raises:
             KeyError: No action has this id.
+            ValueError: It has a command already.
         """
+        self.register({identity: Command(handler)})
+
+    def register(self, commands: Mapping[str, Command]) -> None:
+        """Attach commands to the actions of these ids.
+
+        Raises:
+            KeyError: No action has this id.
+            ValueError: It has a command already.
+        """
+        for identity, command in commands.items():
+            if identity in self._commands:
+                raise ValueError(identity)
+            self[identity].triggered.connect(lambda _checked=False, handler=command.handler: handler())
+            self._commands[identity] = command
+            self._show(identity, command)
+
+    def refresh(self) -> None:
+        """Show how every command stands now."""
+        for identity, command in self._commands.items():
+            self._show(identity, command)
+
+    @property
+    def registered(self) -> frozenset[str]:
+        """Ids of the actions that have a command."""
+        return frozenset(self._commands)
+
+    def _show(self, identity: str, command: Command) -> None:
         action = self[identity]
-        action.triggered.connect(lambda _checked=False: handler())
-        action.setEnabled(True)
+        action.setEnabled(command.enabled is None or command.enabled())
+        if command.checked is not None:
+            action.setChecked(command.checked())
+        if command.text is not None:
+            action.setText(command.text())
 
     def insert_menu(self, menu: str, submenu: QMenu, before: str) -> None:
         """Put a submenu above an action."""

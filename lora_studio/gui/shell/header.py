@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from PySide6.QtCore import QSize, Qt, Signal
@@ -14,7 +14,11 @@ from lora_studio.gui.theme import colors, icon, theme
 from lora_studio.gui.widgets import ElidedLabel, LineEdit, label, set_role
 
 if TYPE_CHECKING:
+    from lora_studio.gui.draft.draft_store import DraftStore
     from lora_studio.gui.draft.readiness import ReadyItem
+    from lora_studio.gui.draft.workspace import Workspace
+    from lora_studio.gui.panels import BudgetPanel
+    from lora_studio.gui.runs.run_control import RunControl
 
 _NAME_PADDING = 22
 _MARKS = {"ready": ("check", "good"), "pending": ("dots", "muted"), "missing": ("close", "bad")}
@@ -124,13 +128,53 @@ class Header(QFrame):
         theme().changed.connect(self._draw_icons)
         self._draw_icons()
 
-    def set_start(self, text: str, tooltip: str, enabled: bool) -> None:
-        """Set what Start says and whether it can be pressed."""
-        self.start.setText(text)
-        self.start.setToolTip(tooltip)
-        self.start.setEnabled(enabled)
-        set_role(self.start_menu, "primary" if enabled else "")
+    def bind(self, workspace: Workspace, starter: RunControl, budget: BudgetPanel, start: Callable[[], object]) -> None:
+        """Show a draft from now on, and let it be renamed and started.
+
+        Args:
+            workspace: The draft, and what a start of it lacks.
+            starter: Says what a start does.
+            budget: Says what it takes.
+            start: Called when Start is pressed.
+        """
+        draft, readiness = workspace.draft, workspace.readiness
+        draft.config_changed.connect(lambda: self._show_draft(draft))
+        draft.saved_changed.connect(lambda: self._show_saved(draft))
+        readiness.changed.connect(lambda: self.ready.set_items(readiness.items))
+        readiness.changed.connect(lambda: self._show_start(starter))
+        starter.changed.connect(lambda: self._show_start(starter))
+        workspace.plan.changed.connect(lambda: self.budget.setText(budget.summary))
+        self.name.editingFinished.connect(lambda: self._rename(draft))
+        self.ready.pressed.connect(draft.request_field)
+        self.start.clicked.connect(start)
+        self._show_draft(draft)
+        self.ready.set_items(readiness.items)
+        self._show_start(starter)
+
+    def _show_draft(self, draft: DraftStore) -> None:
+        if not (self.name.hasFocus() and self.name.isModified()):
+            self.name.setText(draft.config.name)
+        self.name.set_error("")
+        self._show_saved(draft)
+
+    def _show_saved(self, draft: DraftStore) -> None:
+        error = draft.files.error
+        self.saved.setText(tr("draft · not saved") if error else tr("draft · saved") if draft.saved else tr("draft · saving…"))
+        self.saved.setToolTip(error)
+
+    def _show_start(self, starter: RunControl) -> None:
+        """Say what Start does and whether it can be pressed."""
+        state = starter.start_state
+        self.start.setText(state.text)
+        self.start.setToolTip(state.tooltip)
+        self.start.setEnabled(state.enabled)
+        set_role(self.start_menu, "primary" if state.enabled else "")
         self._draw_start_menu()
+
+    def _rename(self, draft: DraftStore) -> None:
+        errors = draft.edit({"name": self.name.text().strip()}, tr("Rename"))
+        self.name.setModified(False)
+        self.name.set_error("\n".join(errors.values()))
 
     def _build_starting(self) -> QWidget:
         both = QWidget()

@@ -38,10 +38,6 @@ class MainWindow(QMainWindow):
         first_painted: Its first picture is about to be on screen; sent once, from the event loop.
         dropped: Files were dropped on it (list of paths as text).
         page_changed: Another page is in front (its id).
-
-    Attributes:
-        may_close: Asked before closing; the window stays where it says no.
-        closing: Called when it does close, to save and to join what runs.
     """
 
     first_painted = Signal()
@@ -56,8 +52,8 @@ class MainWindow(QMainWindow):
         self.setMinimumSize(*MINIMUM_SIZE)
         self.setAcceptDrops(True)
         self.state = state
-        self.may_close: Callable[[], bool] = lambda: True
-        self.closing: Callable[[], None] = lambda: None
+        self._may_close: Callable[[], bool] = lambda: True
+        self._on_close: Callable[[], None] = lambda: None
         self._pages: dict[str, QWidget] = {}
         self._painted = False
         self._build()
@@ -69,6 +65,15 @@ class MainWindow(QMainWindow):
         """Id of the page in front; empty before there is any."""
         index = self.tabs.currentIndex()
         return list(self._pages)[index] if index >= 0 else ""
+
+    def guard_closing(self, may_close: Callable[[], bool], on_close: Callable[[], None]) -> None:
+        """Have closing ask, and end what is behind the window.
+
+        Args:
+            may_close: Asked before closing; the window stays where it says no.
+            on_close: Called when it does close, to save and to join what runs.
+        """
+        self._may_close, self._on_close = may_close, on_close
 
     def add_page(self, identity: str, title: str, page: QWidget) -> None:
         """Add a page, last; its tab is reached by Ctrl and its number."""
@@ -139,10 +144,10 @@ class MainWindow(QMainWindow):
 
     def closeEvent(self, event: QCloseEvent) -> None:
         """Close where nothing would be lost, else ask."""
-        if not self.may_close():
+        if not self._may_close():
             event.ignore()
             return
-        self.closing()
+        self._on_close()
         event.accept()
 
     def dragEnterEvent(self, event: QDragEnterEvent) -> None:

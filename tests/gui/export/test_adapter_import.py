@@ -10,7 +10,7 @@ import pytest
 from pytestqt.qtbot import QtBot
 
 from lora_studio.export.imports.importer import imported_adapters
-from lora_studio.gui.compose import Studio
+from lora_studio.gui.compose import Services, build
 from lora_studio.gui.export.dialog import ExportDialog
 from lora_studio.gui.platform.window_state import WindowState
 from lora_studio.gui.shell.main_window import MainWindow
@@ -38,10 +38,10 @@ def window(qtbot: QtBot, dark: Theme) -> Iterator[MainWindow]:
 
 
 @pytest.fixture
-def studio(window: MainWindow, answers: Answers) -> Iterator[Studio]:
-    made = Studio(window, answers)
+def studio(window: MainWindow, answers: Answers) -> Iterator[Services]:
+    made = build(window, answers)
     yield made
-    window.may_close = lambda: True
+    window.guard_closing(lambda: True, made.close)
     made.close()
 
 
@@ -50,7 +50,7 @@ def adapter(tiny_model: Tiny, tmp_path: Path) -> Path:
     return write_adapter(tmp_path / "style", base_model_name_or_path=str(tiny_model("llama")))
 
 
-def next_told(studio: Studio, qtbot: QtBot, deed: Callable[[], object]) -> tuple[str, str, str]:
+def next_told(studio: Services, qtbot: QtBot, deed: Callable[[], object]) -> tuple[str, str, str]:
     """Do something, wait until it is told of, and give level, text and what can be done."""
     with qtbot.waitSignal(studio.notifications.added, timeout=60_000):
         deed()
@@ -58,10 +58,10 @@ def next_told(studio: Studio, qtbot: QtBot, deed: Callable[[], object]) -> tuple
     return newest.level, newest.text, newest.action_text
 
 
-def test_a_dropped_adapter_is_imported_and_can_be_exported(studio: Studio, window: MainWindow, qtbot: QtBot, adapter: Path) -> None:
-    studio.make_pages()
+def test_a_dropped_adapter_is_imported_and_can_be_exported(studio: Services, window: MainWindow, qtbot: QtBot, adapter: Path) -> None:
+    studio.pages.make()
     with qtbot.waitSignal(studio.adapter_import.imported, timeout=60_000) as imported:
-        level, text, action = next_told(studio, qtbot, lambda: studio.open_paths([str(adapter)]))
+        level, text, action = next_told(studio, qtbot, lambda: studio.opening.open_paths([str(adapter)]))
     assert level == "good"
     assert "style is imported" in text
     assert action == "Export…"
@@ -82,8 +82,8 @@ def test_a_dropped_adapter_is_imported_and_can_be_exported(studio: Studio, windo
         dialog.accept()
 
 
-def test_any_adapters_folder_can_be_exported_from_the_menu(studio: Studio, window: MainWindow, adapter: Path, answers: Answers) -> None:
-    studio.make_pages()
+def test_any_adapters_folder_can_be_exported_from_the_menu(studio: Services, window: MainWindow, adapter: Path, answers: Answers) -> None:
+    studio.pages.make()
     answers.folder = adapter
     window.actions_["export_adapter"].trigger()
     dialog = window.findChild(ExportDialog)
@@ -92,14 +92,14 @@ def test_any_adapters_folder_can_be_exported_from_the_menu(studio: Studio, windo
     dialog.reject()
 
 
-def test_a_dropped_zip_is_imported(studio: Studio, qtbot: QtBot, adapter: Path, tmp_path: Path) -> None:
+def test_a_dropped_zip_is_imported(studio: Services, qtbot: QtBot, adapter: Path, tmp_path: Path) -> None:
     archive = shutil.make_archive(str(tmp_path / "style-v2"), "zip", adapter)
-    next_told(studio, qtbot, lambda: studio.open_paths([archive]))
+    next_told(studio, qtbot, lambda: studio.opening.open_paths([archive]))
     assert [found.name for found in imported_adapters()] == ["style-v2"]
 
 
 def test_the_menu_takes_an_adapters_folder_by_its_config(
-    studio: Studio, window: MainWindow, qtbot: QtBot, adapter: Path, answers: Answers
+    studio: Services, window: MainWindow, qtbot: QtBot, adapter: Path, answers: Answers
 ) -> None:
     answers.file = adapter / "adapter_config.json"
     next_told(studio, qtbot, window.actions_["import_adapter"].trigger)
@@ -108,10 +108,10 @@ def test_the_menu_takes_an_adapters_folder_by_its_config(
 
 
 def test_a_base_that_is_not_here_is_asked_for_and_the_import_goes_on(
-    studio: Studio, qtbot: QtBot, tiny_model: Tiny, tmp_path: Path, answers: Answers
+    studio: Services, qtbot: QtBot, tiny_model: Tiny, tmp_path: Path, answers: Answers
 ) -> None:
     adapter = write_adapter(tmp_path / "style", base_model_name_or_path="/home/jo/their-base")
-    level, text, action = next_told(studio, qtbot, lambda: studio.open_paths([str(adapter)]))
+    level, text, action = next_told(studio, qtbot, lambda: studio.opening.open_paths([str(adapter)]))
     assert (level, action) == ("error", "Choose base…")
     assert "their-base, which is not on this machine" in text
     answers.folder = tiny_model("llama")
@@ -123,21 +123,21 @@ def test_a_base_that_is_not_here_is_asked_for_and_the_import_goes_on(
     assert [found.base for found in imported_adapters()] == [str(tiny_model("llama"))]
 
 
-def test_a_pickled_adapter_is_told_once_and_nothing_is_kept(studio: Studio, qtbot: QtBot, tmp_path: Path) -> None:
+def test_a_pickled_adapter_is_told_once_and_nothing_is_kept(studio: Services, qtbot: QtBot, tmp_path: Path) -> None:
     pickled = tmp_path / "style"
     pickled.mkdir()
     (pickled / "adapter_config.json").write_text("{}")
     (pickled / "adapter_model.bin").write_bytes(b"\x80\x04")
-    level, text, action = next_told(studio, qtbot, lambda: studio.open_paths([str(pickled)]))
+    level, text, action = next_told(studio, qtbot, lambda: studio.opening.open_paths([str(pickled)]))
     assert (level, action) == ("error", "")
     assert "pickle" in text
     assert len(studio.notifications.entries) == 1
     assert imported_adapters() == []
 
 
-def test_of_an_adapter_for_images_the_text_part_is_offered(studio: Studio, qtbot: QtBot, tmp_path: Path) -> None:
+def test_of_an_adapter_for_images_the_text_part_is_offered(studio: Services, qtbot: QtBot, tmp_path: Path) -> None:
     adapter = save_image_adapter(tmp_path / "style", tmp_path / "base")
-    level, text, action = next_told(studio, qtbot, lambda: studio.open_paths([str(adapter)]))
+    level, text, action = next_told(studio, qtbot, lambda: studio.opening.open_paths([str(adapter)]))
     assert (level, action) == ("error", "Import the text part")
     assert "model.visual.blocks.0.attn.qkv" in text
     take = studio.notifications.entries[0].action

@@ -20,7 +20,7 @@ from lora_studio.core.config_files import read_config, write_config
 from lora_studio.core.errors import InputError
 from lora_studio.core.run_store import RunStore
 from lora_studio.core.runs import RunFolder
-from lora_studio.gui.compose import Studio
+from lora_studio.gui.compose import Services, build
 from lora_studio.gui.platform.path_kinds import PathKind, kind_of
 from lora_studio.gui.platform.window_state import WindowState
 from lora_studio.gui.runs import run_control
@@ -47,13 +47,13 @@ def window(qtbot: QtBot, dark: Theme) -> Iterator[MainWindow]:
 
 
 @pytest.fixture
-def studio(window: MainWindow, qtbot: QtBot) -> Iterator[Studio]:
-    made = Studio(window, Answers())
-    made.make_pages()
+def studio(window: MainWindow, qtbot: QtBot) -> Iterator[Services]:
+    made = build(window, Answers())
+    made.pages.make()
     window.resize(1440, 900)
     settle(window)
     yield made
-    window.may_close = lambda: True
+    window.guard_closing(lambda: True, made.close)
     made.close()
 
 
@@ -138,7 +138,7 @@ def test_a_window_made_wide_again_docks_what_was_overlaid(window: MainWindow) ->
 
 @pytest.mark.parametrize("scale", [1.0, 1.3])
 @pytest.mark.parametrize("mode", ["dark", "light"])
-def test_nothing_in_the_window_is_clipped(studio: Studio, window: MainWindow, dark: Theme, mode: str, scale: float) -> None:
+def test_nothing_in_the_window_is_clipped(studio: Services, window: MainWindow, dark: Theme, mode: str, scale: float) -> None:
     dark.set_mode(mode)
     dark.set_scale(scale)
     clipped: dict[str, list[str]] = {}
@@ -154,7 +154,7 @@ def test_nothing_in_the_window_is_clipped(studio: Studio, window: MainWindow, da
 
 @pytest.mark.parametrize("scale", [1.0, 1.3])
 def test_nothing_is_clipped_while_a_run_lives_in_a_process_and_others_wait(
-    studio: Studio,
+    studio: Services,
     window: MainWindow,
     dark: Theme,
     scale: float,
@@ -184,7 +184,7 @@ def test_nothing_is_clipped_while_a_run_lives_in_a_process_and_others_wait(
 
 
 @pytest.mark.parametrize("scale", [1.0, 1.3])
-def test_nothing_in_the_overlays_is_clipped(studio: Studio, window: MainWindow, dark: Theme, scale: float) -> None:
+def test_nothing_in_the_overlays_is_clipped(studio: Services, window: MainWindow, dark: Theme, scale: float) -> None:
     dark.set_scale(scale)
     window.resize(1000, 600)
     settle(window)
@@ -219,7 +219,7 @@ def test_every_action_has_a_name_of_its_own_and_no_shortcut_twice() -> None:
     assert len(set(keys)) == len(keys)
 
 
-def test_every_action_of_a_filled_window_does_something(studio: Studio, window: MainWindow) -> None:
+def test_every_action_of_a_filled_window_does_something(studio: Services, window: MainWindow) -> None:
     from lora_studio.gui.shell.help import attach_help
 
     attach_help(window, studio.notifications)
@@ -227,7 +227,7 @@ def test_every_action_of_a_filled_window_does_something(studio: Studio, window: 
     assert {spec.id for spec in window.actions_.specs if not window.actions_[spec.id].isEnabled()} <= {"undo", "redo", *of_a_run}
 
 
-def test_pages_are_reached_by_ctrl_and_their_number(studio: Studio, window: MainWindow) -> None:
+def test_pages_are_reached_by_ctrl_and_their_number(studio: Services, window: MainWindow) -> None:
     for key, page in ((Qt.Key.Key_1, "data"), (Qt.Key.Key_3, "runs"), (Qt.Key.Key_2, "train")):
         press(window, key, Qt.KeyboardModifier.ControlModifier)
         assert window.page == page
@@ -267,14 +267,14 @@ def test_text_grows_and_shrinks_by_keys(window: MainWindow, dark: Theme) -> None
 # --- the draft in the header ---
 
 
-def test_an_edit_can_be_undone_from_the_window(studio: Studio, window: MainWindow) -> None:
+def test_an_edit_can_be_undone_from_the_window(studio: Services, window: MainWindow) -> None:
     studio.workspace.draft.edit({"adapter.r": 16}, "Rank")
     assert window.actions_["undo"].isEnabled()
     press(window, Qt.Key.Key_Z, Qt.KeyboardModifier.ControlModifier)
     assert studio.workspace.draft.config.adapter.r == 8
 
 
-def test_the_header_names_the_draft_and_renames_it(studio: Studio, window: MainWindow, qtbot: QtBot) -> None:
+def test_the_header_names_the_draft_and_renames_it(studio: Services, window: MainWindow, qtbot: QtBot) -> None:
     name = window.header.name
     assert name.text() == studio.workspace.draft.config.name
     name.selectAll()
@@ -283,7 +283,7 @@ def test_the_header_names_the_draft_and_renames_it(studio: Studio, window: MainW
     assert studio.workspace.draft.config.name == "second try"
 
 
-def test_a_name_no_folder_can_have_is_marked(studio: Studio, window: MainWindow, qtbot: QtBot) -> None:
+def test_a_name_no_folder_can_have_is_marked(studio: Services, window: MainWindow, qtbot: QtBot) -> None:
     before = studio.workspace.draft.config.name
     window.header.name.selectAll()
     qtbot.keyClicks(window.header.name, "a/b")
@@ -292,7 +292,7 @@ def test_a_name_no_folder_can_have_is_marked(studio: Studio, window: MainWindow,
     assert studio.workspace.draft.config.name == before
 
 
-def test_what_a_start_lacks_leads_to_its_field(studio: Studio, window: MainWindow, qtbot: QtBot) -> None:
+def test_what_a_start_lacks_leads_to_its_field(studio: Services, window: MainWindow, qtbot: QtBot) -> None:
     studio.workspace.draft.edit({"data.train": ()}, "No data")
     qtbot.waitUntil(lambda: any(not item.ok and item.name == "data" for item in studio.workspace.readiness.items))
     assert not window.header.start.isEnabled()
@@ -302,7 +302,7 @@ def test_what_a_start_lacks_leads_to_its_field(studio: Studio, window: MainWindo
     assert signal.args == ["data.train"]
 
 
-def test_the_command_of_the_draft_is_copied(studio: Studio, window: MainWindow, tmp_path: Path) -> None:
+def test_the_command_of_the_draft_is_copied(studio: Services, window: MainWindow, tmp_path: Path) -> None:
     path = tmp_path / "my run.yaml"
     studio.workspace.draft.save_as(path)
     studio.workspace.draft.edit({"adapter.r": 64}, "Another r")  # the file says another
@@ -318,12 +318,12 @@ def test_the_command_of_the_draft_is_copied(studio: Studio, window: MainWindow, 
     assert read_config(Path(config)).training.num_processes == 4
 
 
-def test_a_hub_id_given_to_the_window_becomes_the_draft_s_base_model(studio: Studio) -> None:
-    studio.open_paths(["owner/model"])
+def test_a_hub_id_given_to_the_window_becomes_the_draft_s_base_model(studio: Services) -> None:
+    studio.opening.open_paths(["owner/model"])
     assert studio.workspace.draft.config.model.name_or_path == "owner/model"
 
 
-def test_a_draft_that_cannot_be_saved_is_told(studio: Studio, window: MainWindow, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_draft_that_cannot_be_saved_is_told(studio: Services, window: MainWindow, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_arguments: object) -> None:
         raise OSError(28, "No space left on device")
 
@@ -337,7 +337,7 @@ def test_a_draft_that_cannot_be_saved_is_told(studio: Studio, window: MainWindow
 # --- runs ---
 
 
-def test_a_shown_run_can_be_looked_at_beside_the_draft(studio: Studio, window: MainWindow, qtbot: QtBot) -> None:
+def test_a_shown_run_can_be_looked_at_beside_the_draft(studio: Services, window: MainWindow, qtbot: QtBot) -> None:
     folder = RunStore(studio.starter.store.root).create(studio.workspace.draft.config.replace({"adapter.r": 4}))
     studio.run_view.open(folder.path)
     assert window.view_switch.button("run").isEnabled()
@@ -363,24 +363,24 @@ def drop(window: MainWindow, *paths: Path) -> None:
     window.dropEvent(QDropEvent(QPointF(10, 10), *told))
 
 
-def test_a_dropped_config_becomes_the_draft(studio: Studio, window: MainWindow, tmp_path: Path) -> None:
+def test_a_dropped_config_becomes_the_draft(studio: Services, window: MainWindow, tmp_path: Path) -> None:
     write_config(tmp_path / "run.yaml", RunConfig().replace({"name": "dropped"}))
     drop(window, tmp_path / "run.yaml")
     assert studio.workspace.draft.config.name == "dropped"
 
 
-def test_dropped_rows_become_the_data(studio: Studio, window: MainWindow, chat_rows: Path) -> None:
+def test_dropped_rows_become_the_data(studio: Services, window: MainWindow, chat_rows: Path) -> None:
     drop(window, chat_rows)
     assert studio.workspace.draft.config.data.train == (str(chat_rows),)
     assert window.page == "data"
 
 
-def test_a_dropped_model_becomes_the_base_model(studio: Studio, window: MainWindow, tiny_model: Callable[[str], Path]) -> None:
+def test_a_dropped_model_becomes_the_base_model(studio: Services, window: MainWindow, tiny_model: Callable[[str], Path]) -> None:
     drop(window, tiny_model("llama"))
     assert studio.workspace.draft.config.model.name_or_path == str(tiny_model("llama"))
 
 
-def test_a_dropped_config_that_cannot_be_read_opens_at_its_line(studio: Studio, window: MainWindow, tmp_path: Path, qtbot: QtBot) -> None:
+def test_a_dropped_config_that_cannot_be_read_opens_at_its_line(studio: Services, window: MainWindow, tmp_path: Path, qtbot: QtBot) -> None:
     (tmp_path / "bad.yaml").write_text("name: x\nadapter: {rank: 8}\n")
     drop(window, tmp_path / "bad.yaml")
     dialog = window.findChild(QWidget, "yaml_dialog")
@@ -389,7 +389,7 @@ def test_a_dropped_config_that_cannot_be_read_opens_at_its_line(studio: Studio, 
     dialog.close()
 
 
-def test_what_is_nothing_to_open_is_told(studio: Studio, window: MainWindow, tmp_path: Path) -> None:
+def test_what_is_nothing_to_open_is_told(studio: Services, window: MainWindow, tmp_path: Path) -> None:
     drop(window, tmp_path)
     assert "no run, no model and no data" in window.toasts.toasts[-1].text
 
@@ -462,7 +462,7 @@ def test_a_damaged_memory_starts_afresh(studio_home: Path, text: str) -> None:
 # --- help ---
 
 
-def test_help_names_every_shortcut(studio: Studio, window: MainWindow, qtbot: QtBot) -> None:
+def test_help_names_every_shortcut(studio: Services, window: MainWindow, qtbot: QtBot) -> None:
     dialog = shortcuts_dialog(window.actions_, window)
     dialog.show()
     table = dialog.findChild(QWidget, "shortcuts_table")
@@ -471,7 +471,7 @@ def test_help_names_every_shortcut(studio: Studio, window: MainWindow, qtbot: Qt
     dialog.close()
 
 
-def test_help_dialogs_show_all_of_their_text(studio: Studio, window: MainWindow, qtbot: QtBot) -> None:
+def test_help_dialogs_show_all_of_their_text(studio: Services, window: MainWindow, qtbot: QtBot) -> None:
     for dialog in (about_dialog(window), notifications_dialog(studio.notifications, window)):
         dialog.show()
         settle(dialog)
@@ -483,37 +483,37 @@ def test_help_dialogs_show_all_of_their_text(studio: Studio, window: MainWindow,
 
 
 @pytest.fixture
-def opened(qtbot: QtBot, dark: Theme, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Studio]:
+def opened(qtbot: QtBot, dark: Theme, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Services]:
     """Open windows one after the other; each must be closed before the next."""
     monkeypatch.setattr(run_control, "TRAIN_TASK", "tests.gui.tasks:train")
-    made: list[Studio] = []
+    made: list[Services] = []
 
     def end(window: MainWindow) -> None:
-        window.may_close = lambda: True
-        if window is made[-1].parent():
+        window.guard_closing(lambda: True, made[-1].close)
+        if window is made[-1].window:
             for job in reversed(made[-1].jobs.device_jobs):
                 job.control.stop()
             qtbot.waitUntil(lambda: not made[-1].jobs.device_jobs, timeout=20_000)
 
-    def open_window() -> Studio:
+    def open_window() -> Services:
         window = MainWindow(WindowState.load())
         qtbot.addWidget(window, before_close_func=end)
         window.show()
-        made.append(Studio(window, Answers()))
-        made[-1].make_pages()
+        made.append(build(window, Answers()))
+        made[-1].pages.make()
         settle(window)
         return made[-1]
 
     return open_window
 
 
-def notes(studio: Studio) -> list[str]:
+def notes(studio: Services) -> list[str]:
     return [entry.text for entry in studio.notifications.entries]
 
 
-def test_where_runs_live_is_chosen_beside_start_and_remembered(opened: Callable[[], Studio]) -> None:
+def test_where_runs_live_is_chosen_beside_start_and_remembered(opened: Callable[[], Services]) -> None:
     first = opened()
-    actions = first.parent().actions_  # type: ignore[attr-defined]
+    actions = first.window.actions_
     assert actions["host_thread"].isChecked()
     actions["host_process"].trigger()
     assert (actions["host_thread"].isChecked(), actions["host_process"].isChecked()) == (False, True)
@@ -522,7 +522,7 @@ def test_where_runs_live_is_chosen_beside_start_and_remembered(opened: Callable[
     assert opened().starter.host == "process"
 
 
-def test_the_next_window_shows_the_run_that_went_on_and_tells_of_those_that_waited(opened: Callable[[], Studio], qtbot: QtBot) -> None:
+def test_the_next_window_shows_the_run_that_went_on_and_tells_of_those_that_waited(opened: Callable[[], Services], qtbot: QtBot) -> None:
     first = opened()
     first.starter.set_host("process")
     for name in ("alive", "waiting", "last"):
@@ -548,7 +548,7 @@ def test_the_next_window_shows_the_run_that_went_on_and_tells_of_those_that_wait
     assert [RunFolder(Path(folder)).state for folder in waited] == ["finished", "finished"]
 
 
-def test_a_run_taken_out_of_the_queue_can_be_put_back(opened: Callable[[], Studio], qtbot: QtBot) -> None:
+def test_a_run_taken_out_of_the_queue_can_be_put_back(opened: Callable[[], Services], qtbot: QtBot) -> None:
     studio = opened()
     for name in ("first", "second"):
         studio.workspace.draft.edit({"name": name, "training.max_steps": 50_000}, name)
@@ -567,7 +567,7 @@ def test_a_run_taken_out_of_the_queue_can_be_put_back(opened: Callable[[], Studi
 
 
 @contextlib.contextmanager
-def running(studio: Studio, qtbot: QtBot, prompts: int) -> Generator[ShownRun]:
+def running(studio: Services, qtbot: QtBot, prompts: int) -> Generator[ShownRun]:
     """Have a run under way that answers so many prompts; it is stopped in the end."""
     view = studio.run_view
     studio.workspace.draft.edit({"training.max_steps": 100_000, "training.sample_rows": prompts}, "steps")
@@ -581,7 +581,7 @@ def running(studio: Studio, qtbot: QtBot, prompts: int) -> Generator[ShownRun]:
 
 
 def test_a_run_is_asked_for_a_checkpoint_and_for_samples_now(
-    studio: Studio,
+    studio: Services,
     window: MainWindow,
     qtbot: QtBot,
     monkeypatch: pytest.MonkeyPatch,
@@ -599,7 +599,7 @@ def test_a_run_is_asked_for_a_checkpoint_and_for_samples_now(
 
 
 def test_without_prompts_to_answer_none_are_asked_for(
-    studio: Studio,
+    studio: Services,
     window: MainWindow,
     qtbot: QtBot,
     monkeypatch: pytest.MonkeyPatch,
