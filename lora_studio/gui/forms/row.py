@@ -147,7 +147,7 @@ class FieldRow(QWidget):
                 return self._choice_editor()
             case "bool":
                 box = QCheckBox()
-                box.clicked.connect(self.edited.emit)
+                box.clicked.connect(lambda: self.edited.emit(box.isChecked()))  # `emit` itself would be given nothing
                 return box
             case "text" | "names":
                 return self._text_editor()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from PySide6.QtCore import Qt
+from PySide6.QtTest import QTest
 from PySide6.QtWidgets import QCheckBox
 from pytestqt.qtbot import QtBot
 
@@ -54,6 +55,17 @@ def test_a_typed_number_reaches_the_draft_as_one_step(desk: Desk, form: Form, qt
     type_into(row, "3e-4", qtbot)
     assert desk.workspace.draft.config.training.learning_rate == 3e-4
     assert desk.workspace.draft.undo_stack.count() == 1
+
+
+@pytest.mark.parametrize("path", [path for path in FORM_FIELDS if FieldSpec.of(path).kind == "bool"])
+def test_a_box_that_is_pressed_or_ticked_by_key_reaches_the_draft(desk: Desk, form: Form, path: str) -> None:
+    row = shown(desk, form, path)
+    before = desk.workspace.draft.config.get(path)
+    row.editor.click()
+    assert desk.workspace.draft.config.get(path) is not before
+    QTest.keyClick(row.editor, Qt.Key.Key_Space)
+    assert desk.workspace.draft.config.get(path) is before
+    assert desk.workspace.draft.undo_stack.count() == 2
 
 
 def test_a_whole_alpha_stays_whole(desk: Desk, form: Form, qtbot: QtBot) -> None:
