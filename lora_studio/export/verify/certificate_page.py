@@ -41,7 +41,6 @@ def certificate_page(certificate: Mapping[str, Any]) -> str:
         certificate: As `Certificate.to_json`.
     """
     verdict = str(certificate["verdict"])
-    lost = certificate["effect_lost"] if certificate["effect_lost"] is not None else certificate["update_lost"]
     said = _VERDICTS[verdict] if not certificate["reason"] else f"{certificate['reason']}."
     tables = (
         ("What was compared", [*_compared(certificate)]),
@@ -54,7 +53,7 @@ def certificate_page(certificate: Mapping[str, Any]) -> str:
         verdict=verdict,
         verdict_text=f"Passed: {verdict}" if certificate["passed"] else verdict.capitalize(),
         said=_capital(said),
-        lost=f"{lost:.1%}" if certificate.get("offers_float32") else "",
+        lost=_lost(certificate),
         dtype=certificate["dtype"],
         tables=tables,
         made_with=certificate["made_with"],
@@ -68,6 +67,14 @@ def _template() -> Template:
     )
     environment.tests["code"] = _is_code
     return environment.get_template(_TEMPLATE)
+
+
+def _lost(certificate: Mapping[str, Any]) -> str:
+    """Say what share of the adapter's effect rounding cost, where float32 would keep it; empty elsewhere."""
+    if not certificate.get("offers_float32"):
+        return ""
+    lost = certificate["effect_lost"] if certificate["effect_lost"] is not None else certificate["update_lost"]
+    return f"{lost:.1%}"
 
 
 def _is_code(value: Any) -> bool:
