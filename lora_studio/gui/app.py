@@ -56,7 +56,7 @@ def run(argv: Sequence[str]) -> int:
         The exit status: 0 when closed, 2 when the input is wrong or there is no display.
     """
     try:
-        target = _target(argv)
+        target = target_of(argv)
         opened = open_window(target)
     except StudioError as error:
         sys.stderr.write(f"lora-studio: {error}\n")
@@ -153,7 +153,12 @@ def _ready(services: Services, target: str | None) -> None:
         services.begin()
 
 
-def _target(argv: Sequence[str]) -> str | None:
+def target_of(argv: Sequence[str]) -> str | None:
+    """Return what the arguments ask to open: an absolute path, a Hub id, or None for nothing.
+
+    Raises:
+        InputError: They name more than one thing, or what is not there.
+    """
     if len(argv) > 1:
         raise InputError(f"Only one thing can be opened at a time, not {len(argv)}.", "Give one config, run folder or model.")
     if not argv:

@@ -117,7 +117,7 @@ def test_what_cannot_be_opened_exits_2(argv: list[str], said: str, capsys: pytes
 
 
 def test_a_hub_id_may_be_opened() -> None:
-    assert application._target(["owner/model"]) == "owner/model"
+    assert application.target_of(["owner/model"]) == "owner/model"
 
 
 def test_no_window_is_found_where_none_is_open() -> None:

@@ -97,7 +97,7 @@ class SegmentBar(QWidget):
     def event(self, event: QEvent) -> bool:
         """Name the part under the pointer."""
         if event.type() == QEvent.Type.ToolTip and isinstance(event, QHelpEvent):
-            part = next((part for part, left, right in self._spans() if left <= event.pos().x() < right), None)
+            part = next((part for part, left, right in self.spans() if left <= event.pos().x() < right), None)
             QToolTip.showText(event.globalPos(), "" if part is None else part.label, self)
             return True
         return super().event(event)
@@ -110,7 +110,7 @@ class SegmentBar(QWidget):
         clip.addRoundedRect(QRectF(self.rect()), 3, 3)
         painter.setClipPath(clip)
         painter.fillRect(self.rect(), QColor(colors().field))
-        for part, left, right in self._spans():
+        for part, left, right in self.spans():
             gap = 1.5 if right - left > 4 else 0.0  # a hairline between neighbours
             painter.fillRect(QRectF(left, 0, max(right - left - gap, 1.0), self.height()), QColor(getattr(colors(), part.color)))
         total = sum(part.value for part in self._segments)
@@ -121,7 +121,8 @@ class SegmentBar(QWidget):
             painter.fillRect(QRectF(limit, 0, self.width() - limit, self.height()), Qt.BrushStyle.BDiagPattern)
             painter.fillRect(QRectF(limit - 1, 0, 2, self.height()), QColor(colors().bad))
 
-    def _spans(self) -> list[tuple[Segment, float, float]]:
+    def spans(self) -> list[tuple[Segment, float, float]]:
+        """Return each part with its left and right edge in pixels, in the order in which they stand."""
         total = sum(part.value for part in self._segments)
         scale = self.width() / max(self._capacity or 0, total, 1e-12)
         spans: list[tuple[Segment, float, float]] = []

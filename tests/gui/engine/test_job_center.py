@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+from PySide6.QtCore import QTimer
 
 from lora_studio.core.events import RunFailed, RunFinished, RunStopped
 from lora_studio.gui.engine.notifications import Notifications
@@ -31,7 +32,7 @@ def test_the_timer_rests_when_no_job_is_left(desk: Desk) -> None:
     desk.jobs.start(JobSpec("tests.gui.tasks:count", {"steps": 3}), on_done=ended.append)
     desk.until(lambda: ended)
     desk.jobs.tick()
-    assert not desk.jobs._timer.isActive()
+    assert not desk.jobs.findChild(QTimer).isActive()
 
 
 def test_device_jobs_wait_for_one_another_and_one_that_waits_can_be_dropped(desk: Desk) -> None:

@@ -7,16 +7,32 @@ from pathlib import Path
 
 import pytest
 from PySide6.QtCore import Qt
-from PySide6.QtWidgets import QSlider, QWidget
+from PySide6.QtWidgets import QLabel, QPushButton, QSlider, QToolButton, QWidget
 from pytestqt.qtbot import QtBot
 
+from lora_studio.gui.forms import FieldRow
 from lora_studio.gui.panels import AdapterPanel, BudgetPanel, DataPanel, ModelPanel, TargetsPanel, TrainingPanel
 from lora_studio.gui.panels.adapter import scale_text
 from lora_studio.gui.panels.presets import PRESETS
-from lora_studio.gui.widgets import ErrorLabel
+from lora_studio.gui.widgets import ComboBox, ErrorLabel, LineEdit, SegmentBar, StatTile
 from tests.gui.desk import Desk
 from tests.models.packed_folders import tell
 from tests.tiny import save_tiny_model
+
+
+def trainable(panel: BudgetPanel) -> str:
+    return panel.findChild(StatTile, "stat_trainable").value
+
+
+def type_batch(desk: Desk, panel: TrainingPanel, text: str) -> FieldRow:
+    """Type batch × accumulation over what is there, and give the row it stands in."""
+    row = panel.findChild(FieldRow, "row_training_batch")
+    editor = row.findChild(LineEdit, "edit_training_batch")
+    editor.selectAll()
+    desk.qtbot.keyClicks(editor, text)
+    desk.qtbot.keyClick(editor, Qt.Key.Key_Return)
+    return row
+
 
 PANELS = (ModelPanel, DataPanel, TargetsPanel, AdapterPanel, TrainingPanel, BudgetPanel)
 
@@ -47,7 +63,9 @@ def test_the_scale_is_shown_as_it_is_used(desk: Desk) -> None:
 def test_a_variant_sets_both_switches_at_once(desk: Desk) -> None:
     panel = AdapterPanel(desk.workspace, desk.jobs)
     desk.shown(panel, 300, 400)
-    panel._variant.editor.activated.emit(2)  # type: ignore[attr-defined]
+    combo = panel.findChild(ComboBox, "edit_adapter_variant")
+    desk.qtbot.keyClick(combo, "D")
+    assert combo.currentText() == "DoRA"
     assert (desk.workspace.draft.config.adapter.use_rslora, desk.workspace.draft.config.adapter.use_dora) == (False, True)
     assert desk.workspace.draft.undo_stack.count() == 1
 
@@ -71,10 +89,10 @@ def test_a_preset_with_its_targets_is_one_undo_step(desk: Desk, preset: str) -> 
 def test_batch_and_accumulation_change_together(desk: Desk, text: str, batch: int, accumulation: int) -> None:
     panel = TrainingPanel(desk.workspace, desk.jobs)
     desk.shown(panel, 300, 400)
-    panel._batch.edited.emit(text)
+    batches = type_batch(desk, panel, text)
     training = desk.workspace.draft.config.training
     assert (training.per_device_train_batch_size, training.gradient_accumulation_steps) == (batch, accumulation)
-    assert panel._batch.hint.text() == f"{batch * accumulation} rows"
+    assert batches.hint.text() == f"{batch * accumulation} rows"
     assert desk.workspace.draft.undo_stack.count() == 1
 
 
@@ -83,8 +101,8 @@ def test_a_batch_that_makes_no_sense_is_refused_at_its_field(desk: Desk, text: s
     panel = TrainingPanel(desk.workspace, desk.jobs)
     desk.shown(panel, 300, 400)
     before = desk.workspace.draft.config
-    panel._batch.edited.emit(text)
-    assert panel._batch.error.isVisible()
+    batches = type_batch(desk, panel, text)
+    assert batches.error.isVisible()
     assert desk.workspace.draft.config is before
 
 
@@ -101,15 +119,16 @@ def test_the_number_of_steps_is_known_before_a_run(desk: Desk, chat_rows: Path) 
         },
         "Steps",
     )
-    desk.until(lambda: panel._epochs.hint.text() == "6 steps")
+    desk.until(lambda: panel.form.rows["training.num_train_epochs"].hint.text() == "6 steps")
 
 
 def test_a_model_of_a_folder_shows_its_facts(desk: Desk, tiny_model: Callable[[str], Path]) -> None:
     panel = ModelPanel(desk.workspace, desk.jobs, desk.answers)
     desk.shown(panel, 440, 220)
     desk.answers.folder = tiny_model("llama")
-    panel._browse_folder()
-    desk.until(lambda: "llama · " in panel._facts.text() and "2 layers" in panel._facts.text())
+    panel.findChild(QToolButton, "browse_model").menu().actions()[0].trigger()
+    facts = panel.findChild(QLabel, "model_facts")
+    desk.until(lambda: "llama · " in facts.text() and "2 layers" in facts.text())
     assert panel.note.text().startswith("folder · ")
 
 
@@ -118,8 +137,9 @@ def test_a_model_that_is_not_there_is_said_in_the_panel(desk: Desk, name: str) -
     panel = ModelPanel(desk.workspace, desk.jobs, desk.answers)
     desk.shown(panel, 440, 220)
     panel.choose(name)
-    desk.until(panel._error.isVisible)
-    assert name in panel._error.text()
+    error = panel.findChild(ErrorLabel, "model_error")
+    desk.until(error.isVisible)
+    assert name in error.text()
 
 
 def test_a_hub_model_is_offered_for_download_and_not_fetched_by_itself(desk: Desk) -> None:
@@ -127,8 +147,9 @@ def test_a_hub_model_is_offered_for_download_and_not_fetched_by_itself(desk: Des
     desk.shown(panel, 440, 220)
     panel.choose("someone/some-model")
     desk.until(lambda: desk.workspace.model.needs == "download")
-    assert panel._act.isVisible()
-    assert panel._act.text() == "Download"
+    offer = panel.findChild(QPushButton, "model_act")
+    assert offer.isVisible()
+    assert offer.text() == "Download"
     assert not desk.jobs.jobs
 
 
@@ -136,7 +157,7 @@ def test_data_shows_rows_and_format(desk: Desk, chat_rows: Path) -> None:
     panel = DataPanel(desk.workspace, desk.jobs, desk.answers)
     desk.shown(panel, 440, 220)
     desk.answers.files = [chat_rows]
-    panel._on_browse()
+    panel.findChild(QToolButton, "browse_data").click()
     desk.until(lambda: panel.note.text() == "messages · 24 rows · 0 bad")
 
 
@@ -146,9 +167,10 @@ def test_a_bad_row_is_named_by_file_and_line(desk: Desk, chat_rows: Path, tmp_pa
     file = tmp_path / "rows.jsonl"
     file.write_text(chat_rows.read_text() + '{"messages": []}\n{broken\n')
     panel.choose([file])
-    desk.until(panel._error.isVisible)
-    assert panel._error.text().startswith("rows.jsonl:25: ")
-    assert "1 more bad row" in panel._error.text()
+    error = panel.findChild(ErrorLabel, "data_error")
+    desk.until(error.isVisible)
+    assert error.text().startswith("rows.jsonl:25: ")
+    assert "1 more bad row" in error.text()
 
 
 def test_the_budget_shows_what_the_plan_says(desk: Desk) -> None:
@@ -157,9 +179,9 @@ def test_the_budget_shows_what_the_plan_says(desk: Desk) -> None:
     desk.until(lambda: desk.workspace.plan.plan)
     plan = desk.workspace.plan.plan
     assert plan is not None
-    assert panel._trainable.value == f"{plan.trainable_parameters:,}"
+    assert trainable(panel) == f"{plan.trainable_parameters:,}"
     assert panel.note.text().startswith("fits: ")
-    assert sum(part.value for part in panel._bar.segments) == plan.memory.peak_bytes
+    assert sum(part.value for part in panel.findChild(SegmentBar, "budget_bar").segments) == plan.memory.peak_bytes
 
 
 def test_the_budget_says_what_of_the_layers_is_computed_again(desk: Desk) -> None:
@@ -172,7 +194,7 @@ def test_the_budget_says_what_of_the_layers_is_computed_again(desk: Desk) -> Non
                 desk.workspace.plan.plan and desk.workspace.plan.plan.memory.checkpointing.settings()["gradient_checkpointing"] == degree
             )
         )
-        assert any(segment.label.endswith(told) for segment in panel._bar.segments)
+        assert any(segment.label.endswith(told) for segment in panel.findChild(SegmentBar, "budget_bar").segments)
 
 
 def test_how_many_layers_is_asked_only_where_it_counts(desk: Desk) -> None:
@@ -188,11 +210,11 @@ def test_the_budget_of_a_run_is_not_the_drafts(desk: Desk) -> None:
     panel = BudgetPanel(desk.workspace, desk.jobs)
     desk.shown(panel, 300, 300)
     desk.until(lambda: desk.workspace.plan.plan)
-    draft = panel._trainable.value
+    draft = trainable(panel)
     panel.show_config(desk.workspace.draft.config.replace({"adapter.r": 2 * desk.workspace.draft.config.adapter.r}))
-    assert panel._trainable.value != draft
+    assert trainable(panel) != draft
     panel.show_config(None)
-    assert panel._trainable.value == draft
+    assert trainable(panel) == draft
 
 
 @pytest.mark.parametrize(

@@ -8,13 +8,14 @@ import pytest
 from PySide6.QtCore import QEvent, QModelIndex, QObject, Qt
 from PySide6.QtGui import QPaintEvent, QRegion
 from PySide6.QtTest import QAbstractItemModelTester
-from PySide6.QtWidgets import QApplication, QLineEdit, QWidget
+from PySide6.QtWidgets import QApplication, QLineEdit, QToolButton, QWidget
 from pytestqt.qtbot import QtBot
 
 from lora_studio.core.counts import trainable_parameters
 from lora_studio.gui.panels.targets import TargetsPanel
 from lora_studio.gui.panels.tree.model import ALPHA, MODULE, RANK, SHAPE, TRAINABLE
 from lora_studio.gui.panels.tree.nodes import Filter, lay_out, shown_by
+from lora_studio.gui.widgets import ErrorLabel, Pills
 from tests.gui.desk import Desk
 
 LAYERS = 30
@@ -46,6 +47,10 @@ def panel(desk: Desk) -> TargetsPanel:
     desk.workspace.draft.edit({"adapter.target_modules": ("q_proj", "v_proj"), "adapter.r": 8, "adapter.lora_alpha": 16}, "Start")
     desk.workspace.draft.undo_stack.clear()
     return made
+
+
+def type_filter(panel: TargetsPanel, text: str) -> None:
+    panel.findChild(QLineEdit, "target_filter").setText(text)
 
 
 def at(panel: TargetsPanel, name: str, column: int = MODULE) -> QModelIndex:
@@ -108,11 +113,14 @@ def test_a_click_on_a_partial_box_ticks_all_of_it_and_never_sets_partial(panel: 
 def test_what_shows_at_once_is_what_the_draft_then_says(desk: Desk, panel: TargetsPanel) -> None:
     seen: list[str] = []
     before = at(panel, "model", TRAINABLE).data()
-    panel.model.ticks_edited.connect(lambda *_: seen.append(at(panel, "model", TRAINABLE).data()))
-    panel.model.ticks_edited.disconnect(panel._on_ticks)  # what is seen before the draft is told
-    panel.model.ticks_edited.connect(panel._on_ticks)
+    drafts: list[object] = []
+    panel.model.dataChanged.connect(lambda *_: seen.append(at(panel, "model", TRAINABLE).data()))
+    panel.model.dataChanged.connect(lambda *_: drafts.append(desk.workspace.draft.config.adapter))
+    adapter = desk.workspace.draft.config.adapter
     panel.model.toggle([at(panel, "model.layers.3.mlp")])
-    assert seen == [at(panel, "model", TRAINABLE).data()]
+    assert drafts[0] is adapter, "the first paint comes before the draft is told"
+    assert desk.workspace.draft.config.adapter is not adapter
+    assert seen[0] == at(panel, "model", TRAINABLE).data()
     assert seen[0] != before
 
 
@@ -163,9 +171,10 @@ def test_what_cannot_be_targeted_is_in_its_place_and_says_why(panel: TargetsPane
 
 @pytest.mark.parametrize(("preset", "count"), [("attention", 4 * LAYERS), ("mlp", 3 * LAYERS), ("all_linear", 7 * LAYERS), ("none", 0)])
 def test_a_preset_ticks_its_modules_and_is_marked(desk: Desk, panel: TargetsPanel, preset: str, count: int) -> None:
-    panel._pills.selected.emit(preset)
+    pills = panel.findChild(Pills, "target_presets")
+    pills.button(preset).click()
     assert len(desk.workspace.plan.resolution.targets) == count  # type: ignore[union-attr]
-    assert panel._pills.current == preset
+    assert pills.current == preset
     assert desk.workspace.draft.undo_stack.count() == 1
 
 
@@ -214,7 +223,7 @@ def test_f2_edits_r_and_an_empty_text_takes_the_override_away(desk: Desk, panel:
 def test_a_rank_out_of_range_is_refused_in_the_panel(desk: Desk, panel: TargetsPanel, text: str) -> None:
     before = desk.workspace.draft.config
     panel.model.setData(at(panel, "model.layers.0.self_attn.q_proj", RANK), text)
-    assert panel._error.text()
+    assert panel.findChild(ErrorLabel, "targets_error").text()
     assert desk.workspace.draft.config is before
 
 
@@ -239,24 +248,24 @@ def test_alpha_of_a_layer_is_that_of_all_ticked_in_it(desk: Desk, panel: Targets
     ],
 )
 def test_the_filter_takes_a_name_a_glob_or_a_regex(panel: TargetsPanel, text: str, count: int) -> None:
-    panel._filter.setText(text)
+    type_filter(panel, text)
     nodes = panel.model.nodes
     leaves = [name for name in shown_names(panel) if nodes.end[nodes.node_of[name]] == nodes.node_of[name] + 1]
     assert len(leaves) == count
 
 
 def test_a_faulty_regex_is_said_inline_and_hides_nothing(panel: TargetsPanel) -> None:
-    panel._filter.setText("q_proj")
+    type_filter(panel, "q_proj")
     before = shown_names(panel)
-    panel._filter.setText("(q_proj")
-    assert panel._filter_error.isVisible()
+    type_filter(panel, "(q_proj")
+    assert panel.findChild(ErrorLabel, "target_filter_error").isVisible()
     assert shown_names(panel) == before
-    panel._filter.setText("")
-    assert not panel._filter_error.isVisible()
+    type_filter(panel, "")
+    assert not panel.findChild(ErrorLabel, "target_filter_error").isVisible()
 
 
 def test_with_a_filter_a_tick_reaches_only_what_is_shown(desk: Desk, panel: TargetsPanel) -> None:
-    panel._filter.setText("k_proj")
+    type_filter(panel, "k_proj")
     panel.model.toggle([at(panel, "model")])
     assert set(desk.workspace.draft.config.adapter.target_modules) == {"q_proj", "k_proj", "v_proj"}
 
@@ -264,9 +273,9 @@ def test_with_a_filter_a_tick_reaches_only_what_is_shown(desk: Desk, panel: Targ
 def test_a_filter_opens_what_leads_to_a_match_and_clearing_it_closes_that_again(panel: TargetsPanel) -> None:
     far = "model.layers.7.mlp.up_proj"
     assert not panel.view.isExpanded(at(panel, "model.layers.7"))
-    panel._filter.setText("7.mlp.up_proj")
+    type_filter(panel, "7.mlp.up_proj")
     assert panel.view.isExpanded(at(panel, far).parent())
-    panel._filter.setText("")
+    type_filter(panel, "")
     assert not panel.view.isExpanded(at(panel, "model.layers.7"))
     assert panel.view.isExpanded(at(panel, "model.layers.0"))
 
@@ -291,5 +300,5 @@ def test_matches_are_shown_with_all_above_and_below_them(desk: Desk) -> None:
 def test_the_compiled_settings_can_be_copied_as_yaml(panel: TargetsPanel, qtbot: QtBot) -> None:
     from PySide6.QtGui import QGuiApplication
 
-    panel._copy.click()
+    panel.findChild(QToolButton, "copy_targets").click()
     assert QGuiApplication.clipboard().text() == "target_modules: [q_proj, v_proj]"

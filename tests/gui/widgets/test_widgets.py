@@ -297,9 +297,9 @@ def test_toasts_stack_in_the_corner_and_leave(qtbot: QtBot, dark: Theme) -> None
     first, second = toasts.show("good", "done"), toasts.show("error", "failed", "Why")
     assert first.geometry().bottom() < second.geometry().top()
     assert window.rect().contains(first.geometry())
-    second._dismiss()
+    second.findChild(QWidget, "toast_close").click()  # type: ignore[attr-defined]
     assert toasts.toasts == [first]
-    first._dismiss()
+    first.findChild(QWidget, "toast_close").click()  # type: ignore[attr-defined]
 
 
 def test_a_figure_is_told_to_screen_readers(qtbot: QtBot, dark: Theme) -> None:
@@ -328,7 +328,7 @@ def test_parts_fill_a_bar_in_proportion(qtbot: QtBot, dark: Theme, capacity: flo
     qtbot.addWidget(bar)
     bar.resize(200, 14)
     bar.set_segments([Segment("Weights", 1.0, "curve_blue"), Segment("Activations", 3.0, "curve_green")], capacity)
-    spans = bar._spans()
+    spans = bar.spans()
     whole = max(capacity or 0, 4.0)
     assert [right - left for _, left, right in spans] == pytest.approx([200 / whole, 600 / whole])
     bar.grab()
