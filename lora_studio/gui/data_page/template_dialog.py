@@ -192,7 +192,12 @@ class TemplateDialog(QDialog):
         if isinstance(last, RunFinished):
             self._show_result(last.result)
         elif isinstance(last, RunFailed):
-            self._show_result({"template": "", "parts": [], "error": f"{last.message} {last.hint}".strip()})
+            self._show_failure(f"{last.message} {last.hint}".strip())
+        else:
+            self._show_failure(tr("The rendering was stopped. Choose the template again to see the row."))
+
+    def _show_failure(self, reason: str) -> None:
+        self._show_result({"template": "", "parts": [], "error": reason})
 
     def _show_result(self, result: dict[str, Any]) -> None:
         if self.choice.currentData() == _OWN:

@@ -9,7 +9,7 @@ from typing import Any
 
 from PySide6.QtCore import QObject
 
-from lora_studio.core.events import LastEvent, RunFinished
+from lora_studio.core.events import LastEvent, RunFailed, RunFinished
 from lora_studio.data.check import DataCheck
 from lora_studio.data.rows.row import BadRow
 from lora_studio.data.tasks import RAW_LINE_TASK
@@ -74,3 +74,7 @@ class BadLines(QObject):
     def _on_read(self, last: LastEvent, show: Callable[[str], None]) -> None:
         if isinstance(last, RunFinished):
             show(str(last.result["text"]))
+        elif isinstance(last, RunFailed):
+            show(f"{last.message} {last.hint}".strip())
+        else:
+            show(tr("The reading was stopped. Select the row again to see its line."))

@@ -44,6 +44,7 @@ class LensReader(QObject):
         self._row: Row | None = None
         self._wanted = False
         self._asked: object = None
+        self._stopped = False
         self._job = LatestJob(jobs)
         self.tokens: LensTokens | None = None
         self.note = ""
@@ -59,6 +60,8 @@ class LensReader(QObject):
         """Read another row, or none."""
         if row != self._row:
             self.answer = 0
+        if self._stopped:
+            self._asked = None  # what somebody stopped is begun anew when a person selects a row, and not by itself
         self._row = row
         self._look()
 
@@ -106,7 +109,7 @@ class LensReader(QObject):
         row, config, model = self._row, self._workspace.draft.config, self._workspace.model
         if row is None or self._waits_for() or model.source is None:
             return
-        self._asked = self._key
+        self._asked, self._stopped = self._key, False
         arguments: dict[str, Any] = {
             "config": config.model_dump(mode="json"),
             "model_folder": str(model.source.path),
@@ -123,8 +126,8 @@ class LensReader(QObject):
             self._parts = []
             self._show(None, f"{last.message} {last.hint}".strip())
         else:
-            self._parts, self._asked = [], None
-            self._show(None, tr("Reading the tokens was stopped."))
+            self._parts, self._stopped = [], True
+            self._show(None, tr("The reading was stopped. Select the row again to see its tokens."))
 
     def _show_part(self) -> None:
         seen = self._parts[min(self.answer, len(self._parts) - 1)]
