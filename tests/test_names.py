@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -109,3 +110,51 @@ def test_no_name_is_left_that_the_fields_own_words_replaced() -> None:
 
 def test_docstrings_say_what_is_returned() -> None:
     assert left_over(r'"""Give ') == []
+
+
+ONE_MEANING = {
+    "AdapterSource",
+    "Certificate",
+    "DataFigures",
+    "Layout",
+    "Notice",
+    "Progress",
+    "RunState",
+    "Step",
+    "TokenCounts",
+    "load_tokenizer",
+    "read_config",
+}
+
+
+def test_a_name_means_one_thing() -> None:
+    where: dict[str, list[str]] = {name: [] for name in ONE_MEANING}
+    for file in sorted((ROOT / "lora_studio").rglob("*.py")):
+        for name in set(_defined(ast.parse(file.read_text(encoding="utf-8")))) & ONE_MEANING:
+            where[name].append(file.relative_to(ROOT).as_posix())
+    assert {name: files for name, files in where.items() if len(files) > 1} == {}
+    assert where["Certificate"] == ["lora_studio/export/verify/certificate.py"]
+    assert where["read_config"] == ["lora_studio/core/config_files.py"]
+
+
+def test_a_second_meaning_of_a_name_would_be_seen() -> None:
+    source = "class Step: ...\nLayout = int\nProgress: TypeAlias = int\ndef read_config(): ...\nif True:\n    Notice = str\n"
+    assert set(_defined(ast.parse(source))) == {"Step", "Layout", "Progress", "read_config", "Notice"}
+
+
+def _defined(tree: ast.Module) -> Iterator[str]:
+    """Return the names that a module defines outside functions and classes."""
+    waiting: list[ast.stmt] = list(tree.body)
+    while waiting:
+        node = waiting.pop()
+        match node:
+            case ast.ClassDef() | ast.FunctionDef() | ast.AsyncFunctionDef():
+                yield node.name
+            case ast.Assign():
+                yield from (target.id for target in node.targets if isinstance(target, ast.Name))
+            case ast.AnnAssign(target=ast.Name()):
+                yield node.target.id  # type: ignore[union-attr]
+            case ast.If() | ast.Try():
+                waiting += [*node.body, *node.orelse]
+            case _:
+                pass

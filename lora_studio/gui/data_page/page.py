@@ -130,10 +130,10 @@ class DataPage(QWidget):
     def _show_problems(self) -> None:
         workspace = self._workspace
         report = self.tokens.lengths.brought_up_to_date(workspace.data.report)
-        found = problems_of(workspace.draft.config, workspace.data.check, report)
+        problems = problems_of(workspace.draft.config, workspace.data.check, report)
         if self._fault is None:  # it names the same
-            found = [*template_problem(workspace.draft.config, workspace.data.check, workspace.model.facts), *found]
-        self.problems.show_problems(found)
+            problems = [*template_problem(workspace.draft.config, workspace.data.check, workspace.model.facts), *problems]
+        self.problems.show_problems(problems)
 
     def _show_error(self) -> None:
         data = self._workspace.data

@@ -172,10 +172,10 @@ def raw_lines(path: str, line: int, encoding: str = "utf-8") -> str:
 
 
 def _cells(row: Row | BadRow) -> tuple[str, str, str]:
-    place = f"{Path(row.file).name}:{row.line}"
+    where = f"{Path(row.file).name}:{row.line}"
     if isinstance(row, BadRow):
-        return place, "", tr("bad: {reason}", reason=row.reason)
+        return where, "", tr("bad: {reason}", reason=row.reason)
     if row.format == "text":
-        return place, "", one_line(row.text[: 4 * _CELL], _CELL)
+        return where, "", one_line(row.text[: 4 * _CELL], _CELL)
     asked = next((message.content for message in reversed(row.messages[:-1]) if message.role == "user"), "")
-    return place, one_line(asked[: 4 * _CELL], _CELL), one_line(row.messages[-1].content[: 4 * _CELL], _CELL)
+    return where, one_line(asked[: 4 * _CELL], _CELL), one_line(row.messages[-1].content[: 4 * _CELL], _CELL)

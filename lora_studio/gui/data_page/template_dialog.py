@@ -213,8 +213,8 @@ class TemplateDialog(QDialog):
         self._error.set_error(part["error"])
         self.rendered.setPlainText(part["rendered"])
         self.rendered.setExtraSelections([self._trained(start, end) for start, end in part["spans"]])
-        told = tr("{place}: what is underlined is trained.", place=f"{row.file.rpartition('/')[2]}:{row.line}")
-        self._note.setText("" if part["error"] else told)
+        text = tr("{place}: what is underlined is trained.", place=f"{row.file.rpartition('/')[2]}:{row.line}")
+        self._note.setText("" if part["error"] else text)
 
     def _trained(self, start: int, end: int) -> QTextEdit.ExtraSelection:
         style = chip_styles(colors())["trained"]

@@ -89,8 +89,8 @@ class Readiness(QObject):
 
 def _faults(plan: Plan | None) -> list[Finding]:
     """Return the plan's errors; those of the targets are told as such."""
-    told = plan.resolution.findings if plan else ()
-    return [finding for finding in plan.findings if finding.level == "error" and finding not in told] if plan else []
+    reported = plan.resolution.findings if plan else ()
+    return [finding for finding in plan.findings if finding.level == "error" and finding not in reported] if plan else []
 
 
 def _model(model: ModelState, refused: Finding | None) -> ReadyItem:
@@ -140,9 +140,9 @@ def _data(data: DataState, config: RunConfig) -> ReadyItem:
 
 def _refused(rows: tuple[BadRow, ...], on_bad_rows: str) -> ReadyItem:
     """Name the first of the rows that the chat template refuses, which stop a run unless bad rows are skipped."""
-    found = bad_rows_finding(rows[:1], on_bad_rows, len(rows))
-    assert found is not None
-    return ReadyItem(tr("data"), found.level != "error", f"{found.message} {found.hint}", found.field)
+    detected = bad_rows_finding(rows[:1], on_bad_rows, len(rows))
+    assert detected is not None
+    return ReadyItem(tr("data"), detected.level != "error", f"{detected.message} {detected.hint}", detected.field)
 
 
 def _memory(plan: Plan | None) -> ReadyItem:
@@ -153,5 +153,5 @@ def _memory(plan: Plan | None) -> ReadyItem:
     if not memory.fits:
         over = next(finding for finding in plan.findings if finding.code == "memory_over_capacity")
         return ReadyItem(name, False, f"{over.message} {over.hint}".strip(), over.field)
-    told = {"peak": format_bytes(memory.peak_bytes), "capacity": format_bytes(memory.capacity_bytes)}
-    return ReadyItem(name, True, tr("About {peak} of {capacity}.", **told) if memory.capacity_bytes else "", field)
+    reported = {"peak": format_bytes(memory.peak_bytes), "capacity": format_bytes(memory.capacity_bytes)}
+    return ReadyItem(name, True, tr("About {peak} of {capacity}.", **reported) if memory.capacity_bytes else "", field)

@@ -71,13 +71,15 @@ class AdapterImport(QObject):
             self._tell_failure(path, base, last)
 
     def _tell(self, result: dict[str, Any]) -> None:
-        found = [finding for finding in result["findings"] if finding["level"] != "note"]
+        matches = [finding for finding in result["findings"] if finding["level"] != "note"]
         base = Path(result["base"]).name
         text = tr("{name} is imported, for {base}. It can be exported, or merged into that.", name=result["name"], base=base)
-        told = " ".join([text, *(f"{finding['message']} {finding['hint']}".strip() for finding in found)])
+        reported = " ".join([text, *(f"{finding['message']} {finding['hint']}".strip() for finding in matches)])
         folder = Path(result["path"])
         self._notifications.add(
-            Notification("warning" if found else "good", told, action_text=tr("Export…"), action=lambda: self.export_asked.emit(folder))
+            Notification(
+                "warning" if matches else "good", reported, action_text=tr("Export…"), action=lambda: self.export_asked.emit(folder)
+            )
         )
 
     def ask_export(self) -> None:

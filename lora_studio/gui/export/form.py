@@ -163,12 +163,12 @@ class FormPage(QWidget):
             choice.setAccessibleDescription(titles[name][1])
             choice.setChecked(name == form)
             self._forms.addButton(choice, number)
-            told = label(titles[name][1], "note", f"form_{name}_note", wrap=True)
-            told.setIndent(22)
-            told.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Preferred)
-            self._told[name] = (told, titles[name][1])
+            note = label(titles[name][1], "note", f"form_{name}_note", wrap=True)
+            note.setIndent(22)
+            note.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Preferred)
+            self._told[name] = (note, titles[name][1])
             layout.addWidget(choice)
-            layout.addWidget(told)
+            layout.addWidget(note)
         return box
 
     def _build_choices(self, page: QFormLayout) -> None:
@@ -213,10 +213,10 @@ class FormPage(QWidget):
         self._offers = offers(self._subject.weights(self.source), self._base)
         for number, name in enumerate(EXPORT_FORMATS):
             offer = self._offers[name]
-            told, usual = self._told[name]
+            note, usual = self._told[name]
             self._forms.button(number).setEnabled(not offer.reason)
-            told.setText(tr("Not here: {reason}", reason=offer.reason) if offer.reason else usual)
-            told.setProperty("role", "warning" if offer.reason else "note")
+            note.setText(tr("Not here: {reason}", reason=offer.reason) if offer.reason else usual)
+            note.setProperty("role", "warning" if offer.reason else "note")
         if self._offers[self.form].reason:
             self.choose("adapter")
         self._show_form()

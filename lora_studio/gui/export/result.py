@@ -139,14 +139,14 @@ class ResultPage(QWidget):
             if widget is not None:
                 widget.deleteLater()
         answers = {"yes": (tr("yes"), "good"), "no": (tr("no"), "warning"), "not measured": (tr("not measured"), "note")}
-        for number, found in enumerate(programs):
-            text, role = answers[found["answer"]]
-            sentences = " ".join(f"{text.rstrip('.')}." for text in (found["reason"], found["remedy"]) if text)
-            told = label(sentences, "note", f"program_{number}_reason", wrap=True)
-            self._program_rows.addWidget(label(found["program"], "", f"program_{number}"), number, 0, Qt.AlignmentFlag.AlignTop)
+        for number, program in enumerate(programs):
+            text, role = answers[program["answer"]]
+            sentences = " ".join(f"{text.rstrip('.')}." for text in (program["reason"], program["remedy"]) if text)
+            reason = label(sentences, "note", f"program_{number}_reason", wrap=True)
+            self._program_rows.addWidget(label(program["program"], "", f"program_{number}"), number, 0, Qt.AlignmentFlag.AlignTop)
             answer = label(text, role, f"program_{number}_answer")
             self._program_rows.addWidget(answer, number, 1, Qt.AlignmentFlag.AlignTop)
-            self._program_rows.addWidget(told, number, 2)
+            self._program_rows.addWidget(reason, number, 2)
         self._served.setVisible(bool(programs))
 
     def _on_open(self) -> None:

@@ -45,11 +45,11 @@ class ExportSubject:
     def of_run(cls, folder: RunFolder) -> ExportSubject:
         """Take a run."""
         config = folder.config
-        told = tr("{run} · r {r} · α {alpha:g}", run=folder.name, r=config.adapter.r, alpha=config.adapter.lora_alpha)
+        text = tr("{run} · r {r} · α {alpha:g}", run=folder.name, r=config.adapter.r, alpha=config.adapter.lora_alpha)
         model = config.model
         return cls(
             folder.name,
-            told,
+            text,
             model.name_or_path,
             model.revision,
             model.quantization,
@@ -65,12 +65,12 @@ class ExportSubject:
         Raises:
             InputError: It holds no adapter that can be read.
         """
-        found = find_source(folder)
-        r, alpha = found.peft_config.get("r", "?"), found.peft_config.get("lora_alpha", "?")
-        told = tr("{run} · r {r} · α {alpha}", run=folder.name, r=r, alpha=alpha)
+        detected = find_source(folder)
+        r, alpha = detected.peft_config.get("r", "?"), detected.peft_config.get("lora_alpha", "?")
+        text = tr("{run} · r {r} · α {alpha}", run=folder.name, r=r, alpha=alpha)
         source = ExportSource(tr("the imported adapter"), folder)
         exports = folder.parent.parent / "exports" / folder.name
-        return cls(folder.name, told, found.base_name, found.base_revision, NONE, (source,), exports, folder)
+        return cls(folder.name, text, detected.base_name, detected.base_revision, NONE, (source,), exports, folder)
 
     def weights(self, source: ExportSource) -> Path:
         """Return the folder in which a source's weights lie."""
@@ -80,10 +80,10 @@ class ExportSubject:
     def base_folder(self) -> Path | None:
         """Return the base model's folder; None where it is not on this machine."""
         try:
-            found = find_model(self.base, self.revision)
+            detected = find_model(self.base, self.revision)
         except (StudioError, OSError):
             return None
-        return found.path or found.file
+        return detected.path or detected.file
 
     @property
     def stored(self) -> StoredQuantization | None:

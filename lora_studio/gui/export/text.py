@@ -51,12 +51,12 @@ class ExportSource:
 
 def sources_of(folder: RunFolder) -> list[ExportSource]:
     """List what a run can export, the final adapter first, then checkpoints from the newest."""
-    found: list[ExportSource] = []
+    matches: list[ExportSource] = []
     if (folder.adapter_path / "adapter_config.json").is_file():
-        found.append(ExportSource(tr("final adapter"), folder.path))
+        matches.append(ExportSource(tr("final adapter"), folder.path))
     for checkpoint in reversed(list(folder.checkpoints)):
-        found.append(ExportSource(tr("checkpoint {name}", name=checkpoint.name), checkpoint))
-    return found
+        matches.append(ExportSource(tr("checkpoint {name}", name=checkpoint.name), checkpoint))
+    return matches
 
 
 def weights_bytes(folder: Path) -> int:

@@ -112,8 +112,8 @@ class BudgetPanel(Card):
 
     def _show_memory(self, plan: Plan) -> None:
         memory = plan.memory
-        told = _of_capacity(plan)
-        self.set_note(tr("fits: {told}", told=told) if memory.fits else tr("does not fit: {told}", told=told))
+        reported = _of_capacity(plan)
+        self.set_note(tr("fits: {told}", told=reported) if memory.fits else tr("does not fit: {told}", told=reported))
         set_role(self.note, "note" if memory.fits else "error")
         parts = [(title, size, color) for (title, size), color in zip(_shown_parts(plan).items(), _COLORS, strict=False)]
         self._bar.set_segments([Segment(title, size, color) for title, size, color in parts], memory.capacity_bytes)

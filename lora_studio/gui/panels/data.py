@@ -160,5 +160,5 @@ def fault_text(data: DataState, config: RunConfig) -> str:
         return ""
     first = check.bad_rows[0]
     more = check.bad_count - 1
-    told = f"{Path(first.file).name}:{first.line}: {first.reason}"
-    return tr("{told}, and {more} more bad rows.", told=told, more=more) if more else f"{told}."
+    text = f"{Path(first.file).name}:{first.line}: {first.reason}"
+    return tr("{told}, and {more} more bad rows.", told=text, more=more) if more else f"{text}."

@@ -175,11 +175,11 @@ class ModelPanel(Panel):
         phase = model.phase
         fraction = phase.done / phase.total if phase and phase.done is not None and phase.total else None
         self._progress_line.set_fraction(fraction)
-        told = phase.message or phase.name.capitalize() if phase else tr("engine loading…")
+        text = phase.message or phase.name.capitalize() if phase else tr("engine loading…")
         if phase and phase.unit == "bytes" and phase.done is not None and phase.total:
-            told = tr("{told} · {done} of {total}", told=told, done=format_bytes(phase.done), total=format_bytes(phase.total))
+            text = tr("{told} · {done} of {total}", told=text, done=format_bytes(phase.done), total=format_bytes(phase.total))
         if self._act.isEnabled():
-            self._progress_text.setText(told)
+            self._progress_text.setText(text)
 
     def _show_error(self) -> None:
         """Say what is wrong with the model, or why this one cannot be trained on, with the way out."""

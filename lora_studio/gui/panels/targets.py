@@ -127,8 +127,8 @@ class TargetsPanel(Card):
 
     def _tick(self, names: list[str], ticked: bool) -> None:
         selection = self._workspace.plan.selection.toggled(frozenset(names), ticked)
-        told = names[0] if len(names) == 1 else tr("{count} modules", count=len(names))
-        self._select(selection, tr("Tick {names}", names=told) if ticked else tr("Untick {names}", names=told))
+        text = names[0] if len(names) == 1 else tr("{count} modules", count=len(names))
+        self._select(selection, tr("Tick {names}", names=text) if ticked else tr("Untick {names}", names=text))
 
     def _on_number(self, names: list[str], field: str, value: object) -> None:
         """Return modules their own r or alpha, or take it away with an empty text."""

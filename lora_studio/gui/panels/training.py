@@ -48,8 +48,8 @@ class TrainingPanel(Panel):
         self._add_more(tr("Precision, checkpointing, evaluation…"), ["training.warmup_steps", *more_paths("training")], "training_more")
 
     def _build_batch(self) -> FieldRow:
-        told = "\n".join(tr(field_info(path).description) for path in (_BATCH, _ACCUMULATION))
-        self._batch = FieldRow(FieldSpec("training.batch", tr("Batch × accumulation"), told, "text"))
+        text = "\n".join(tr(field_info(path).description) for path in (_BATCH, _ACCUMULATION))
+        self._batch = FieldRow(FieldSpec("training.batch", tr("Batch × accumulation"), text, "text"))
         self._batch.edited.connect(self._on_batch)
         return self._batch
 

@@ -41,14 +41,14 @@ class WindowState:
     def load(cls) -> WindowState:
         """Read it; what is missing or of another type is left at its usual value."""
         try:
-            found = json.loads(_path().read_text(encoding="utf-8"))
+            saved = json.loads(_path().read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return cls()
         usual = cls()
-        if not isinstance(found, dict):
+        if not isinstance(saved, dict):
             return usual
         for field in fields(cls):
-            value: object = found.get(field.name)  # type: ignore[reportUnknownMemberType]
+            value: object = saved.get(field.name)  # type: ignore[reportUnknownMemberType]
             if field.name == "columns" and isinstance(value, list):
                 usual.columns = tuple(int(width) for width in value if isinstance(width, int))
             elif field.name == "queue" and isinstance(value, list):

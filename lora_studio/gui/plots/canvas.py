@@ -216,8 +216,8 @@ class Canvas(pg.GraphicsView):
             self._markers[style.id].setBrush(color)
 
     def _set_range(self, bounds: Sequence[tuple[float, float]], filled: bool, left: float, right: float) -> None:
-        low = min((found[0] for found in bounds), default=0.0)
-        high = max((found[1] for found in bounds), default=1.0)
+        low = min((bound[0] for bound in bounds), default=0.0)
+        high = max((bound[1] for bound in bounds), default=1.0)
         for _, level, _ in self._levels.values():
             low, high = min(low, level), max(high, level)
         low = min(low, 0.0) if filled else low

@@ -119,10 +119,10 @@ class CurvePlot(Card):
         lines: list[str] = []
         anchor = self._anchor(x)
         for curve, series in self._series.items():
-            place = series.nearest(anchor)
-            if curve not in self._hidden and place is not None and np.isfinite(series.y[place]):
+            position = series.nearest(anchor)
+            if curve not in self._hidden and position is not None and np.isfinite(series.y[position]):
                 style = self._styles[curve]
-                lines.append(f"{style.label} {series.y[place]:.{style.digits}g}")
+                lines.append(f"{style.label} {series.y[position]:.{style.digits}g}")
         return "\n".join([f"{self._x_label} {anchor:.6g}", *lines]) if lines else ""
 
     def open_table(self) -> PlotTableDialog:
@@ -185,8 +185,8 @@ class CurvePlot(Card):
     def _anchor(self, x: float) -> float:
         """The x of the nearest point of the curve with the most points: that the crosshair snaps to."""
         densest = max(self._series.values(), key=len, default=None)
-        place = densest.nearest(x) if densest is not None else None
-        return x if densest is None or place is None else float(densest.x[place])
+        position = densest.nearest(x) if densest is not None else None
+        return x if densest is None or position is None else float(densest.x[position])
 
     def _show_crosshair(self) -> None:
         text = "" if self._crosshair is None else self.read_out(self._crosshair)
@@ -199,9 +199,9 @@ class CurvePlot(Card):
         here = densest.nearest(self._crosshair) if self._crosshair is not None else None
         last = len(densest) - 1
         step = {Qt.Key.Key_Left: -1, Qt.Key.Key_Right: 1}.get(key, 0)
-        place = {Qt.Key.Key_Home: 0, Qt.Key.Key_End: last}.get(key, last if here is None else min(max(here + step, 0), last))
-        self.show_crosshair_at(float(densest.x[place]))
-        self.setAccessibleDescription(self.read_out(float(densest.x[place])).replace("\n", ", "))
+        position = {Qt.Key.Key_Home: 0, Qt.Key.Key_End: last}.get(key, last if here is None else min(max(here + step, 0), last))
+        self.show_crosshair_at(float(densest.x[position]))
+        self.setAccessibleDescription(self.read_out(float(densest.x[position])).replace("\n", ", "))
 
     def _describe(self) -> None:
         last = {self._styles[curve]: series.y[-1] for curve, series in self._series.items() if len(series)}

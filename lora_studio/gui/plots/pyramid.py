@@ -117,17 +117,17 @@ class Series:
         if level is None:
             return self.x[first:last], self.y[first:last]
         self._fill(level)
-        places = self._places(level, first, last)
-        return self._x[places], self._y[places]
+        positions = self._places(level, first, last)
+        return self._x[positions], self._y[positions]
 
     def nearest(self, x: float) -> int | None:
         """Return the place of the point nearest to an x; None while there is none."""
         if not self._count:
             return None
-        place = int(np.searchsorted(self.x, x))
-        if place and (place == self._count or x - self._x[place - 1] <= self._x[place] - x):
-            place -= 1
-        return place
+        position = int(np.searchsorted(self.x, x))
+        if position and (position == self._count or x - self._x[position - 1] <= self._x[position] - x):
+            position -= 1
+        return position
 
     def _level_for(self, points: int, columns: int) -> _Level | None:
         fitting = [level for level in self._levels if points // level.size >= columns]
@@ -147,8 +147,8 @@ class Series:
     def _extremes_of(self, level: _Level, below: _Level | None, blocks: int) -> tuple[Places, Places]:
         rows = np.arange(blocks - level.blocks)
         if below is None:
-            places = np.arange(level.blocks * level.size, blocks * level.size).reshape(-1, _FANOUT)
-            least = greatest = places
+            positions = np.arange(level.blocks * level.size, blocks * level.size).reshape(-1, _FANOUT)
+            least = greatest = positions
         else:
             part = slice(level.blocks * _FANOUT, blocks * _FANOUT)
             least, greatest = below.least[part].reshape(-1, _FANOUT), below.greatest[part].reshape(-1, _FANOUT)

@@ -54,8 +54,8 @@ class PlotTableModel(QAbstractTableModel):
         if column == 0:
             return f"{x:.10g}"
         xs, ys = self._parts[column - 1]
-        place = int(np.searchsorted(xs, x))
-        return f"{ys[place]:.7g}" if place < len(xs) and xs[place] == x else ""
+        position = int(np.searchsorted(xs, x))
+        return f"{ys[position]:.7g}" if position < len(xs) and xs[position] == x else ""
 
     def as_text(self) -> str:
         """Return the whole table with tabs between cells, as spreadsheets take it."""

@@ -86,7 +86,7 @@ class RunControl(QObject):
         text = tr("Start") if live is None else tr("Add to queue")
         if blocking:
             return StartState(text, "\n".join(f"{item.name}: {item.message}" for item in blocking), enabled=False)
-        place = (
+        where = (
             tr("It trains in this window.")
             if host_of(self._workspace.draft.config, self._host) == "thread"
             else tr("It trains in a process of its own, which goes on when this window closes.")
@@ -96,7 +96,7 @@ class RunControl(QObject):
             if live is None
             else tr("Freeze this draft as a run; it trains when {title} has ended.", title=live.spec.title)
         )
-        return StartState(text, f"{deed} {place}", enabled=True)
+        return StartState(text, f"{deed} {where}", enabled=True)
 
     def start_run(self) -> Path:
         """Freeze the draft as a run and train it, after the runs that are there already; give its folder.
@@ -133,11 +133,11 @@ class RunControl(QObject):
 
     def follow_living(self) -> list[Path]:
         """Follow the runs that are alive in other processes; give the folders of all that live, the newest first."""
-        found = [run.path for run in self.store.list() if run.state == "running"]
-        for path in found:
+        matches = [run.path for run in self.store.list() if run.state == "running"]
+        for path in matches:
             if self._jobs.run_job(path) is None:
                 self._jobs.follow(path)
-        return found
+        return matches
 
     def pause(self) -> None:
         """Ask the shown run to wait before its next micro-batch."""

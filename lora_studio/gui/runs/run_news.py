@@ -55,25 +55,25 @@ class RunNews(QObject):
 
     def find_living(self, remembered: str) -> None:
         """Follow the runs that are alive in processes and show the newest, unless a person asked for another than the remembered one."""
-        found: list[Path] = []
-        self._show_errors(lambda: found.extend(self._starter.follow_living()))
-        if not found:
+        living: list[Path] = []
+        self._show_errors(lambda: living.extend(self._starter.follow_living()))
+        if not living:
             return
-        if self._run_view.path in (None, Path(remembered)) and self._run_view.path != found[0]:
-            self._show_errors(lambda: self._run_view.open(found[0]))
-        for path in reversed(found):  # the newest last, on top
+        if self._run_view.path in (None, Path(remembered)) and self._run_view.path != living[0]:
+            self._show_errors(lambda: self._run_view.open(living[0]))
+        for path in reversed(living):  # the newest last, on top
             self._tell(tr("{run} went on in a process of its own", run=path.name), tr("Show"), lambda at=path: self._show(at))
 
     def tell_left_over(self, folders: tuple[str, ...]) -> None:
         """Tell of queued runs that did not begin when the window was closed."""
         count = sum(self._queue.can_start(folder) for folder in folders)
         if count:
-            told = (
+            text = (
                 tr("1 run waited in the queue when the window was closed")
                 if count == 1
                 else tr("{count} runs waited in the queue when the window was closed", count=count)
             )
-            self._tell(told, tr("Start") if count == 1 else tr("Start them"), lambda: self._queue.start_again(folders))
+            self._tell(text, tr("Start") if count == 1 else tr("Start them"), lambda: self._queue.start_again(folders))
 
     def _on_began(self, path: Path, name: str) -> None:
         """The run that is shown stays: a person may be reading it."""
@@ -81,8 +81,8 @@ class RunNews(QObject):
             self._tell(tr("{name} trains now", name=name), tr("Show"), lambda: self._show(path))
 
     def _on_removed(self, config: RunConfig, host: HostName) -> None:
-        told = tr("{name} was removed from the queue", name=config.name)
-        self._tell(told, tr("Put back"), lambda: self._starter.start_new(config, host))
+        text = tr("{name} was removed from the queue", name=config.name)
+        self._tell(text, tr("Put back"), lambda: self._starter.start_new(config, host))
 
     def _tell(self, text: str, cure: str, action: Callable[[], object]) -> None:
         self._notifications.add(Notification("info", text, "", cure, lambda: self._show_errors(action)))

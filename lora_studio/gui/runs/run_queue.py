@@ -67,9 +67,9 @@ class RunQueue(QObject):
 
     def move(self, job: Job, by: int) -> None:
         """Move a job by so many places, down being positive; at the ends it stays."""
-        places = [entry.job for entry in self._entries]
-        if job in places:
-            self._jobs.move(job, min(max(places.index(job) + by, 0), len(places) - 1))
+        jobs = [entry.job for entry in self._entries]
+        if job in jobs:
+            self._jobs.move(job, min(max(jobs.index(job) + by, 0), len(jobs) - 1))
 
     def remove(self, job: Job) -> None:
         """Take a job out of the queue. The folder of a run that never began goes with it; whatever was trained stays.
@@ -119,12 +119,12 @@ class RunQueue(QObject):
 
     def _waits_for(self, job: Job) -> str:
         """Name what must end first: the job ahead in the queue, or, for the next one, whatever has the device."""
-        place = self._waiting.index(job)
-        if place:
-            return self._waiting[place - 1].spec.title
+        position = self._waiting.index(job)
+        if position:
+            return self._waiting[position - 1].spec.title
         ahead = [other for other in self._jobs.jobs_before(job) if other not in self._waiting]
-        told = [tr("{title}, which is paused", title=other.spec.title) if other.state == "paused" else other.spec.title for other in ahead]
-        return ", ".join(told)
+        text = [tr("{title}, which is paused", title=other.spec.title) if other.state == "paused" else other.spec.title for other in ahead]
+        return ", ".join(text)
 
 
 def _config_of(job: Job) -> RunConfig | None:

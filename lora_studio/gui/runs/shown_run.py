@@ -221,9 +221,9 @@ class ShownRun(QObject):
             self._tell_state()
 
     def _tell_state(self) -> None:
-        told = self._to_tell
-        if told != self._told:
-            self._told = told
+        reported = self._to_tell
+        if reported != self._told:
+            self._told = reported
             self.changed.emit()
 
     @property

@@ -64,8 +64,8 @@ class QueueModel(QAbstractTableModel):
         if role == Qt.ItemDataRole.DisplayRole:
             return texts[index.column()]
         if role in (Qt.ItemDataRole.ToolTipRole, Qt.ItemDataRole.AccessibleDescriptionRole):
-            told = [f"{title}: {text}" for title, text in zip(self._titles, texts, strict=True) if text]
-            return "\n".join(told) if role == Qt.ItemDataRole.ToolTipRole else ", ".join(told)
+            reported = [f"{title}: {text}" for title, text in zip(self._titles, texts, strict=True) if text]
+            return "\n".join(reported) if role == Qt.ItemDataRole.ToolTipRole else ", ".join(reported)
         return None
 
 
@@ -102,9 +102,9 @@ class QueueCard(Card):
         self._model.set_entries(entries)
         self.setVisible(bool(entries))
         self.set_note(tr("1 waits") if len(entries) == 1 else tr("{count} wait", count=len(entries)))
-        places = [place for place, entry in enumerate(entries) if entry.job is chosen]
+        positions = [position for position, entry in enumerate(entries) if entry.job is chosen]
         if entries:
-            self.table.selectRow(places[0] if places else min(max(row, 0), len(entries) - 1))
+            self.table.selectRow(positions[0] if positions else min(max(row, 0), len(entries) - 1))
         self._fit()
         self._show_buttons()
 
@@ -186,8 +186,8 @@ class QueueCard(Card):
 
     def _show_buttons(self, *_selection: object) -> None:
         rows = self.table.selectionModel().selectedRows()
-        place = rows[0].row() if rows else -1
-        able = {"up": place > 0, "down": 0 <= place < len(self._model.entries) - 1, "remove": place >= 0}
+        position = rows[0].row() if rows else -1
+        able = {"up": position > 0, "down": 0 <= position < len(self._model.entries) - 1, "remove": position >= 0}
         for name, parts in self._wishes.items():
             for part in parts:
                 part.setEnabled(able[name])
@@ -203,7 +203,7 @@ class QueueCard(Card):
 
 def _texts(entry: QueueEntry) -> tuple[str, ...]:
     config, spec = entry.config, entry.job.spec
-    place = tr("own process") if spec.survives else tr("this window")
+    where = tr("own process") if spec.survives else tr("this window")
     settings = settings_text(config) if config is not None else ""
     base = config.model.name_or_path.rstrip("/").rpartition("/")[2] if config is not None else ""
-    return spec.title, settings, base, place, entry.waits_for
+    return spec.title, settings, base, where, entry.waits_for

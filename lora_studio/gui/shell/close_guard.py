@@ -119,8 +119,8 @@ class Closing(QObject):
         at_work, waiting = self._at_work(), len(self._jobs.queue)
         if not at_work and not waiting:
             return None
-        told = [*self._ways(at_work), *([self._what_waits()] if waiting else [])]
-        return ClosingQuestion(self._text(at_work), "\n\n".join(told), self._choices(at_work))
+        reported = [*self._ways(at_work), *([self._what_waits()] if waiting else [])]
+        return ClosingQuestion(self._text(at_work), "\n\n".join(reported), self._choices(at_work))
 
     def _text(self, at_work: list[Job]) -> str:
         goes_on = ", ".join(job.spec.title for job in self._jobs.device_jobs if job.state != "queued" and job.spec.survives)

@@ -77,9 +77,9 @@ class CommandPalette(QFrame):
 
     def _filter(self, query: str) -> None:
         self.list.clear()
-        found = [action for action in self._actions if matches(query, action.text())]
-        found.sort(key=lambda action: query.lower() not in action.text().lower())
-        for action in found:
+        matching = [action for action in self._actions if matches(query, action.text())]
+        matching.sort(key=lambda action: query.lower() not in action.text().lower())
+        for action in matching:
             keys = action.shortcut().toString(QKeySequence.SequenceFormat.NativeText)
             item = QListWidgetItem(f"{action.text()}    {keys}".rstrip())
             item.setData(_ACTION, action)

@@ -86,9 +86,9 @@ def explain(error: BaseException) -> tuple[str, str, str]:
     if isinstance(error, MemoryError):
         return tr("There is no memory left."), tr("The draft and all runs are safe on disk."), tr("Close other programs and try again.")
     if isinstance(error, OSError):
-        place = f" ({error.filename})" if error.filename else ""
+        where = f" ({error.filename})" if error.filename else ""
         return (
-            tr("A file or folder could not be used: {reason}{place}.", reason=error.strerror or str(error), place=place),
+            tr("A file or folder could not be used: {reason}{place}.", reason=error.strerror or str(error), place=where),
             tr("The draft and all runs are safe on disk."),
             tr("Check that the place exists, may be written and has room, then try again."),
         )

@@ -187,7 +187,7 @@ class Header(QFrame):
         row.addWidget(self.start_menu)
         return both
 
-    def _build_start_menu(self, places: Sequence[QAction]) -> QToolButton:
+    def _build_start_menu(self, hosts: Sequence[QAction]) -> QToolButton:
         button = QToolButton()
         button.setObjectName("start_menu_button")
         button.setAccessibleName(tr("Where runs are started"))
@@ -197,7 +197,7 @@ class Header(QFrame):
         button.setIconSize(QSize(12, 12))
         menu = QMenu(button)
         menu.setObjectName("start_menu")
-        menu.addActions(list(places))
+        menu.addActions(list(hosts))
         button.setMenu(menu)
         return button
 

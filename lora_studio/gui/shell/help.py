@@ -83,10 +83,10 @@ def about_dialog(parent: QWidget) -> QDialog:
         (tr("A workbench for low-rank adaptation of language models."), ""),
         (tr(licences, folder=icons_folder().parent / "fonts"), "note"),
     )
-    for place, (text, role) in enumerate(texts):
-        line = label(text, role, f"about_{place}", wrap=True)
+    for position, (text, role) in enumerate(texts):
+        line = label(text, role, f"about_{position}", wrap=True)
         line.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
-        layout.insertWidget(place, line)
+        layout.insertWidget(position, line)
     dialog.resize(420, 180)
     return dialog
 

@@ -84,5 +84,5 @@ class StatusFeed(QObject):
 def _where_it_trains(job: Job, paused: bool) -> str:
     if not job.spec.survives:
         return tr("Paused in a background thread") if paused else tr("Training in a background thread")
-    place = place_text(job.pid)
-    return tr("Paused in {place}", place=place) if paused else tr("Training in {place}", place=place)
+    where = place_text(job.pid)
+    return tr("Paused in {place}", place=where) if paused else tr("Training in {place}", place=where)

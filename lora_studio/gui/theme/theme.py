@@ -129,8 +129,8 @@ def theme() -> Theme:
     app = QApplication.instance()
     if not isinstance(app, QApplication):
         raise RuntimeError("a theme needs a QApplication")  # noqa: TRY004 - nothing was passed: the order of calls is wrong
-    found = app.findChild(Theme, options=Qt.FindChildOption.FindDirectChildrenOnly)
-    return found if isinstance(found, Theme) else Theme(app)
+    detected = app.findChild(Theme, options=Qt.FindChildOption.FindDirectChildrenOnly)
+    return detected if isinstance(detected, Theme) else Theme(app)
 
 
 def colors() -> Colors:

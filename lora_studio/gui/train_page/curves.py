@@ -102,8 +102,8 @@ class CurvesArea(QWidget):
             return
         self._one_column = one_column
         wide = [(0, 0, 3), (0, 3, 3), (1, 0, 2), (1, 2, 2), (1, 4, 2)]
-        places = [(number, 0, _COLUMNS) for number in range(len(self._plots))] if one_column else wide
-        for number, (plot, (row, column, span)) in enumerate(zip(self._plots, places, strict=True)):
+        positions = [(number, 0, _COLUMNS) for number in range(len(self._plots))] if one_column else wide
+        for number, (plot, (row, column, span)) in enumerate(zip(self._plots, positions, strict=True)):
             plot.setMinimumHeight(_TALL if number < 2 else _LOW)
             self._grid.addWidget(plot, row, column, 1, span)
         for row in range(len(self._plots)):

@@ -139,11 +139,11 @@ class TrainPage(QWidget):
                 return
             case RunFinished():
                 share = self._before_after.text
-                told = tr("{name} finished, {when}.", name=name, when=when)
-                self.banner.show_message("good", f"{told} {share}." if share else told, tr("Merge this run…"))
+                text = tr("{name} finished, {when}.", name=name, when=when)
+                self.banner.show_message("good", f"{text} {share}." if share else text, tr("Merge this run…"))
             case RunStopped():
-                told = tr("{name} stopped at step {step}, {when}.", name=name, step=step, when=when)
-                self.banner.show_message("warning", told, tr("Resume"))
+                text = tr("{name} stopped at step {step}, {when}.", name=name, step=step, when=when)
+                self.banner.show_message("warning", text, tr("Resume"))
             case RunFailed():
                 cure = tr("Go to the setting") if last.field else tr("Resume")
                 self.banner.show_message("error", f"{name}: {last.message} {last.hint}".strip(), cure)

@@ -186,9 +186,9 @@ class RunBar(QFrame):
             return
         self._fitted = fitted
         self._place.hide()
-        told = tr("draft differs: {count}", count=self._differing)
-        self._differs.setText(told)
-        self._differs.setAccessibleName(told)
+        text = tr("draft differs: {count}", count=self._differing)
+        self._differs.setText(text)
+        self._differs.setAccessibleName(text)
         room = width - self._row.minimumSize().width()
         if room < 0:
             self._differs.setText(f"≠ {self._differing}")

@@ -59,16 +59,16 @@ class TilesCard(Card):
     def _show_speed(self, history: RunHistory) -> None:
         """Show tokens a second and, where the run measured it, the share of the device they take."""
         tile, speed, share, started = self.tiles["speed"], history.tokens_per_second.last, history.utilization.last, history.started
-        told = _NONE if speed is None else format_count(round(speed))
+        text = _NONE if speed is None else format_count(round(speed))
         if share is None:
             tile.set_title(tr("Tokens/s"))
             tile.set_note(tr("Tokens without padding, of the latest step"))
         else:
             tile.set_title(tr("Tokens/s, use"))
-            told = f"{told}, {share:.0%}"
+            text = f"{text}, {share:.0%}"
             peak = tr(" of {dtype}, {rate}", dtype=started.compute_dtype, rate=format_flops(started.peak_flops or 0)) if started else ""
             tile.set_note(tr("Use: what the step's matrix products need, against the fastest one measured on this device{peak}", peak=peak))
-        tile.set_value(told)
+        tile.set_value(text)
 
     def _memory(self, history: RunHistory) -> str:
         curve = history.memory.get("cuda_allocated") or history.memory.get("resident")

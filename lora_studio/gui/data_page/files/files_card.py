@@ -205,8 +205,8 @@ class FilesCard(Card):
 
     def _show_note(self) -> None:
         check = self._workspace.data.check
-        told = tr("{rows} rows · {bad} bad", rows=format_count(check.rows), bad=format_count(check.bad_count)) if check else ""
-        self.set_note(told or (tr("reading…") if self._workspace.data.reading else ""))
+        text = tr("{rows} rows · {bad} bad", rows=format_count(check.rows), bad=format_count(check.bad_count)) if check else ""
+        self.set_note(text or (tr("reading…") if self._workspace.data.reading else ""))
 
     def _show_progress(self) -> None:
         data = self._workspace.data

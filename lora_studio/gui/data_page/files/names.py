@@ -41,13 +41,13 @@ class NamedFile:
 def named_files(settings: DataSettings, check: DataCheck | None) -> list[NamedFile]:
     """Return a line for each file that was read, and one for each name whose files are not known."""
     left = list(check.files) if check else []
-    found: list[NamedFile] = []
+    matches: list[NamedFile] = []
     for split in _SPLITS:
         for name in names_of(settings, split):
             files = [file for file in left if file.split == split and _stands_for(name, file.path)]
             left = [file for file in left if file not in files]
-            found += [NamedFile(split, name, file) for file in files] or [NamedFile(split, name)]
-    return found
+            matches += [NamedFile(split, name, file) for file in files] or [NamedFile(split, name)]
+    return matches
 
 
 def names_of(settings: DataSettings, split: Split) -> tuple[str, ...]:

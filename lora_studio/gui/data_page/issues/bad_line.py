@@ -35,13 +35,13 @@ def spot_of(reason: str, line: str, columns: Mapping[str, str] | None = None) ->
     """
     if not line:
         return None
-    if found := _COLUMN.search(reason):
-        start = min(int(found[1]) - 1, len(line) - 1)
+    if match := _COLUMN.search(reason):
+        start = min(int(match[1]) - 1, len(line) - 1)
         return max(start, 0), 1
     if _BYTE.search(reason) and "\ufffd" in line:
         return line.index("\ufffd"), 1
-    found = _KEY.match(reason)
-    key = (columns or {}).get(found[1], found[1]) if found else ""
+    match = _KEY.match(reason)
+    key = (columns or {}).get(match[1], match[1]) if match else ""
     start = line.find(f'"{key}"') if key else -1
     return (start, len(key) + 2) if start >= 0 else None
 

@@ -53,14 +53,14 @@ class Problem:
 
 def problems_of(config: RunConfig, check: DataCheck | None, report: Mapping[str, Any] | None) -> list[Problem]:
     """Return what stands out, the gravest first: in the files as they are, then in the rows as tokens."""
-    found: list[Problem] = []
+    problems: list[Problem] = []
     if check is not None:
-        found += [*_encoding(check), *_unknown_keys(config, check), *_preference(config, check)]
-        found += [*_bad_rows(config, check), *_refused(config, refused_rows(check, report)), *_repeats(check)]
+        problems += [*_encoding(check), *_unknown_keys(config, check), *_preference(config, check)]
+        problems += [*_bad_rows(config, check), *_refused(config, refused_rows(check, report)), *_repeats(check)]
     if report is not None:
-        found += [*_unended(report), *_of_template(report)]
-        found += [*_lengths(report, config.data.max_length), *_untrained(report, config.data.max_length)]
-    return found
+        problems += [*_unended(report), *_of_template(report)]
+        problems += [*_lengths(report, config.data.max_length), *_untrained(report, config.data.max_length)]
+    return problems
 
 
 def problem_of_error(message: str, hint: str, field: str, config: RunConfig) -> Problem:
@@ -104,24 +104,24 @@ def _unknown_keys(config: RunConfig, check: DataCheck) -> list[Problem]:
     keys = first_keys(check, config.data) if unknown and not config.data.columns and config.data.format == "auto" else []
     if not keys:
         return []
-    told = tr(
+    text = tr(
         "No row of {name} has a key that says how it is read; its columns are {keys}.",
         name=Path(unknown[0].path).name,
         keys=", ".join(keys[:8]),
     )
     suggested = suggest_columns(keys)
     if not suggested:
-        return [Problem("columns", "error", told, tr("Map the columns"), leads_to=COLUMNS)]
+        return [Problem("columns", "error", text, tr("Map the columns"), leads_to=COLUMNS)]
     pairs = ", ".join(f"{ours} = {theirs}" for ours, theirs in suggested.items())
-    return [Problem("columns", "error", told, tr("Use {pairs}", pairs=pairs), {"data.columns": suggested})]
+    return [Problem("columns", "error", text, tr("Use {pairs}", pairs=pairs), {"data.columns": suggested})]
 
 
 def _preference(config: RunConfig, check: DataCheck) -> list[Problem]:
-    found = method_findings(check, config.training.method)
-    if not found:
+    findings = method_findings(check, config.training.method)
+    if not findings:
         return []
-    text = f"{found[0].message} {'' if found[0].code == 'preference_rows' else found[0].hint}".strip()
-    if found[0].code != "preference_rows" or "prompt" not in first_keys(check, config.data):
+    text = f"{findings[0].message} {'' if findings[0].code == 'preference_rows' else findings[0].hint}".strip()
+    if findings[0].code != "preference_rows" or "prompt" not in first_keys(check, config.data):
         return [Problem("preference", "error", text, tr("Map the columns"), leads_to=COLUMNS)]
     changes = {"data.format": "prompt_completion", "data.columns": {"prompt": "prompt", "completion": "chosen"}}
     return [Problem("preference", "error", text, tr("Learn the chosen answers"), changes)]
@@ -145,14 +145,16 @@ def _refused(config: RunConfig, rows: tuple[BadRow, ...]) -> list[Problem]:
     by_setting: dict[str, list[BadRow]] = {}
     for row in rows:
         by_setting.setdefault(setting_of([row]), []).append(row)
-    return [_of_refused(config, setting, found) for setting, found in by_setting.items()]
+    return [_of_refused(config, setting, refused) for setting, refused in by_setting.items()]
 
 
 def _of_refused(config: RunConfig, setting: str, rows: list[BadRow]) -> Problem:
     stops = config.data.on_bad_rows == "stop"
     first, count = rows[0], format_count(len(rows))
-    told = tr("Rows that stop a run: {count}", count=count) if stops else tr("Rows that are left out: {count}", count=count)
-    text = tr("{told}; the first: {file}:{line}: {reason}.", told=told, file=Path(first.file).name, line=first.line, reason=first.reason)
+    count_text = tr("Rows that stop a run: {count}", count=count) if stops else tr("Rows that are left out: {count}", count=count)
+    text = tr(
+        "{told}; the first: {file}:{line}: {reason}.", told=count_text, file=Path(first.file).name, line=first.line, reason=first.reason
+    )
     identity, level = f"refused_{setting.rpartition('.')[2] or 'rows'}", "error" if stops else "warning"
     if setting == "data.on_unwritten":
         return _unwritten(identity, level, text, config, " ".join(row.reason for row in rows))
@@ -177,19 +179,19 @@ def _of_history(identity: str, level: str, text: str) -> Problem:
 
 
 def _repeats(check: DataCheck) -> list[Problem]:
-    found: list[Problem] = []
+    problems: list[Problem] = []
     if check.shared_rows:
         text = tr(
             "Training rows that stand in the evaluation data, too: {count}. Its loss will look better than it is.",
             count=format_count(check.shared_rows),
         )
-        found.append(Problem("shared", "warning", text, tr("Hold out training rows instead"), {"data.eval": ()}))
+        problems.append(Problem("shared", "warning", text, tr("Hold out training rows instead"), {"data.eval": ()}))
     if check.duplicate_rows:
         text = tr(
             "Training rows that repeat one before them: {count}. They weigh more than once.", count=format_count(check.duplicate_rows)
         )
-        found.append(Problem("duplicates", "info", text))
-    return found
+        problems.append(Problem("duplicates", "info", text))
+    return problems
 
 
 def _unended(report: Mapping[str, Any]) -> list[Problem]:
@@ -199,18 +201,18 @@ def _unended(report: Mapping[str, Any]) -> list[Problem]:
         "Rows that train no end token: {count}. The chat template writes none, and the model would not learn to stop.",
         count=format_count(int(report["unended_rows"])),
     )
-    told = next((entry for entry in report.get("findings", ()) if entry["code"] == "rows_unended"), None)
-    if told is None or told["field"] == "data.chat_template":
+    unended = next((entry for entry in report.get("findings", ()) if entry["code"] == "rows_unended"), None)
+    if unended is None or unended["field"] == "data.chat_template":
         return [Problem("unended", "warning", text, tr("Choose a chat template"), leads_to=TEMPLATE)]
-    text = f"{told['message']} {told['hint']}"
-    if told["field"] == "data.train_on":
+    text = f"{unended['message']} {unended['hint']}"
+    if unended["field"] == "data.train_on":
         return [Problem("unended", "warning", text, tr("Train each answer in a row of its own"), {"data.train_on": "each"})]
     return [Problem("unended", "warning", text, tr("Go to the setting"), leads_to=SETTING)]
 
 
 def _of_template(report: Mapping[str, Any]) -> list[Problem]:
     """What the chat template left out, and where it opens answers otherwise than the prompt at inference."""
-    found = [entry for entry in report.get("findings", ()) if entry["code"] != "rows_unended"]
+    entries = [entry for entry in report.get("findings", ()) if entry["code"] != "rows_unended"]
     return [
         Problem(
             entry["code"],
@@ -219,7 +221,7 @@ def _of_template(report: Mapping[str, Any]) -> list[Problem]:
             tr("Go to the setting"),
             leads_to=SETTING,
         )
-        for entry in found
+        for entry in entries
     ]
 
 

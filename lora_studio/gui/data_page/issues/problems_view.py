@@ -44,11 +44,11 @@ class ProblemsView(QWidget):
             banner.hide()
             banner.deleteLater()
         self._shown = wanted
-        for place, (identity, problem) in enumerate(wanted.items()):
+        for position, (identity, problem) in enumerate(wanted.items()):
             banner = self._banners.get(identity) or self._new_banner(identity)
             banner.show_message(problem.level, problem.text, problem.action, problem.other.action if problem.other else "")
-            if self._layout.indexOf(banner) != place:
-                self._layout.insertWidget(place, banner)
+            if self._layout.indexOf(banner) != position:
+                self._layout.insertWidget(position, banner)
         self.setVisible(bool(problems))
         if had_keyboard:
             self._keep_keyboard()
@@ -74,8 +74,8 @@ class ProblemsView(QWidget):
 def _told_apart(problems: list[Problem]) -> dict[str, Problem]:
     """Return each problem a name of its own: several may be of one kind."""
     counts: Counter[str] = Counter()
-    found: dict[str, Problem] = {}
+    detected: dict[str, Problem] = {}
     for problem in problems:
         counts[problem.id] += 1
-        found[problem.id if counts[problem.id] == 1 else f"{problem.id}_{counts[problem.id]}"] = problem
-    return found
+        detected[problem.id if counts[problem.id] == 1 else f"{problem.id}_{counts[problem.id]}"] = problem
+    return detected

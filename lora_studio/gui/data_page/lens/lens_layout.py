@@ -43,16 +43,16 @@ class LensLayout:
     def go_on(self, tokens: int) -> None:
         """Place some more tokens."""
         texts = self._tokens.texts
-        for place in range(self.done, min(self.done + tokens, len(texts))):
-            width = self.width(place) + GAP
+        for position in range(self.done, min(self.done + tokens, len(texts))):
+            width = self.width(position) + GAP
             if self._x and self._x + width - GAP > self._room:
-                self._starts.append(place)
+                self._starts.append(position)
                 self._x = 0
             self._x += width
-            if "\n" in texts[place] and place + 1 < len(texts):
-                self._starts.append(place + 1)
+            if "\n" in texts[position] and position + 1 < len(texts):
+                self._starts.append(position + 1)
                 self._x = 0
-            self.done = place + 1
+            self.done = position + 1
 
     def width(self, place: int) -> int:
         """Return a token's width in pixels."""
@@ -73,7 +73,7 @@ class LensLayout:
 
     def lefts(self, line: int) -> list[int]:
         """Return where each token of a line begins, in pixels from the line's left."""
-        widths = [self.width(place) + GAP for place in self.span(line)]
+        widths = [self.width(position) + GAP for position in self.span(line)]
         return list(accumulate(widths, initial=0))[:-1]
 
     def token_at(self, line: int, x: float) -> int | None:
@@ -82,11 +82,11 @@ class LensLayout:
         number = bisect_right(self.lefts(line), x) - 1
         if number < 0 or not span:
             return None
-        place = span[number]
-        return place if x < self.lefts(line)[number] + self.width(place) else None
+        position = span[number]
+        return position if x < self.lefts(line)[number] + self.width(position) else None
 
     def nearest(self, line: int, x: float) -> int:
         """Return the token of a line that is nearest to an x."""
         span = self.span(line)
-        middles = [left + self.width(place) / 2 for left, place in zip(self.lefts(line), span)]
+        middles = [left + self.width(position) / 2 for left, position in zip(self.lefts(line), span)]
         return span[min(range(len(span)), key=lambda number: abs(middles[number] - x))]

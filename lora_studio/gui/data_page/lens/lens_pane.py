@@ -78,8 +78,8 @@ class Legend(QWidget):
 
     def show_tokens(self, tokens: LensTokens) -> None:
         """Count these."""
-        for state, told in self.counts.items():
-            told.setText(f"{state_name(state)} {format_count(tokens.counts[state])}")
+        for state, count in self.counts.items():
+            count.setText(f"{state_name(state)} {format_count(tokens.counts[state])}")
             if state == "padding":  # a row by itself has none
                 self._padding.setVisible(bool(tokens.counts[state]))
 

@@ -107,7 +107,7 @@ class LensView(QAbstractScrollArea):
 
     def area_of(self, place: int) -> QRect:
         """Return where a token that has its place stands in the viewport."""
-        return next(area for found, area in self._areas(self._layout.line_of(place)) if found == place)
+        return next(area for index, area in self._areas(self._layout.line_of(place)) if index == place)
 
     def sizeHint(self) -> QSize:
         """A few lines."""
@@ -125,8 +125,8 @@ class LensView(QAbstractScrollArea):
         styles = chip_styles(colors())
         self.painted = 0
         for line in self._lines_in(event.rect()):
-            for place, area in self._areas(line):
-                paint_chip(painter, area, self._tokens.shown(place), styles[self._tokens.states[place]])
+            for position, area in self._areas(line):
+                paint_chip(painter, area, self._tokens.shown(position), styles[self._tokens.states[position]])
                 self.painted += 1
         self._paint_pointed(painter)
 
@@ -148,8 +148,8 @@ class LensView(QAbstractScrollArea):
             super().keyPressEvent(event)
         elif event.matches(QKeySequence.StandardKey.Copy):
             QGuiApplication.clipboard().setText(self._tokens.told(self._current))
-        elif (place := self._neighbour(event)) is not None:
-            self.go_to(min(max(place, 0), len(self._tokens) - 1))
+        elif (position := self._neighbour(event)) is not None:
+            self.go_to(min(max(position, 0), len(self._tokens) - 1))
         else:
             super().keyPressEvent(event)
 
@@ -159,9 +159,9 @@ class LensView(QAbstractScrollArea):
 
     def mousePressEvent(self, event: QMouseEvent) -> None:
         """Make the token under the pointer the current one."""
-        place = self._token_at(event.position().toPoint())
-        if place is not None:
-            self.go_to(place)
+        position = self._token_at(event.position().toPoint())
+        if position is not None:
+            self.go_to(position)
 
     def mouseReleaseEvent(self, event: QMouseEvent) -> None:
         """Nothing more: the press did it."""
@@ -227,8 +227,8 @@ class LensView(QAbstractScrollArea):
     def _areas(self, line: int) -> Iterator[tuple[int, QRect]]:
         """Return the tokens of a line with where they stand in the viewport."""
         top = _MARGIN + line * self._line_height - self.verticalScrollBar().value()
-        for place, left in zip(self._layout.span(line), self._layout.lefts(line)):
-            yield place, QRect(_MARGIN + left, top, self._layout.width(place), self._line_height - _LEADING)
+        for position, left in zip(self._layout.span(line), self._layout.lefts(line)):
+            yield position, QRect(_MARGIN + left, top, self._layout.width(position), self._line_height - _LEADING)
 
     def _lines_in(self, area: QRect) -> range:
         offset = self.verticalScrollBar().value() - _MARGIN
@@ -257,17 +257,17 @@ class LensView(QAbstractScrollArea):
             self.viewport().update()
 
     def _tell(self) -> None:
-        place = self.pointed
-        self.setAccessibleDescription("" if place is None else self._tokens.told(place))
-        self.told.emit(place)
+        position = self.pointed
+        self.setAccessibleDescription("" if position is None else self._tokens.told(position))
+        self.told.emit(position)
 
     def _paint_pointed(self, painter: QPainter) -> None:
         """Draw a frame around the token that is told of: a strong one where the keyboard is."""
         painter.setBrush(Qt.BrushStyle.NoBrush)
-        for place, width in ((self._current if self.hasFocus() else None, 2), (self._hovered, 1)):
-            if place is not None and place < self._layout.done:
+        for position, width in ((self._current if self.hasFocus() else None, 2), (self._hovered, 1)):
+            if position is not None and position < self._layout.done:
                 painter.setPen(QPen(QColor(colors().accent), width))
-                painter.drawRect(self.area_of(place).adjusted(-1, -1, 0, 0))
+                painter.drawRect(self.area_of(position).adjusted(-1, -1, 0, 0))
 
     def _take_font(self) -> None:
         self._font = mono_font(theme().scale)

@@ -108,8 +108,8 @@ class RowsCard(Card):
     def sample_row(self) -> Row | None:
         """Return the selected row, or else the first sound one among the first."""
         numbers = [self._row, *range(min(self.rows.rowCount(), _LOOKED_AT))]
-        found = (self.rows.row(number) for number in numbers if number >= 0)
-        return next((row for row in found if isinstance(row, Row)), None)
+        detected = (self.rows.row(number) for number in numbers if number >= 0)
+        return next((row for row in detected if isinstance(row, Row)), None)
 
     def open_search(self) -> None:
         """Open the search."""

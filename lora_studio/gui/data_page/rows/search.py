@@ -33,7 +33,7 @@ class RowSearch(QObject):
         self._wait_from: int | None = None
         self._timer = QTimer(self, interval=0)
         self._timer.timeout.connect(self._look)
-        self.found: list[int] = []
+        self.matches: list[int] = []
         self.error = ""
 
     @property
@@ -44,7 +44,7 @@ class RowSearch(QObject):
     def begin(self, index: RowIndex | None, text: str, start: int = 0) -> None:
         """Search for a text; the first match from row `start` on is told by `arrived`."""
         self.stop()
-        self.found, self.error = [], ""
+        self.matches, self.error = [], ""
         self._index = index
         if index is not None and text:
             self._steps = _both_ways(index, text, start)
@@ -60,25 +60,25 @@ class RowSearch(QObject):
 
     def next_after(self, row: int) -> None:
         """Tell of the next match behind a row by `arrived`, as soon as there is one; behind the last comes the first."""
-        place = bisect_right(self.found, row)
-        if place < len(self.found):
-            self._arrive(self.found[place])
+        position = bisect_right(self.matches, row)
+        if position < len(self.matches):
+            self._arrive(self.matches[position])
         elif self.running:
             self._wait_from = row
-        elif self.found:
-            self._arrive(self.found[0])
+        elif self.matches:
+            self._arrive(self.matches[0])
 
     def previous_before(self, row: int) -> None:
         """Tell of the match before a row, among those found; before the first comes the last."""
-        if self.found:
-            self._arrive(self.found[bisect_left(self.found, row) - 1])
+        if self.matches:
+            self._arrive(self.matches[bisect_left(self.matches, row) - 1])
 
     def _look(self) -> None:
         end = time.perf_counter() + _SLICE_SECONDS
-        before = len(self.found)
+        before = len(self.matches)
         while self._steps is not None and time.perf_counter() < end:
             self._step(self._steps)
-        if len(self.found) != before or not self.running:
+        if len(self.matches) != before or not self.running:
             self.changed.emit()
 
     def _step(self, steps: Iterator[int | None]) -> None:
@@ -91,15 +91,15 @@ class RowSearch(QObject):
             self._end()
         else:
             if number is not None:
-                insort(self.found, number)
+                insort(self.matches, number)
                 if self._wait_from is not None and number > self._wait_from:
                     self._arrive(number)
 
     def _end(self) -> None:
         waited = self._wait_from is not None
         self.stop()
-        if waited and self.found:
-            self._arrive(self.found[0])
+        if waited and self.matches:
+            self._arrive(self.matches[0])
 
     def _arrive(self, number: int) -> None:
         self._wait_from = None

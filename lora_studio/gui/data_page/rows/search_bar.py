@@ -64,7 +64,7 @@ class SearchBar(QWidget):
 
     def refresh(self) -> None:
         """Say how many rows were found so far."""
-        count = format_count(len(self._search.found))
+        count = format_count(len(self._search.matches))
         if self._search.error:
             self._told.setText(self._search.error)
         elif self._search.running:
@@ -72,7 +72,7 @@ class SearchBar(QWidget):
         else:
             self._told.setText(tr("{count} found", count=count) if self._asked else "")
         for button in (self._next, self._previous):
-            button.setEnabled(bool(self._search.found))
+            button.setEnabled(bool(self._search.matches))
 
     def keyPressEvent(self, event: QKeyEvent) -> None:
         """Enter, Shift+Enter and Escape."""

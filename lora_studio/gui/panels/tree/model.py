@@ -175,7 +175,7 @@ class TargetModel(QAbstractItemModel):
     def shown_below(self, node: int) -> Iterator[int]:
         """Return the shown nodes directly below one, or at the top, in order."""
         first = self._first.item(node)
-        return (self._order.item(place) for place in range(first, first + self._count.item(node)))
+        return (self._order.item(position) for position in range(first, first + self._count.item(node)))
 
     def has_shown_below(self, node: int) -> bool:
         """Return whether anything is shown below a node."""
@@ -244,10 +244,10 @@ class TargetModel(QAbstractItemModel):
         return True
 
     def _selectable(self, node: int) -> Bools:
-        found = np.zeros(len(self._nodes), np.bool_)
+        ticked = np.zeros(len(self._nodes), np.bool_)
         below = self._nodes.below(node)
-        found[below] = (self._nodes.targetable & self._shown)[below]
-        return found
+        ticked[below] = (self._nodes.targetable & self._shown)[below]
+        return ticked
 
     def _names(self, chosen: Bools) -> list[str]:
         names = self._nodes.names
@@ -345,15 +345,15 @@ class TargetModel(QAbstractItemModel):
     def _tooltip(self, node: int, column: int) -> str:
         module = self._nodes.module[node]
         name = self._nodes.names[node]
-        told = f"{name} · {module.class_name}" if module is not None else name
+        text = f"{name} · {module.class_name}" if module is not None else name
         reason = self._nodes.reasons.get(node, "")
-        return f"{told}\n{reason}" if reason else told
+        return f"{text}\n{reason}" if reason else text
 
     def _spoken(self, node: int, column: int) -> str:
         if column != MODULE:
             return self._text(node, column)
-        told = tr(_SPOKEN[self.state(node)]) if self._possible.item(node) else self._tooltip(node, column)
-        return f"{self._nodes.names[node]}, {told}"
+        text = tr(_SPOKEN[self.state(node)]) if self._possible.item(node) else self._tooltip(node, column)
+        return f"{self._nodes.names[node]}, {text}"
 
 
 def shape_text(module: ModuleInfo | None, entries: int) -> str:

@@ -81,8 +81,8 @@ class Nodes:
 
     def nodes(self, names: Iterable[str]) -> Ints:
         """Return the nodes of modules by their names; names that are no module here are left out."""
-        found = self.node_of
-        return np.fromiter((found[name] for name in names if name in found), np.int64)
+        node_of = self.node_of
+        return np.fromiter((node_of[name] for name in names if name in node_of), np.int64)
 
     @cached_property
     def sizes(self) -> tuple[Ints, Ints]:
