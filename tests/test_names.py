@@ -158,3 +158,12 @@ def _defined(tree: ast.Module) -> Iterator[str]:
                 waiting += [*node.body, *node.orelse]
             case _:
                 pass
+
+
+def test_what_returns_nothing_does_not_say_that_it_returns() -> None:
+    wrong: list[str] = []
+    for path in sorted((ROOT / "lora_studio").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef) and isinstance(node.returns, ast.Constant) and node.returns.value is None:
+                wrong += [f"{path.name}: {node.name}"] if (ast.get_docstring(node) or "").startswith("Return") else []
+    assert wrong == []

@@ -119,7 +119,7 @@ def grown(weight: Tensor, rows: int) -> Tensor:
 
 
 def resize_vocabulary(model: Any, rows: int) -> None:
-    """Return a loaded model embedding and head of so many rows, new ones the mean of the others; in place."""
+    """Resize a loaded model's embedding and head to so many rows, new ones the mean of the others; in place."""
     import torch
 
     ends = [end for end in (model.get_input_embeddings(), model.get_output_embeddings()) if end is not None]

@@ -38,7 +38,7 @@ class Opened:
     server: InstanceServer | None = None
 
     def close(self) -> None:
-        """Return back what the process lent: hooks, socket, jobs."""
+        """Undo what the process was lent: hooks, socket, jobs."""
         self.catcher.remove()
         if self.server is not None:
             self.server.close()

@@ -123,7 +123,7 @@ class LoadedModel:
 
 
 def free_memory() -> None:
-    """Return back what nothing holds any more."""
+    """Release what nothing holds any more."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
@@ -164,7 +164,7 @@ def load_adapter(base: PreTrainedModel, folder: Path) -> PeftModel:
 
 
 def _resize(base: PreTrainedModel, folder: Path) -> None:
-    """Return a base the vocabulary that an adapter with new tokens comes with."""
+    """Resize a base to the vocabulary that an adapter with new tokens comes with."""
     tree = tree_of(base)
     try:
         adapter = SavedAdapter.open(folder, tree)

@@ -217,7 +217,7 @@ def _log_of(spec: JobSpec) -> IO[bytes]:
 
 
 def _talk(stdin: IO[bytes], stdout: IO[bytes], job: Job, link: _Link, order: str) -> None:
-    """Return the child its order once it is there, then take in its events, until it ends or is let go of."""
+    """Hand the child its order once it is there, then take in its events, until it ends or is let go of."""
     lines = _lines(stdout.fileno(), _LetGo(link).is_over)
     if next(lines, None) is None:
         return

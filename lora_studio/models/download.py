@@ -303,7 +303,7 @@ def _is_whole(part: Path, file: HubFile) -> bool:
 
 
 def _link(blob: Path, place: Path) -> None:
-    """Return a blob its name in the snapshot; where links are not to be had (Windows), the blob itself moves there."""
+    """Link a blob's name in the snapshot to it; where links are not to be had (Windows), the blob itself moves there."""
     place.unlink(missing_ok=True)  # a link whose blob is gone
     try:
         place.symlink_to(os.path.relpath(blob, place.parent))

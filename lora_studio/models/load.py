@@ -105,7 +105,7 @@ def _read_packed(folder: Path, config: Any, dtype: torch.dtype, more: dict[str, 
 
 
 def _cast_the_rest(model: Any, dtype: torch.dtype) -> None:
-    """Return what is not packed its dtype: beside packed weights transformers leaves every tensor called `weight` as it was stored."""
+    """Cast what is not packed: beside packed weights transformers leaves every tensor called `weight` as it was stored."""
     plan: dict[str, Any] = model._get_dtype_plan(dtype)
     kept = {word for word, kind in plan.items() if kind != dtype}
     for name, parameter in model.named_parameters():

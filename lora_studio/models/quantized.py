@@ -38,7 +38,7 @@ def quantization_config(quantization: str, dtype: torch.dtype) -> BitsAndBytesCo
 
 
 def freeze_layers(model: nn.Module) -> None:
-    """Return a loaded model's quantized layers forward passes of frozen ones."""
+    """Put into a loaded model's quantized layers the forward passes of frozen ones."""
     for module in model.modules():
         if isinstance(module, Linear4bit):
             module.__class__ = Frozen4bit

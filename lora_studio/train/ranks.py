@@ -79,7 +79,7 @@ class Ranks:
         return loss
 
     def broadcast_parameters(self, parameters: Mapping[str, nn.Parameter], optimizer: Any) -> None:
-        """Return every rank the first one's weights and moments."""
+        """Send the first rank's weights and moments to every other."""
 
     def take_device(self, device: torch.device, sharded: bool) -> None:
         """Compute on `device` from now on, all with the whole base model or, sharded, with a part each."""

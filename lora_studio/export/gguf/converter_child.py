@@ -33,7 +33,7 @@ def main() -> None:
 
 
 def _complete_settings(models: Any) -> None:
-    """Return the converter the settings it asks for under the names they had before transformers 5."""
+    """Have the converter find the settings it asks for under the names they had before transformers 5."""
     read: Callable[..., dict[str, Any]] = models.load_hparams
 
     def completed(*arguments: Any, **named: Any) -> dict[str, Any]:

@@ -71,7 +71,7 @@ class DequantizedTensors(StoredTensors):
 
 
 def hold(model: Any, stored: StoredTensors, names: CheckpointNames) -> None:
-    """Return a loaded model in float32 the weights that were held, unpacked."""
+    """Put the weights that were held, unpacked, into a loaded model in float32."""
     if not isinstance(stored, DequantizedTensors):
         return
     parameters = dict(model.named_parameters())

@@ -165,7 +165,7 @@ class MergePlan:
                 raise InputError(f"{parameter} lies in the base's files in parts, to which such a change cannot be made.", _INSTEAD, "kind")
 
     def _untie(self, dtype: str | None) -> None:
-        """Return a head that no longer equals its embedding a tensor of its own; PEFT changes both where it changed them alike."""
+        """Plan a tensor of its own for a head that no longer equals its embedding; PEFT changes both where it changed them alike."""
         tied = _tied_pair(self.model)
         if tied is None:
             return

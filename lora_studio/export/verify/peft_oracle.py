@@ -59,7 +59,7 @@ class PeftOracle:
             self._find(name.removeprefix(PREFIX), module)
 
     def _fill(self, name: str, parameter: Tensor) -> None:
-        """Return a parameter of PEFT's layers its values from the file."""
+        """Fill a parameter of PEFT's layers with its values from the file."""
         key = name.replace(_ADAPTER, "")
         key = key if key in self._keys else key.removesuffix(".weight")
         if key not in self._keys:

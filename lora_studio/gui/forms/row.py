@@ -95,7 +95,7 @@ class FieldRow(QWidget):
         self.editor.setEnabled(not locked)
 
     def set_letters(self, letters: int | None) -> None:
-        """Return the editor room for so many letters of whatever size; None lets it take all there is."""
+        """Leave the editor room for so many letters of whatever size; None lets it take all there is."""
         self._letters = letters
         self._line.setStretchFactor(self.editor, 0 if letters else 1)
         self._line.setStretch(1, 1 if letters else 0)

@@ -131,7 +131,7 @@ class TargetsPanel(Card):
         self._select(selection, tr("Tick {names}", names=text) if ticked else tr("Untick {names}", names=text))
 
     def _on_number(self, names: list[str], field: str, value: object) -> None:
-        """Return modules their own r or alpha, or take it away with an empty text."""
+        """Set modules' own r or alpha, or take it away with an empty text."""
         selection, adapter = self._workspace.plan.selection, self._workspace.draft.config.adapter
         try:
             number = _number(str(value), field, adapter)

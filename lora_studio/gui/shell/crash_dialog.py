@@ -122,7 +122,7 @@ class ExceptionHook(QObject):
         threading.excepthook = self._on_thread_exception
 
     def remove(self) -> None:
-        """Return the hooks back."""
+        """Put the hooks of before back."""
         sys.excepthook = self._before
         threading.excepthook = self._before_in_thread
 

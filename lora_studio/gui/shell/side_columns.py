@@ -209,7 +209,7 @@ class Columns(QWidget):
             self._share()
 
     def _share(self) -> None:
-        """Return docked columns their widths and the middle the rest."""
+        """Share the width: docked columns take theirs, the middle the rest."""
         left, right = (self._widths[0], self._widths[2]) if self._widths else (_WIDTHS["left"], _WIDTHS["right"])
         sizes = [left] if self.left.docked else []
         sizes.append(max(self.width() - left - right - 4 * _GAP, 100))

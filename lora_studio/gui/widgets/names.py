@@ -13,7 +13,7 @@ def identifier(title: str) -> str:
 
 
 def set_role(widget: QWidget, role: str, property_name: str = "role") -> None:
-    """Return a widget a role the style sheet knows; one that is shown already is styled anew."""
+    """Set a role of a widget that the style sheet knows; one that is shown already is styled anew."""
     if widget.property(property_name) == role:
         return
     widget.setProperty(property_name, role)

@@ -55,7 +55,7 @@ class BadLines(QObject):
         self._job = LatestJob(jobs)
 
     def read(self, row: BadRow, check: DataCheck | None, encoding: str, show: Callable[[str], None]) -> None:
-        """Return a row's line to `show`, now or as soon as it is read; only the row asked for last is shown."""
+        """Hand a row's line to `show`, now or as soon as it is read; only the row asked for last is shown."""
         self.stop()
         file = next((file for file in check.files if file.path == row.file), None) if check else None
         where = file.where or file.path if file else row.file

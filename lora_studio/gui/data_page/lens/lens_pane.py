@@ -114,7 +114,7 @@ class LensPane(QWidget):
         self.reader.read(row)
 
     def set_wanted(self, wanted: bool) -> None:
-        """Return whether the lens is looked at."""
+        """Say whether the lens is looked at."""
         self.reader.set_wanted(wanted)
 
     def _refresh(self) -> None:

@@ -71,13 +71,13 @@ class LensReader(QObject):
         return max(1, len(self._parts))
 
     def choose(self, answer: int) -> None:
-        """Return the tokens of the row that ends with another answer, counted from 0."""
+        """Show the tokens of the row that ends with another answer, counted from 0."""
         self.answer = answer
         if self._parts:
             self._show_part()
 
     def set_wanted(self, wanted: bool) -> None:
-        """Return whether anyone looks: tokens nobody looks at are not made."""
+        """Say whether anyone looks: tokens nobody looks at are not made."""
         self._wanted = wanted
         self._look()
 
